@@ -1,0 +1,163 @@
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cmath>
+#include <fstream>
+#include <limits>
+#include <vector>
+
+#include "base/budget.h"
+#include "base/error.h"
+#include "base/file.h"
+#include "base/half.h"
+#include "base/random.h"
+#include "base/testing.h"
+#include "base/thread_pool.h"
+#include "base/types.h"
+#include "base/units.h"
+
+namespace mneme {
+namespace {
+
+TEST(Half, EveryF16RoundTrips) {
+  for (uint32_t bits = 0; bits < 0x10000; ++bits) {
+    const float value = F16ToF32(static_cast<uint16_t>(bits));
+    if (std::isnan(value)) {
+      EXPECT_TRUE(std::isnan(F16ToF32(F32ToF16(value))));
+    } else {
+      EXPECT_EQ(F32ToF16(value), bits);
+    }
+  }
+}
+
+TEST(Half, RoundsToNearestEven) {
+  EXPECT_EQ(F32ToF16(1.0f + 0x1p-11f), 0x3C00);             // tie goes to even
+  EXPECT_EQ(F32ToF16(1.0f + 0x1p-11f + 0x1p-20f), 0x3C01);  // above the tie
+  EXPECT_EQ(F32ToF16(65519.0f), 0x7BFF);
+  EXPECT_EQ(F32ToF16(65520.0f), 0x7C00);
+  EXPECT_EQ(F32ToF16(0x1p-25f), 0);
+  EXPECT_EQ(F32ToBF16(1.0f + 0x1p-8f), 0x3F80);
+  EXPECT_EQ(F32ToBF16(1.0f + 0x1p-8f + 0x1p-20f), 0x3F81);
+  EXPECT_TRUE(std::isnan(BF16ToF32(F32ToBF16(std::numeric_limits<float>::quiet_NaN()))));
+}
+
+TEST(Testing, ComparisonsCannotBeFooled) {
+  using testing::MaxDifference;
+  using testing::RelativeDifference;
+  const std::vector<float> a = {-1.f, -2.f};
+  const std::vector<float> b = {-2.f, -1.f};
+  const std::vector<float> nan = {std::nanf(""), -2.f};
+  const std::vector<float> inf = {std::numeric_limits<float>::infinity(), -2.f};
+  EXPECT_GT(RelativeDifference(a, b), 0.5);
+  EXPECT_EQ(RelativeDifference(a, a), 0.0);
+  EXPECT_TRUE(std::isinf(RelativeDifference(a, nan)));
+  EXPECT_TRUE(std::isinf(RelativeDifference(nan, nan)));
+  EXPECT_TRUE(std::isinf(RelativeDifference(a, inf)));
+  EXPECT_EQ(RelativeDifference(inf, inf), 0.0);
+  EXPECT_TRUE(std::isinf(MaxDifference(a, nan)));
+  EXPECT_TRUE(std::isinf(MaxDifference(a, std::vector<float>{1.f})));
+  EXPECT_EQ(MaxDifference(a, b), 1.0);
+}
+
+TEST(Budget, RefusesWithNumbersAndKeepsState) {
+  Budget budget(1000);
+  Lease first = budget.Reserve(MemoryTag::kKv, 600, "blocks");
+  EXPECT_EQ(budget.used_bytes(), 600u);
+  try {
+    Lease second = budget.Reserve(MemoryTag::kScratch, 500, "activations");
+    FAIL() << "the cap was exceeded";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kBudget);
+    EXPECT_NE(std::string(error.what()).find("activations"), std::string::npos);
+    EXPECT_NE(std::string(error.what()).find("--memory at least 2K"), std::string::npos) << error.what();
+  }
+  EXPECT_EQ(budget.used_bytes(), 600u);
+  Lease moved = std::move(first);
+  EXPECT_EQ(budget.used_bytes(), 600u);
+  moved.Resize(200, "blocks");
+  EXPECT_EQ(budget.used_bytes(MemoryTag::kKv), 200u);
+  EXPECT_EQ(budget.peak_bytes(MemoryTag::kKv), 600u);
+  EXPECT_THROW(moved.Resize(2000, "blocks"), Error);
+  EXPECT_EQ(moved.bytes(), 200u);
+  moved = Lease();
+  EXPECT_EQ(budget.used_bytes(), 0u);
+}
+
+TEST(ThreadPool, EveryTaskOnceManyRegions) {
+  for (size_t threads : {1, 2, 5}) {
+    ThreadPool pool(threads);
+    std::vector<std::atomic<int>> counts(37);
+    for (int region = 0; region < 2000; ++region) {
+      pool.Run(counts.size(), [&](size_t task, size_t thread) {
+        EXPECT_LT(thread, threads);
+        counts[task].fetch_add(1);
+      });
+    }
+    for (auto& count : counts) EXPECT_EQ(count.load(), 2000);
+  }
+}
+
+TEST(Units, ParseAndFormat) {
+  EXPECT_EQ(ParseBytes("256M", "x"), size_t{256} << 20);
+  EXPECT_EQ(ParseBytes("1.5K", "x"), 1536u);
+  EXPECT_EQ(ParseBytes("64KiB", "x"), 65536u);
+  EXPECT_EQ(ParseCount("10M", "x"), 10'000'000);
+  EXPECT_EQ(ParseCount("32K", "x", true), 32768);
+  for (const char* bad : {"", "M", "-5", "1e400", "5X", "nan", "1.5", "12 M"})
+    EXPECT_THROW(ParseCount(bad, "x"), Error) << bad;
+  EXPECT_EQ(FormatCount(1953125), "1,953,125");
+  EXPECT_EQ(FormatCount(-100), "-100");
+  EXPECT_EQ(FormatBytes(1536), "1.50 KiB");
+  EXPECT_EQ(ParseBytes(FormatBytesUp(123456789), "x") >= 123456789, true);
+}
+
+TEST(Random, SameSeedSameSequenceAndState) {
+  Random a(7), b(7);
+  for (int i = 0; i < 100; ++i) EXPECT_EQ(a.Next(), b.Next());
+  Random c(8);
+  c.set_state(a.state());
+  EXPECT_EQ(a.Next(), c.Next());
+  for (int i = 0; i < 1000; ++i) EXPECT_LT(a.Below(7), 7u);
+}
+
+TEST(File, AtomicWriterLeavesOldFileUntilCommit) {
+  const std::string path = ::testing::TempDir() + "/atomic.txt";
+  std::ofstream(path) << "old";
+  {
+    AtomicFileWriter writer(path);
+    writer.Write("new");
+  }
+  EXPECT_EQ(ReadWholeFile(path), "old");
+  AtomicFileWriter writer(path);
+  writer.Write("new");
+  writer.Commit();
+  EXPECT_EQ(ReadWholeFile(path), "new");
+  EXPECT_THROW(MappedFile("/nonexistent/file"), Error);
+  EXPECT_THROW(AtomicFileWriter("/nonexistent/dir/file"), Error);
+}
+
+TEST(File, FullDiskIsAnErrorAndNothingIsLost) {
+  if (!FileExists("/dev/full")) GTEST_SKIP() << "needs /dev/full";
+  // The temporary name must be the device itself, so go through the same write path with a link.
+  const std::string path = ::testing::TempDir() + "/full";
+  const std::string temporary = path + ".tmp." + std::to_string(getpid());
+  ASSERT_EQ(symlink("/dev/full", temporary.c_str()), 0);
+  std::ofstream(path) << "old";
+  {
+    AtomicFileWriter writer(path);
+    writer.Write("new");
+    EXPECT_THROW(writer.Commit(), Error);
+  }
+  EXPECT_EQ(ReadWholeFile(path), "old");
+  EXPECT_FALSE(FileExists(temporary));
+}
+
+TEST(Types, EncodingNames) {
+  EXPECT_EQ(ParseEncoding("Q4_K"), Encoding::kQ4_K);
+  EXPECT_EQ(ParseEncoding("q9"), std::nullopt);
+  EXPECT_EQ(EncodedBytes(Encoding::kQ6_K, 512), 420u);
+}
+
+}  // namespace
+}  // namespace mneme

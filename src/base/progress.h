@@ -1,0 +1,49 @@
+// Progress of long work: a bar on a terminal, a plain line now and then otherwise. The library reports
+// through the Progress interface and never prints; the CLI owns the one that does.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <cstdio>
+#include <string>
+#include <string_view>
+
+namespace mneme {
+
+// Where long work reports. Thread rule: called from one thread.
+class Progress {
+ public:
+  virtual ~Progress() = default;
+  // done and total in the same unit (bytes, tokens); total < 0 when unknown. `note` is free text for the end
+  // of the line
+  // ("48,210 tok/s, 15.9 MiB"). Cheap enough to call per chunk.
+  virtual void Update(int64_t done, int64_t total, std::string_view note) = 0;
+  // Leaves the line complete and starts no other.
+  virtual void Finish(std::string_view note) = 0;
+};
+
+// Draws to `out`: at most ten updates a second on a terminal, one line every five seconds otherwise.
+class ConsoleProgress : public Progress {
+ public:
+  explicit ConsoleProgress(std::string label, std::FILE* out = stderr);
+  ~ConsoleProgress() override;
+  void Update(int64_t done, int64_t total, std::string_view note) override;
+  void Finish(std::string_view note) override;
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  std::string label_;
+  std::FILE* out_;
+  bool is_terminal_;
+  bool line_open_ = false;
+  Clock::time_point start_;
+  Clock::time_point last_;
+};
+
+class NoProgress : public Progress {
+ public:
+  void Update(int64_t, int64_t, std::string_view) override {}
+  void Finish(std::string_view) override {}
+};
+
+}  // namespace mneme

@@ -1,0 +1,92 @@
+#include "base/thread_pool.h"
+
+#include <sched.h>
+
+#include <algorithm>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace mneme {
+namespace {
+
+// About 50 us on a current core: longer than the serial part of a decode step between two regions.
+constexpr int kSpins = 4000;
+
+void Pause() {
+#if defined(__x86_64__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+size_t NumUsableCores() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
+  return std::max(1u, std::thread::hardware_concurrency());
+}
+
+}  // namespace
+
+ThreadPool::ThreadPool(size_t num_threads) : num_threads_(num_threads == 0 ? NumUsableCores() : num_threads) {
+  for (size_t thread = 1; thread < num_threads_; ++thread) {
+    workers_.emplace_back([this, thread] { Work(thread); });
+  }
+}
+
+ThreadPool::~ThreadPool() {
+  stop_.store(true);
+  generation_.fetch_add(1);
+  generation_.notify_all();
+  for (std::thread& worker : workers_) worker.join();
+}
+
+void ThreadPool::TakeTasks(size_t thread) {
+  for (;;) {
+    const size_t task = next_task_.fetch_add(1, std::memory_order_relaxed);
+    if (task >= num_tasks_) return;
+    call_(fn_, task, thread);
+  }
+}
+
+void ThreadPool::RunErased(size_t num_tasks, const void* fn, Call call) {
+  fn_ = fn;
+  call_ = call;
+  num_tasks_ = num_tasks;
+  next_task_.store(0, std::memory_order_relaxed);
+  num_busy_.store(static_cast<uint32_t>(workers_.size()), std::memory_order_relaxed);
+  generation_.fetch_add(1);  // sequentially consistent: ordered against num_sleeping_ below
+  if (num_sleeping_.load() > 0) generation_.notify_all();
+  TakeTasks(0);
+  // Every worker must have left TakeTasks before the fields above may change again.
+  for (int spin = 0; num_busy_.load(std::memory_order_acquire) != 0; ++spin) {
+    if (spin < kSpins) {
+      Pause();
+    } else {
+      std::this_thread::yield();  // more threads than cores: let the worker run
+    }
+  }
+}
+
+void ThreadPool::Work(size_t thread) {
+  uint32_t seen = 0;
+  for (;;) {
+    for (int spin = 0; generation_.load(std::memory_order_acquire) == seen && spin < kSpins; ++spin) Pause();
+    if (generation_.load() == seen) {
+      num_sleeping_.fetch_add(1);
+      generation_.wait(seen);
+      num_sleeping_.fetch_sub(1);
+    }
+    const uint32_t now = generation_.load(std::memory_order_acquire);
+    if (now == seen) continue;
+    seen = now;
+    if (stop_.load()) return;
+    TakeTasks(thread);
+    num_busy_.fetch_sub(1, std::memory_order_release);
+  }
+}
+
+}  // namespace mneme
