@@ -1,0 +1,112 @@
+// Attention of the queries of one chunk over spans of cached keys and values, and the blocks those are cached
+// in.
+//
+//   out[r, h, :] = softmax over all visible keys of (scale * <q, k>, soft cap, ALiBi bias) applied to v
+//
+// One softmax over several spans: each span is a run of keys with its own rotated queries and its own
+// distance rule (docs/architecture.md, "The one idea"). Online softmax (Milakov & Gimelshein 2018;
+// FlashAttention, Dao et al. 2022), all sums in float32. The order of operations for a row depends on its
+// visible keys and their place in blocks alone; rows of the chunk, threads and sessions beside it change
+// nothing, bit for bit.
+//
+// Error: relative difference (of the row of one head) at most kAttendError against AttendReference on the
+// decoded K and V.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "base/thread_pool.h"
+#include "base/types.h"
+
+namespace mneme {
+
+inline constexpr double kAttendError = 2e-5;
+
+// Tokens in a block: a multiple of every SIMD width, small enough that a partly filled block wastes little.
+inline constexpr size_t kBlockTokens = 64;
+
+// How the K and V of one layer lie in a block of kBlockTokens tokens. Blocks are opaque bytes outside
+// attend.cc; inside, per KV head, keys are stored dimension-major (lanes are tokens) and values token-major
+// (lanes are dimensions). q8_0 and q4_0 round each token's head in groups of 32 values (the last group may be
+// shorter), one float16 scale each.
+struct KvLayout {
+  size_t num_kv_heads = 0;
+  size_t key_dim = 0;                      // per head; even for q4_0
+  size_t value_dim = 0;                    // per head; even for q4_0
+  Encoding key_encoding = Encoding::kF16;  // f32, f16, bf16, q8_0, q4_0
+  Encoding value_encoding = Encoding::kF16;
+
+  // Bytes of one block: a multiple of 64.
+  size_t block_bytes() const;
+  bool operator==(const KvLayout&) const = default;
+};
+
+// Throws Error(kUnsupported) for an encoding or dimension that KvLayout cannot hold.
+void CheckKvLayout(const KvLayout& layout);
+
+// Stores the K and V of one token at slot [0, kBlockTokens) of a block. k [num_kv_heads, key_dim], v
+// [num_kv_heads, value_dim]. Non-finite values are stored as they are (float encodings) or as zero (integer
+// encodings).
+void KvStore(const KvLayout& layout, uint8_t* block, size_t slot, const float* k, const float* v);
+// Decodes one token. Either pointer may be null.
+void KvLoad(const KvLayout& layout, const uint8_t* block, size_t slot, float* k, float* v);
+// Copies one token's stored bits from one block to another of the same layout, exactly.
+void KvCopy(const KvLayout& layout, const uint8_t* from, size_t from_slot, uint8_t* to, size_t to_slot);
+// Makes every byte of an unused block defined.
+void KvClear(const KvLayout& layout, uint8_t* block);
+
+// Some keys, and what the rows of the chunk see of them. Key t of the span is slot (first_slot + t) % 64 of
+// block (first_slot + t) / 64; the distance of row r to key t is distance[r] - distance_step * t.
+struct KvSpan {
+  const uint8_t* const* blocks = nullptr;
+  size_t first_slot = 0;  // < kBlockTokens
+  // Row r sees keys begin[r] <= t < end[r] (none if begin >= end). [num_rows] each.
+  const int32_t* begin = nullptr;
+  const int32_t* end = nullptr;
+  // Queries for this span's distance rule, already rotated, not scaled: [num_rows, num_heads, key_dim].
+  const float* q = nullptr;
+  // Used for ALiBi only: [num_rows], and 1 (true distances) or 0 (one constant).
+  const int64_t* distance = nullptr;
+  int distance_step = 1;
+};
+
+struct AttendShape {
+  size_t num_rows = 0;
+  size_t num_heads =
+      0;  // a multiple of layout.num_kv_heads; head h reads KV head h / (num_heads / num_kv_heads)
+  KvLayout layout;
+  float scale = 1.0f;
+  float soft_cap = 0.0f;                // 0: none; else logits become cap * tanh(logit / cap) before the bias
+  const float* alibi_slopes = nullptr;  // [num_heads]: logit -= slope * distance; null: none
+  const float* sink_logits =
+      nullptr;  // [num_heads]: one more logit without a value in the denominator; null: none
+};
+
+// Scratch bytes for Attend calls of at most max_rows rows over at most max_keys keys (sum over spans) on
+// num_threads threads.
+size_t AttendScratchBytes(size_t max_rows, size_t num_heads, size_t key_dim, size_t value_dim,
+                          size_t max_keys, size_t num_threads);
+
+// out [num_rows, num_heads, value_dim]. A row that sees no key (and no sink logit) is 0. log_sum_exp
+// [num_rows, num_heads], natural logarithm, -inf for such a row; null if not wanted. scratch:
+// AttendScratchBytes, 64-byte aligned. Spans must not share a key that one row sees twice. Allocates nothing.
+void Attend(const AttendShape& shape, std::span<const KvSpan> spans, float* out, float* log_sum_exp,
+            uint8_t* scratch, ThreadPool& pool);
+
+// The same in double precision from the definition, one key at a time, on decoded K and V: the oracle.
+void AttendReference(const AttendShape& shape, std::span<const KvSpan> spans, double* out,
+                     double* log_sum_exp);
+
+// Scores of one row and head against keys [begin, end) of a span, before softmax: scores[t - begin] = scale *
+// <q, k_t>, soft cap applied, no bias. For top-k selection. q [key_dim].
+void ScoreKeys(const AttendShape& shape, const KvSpan& span, const float* q, size_t kv_head, size_t begin,
+               size_t end, float* scores);
+
+// (out_a, lse_a) becomes the attention over the union of two disjoint key sets. out_a, out_b [num_rows,
+// num_heads, value_dim]; lse [num_rows, num_heads]. A side with lse -inf leaves the other exactly as it is.
+void MergePartials(size_t num_rows, size_t num_heads, size_t value_dim, float* out_a, float* lse_a,
+                   const float* out_b, const float* lse_b);
+
+}  // namespace mneme

@@ -1,0 +1,45 @@
+// Norms, activations, and reductions over logits. All take float32 and accumulate in float32 by a fixed order
+// per row (lane count of the target, never the thread), except where noted. In-place (out == x) is allowed
+// everywhere.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "base/types.h"
+
+namespace mneme {
+
+// out = x / sqrt(mean(x^2) + epsilon) * weight, rows of num_cols. The sum of squares is exact to 4e-6
+// relative. weight [num_cols] (null: ones). Rows are `stride` apart in x and out.
+void RmsNorm(const float* x, const float* weight, float epsilon, size_t num_rows, size_t num_cols,
+             size_t stride, float* out);
+
+// out = (x - mean) / sqrt(variance + epsilon) * weight + bias; two passes. weight and bias may be null.
+void LayerNorm(const float* x, const float* weight, const float* bias, float epsilon, size_t num_rows,
+               size_t num_cols, size_t stride, float* out);
+
+enum class Activation : uint8_t {
+  kSilu,
+  kGeluTanh,  // 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))
+  kGelu,      // 0.5 x (1 + erf(x / sqrt 2))
+  kRelu,
+};
+
+// x[i] = activation(x[i]). Error at most 4e-6 absolute per unit of |x|.
+void Activate(Activation activation, float* x, size_t count);
+// gate[i] = activation(gate[i]) * up[i].
+void ActivateGated(Activation activation, float* gate, const float* up, size_t count);
+
+void AddInPlace(float* x, const float* y, size_t count);  // x += y
+void ScaleInPlace(float* x, float factor, size_t count);  // x *= factor
+void ClampInPlace(float* x, float limit, size_t count);   // x = min(max(x, -limit), limit)
+void SoftCapInPlace(float* x, float cap, size_t count);   // x = cap * tanh(x / cap)
+
+// Index of the largest value, the lowest on ties. NaN never wins; 0 if all are NaN. count > 0.
+size_t ArgMax(const float* x, size_t count);
+// log(sum(exp(x))) in double. -inf for all -inf. count > 0.
+double LogSumExp(const float* x, size_t count);
+
+}  // namespace mneme

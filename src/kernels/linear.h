@@ -1,0 +1,117 @@
+// Products of activations with weight matrices in their stored encoding: out[r, :] = W x[r, :] + bias.
+//
+// Weights of integer blocks (Q*) meet activations rounded to 8-bit blocks of 32 values, as every CPU engine
+// does; F32, F16 and BF16 weights meet float32 activations. Each output value is computed by one fixed
+// sequence of operations that depends on the weights' encoding and packing alone: not on the number of rows
+// in the call, not on the number of threads. So a chunk of any size, a batch of sessions, and a single token
+// give the same bits.
+//
+// Error, against exact arithmetic on the decoded weights: float weights, relative to |x||w|, at most
+// kFloatDotError; integer weights at most kQuantisedDotError, nearly all of it the rounding of the
+// activations (half a step of max|block| / 127).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "base/aligned.h"
+#include "base/thread_pool.h"
+#include "base/types.h"
+
+namespace mneme {
+
+inline constexpr double kFloatDotError = 2e-6;
+inline constexpr double kQuantisedDotError = 1e-2;
+
+// A weight matrix [num_rows, num_cols] (outputs, inputs), rows contiguous, as it lies in the file. Not owned.
+struct WeightView {
+  Encoding encoding = Encoding::kF32;
+  size_t num_rows = 0;
+  size_t num_cols = 0;  // a multiple of the encoding's block
+  const uint8_t* data = nullptr;
+
+  size_t row_bytes() const { return EncodedBytes(encoding, num_cols); }
+};
+
+// A weight matrix as MatMul takes it: in place, or repacked for speed (rows interleaved so that SIMD lanes
+// are output rows). Movable. Immutable after construction, so shared by all threads.
+class LinearWeights {
+ public:
+  LinearWeights() = default;
+  // Uses the file's bytes in place; `view.data` must outlive this object.
+  static LinearWeights InPlace(const WeightView& view);
+  // Repacks; the file's bytes are not used afterwards. Encodings without a packed form fall back to InPlace.
+  static LinearWeights Packed(const WeightView& view, ThreadPool& pool);
+  // Bytes that Packed would allocate; 0 where it falls back to InPlace.
+  static size_t PackedBytes(Encoding encoding, size_t num_rows, size_t num_cols);
+
+  bool empty() const { return view_.num_rows == 0; }
+  Encoding encoding() const { return view_.encoding; }
+  size_t num_rows() const { return view_.num_rows; }
+  size_t num_cols() const { return view_.num_cols; }
+  bool is_packed() const { return packed_ != nullptr; }
+  // Bytes read for one product with one row of activations.
+  size_t read_bytes() const;
+  const WeightView& view() const { return view_; }
+  const uint8_t* packed() const { return packed_.get(); }
+
+ private:
+  WeightView view_;
+  AlignedArray<uint8_t> packed_;
+};
+
+// Activations of one chunk, rounded once and used by several products. Reused from call to call; owns its
+// memory.
+class ActivationRows {
+ public:
+  // Room for max_rows rows of at most max_cols values. Bytes() of it are allocated here and never again.
+  ActivationRows(size_t max_rows, size_t max_cols);
+  static size_t Bytes(size_t max_rows, size_t max_cols);
+
+  // Takes x [num_rows, num_cols], rows `stride` values apart. Keeps the pointer for float weights (x must
+  // stay unchanged until the products are done) and rounds to 8-bit blocks where needs_quantised.
+  void Set(const float* x, size_t num_rows, size_t num_cols, size_t stride, bool needs_quantised,
+           ThreadPool& pool);
+
+  const float* x() const { return x_; }
+  size_t num_rows() const { return num_rows_; }
+  size_t num_cols() const { return num_cols_; }
+  size_t stride() const { return stride_; }
+  // Layout private to linear.cc: per row, 8-bit values, then one float scale and one int32 sum per block
+  // of 32.
+  const uint8_t* quantised() const { return quantised_.get(); }
+  size_t quantised_row_bytes() const { return quantised_row_bytes_; }
+
+ private:
+  size_t max_rows_;
+  size_t max_cols_;
+  const float* x_ = nullptr;
+  size_t num_rows_ = 0;
+  size_t num_cols_ = 0;
+  size_t stride_ = 0;
+  AlignedArray<uint8_t> quantised_;
+  size_t quantised_row_bytes_ = 0;
+};
+
+// True if products with these weights read the 8-bit form of the activations.
+bool NeedsQuantised(Encoding encoding);
+
+// One product; several in one call share the parallel region (Q, K and V; gate and up).
+struct MatMulJob {
+  const LinearWeights* weights = nullptr;
+  const float* bias = nullptr;  // [num_rows of the weights], or null
+  float* out = nullptr;         // [num rows of activations, weights->num_rows()], rows out_stride apart
+  size_t out_stride = 0;
+  bool accumulate = false;  // out += instead of out =
+};
+
+// out[r, n] = sum_k W[n, k] x[r, k] + bias[n] for every job and every row r of x. x.num_cols() must equal
+// each job's num_cols. Outputs must not overlap x or each other. Allocates nothing. Uses all threads of the
+// pool, or only the caller where the work is too small to share.
+void MatMul(const ActivationRows& x, std::span<const MatMulJob> jobs, ThreadPool& pool);
+
+// Row `row` of the matrix as float32: token embeddings. out[num_cols].
+void DecodeRow(const WeightView& weights, size_t row, float* out);
+
+}  // namespace mneme
