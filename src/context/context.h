@@ -1,0 +1,129 @@
+// A context decides what a query sees of the stream: which tokens are kept, at which distance, and what
+// happens to those that leave the window. One object per session; one file per policy; one table of policies
+// (context/registry.h).
+//
+// A forward call goes through a context chunk by chunk:
+//   Begin(n)            plans n more tokens; reserves what they need
+//   Attend(layer, ...)  once per layer, in any order: stores the chunk's K and V, attends
+//   Commit()            the tokens are now part of the stream        or  Abort()  they never were
+// Until Commit the stream is as it was before Begin, whatever happens in between.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/budget.h"
+#include "base/serial.h"
+#include "base/thread_pool.h"
+#include "base/types.h"
+#include "kernels/rope.h"
+
+namespace mneme {
+
+// What a context must know about one layer of the model.
+struct LayerAttention {
+  size_t num_heads = 0;
+  size_t num_kv_heads = 0;
+  size_t key_dim = 0;
+  size_t value_dim = 0;
+  float scale = 1.0f;
+  float soft_cap = 0.0f;            // 0: none
+  Rope rope;                        // empty frequencies: none
+  std::vector<float> alibi_slopes;  // [num_heads], or empty
+  std::vector<float>
+      sink_logits;  // [num_heads], or empty: a learned logit in the softmax's denominator without a value
+  // The model's own sliding window (gemma2, gemma3, mistral): a query sees keys at distance < layer_window.
+  // 0: none. It holds inside every context, measured in the distance that the context assigns.
+  int64_t layer_window = 0;
+};
+
+// What a context must know about the model.
+struct ContextShape {
+  std::vector<LayerAttention> layers;
+  int64_t trained_length = 0;  // tokens the model was trained on at once; 0: unknown
+  bool learned_positions =
+      false;  // absolute position embeddings: no token beyond trained_length, no eviction
+};
+
+// --context NAME[:key=value,...] and what goes with it.
+struct ContextSettings {
+  std::string spec = "auto";
+  Encoding key_encoding = Encoding::kF16;
+  Encoding value_encoding = Encoding::kF16;
+  int64_t num_pinned = 0;       // the first tokens that must never be evicted (a system prompt)
+  int64_t max_chunk = 512;      // most tokens in one Begin
+  int64_t max_rewind = 64;      // Rewind of this many tokens must be exact, also across evictions
+  Position start_position = 0;  // position of the first token of the stream
+};
+
+enum class TokenFate : uint8_t { kSink, kWindow, kMiddle, kCompressed, kStored, kRecalled, kDropped };
+// "sink", "window", "middle", "compressed", "stored", "recalled", "dropped".
+std::string_view TokenFateName(TokenFate fate);
+
+// What became of tokens [begin, end) of the stream.
+struct LedgerRange {
+  Position begin = 0;
+  Position end = 0;
+  TokenFate fate = TokenFate::kWindow;
+  bool operator==(const LedgerRange&) const = default;
+};
+
+// Peak bytes of a context, before the run.
+struct ContextBytes {
+  size_t kv_bytes = 0;  // grows with the stream only if is_bounded is false
+  size_t scratch_bytes = 0;
+  bool is_bounded = true;
+  size_t total() const { return kv_bytes + scratch_bytes; }
+};
+
+// Thread rule: one thread at a time. The Budget, the ContextShape and the ThreadPool passed in must outlive
+// the context.
+class Context {
+ public:
+  virtual ~Context() = default;
+
+  // Tokens committed so far, and the position of the first.
+  int64_t num_tokens() const { return num_tokens_; }
+  Position start_position() const { return start_position_; }
+  Position next_position() const { return start_position_ + num_tokens_; }
+
+  // The resolved spec with every key: "sinks:sinks=4,window=1020". Creating a context from it gives the same
+  // policy.
+  virtual std::string Describe() const = 0;
+
+  // Plans num_tokens (1 .. max_chunk) more tokens. Throws Error(kBudget) when they do not fit (a dense
+  // context at its cap), Error(kUnsupported) where the policy or the model cannot go on (learned positions);
+  // nothing has changed then.
+  virtual void Begin(int64_t num_tokens) = 0;
+  // q [n, num_heads, key_dim], k [n, num_kv_heads, key_dim], v [n, num_kv_heads, value_dim] of the chunk's n
+  // rows, before any position encoding; out [n, num_heads, value_dim]. Rows are contiguous.
+  virtual void Attend(size_t layer, const float* q, const float* k, const float* v, float* out,
+                      ThreadPool& pool) = 0;
+  virtual void Commit() = 0;
+  virtual void Abort() = 0;
+
+  // Tokens that Rewind can take back now: at least min(max_rewind, num_tokens()) unless some were already
+  // taken back.
+  virtual int64_t MaxRewind() const = 0;
+  // The stream as it was `count` tokens ago, exactly. Throws Error(kInput) if count > MaxRewind(); nothing
+  // has changed then.
+  virtual void Rewind(int64_t count) = 0;
+
+  // Everything that decides later outputs. Restore goes into a context created with the same shape and
+  // settings (the caller compares Describe()); throws Error on any mismatch, and the context must then be
+  // discarded.
+  virtual void Save(StateWriter& writer) const = 0;
+  virtual void Restore(StateReader& reader) = 0;
+
+  // Ranges in order, without gaps, covering [start_position(), next_position()).
+  virtual std::vector<LedgerRange> Ledger() const = 0;
+
+ protected:
+  int64_t num_tokens_ = 0;
+  Position start_position_ = 0;
+};
+
+}  // namespace mneme

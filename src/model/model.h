@@ -1,0 +1,98 @@
+// A model: its configuration, its weights (mapped, perhaps repacked), its tokenizer. Immutable and shared by
+// all sessions.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "base/budget.h"
+#include "base/progress.h"
+#include "base/thread_pool.h"
+#include "context/context.h"
+#include "model/config.h"
+#include "tokenizer/tokenizer.h"
+
+namespace mneme {
+
+struct ModelWeights;  // model/weights.h
+
+enum class PackMode : uint8_t {
+  kAuto,   // repack where it pays (docs/performance.md says when)
+  kNever,  // use the file's bytes in place: no start-up cost, no memory beside the page cache
+  kAlways,
+};
+
+struct LoadOptions {
+  PackMode pack = PackMode::kAuto;
+  std::string tokenizer_path;  // where the model carries none, or another is wanted
+  bool load_tokenizer = true;
+};
+
+class Model {
+ public:
+  // A GGUF file, a folder with config.json and *.safetensors, or a llama2.c checkpoint. Throws Error(kFile)
+  // for a file that is not what it claims (the tensor or key is named), Error(kUnsupported) for a family,
+  // encoding or tokenizer that is not known (named).
+  static std::shared_ptr<const Model> Load(const std::string& path, const LoadOptions& options,
+                                           ThreadPool& pool);
+  ~Model();
+
+  const std::string& path() const;
+  const ModelConfig& config() const;
+  const ContextShape& context_shape() const;
+  const ModelWeights& weights() const;
+  // Throws Error(kUnsupported) if the model was loaded without one.
+  const Tokenizer& tokenizer() const;
+  bool has_tokenizer() const;
+  // Equal for models with the same configuration and weights; samples the tensors' bytes, so it costs no full
+  // read.
+  uint64_t fingerprint() const;
+  size_t weight_bytes() const;  // as stored
+  size_t packed_bytes() const;  // allocated by repacking
+  // Bytes of weights read to decode one token.
+  size_t read_bytes_per_token() const;
+
+ private:
+  Model();
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// The rows that one session contributes to a forward call.
+struct ForwardChunk {
+  Context* context = nullptr;
+  std::span<const TokenId> tokens;  // 1 .. the context's max_chunk; each < vocab_size
+  bool all_logits = false;          // logits of every row; else of the last row only
+  bool no_logits = false;           // none at all (prefill)
+};
+
+// Runs the model. Owns the activations; one per thread of use.
+class Runner {
+ public:
+  // Activations for at most max_rows rows in one call are reserved from the budget (Error(kBudget) if they do
+  // not fit) and allocated here. model, pool and budget must outlive the runner.
+  Runner(const Model& model, int64_t max_rows, ThreadPool& pool, Budget& budget);
+  ~Runner();
+  static size_t ScratchBytes(const Model& model, int64_t max_rows);
+
+  // Receives the logits of one row: chunk and row as in the call, logits [vocab_size], valid during the call
+  // only.
+  using LogitsCallback = std::function<void(size_t chunk, size_t row, std::span<const float> logits)>;
+
+  // Feeds every chunk to its context (each context at most once per call) and commits. Sum of rows at most
+  // max_rows. On any Error all contexts are as before the call. Rows of one call do not influence each
+  // other's bits.
+  void Forward(std::span<const ForwardChunk> chunks, const LogitsCallback& on_logits);
+
+  int64_t max_rows() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace mneme
