@@ -54,6 +54,7 @@ struct GgufValue {
   std::string_view key;
   GgufType type;
   std::variant<uint64_t, int64_t, double, bool, std::string_view, GgufArray> value;
+  uint8_t string_length_bytes;  // of strings in an array: 4 in version 1, else 8
   // The value as a person reads it: numbers, strings in full, arrays as "[u32 x 3: 1, 2, 3]" cut after
   // max_elements elements. Bytes of strings are given as they are.
   std::string ToString(size_t max_elements = 8) const;
@@ -147,7 +148,7 @@ class GgufWriter {
   void SetBoolArray(std::string_view key, const std::vector<bool>& values);
   // Takes over one entry of an open file byte for byte in its own type, or all of them (general.alignment is
   // left out). Entries already set here win over those of CopyAllMetadata.
-  void CopyValue(const GgufValue& value, const GgufFile& source);
+  void CopyValue(const GgufValue& value);
   void CopyAllMetadata(const GgufFile& source);
   bool Has(std::string_view key) const;
   void Remove(std::string_view key);
