@@ -1,0 +1,75 @@
+// Picks the next token from logits: repetition penalty, temperature, top-k, top-p and min-p, in this order
+// (the order of Hugging Face's processors), then one draw.
+//
+// The random number of a draw is a function of the seed and of the token's index in the stream, not of a
+// running generator. So a session that was rewound, saved or cloned draws what it would have drawn anyway,
+// and there is no generator state that could be lost.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/budget.h"
+#include "base/serial.h"
+#include "base/types.h"
+
+namespace mneme {
+
+struct SamplerSettings {
+  float temperature = 0.0f;         // 0: greedy, the highest logit, the lowest id among equals
+  int32_t top_k = 0;                // keep the k most likely; 0: all
+  float top_p = 1.0f;               // keep the most likely until their sum reaches p; 1: all
+  float min_p = 0.0f;               // drop what is less likely than min_p times the most likely; 0: none
+  float repetition_penalty = 1.0f;  // divides positive, multiplies negative logits of recent tokens; 1: none
+  int32_t repetition_window = 64;   // how many recent tokens, fed or generated, the penalty looks at
+  uint64_t seed = 0;
+  std::vector<TokenId> banned;  // never picked
+
+  bool operator==(const SamplerSettings&) const = default;
+};
+
+// Throws Error(kInput) naming the setting and its range.
+void CheckSamplerSettings(const SamplerSettings& settings, size_t vocab_size);
+void SaveSamplerSettings(const SamplerSettings& settings, StateWriter& writer);
+// Throws Error(kFile) for a damaged state. Ranges are not checked.
+SamplerSettings RestoreSamplerSettings(StateReader& reader);
+
+// Thread rule: one thread at a time. Allocates in the constructor only.
+class Sampler {
+ public:
+  // What an object takes from the budget (tag session): 8 bytes per vocabulary entry.
+  static size_t BufferBytes(size_t vocab_size) { return vocab_size * sizeof(Candidate); }
+
+  // Throws Error(kInput) for settings out of range, Error(kBudget).
+  Sampler(const SamplerSettings& settings, size_t vocab_size, Budget& budget);
+
+  const SamplerSettings& settings() const { return settings_; }
+  // Throws Error(kInput); the old settings stay then.
+  void set_settings(const SamplerSettings& settings);
+
+  // logits [vocab_size] of the token before the one to pick; recent: the last repetition_window tokens
+  // (negative ones are passed over: pauses); index: of the token to pick in the stream, from 0. Throws
+  // Error(kInput), with the index, if a logit is NaN or +infinity, or if nothing is left to pick from.
+  TokenId Sample(std::span<const float> logits, std::span<const TokenId> recent, int64_t index);
+
+ private:
+  struct Candidate {
+    float logit;
+    TokenId id;
+  };
+  void Collect(std::span<const float> logits, std::span<const TokenId> recent, int64_t index);
+  TokenId Greedy(int64_t index) const;
+  size_t KeepTopK();
+  size_t KeepTopP(size_t count);
+  TokenId Draw(size_t count, int64_t index);
+
+  SamplerSettings settings_;
+  size_t vocab_size_;
+  Lease lease_;
+  std::vector<Candidate> candidates_;
+};
+
+}  // namespace mneme

@@ -1,0 +1,179 @@
+// A session is one stream: the state of a context, a sampler, a position. Feed tokens or text of any length,
+// generate, rewind, save, restore, clone. Memory does not grow with the stream unless the context says so
+// (dense): of the tokens themselves only the most recent are kept.
+//
+// Index of a token: 0, 1, 2... in the order it was fed. Position: index + start_position.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/budget.h"
+#include "base/thread_pool.h"
+#include "context/context.h"
+#include "model/model.h"
+#include "session/sampler.h"
+#include "session/stats.h"
+#include "tokenizer/tokenizer.h"
+
+namespace mneme {
+
+struct SessionOptions {
+  // Resolved settings (ResolveSessionContext in session/plan.h); "auto" is not accepted here.
+  ContextSettings context;
+  SamplerSettings sampler;
+  // How FeedText reads text. add_bos takes effect at the first text of the stream only.
+  EncodeOptions encode;
+  // Whether generated control tokens appear in the text.
+  bool show_special = false;
+};
+
+struct GenerateOptions {
+  int64_t max_tokens = 256;               // -1: until something else ends it
+  std::vector<std::string> stop_strings;  // ends before the first of these; empty ones are ignored
+  bool stop_at_eog = true;                // end at a token that ends the turn (eos, <|im_end|>, ...)
+  // An eog token that ended the text is fed too, as the model would see it in training. False: left out.
+  bool feed_eog = true;
+  // Pause tokens fed before the answer; their outputs are not used, except the last one's (arXiv 2310.02226).
+  int64_t num_pauses = 0;
+  TokenId pause_token = -1;  // -1: the vocabulary's "<pause>"; Error(kUnsupported) if it has none
+};
+
+enum class StopReason : uint8_t {
+  kEog,          // the model ended its turn
+  kStopString,   //
+  kMaxTokens,    //
+  kInterrupted,  // base/interrupt.h
+  kCallback,     // the callback returned false
+  kContextFull,  // the context cannot take more tokens; GenerateResult::message says why
+};
+// "eog", "stop string", "max tokens", "interrupted", "callback", "context full".
+std::string_view StopReasonName(StopReason reason);
+
+struct GenerateResult {
+  int64_t num_tokens = 0;  // generated: with an eog token, without pauses
+  StopReason reason = StopReason::kMaxTokens;
+  std::string stop_string;  // which one, for kStopString
+  std::string message;      // for kContextFull; else a warning (pauses that may be evicted), or empty
+  double seconds = 0;
+};
+
+// Called once per generated token with the text that is certain now (often a token's own; empty while a
+// UTF-8 character or a possible stop string is incomplete; never part of a stop string), and once at the end
+// with token -1 if text is left over. Return false to end the generation.
+using TextCallback = std::function<bool(std::string_view text, TokenId token)>;
+
+// Thread rule: one thread at a time, also for all sessions that share a Runner. Model, budget and pool
+// outlive the session (the model by shared_ptr).
+class Session {
+ public:
+  // Makes its own Runner for chunks of options.context.max_chunk. Reserves everything from the budget:
+  // context (tag kv), activations and logits (scratch), history and sampler (session), text streams
+  // (tokenizer). Throws Error(kBudget, kInput, kUnsupported).
+  Session(std::shared_ptr<const Model> model, const SessionOptions& options, Budget& budget,
+          ThreadPool& pool);
+  // Borrows a Runner of the same model (MakeRunner), so that sessions share activations and can be run
+  // together. The Runner keeps the ThreadPool that it was made with; `pool` must be that one.
+  Session(std::shared_ptr<const Model> model, const SessionOptions& options, Budget& budget, ThreadPool& pool,
+          std::shared_ptr<Runner> runner);
+  ~Session();
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+
+  // A Runner that keeps its model alive.
+  static std::shared_ptr<Runner> MakeRunner(std::shared_ptr<const Model> model, int64_t max_rows,
+                                            ThreadPool& pool, Budget& budget);
+  // What a session reserves beside its context and its Runner.
+  static size_t OwnBytes(const Model& model, const SessionOptions& options);
+
+  const Model& model() const;
+  const SessionOptions& options() const;  // with the sampler settings in force
+  const Context& context() const;
+  const std::shared_ptr<Runner>& runner() const;
+  const SessionStats& stats() const;
+  // Tokens in the stream: fed and generated, pauses too, rewound ones not.
+  int64_t num_tokens() const;
+  Position next_position() const;
+  // The most recent tokens, oldest first: at least min(num_tokens(), repetition window, max_rewind).
+  std::vector<TokenId> RecentTokens() const;
+
+  // Appends tokens, in chunks. Returns how many: fewer than given only after an interrupt
+  // (base/interrupt.h). Throws Error(kInput) for an id outside the vocabulary (nothing fed), Error(kBudget,
+  // kUnsupported) where the context refuses: the chunks before that one stay fed, num_tokens() says how many.
+  size_t Feed(std::span<const TokenId> tokens);
+  // The same, and hands out the logits [vocab_size] of every row, valid during the call only. index: of the
+  // token whose successor they predict.
+  using RowCallback = std::function<void(int64_t index, std::span<const float> logits)>;
+  size_t Feed(std::span<const TokenId> tokens, const RowCallback& on_logits);
+  // Appends text, piece by piece; the ids are those of the whole text whatever the pieces are. Returns the
+  // bytes taken: fewer than given only after an interrupt. Some bytes stay pending until FinishText. Errors
+  // as Feed; what was pending is dropped then. Throws Error(kUnsupported) for a model without tokenizer.
+  size_t FeedText(std::string_view text);
+  // Ends the text: what is pending is fed. Generate and Feed call it themselves.
+  void FinishText();
+  // Bytes that FeedText took since the start of the stream, and how many of them are pending. Saved with the
+  // state, so that a run over a file can go on where it was.
+  int64_t text_bytes() const;
+  size_t pending_text_bytes() const;
+
+  bool has_logits() const;  // false only while the stream is empty
+  // [vocab_size] after the last token; valid until the next change of the session. After Rewind the last
+  // token is run once more for them. Throws Error(kInput) on an empty stream.
+  std::span<const float> logits();
+  // Picks the next token; feeds nothing.
+  TokenId Sample();
+
+  // Pauses, then sample and feed until something ends it. Text of tokens that belong to a stop string is not
+  // handed out, the tokens stay in the stream. On an Error (NaN logits, say) the stream holds what was fed.
+  // Throws Error(kInput) on an empty stream or if pauses do not fit into the window of the context.
+  GenerateResult Generate(const GenerateOptions& options, const TextCallback& on_text);
+  // Appends pauses: not seen by the repetition penalty. Errors as Generate.
+  void FeedPauses(int64_t num_pauses, TokenId pause_token = -1);
+
+  // Tokens that can be taken back now.
+  int64_t MaxRewind() const;
+  // The stream as it was `count` tokens ago, bit for bit: context, logits, history, sampler. Pending text is
+  // dropped. Throws Error(kInput) if count > MaxRewind(); nothing has changed then.
+  void Rewind(int64_t count);
+
+  void set_sampler(const SamplerSettings& settings);
+
+  // Writes everything that decides what comes next to `path`, atomically. Throws Error(kFile); the old file
+  // is untouched then.
+  void Save(const std::string& path) const;
+  // Becomes what was saved; stats() start anew. Model, tokenizer, context and its settings must be those of
+  // the saved session: Error(kMismatch) names the one that differs; Error(kFile) for a file that is damaged
+  // or of another version. The file is checked whole before anything changes. One case cannot be undone: the
+  // budget has no room for a second context while this session is not empty, and the file, although its
+  // checksum is right, is not one that Save wrote; the session is empty then, and the message says so.
+  void Restore(const std::string& path);
+  void RestoreBytes(std::string_view bytes, const std::string& name = "state");
+  // A second session in the same state, on the same budget, pool and Runner. Throws Error(kBudget).
+  std::unique_ptr<Session> Clone() const;
+
+  // Rows of one session in a common forward call.
+  struct Rows {
+    Session* session = nullptr;
+    std::span<const TokenId> tokens;  // 1 .. max_chunk
+  };
+  // Runs rows of several sessions in one call of their common Runner (the sum must not exceed its
+  // max_rows()): weights are read once for all. The bits are those of feeding each alone. Each session at
+  // most once. On an Error no session has changed.
+  static void ForwardTogether(std::span<const Rows> rows);
+  // One token each: tokens[i] goes to sessions[i].
+  static void DecodeTogether(std::span<Session* const> sessions, std::span<const TokenId> tokens);
+
+ private:
+  friend class SnapshotAccess;
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace mneme
