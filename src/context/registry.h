@@ -47,7 +47,7 @@ struct ResolvedContext {
   std::string reason;
 };
 ResolvedContext ResolveContext(const ContextShape& shape, const ContextSettings& settings, size_t cap_bytes,
-                               int64_t num_tokens);
+                               int64_t num_tokens, size_t num_threads = 1);
 
 // Peak bytes of a resolved context after num_tokens tokens (-1: as many as come; only bounded contexts have
 // an answer, others say SIZE_MAX).

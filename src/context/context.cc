@@ -1,0 +1,13 @@
+#include "context/context.h"
+
+#include <array>
+
+namespace mneme {
+
+std::string_view TokenFateName(TokenFate fate) {
+  static constexpr std::array<std::string_view, 7> kNames = {"sink",   "window",   "middle", "compressed",
+                                                             "stored", "recalled", "dropped"};
+  return kNames[static_cast<size_t>(fate)];
+}
+
+}  // namespace mneme
