@@ -196,7 +196,7 @@ ContextSettings Fixed(const ContextShape& shape, ContextSettings settings, const
 }
 
 ResolvedContext ResolveNamed(const ContextShape& shape, const ContextSettings& settings,
-                             const ContextSpec& spec, size_t cap_bytes) {
+                             const ContextSpec& spec, size_t cap_bytes, size_t num_threads) {
   if (!HasAutomaticWindow(spec)) return {Fixed(shape, settings, spec, kUnbounded), ""};
   const int64_t window = LargestWindow(shape, settings, spec, cap_bytes, num_threads);
   if (window == 0) {
