@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Installs what the build needs from Debian's packages, and only what is missing. Works as root or through sudo.
+# Usage: scripts/setup.sh          installs
+#        scripts/setup.sh --check  says what is missing, installs nothing; exit 1 if something is
+set -euo pipefail
+
+packages=(
+  g++ cmake ninja-build make pkg-config ccache
+  libhwy-dev        # portable SIMD
+  libcli11-dev      # command line
+  nlohmann-json3-dev
+  libfmt-dev
+  libxxhash-dev     # checksums of state files
+  libedit-dev       # line editing in chat
+  libicu-dev        # Unicode classes, read at build time only
+  libgtest-dev libbenchmark-dev
+)
+
+missing=()
+for package in "${packages[@]}"; do
+  status=$(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null || true)
+  [ "$status" = installed ] || missing+=("$package")
+done
+if [ ${#missing[@]} -eq 0 ]; then
+  exit 0
+fi
+echo "missing packages: ${missing[*]}" >&2
+[ "${1:-}" != --check ] || exit 1
+
+if ! command -v apt-get >/dev/null; then
+  echo "setup.sh: this is not a Debian system; install the packages above by hand" >&2
+  exit 1
+fi
+as_root=()
+if [ "$(id -u)" -ne 0 ]; then
+  command -v sudo >/dev/null || { echo "setup.sh: run as root, or install sudo" >&2; exit 1; }
+  as_root=(sudo)
+fi
+export DEBIAN_FRONTEND=noninteractive
+"${as_root[@]}" apt-get update -qq
+"${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
