@@ -116,22 +116,6 @@ ScalarValue LoadScalar(GgufType type, const uint8_t* data) {
   MNEME_CHECK(false);
 }
 
-// Strings of an array that the parser has already walked. Version 1 has 32-bit lengths; the array knows which
-// by the version of its file.
-std::vector<std::string_view> SplitStrings(const GgufArray& array, uint32_t version, uint64_t max_count) {
-  std::vector<std::string_view> strings;
-  const uint64_t count = std::min(array.count, max_count);
-  strings.reserve(count);
-  const uint8_t* at = array.data;
-  for (uint64_t i = 0; i < count; ++i) {
-    const size_t prefix = version == 1 ? 4 : 8;
-    const uint64_t length = version == 1 ? Load<uint32_t>(at) : Load<uint64_t>(at);
-    strings.emplace_back(reinterpret_cast<const char*>(at + prefix), length);
-    at += prefix + length;
-  }
-  return strings;
-}
-
 std::string ScalarText(const ScalarValue& value) {
   if (const auto* number = std::get_if<uint64_t>(&value)) return fmt::format("{}", *number);
   if (const auto* number = std::get_if<int64_t>(&value)) return fmt::format("{}", *number);
@@ -198,14 +182,29 @@ std::optional<Encoding> EncodingOfGgufTensorType(uint32_t type) {
   return std::nullopt;
 }
 
+// The parser has walked the array before: lengths are known to be good.
+std::vector<std::string_view> GgufValue::Strings(uint64_t max_count) const {
+  const auto* array = std::get_if<GgufArray>(&value);
+  MNEME_CHECK(array != nullptr && array->type == GgufType::kString);
+  std::vector<std::string_view> strings;
+  const uint64_t count = std::min(array->count, max_count);
+  strings.reserve(count);
+  const uint8_t* at = array->data;
+  for (uint64_t i = 0; i < count; ++i) {
+    const uint64_t length = string_length_bytes == 4 ? Load<uint32_t>(at) : Load<uint64_t>(at);
+    strings.emplace_back(reinterpret_cast<const char*>(at + string_length_bytes), length);
+    at += string_length_bytes + length;
+  }
+  return strings;
+}
+
 std::string GgufValue::ToString(size_t max_elements) const {
   const auto* array = std::get_if<GgufArray>(&value);
   if (array == nullptr) return ScalarText(value);
   std::string text = fmt::format("[{} x {}:", GgufTypeName(array->type), array->count);
   if (array->type == GgufType::kString) {
     bool first = true;
-    for (const std::string_view piece :
-         SplitStrings(*array, string_length_bytes == 4 ? 1 : 3, max_elements)) {
+    for (const std::string_view piece : Strings(max_elements)) {
       text += fmt::format("{} \"{}\"", first ? "" : ",", piece);
       first = false;
     }
@@ -311,6 +310,7 @@ class GgufParser {
     if (entry.key.empty()) FailAt("metadata value {} has an empty key", index);
     entry.string_length_bytes = static_cast<uint8_t>(CountBytes());
     entry.type = ReadType(entry.key);
+    entry.data = bytes_.data() + position_;
     if (entry.type == GgufType::kString) {
       entry.value = ReadString(entry.key, Left());
     } else if (entry.type == GgufType::kArray) {
@@ -322,6 +322,7 @@ class GgufParser {
       entry.value = LoadScalar(entry.type, bytes_.data() + position_);
       position_ += size;
     }
+    entry.bytes = static_cast<size_t>(bytes_.data() + position_ - entry.data);
     file_.metadata_.push_back(std::move(entry));
   }
 
@@ -550,7 +551,7 @@ std::optional<std::vector<std::string_view>> GgufFile::GetStringArray(std::strin
   if (value == nullptr) return std::nullopt;
   const GgufArray& array = RequireArray(*this, *value, "an array of strings");
   if (array.type != GgufType::kString) FailType(*this, *value, "an array of strings");
-  return SplitStrings(array, version_, array.count);
+  return value->Strings(array.count);
 }
 
 std::optional<std::vector<float>> GgufFile::GetFloatArray(std::string_view key) const {

@@ -54,7 +54,11 @@ struct GgufValue {
   std::string_view key;
   GgufType type;
   std::variant<uint64_t, int64_t, double, bool, std::string_view, GgufArray> value;
-  uint8_t string_length_bytes;  // of strings in an array: 4 in version 1, else 8
+  const uint8_t* data;  // where the value's own bytes lie in the file, and how many, unless it is an array
+  size_t bytes;
+  uint8_t string_length_bytes;  // length prefix of strings: 4 in version 1, else 8
+  // The first max_count strings of an array of strings.
+  std::vector<std::string_view> Strings(uint64_t max_count) const;
   // The value as a person reads it: numbers, strings in full, arrays as "[u32 x 3: 1, 2, 3]" cut after
   // max_elements elements. Bytes of strings are given as they are.
   std::string ToString(size_t max_elements = 8) const;
@@ -138,7 +142,7 @@ class GgufWriter {
   // Stored with exactly the alternative's type: pass uint32_t{...} where readers expect a u32. Setting a key
   // again replaces its value in place. Throws Error(kInput) for an empty or overlong key.
   void Set(std::string_view key, GgufScalar value);
-  // T: the twelve alternatives of GgufScalar except bool, which std::vector cannot span.
+  // T: an alternative of GgufScalar except bool, or std::string_view.
   template <typename T>
   void SetArray(std::string_view key, std::span<const T> values);
   template <typename T>
@@ -146,8 +150,8 @@ class GgufWriter {
     SetArray(key, std::span<const T>(values));
   }
   void SetBoolArray(std::string_view key, const std::vector<bool>& values);
-  // Takes over one entry of an open file byte for byte in its own type, or all of them (general.alignment is
-  // left out). Entries already set here win over those of CopyAllMetadata.
+  // Takes over one entry of an open file, with its type, or all of them (general.alignment is left out: the
+  // writer always uses 32 and refuses that key). Entries already set here win over those of CopyAllMetadata.
   void CopyValue(const GgufValue& value);
   void CopyAllMetadata(const GgufFile& source);
   bool Has(std::string_view key) const;

@@ -31,8 +31,8 @@ void DecodeBlocksReference(Encoding encoding, const void* blocks, size_t num_val
 // scale (and minimum) per block for the least squared error, then round each value to the nearest level.
 // The result depends only on the values of each block, so a tensor may be encoded in parts.
 // Throws Error(kUnsupported) if !CanEncode(encoding), and Error(kInput), naming the index of the first
-// offender, for NaN, infinity, or a value too large for the encoding (beyond 65504 for F16, say); `out` holds
-// unspecified bytes then.
+// offender, for NaN, infinity, or a magnitude the encoding cannot hold (F16 and all blocks end at 65504);
+// `out` holds unspecified bytes then.
 void EncodeBlocks(Encoding encoding, const float* values, size_t num_values, void* out);
 
 // Scale and minimum number `index` (0..7) of the 12 packed bytes of a Q4_K or Q5_K block: for index < 4 the
