@@ -1,0 +1,56 @@
+#include "cli/ids.h"
+
+#include <charconv>
+
+#include "base/error.h"
+#include "base/interrupt.h"
+
+namespace mneme::cli {
+namespace {
+
+constexpr std::string_view kSpace = " \t\r\n\f\v";
+constexpr size_t kReadBytes = size_t{1} << 14;
+constexpr size_t kMaxNumberBytes = 32;
+
+}  // namespace
+
+std::vector<TokenId> ParseIds(std::string_view text, std::string_view where, int64_t vocab_size) {
+  std::vector<TokenId> ids;
+  size_t begin = 0;
+  while ((begin = text.find_first_not_of(kSpace, begin)) != std::string_view::npos) {
+    const size_t end = std::min(text.find_first_of(kSpace, begin), text.size());
+    const std::string_view word = text.substr(begin, end - begin);
+    TokenId id = 0;
+    const auto [stop, error] = std::from_chars(word.data(), word.data() + word.size(), id);
+    if (error != std::errc() || stop != word.data() + word.size() || id < 0 || id >= vocab_size) {
+      Fail(ErrorKind::kInput, "{}: '{}' is not a token id of this model (0 .. {})", where,
+           word.substr(0, kMaxNumberBytes), vocab_size - 1);
+    }
+    ids.push_back(id);
+    begin = end;
+  }
+  return ids;
+}
+
+IdReader::IdReader(const std::string& path, int64_t vocab_size)
+    : path_(path), vocab_size_(vocab_size), source_(path), buffer_(kReadBytes) {}
+
+bool IdReader::Read(std::vector<TokenId>* ids) {
+  ids->clear();
+  while (ids->empty() && !at_end_ && !InterruptRequested()) {
+    const size_t size = source_.Read(buffer_);
+    if (size == 0) {
+      if (InterruptRequested()) return false;
+      at_end_ = true;
+    }
+    rest_.append(buffer_.data(), size);
+    const size_t last_space = at_end_ ? rest_.size() : rest_.find_last_of(kSpace);
+    if (last_space == std::string::npos && rest_.size() <= kMaxNumberBytes) continue;
+    const size_t end = last_space == std::string::npos ? rest_.size() : last_space;
+    *ids = ParseIds(std::string_view(rest_).substr(0, end), path_ == "-" ? "standard input" : path_, vocab_size_);
+    rest_.erase(0, end);
+  }
+  return !ids->empty();
+}
+
+}  // namespace mneme::cli

@@ -1,0 +1,163 @@
+// Perplexity results as JSON, HTML and a table.
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "base/units.h"
+#include "eval/perplexity.h"
+#include "eval/report_html.h"
+
+namespace mneme {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// The bins of one octave of positions (1, 2, 4, 8...) added up, by its number.
+std::map<int, PositionBin> ByOctave(const PerplexityResult& result) {
+  std::map<int, PositionBin> octaves;
+  for (const PositionBin& bin : result.bins) {
+    const int octave = std::bit_width(static_cast<uint64_t>(std::max<int64_t>(bin.begin, 1)));
+    PositionBin& sum = octaves[octave];
+    if (sum.count == 0) sum.begin = bin.begin;
+    sum.end = bin.end;
+    sum.count += bin.count;
+    sum.sum += bin.sum;
+    sum.sum_squares += bin.sum_squares;
+  }
+  return octaves;
+}
+
+std::string Cell(const PositionBin& bin) {
+  return bin.count == 0 ? "-" : fmt::format("{:.4f} ± {:.4f}", bin.mean(), bin.standard_error());
+}
+
+}  // namespace
+
+std::string PerplexityJson(const PerplexityHeader& header, std::span<const PerplexityResult> results) {
+  Json json;
+  json["task"] = "perplexity by position";
+  json["model"] = header.model;
+  json["input"] = header.input;
+  json["command"] = header.command;
+  json["trained_length"] = header.trained_length;
+  json["unit"] = "nll in nats per token; bins are [begin, end) by index of the predicted token";
+  json["contexts"] = Json::array();
+  for (const PerplexityResult& result : results) {
+    Json row;
+    row["context"] = result.context;
+    row["num_tokens"] = result.num_tokens;
+    row["num_scored"] = result.total.count;
+    row["nll"] = result.total.mean();
+    row["standard_error"] = result.total.standard_error();
+    row["perplexity"] = std::exp(result.total.mean());
+    row["seconds"] = result.seconds;
+    row["tokens_per_second"] = result.tokens_per_second;
+    row["kv_bytes"] = result.kv_bytes > 0 ? Json(result.kv_bytes) : Json(nullptr);
+    row["stopped"] = result.stopped.empty() ? Json(nullptr) : Json(result.stopped);
+    if (!result.stopped.empty()) row["stopped_at"] = result.stopped_at;
+    row["flatness"] = {{"first_tokens_per_second", result.flatness.first_tokens_per_second},
+                       {"last_tokens_per_second", result.flatness.last_tokens_per_second},
+                       {"first_resident_bytes", result.flatness.first_resident_bytes},
+                       {"last_resident_bytes", result.flatness.last_resident_bytes}};
+    row["bins"] = Json::array();
+    for (const PositionBin& bin : result.bins) {
+      row["bins"].push_back({{"begin", bin.begin},
+                             {"end", bin.end},
+                             {"count", bin.count},
+                             {"nll", bin.mean()},
+                             {"standard_error", bin.standard_error()}});
+    }
+    json["contexts"].push_back(std::move(row));
+  }
+  return json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+std::vector<std::vector<std::string>> PerplexityTable(std::span<const PerplexityResult> results) {
+  std::vector<std::vector<std::string>> rows;
+  std::vector<std::map<int, PositionBin>> octaves;
+  std::map<int, PositionBin> all;
+  rows.push_back({"position"});
+  for (const PerplexityResult& result : results) {
+    rows[0].push_back(result.context);
+    octaves.push_back(ByOctave(result));
+    for (const auto& [octave, bin] : octaves.back()) {
+      auto [place, is_new] = all.try_emplace(octave, bin);
+      place->second.begin = std::min(place->second.begin, bin.begin);
+      place->second.end = std::max(place->second.end, bin.end);
+    }
+  }
+  for (const auto& [octave, range] : all) {
+    std::vector<std::string> row = {fmt::format("{} ..", FormatCount(range.begin))};
+    for (const auto& own : octaves) {
+      const auto found = own.find(octave);
+      row.push_back(found == own.end() ? "-" : Cell(found->second));
+    }
+    rows.push_back(std::move(row));
+  }
+  std::vector<std::string> whole = {"all: nats per token"};
+  std::vector<std::string> perplexity = {"all: perplexity"};
+  for (const PerplexityResult& result : results) {
+    whole.push_back(Cell(result.total));
+    perplexity.push_back(result.total.count == 0 ? "-"
+                                                 : fmt::format("{:.3f}", std::exp(result.total.mean())));
+  }
+  rows.push_back(std::move(whole));
+  rows.push_back(std::move(perplexity));
+  return rows;
+}
+
+std::string PerplexityHtml(const PerplexityHeader& header, std::span<const PerplexityResult> results) {
+  HtmlPage page(fmt::format("Perplexity by position: {}", header.model));
+  page.Paragraph(fmt::format("Input: {}.", header.input));
+  Plot plot;
+  plot.title =
+      "Perplexity of the next token by its position in the stream. Lower is better; a flat line holds.";
+  plot.x_label = "position (tokens)";
+  plot.y_label = "perplexity";
+  plot.log_x = plot.log_y = true;
+  if (header.trained_length > 0) {
+    plot.markers.push_back({static_cast<double>(header.trained_length), "trained length"});
+  }
+  for (const PerplexityResult& result : results) {
+    PlotSeries series;
+    series.name = result.stopped.empty()
+                      ? result.context
+                      : fmt::format("{} (stopped at {})", result.context, FormatCount(result.stopped_at));
+    for (const PositionBin& bin : result.bins) {
+      if (bin.count < 4) continue;  // a point of one or two tokens is noise
+      const double error = bin.standard_error();
+      series.x.push_back(
+          std::sqrt(static_cast<double>(std::max<int64_t>(bin.begin, 1)) * static_cast<double>(bin.end)));
+      series.y.push_back(std::exp(bin.mean()));
+      series.low.push_back(std::exp(bin.mean() - error));
+      series.high.push_back(std::exp(bin.mean() + error));
+    }
+    plot.series.push_back(std::move(series));
+  }
+  page.AddPlot(plot);
+  page.Paragraph("The band is one standard error of the mean, as if tokens were independent.");
+  page.Heading("By position");
+  page.Table(PerplexityTable(results), "Negative log-likelihood in nats per token, by octave of positions");
+  page.Heading("By context");
+  std::vector<std::vector<std::string>> rows = {
+      {"context", "tokens", "perplexity", "tokens/s", "KV and scratch", "ended"}};
+  for (const PerplexityResult& result : results) {
+    rows.push_back({result.context, FormatCount(result.num_tokens),
+                    result.total.count == 0 ? "-" : fmt::format("{:.3f}", std::exp(result.total.mean())),
+                    fmt::format("{:.0f}", result.tokens_per_second),
+                    result.kv_bytes > 0 ? FormatBytes(result.kv_bytes) : "grows",
+                    result.stopped.empty() ? "with the input" : result.stopped});
+  }
+  page.Table(rows);
+  if (!header.command.empty()) {
+    page.Heading("Command");
+    page.Code(header.command);
+  }
+  return page.Finish();
+}
+
+}  // namespace mneme
