@@ -29,7 +29,8 @@ struct SessionOptions {
   // Resolved settings (ResolveSessionContext in session/plan.h); "auto" is not accepted here.
   ContextSettings context;
   SamplerSettings sampler;
-  // How FeedText reads text. add_bos takes effect at the first text of the stream only.
+  // How FeedText reads text. With add_bos the first FeedText of an empty stream, even of an empty text, feeds
+  // the BOS token; later texts get none.
   EncodeOptions encode;
   // Whether generated control tokens appear in the text.
   bool show_special = false;
@@ -90,6 +91,9 @@ class Session {
   // A Runner that keeps its model alive.
   static std::shared_ptr<Runner> MakeRunner(std::shared_ptr<const Model> model, int64_t max_rows,
                                             ThreadPool& pool, Budget& budget);
+  // The settings with which the context is made: room to rewind one token more than asked for, because the
+  // logits after Rewind come from running the last token again.
+  static ContextSettings InnerContext(const ContextSettings& settings);
   // What a session reserves beside its context and its Runner.
   static size_t OwnBytes(const Model& model, const SessionOptions& options);
 
@@ -171,7 +175,6 @@ class Session {
   static void DecodeTogether(std::span<Session* const> sessions, std::span<const TokenId> tokens);
 
  private:
-  friend class SnapshotAccess;
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };

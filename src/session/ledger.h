@@ -1,0 +1,30 @@
+// The ledger of a run in words and as JSON: what became of every token.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "context/context.h"
+
+namespace mneme {
+
+// Neighbouring ranges of one fate as one.
+std::vector<LedgerRange> MergeLedger(std::span<const LedgerRange> ranges);
+
+// How many tokens met a fate; one row per fate that occurs, in the order of TokenFate.
+struct LedgerTotal {
+  TokenFate fate = TokenFate::kWindow;
+  int64_t num_tokens = 0;
+};
+std::vector<LedgerTotal> LedgerTotals(std::span<const LedgerRange> ranges);
+
+// "tokens 0-3: sink; 4-1,953,000: dropped; 1,953,001-1,954,020: window". Positions, both ends included.
+// "no tokens" for an empty stream. At most max_ranges ranges; then a total of the rest.
+std::string LedgerText(std::span<const LedgerRange> ranges, size_t max_ranges = 12);
+
+// [{"begin": 0, "end": 4, "fate": "sink"}, ...]; end is exclusive.
+std::string LedgerJson(std::span<const LedgerRange> ranges);
+
+}  // namespace mneme

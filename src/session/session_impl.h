@@ -1,0 +1,77 @@
+// What a Session is made of. For the files of this folder only.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/aligned.h"
+#include "base/serial.h"
+#include "session/history.h"
+#include "session/session.h"
+
+namespace mneme {
+
+struct Session::Impl {
+  Impl(std::shared_ptr<const Model> model, const SessionOptions& options, Budget& budget, ThreadPool& pool,
+       std::shared_ptr<Runner> runner);
+
+  // session.cc
+  size_t vocab_size() const { return model->config().vocab_size; }
+  static size_t HistoryCapacity(const SessionOptions& options);
+  int64_t MaxRows() const;
+  void CheckTokens(std::span<const TokenId> tokens) const;
+  // Runs one chunk; bookkeeping after success. skip_logits: they will not be asked for.
+  void ForwardChunkOf(std::span<const TokenId> tokens, bool is_pause, bool skip_logits,
+                      const RowCallback* on_logits);
+  // All chunks. Stops at an interrupt if interruptible. Returns how many tokens were fed.
+  size_t FeedChunks(std::span<const TokenId> tokens, bool is_pause, bool interruptible,
+                    const RowCallback* on_logits);
+  void Committed(std::span<const TokenId> tokens, bool is_pause, double seconds);
+  void EnsureLogits();
+  size_t FeedText(std::string_view text);
+  void FinishText();
+  void DropText();
+  void Rewind(int64_t count);
+  int64_t MaxRewind() const;
+  TokenId Sample();
+  void SetSampler(const SamplerSettings& settings);
+
+  // generate.cc
+  GenerateResult Generate(const GenerateOptions& options, const TextCallback& on_text);
+  std::string FeedPauses(int64_t num_pauses, TokenId pause_token, int64_t max_tokens);
+  void StartDecoder();
+
+  // snapshot.cc
+  void WriteBody(StateWriter& writer) const;
+  void ReadBody(StateReader& reader);
+
+  // The order matters: what is declared later is destroyed first, and refers to what is above it.
+  std::shared_ptr<const Model> model;
+  SessionOptions options;
+  ContextSettings inner_settings;
+  Budget& budget;
+  ThreadPool& pool;
+  Lease logits_lease;
+  Lease history_lease;
+  Lease text_lease;
+  std::shared_ptr<Runner> runner;
+  std::unique_ptr<Context> context;
+  Sampler sampler;
+  TokenHistory history;
+
+  AlignedArray<float> logits;  // [vocab_size] after the last token
+  bool has_logits = false;     // of the last token; if not, they can be had by running it again
+
+  std::optional<StreamEncoder> encoder;  // made by the first FeedText
+  bool text_open = false;                // FeedText without FinishText
+  std::vector<TokenId> ids;              // encoded, not yet fed; empty between calls
+  int64_t text_bytes = 0;
+  std::optional<StreamDecoder> decoder;  // of the generated text; ends when something else is fed
+
+  SessionStats stats;
+};
+
+}  // namespace mneme
