@@ -1,0 +1,394 @@
+// The forward pass. It reads the configuration and the weights, and knows no family.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <vector>
+
+#include "base/aligned.h"
+#include "base/error.h"
+#include "kernels/elementwise.h"
+#include "kernels/linear.h"
+#include "model/model.h"
+#include "model/weights.h"
+
+namespace mneme {
+namespace {
+
+// Values below which a pass over rows is not worth waking other threads for.
+constexpr size_t kMinSharedValues = size_t{1} << 15;
+// Logits that are computed at once: enough rows to share the reading of the weights, few enough bytes to stay out
+// of the way (a vocabulary of 150,000 times 512 rows would be 300 MB).
+constexpr size_t kLogitTileBytes = size_t{4} << 20;
+constexpr size_t kMinLogitTileRows = 8;
+
+// Sizes of the activations, in values.
+struct Layout {
+  size_t max_rows = 0;
+  size_t model_dim = 0;
+  size_t q = 0, k = 0, v = 0, attended = 0;  // per row, largest over the layers
+  size_t ffn = 0;
+  size_t arena = 0;  // per row: q, k, v, attended; later gate and up
+  size_t max_cols = 0;
+  size_t logit_rows = 0;
+  size_t vocab_size = 0;
+
+  Layout(const ModelConfig& c, int64_t rows) : max_rows(static_cast<size_t>(rows)), model_dim(c.model_dim) {
+    const size_t num_kv_heads = *std::max_element(c.num_kv_heads.begin(), c.num_kv_heads.end());
+    q = c.num_heads * c.key_dim;
+    k = num_kv_heads * c.key_dim;
+    v = num_kv_heads * c.value_dim;
+    attended = c.num_heads * c.value_dim;
+    ffn = *std::max_element(c.ffn_dim.begin(), c.ffn_dim.end());
+    arena = std::max(q + k + v + attended, ffn * (c.gated_ffn ? 2 : 1));
+    max_cols = std::max({model_dim, attended, ffn});
+    vocab_size = c.vocab_size;
+    logit_rows = std::clamp(kLogitTileBytes / (vocab_size * sizeof(float)), kMinLogitTileRows,
+                            std::max(max_rows, kMinLogitTileRows));
+    logit_rows = std::min(logit_rows, max_rows);
+  }
+
+  size_t float_count() const {
+    // The four parts of the arena start at multiples of 16 values.
+    return max_rows * (3 * model_dim + arena) + logit_rows * vocab_size + 8 * 16;
+  }
+  size_t bytes() const {
+    return float_count() * sizeof(float) + ActivationRows::Bytes(max_rows, max_cols);
+  }
+};
+
+bool AnyQuantised(std::initializer_list<const LinearLayer*> linears) {
+  return std::any_of(linears.begin(), linears.end(), [](const LinearLayer* linear) {
+    return !linear->empty() && NeedsQuantised(linear->weights.encoding());
+  });
+}
+
+}  // namespace
+
+struct Runner::Impl {
+  Impl(const Model& model, int64_t rows, ThreadPool& thread_pool, Budget& budget)
+      : config(model.config()),
+        weights(model.weights()),
+        pool(thread_pool),
+        layout(config, rows),
+        lease(budget.Reserve(MemoryTag::kScratch, layout.bytes(),
+                             fmt::format("activations of {} rows", layout.max_rows))),
+        activations(layout.max_rows, layout.max_cols),
+        floats(MakeAligned<float>(layout.float_count())) {
+    float* next = floats.get();
+    const auto take = [&](size_t count) {
+      float* const part = next;
+      next += (count + 15) / 16 * 16;
+      return part;
+    };
+    x = take(layout.max_rows * layout.model_dim);
+    normed = take(layout.max_rows * layout.model_dim);
+    branch = take(layout.max_rows * layout.model_dim);
+    logits = take(layout.logit_rows * layout.vocab_size);
+    float* const arena = next;
+    q = take(layout.max_rows * layout.q);
+    k = take(layout.max_rows * layout.k);
+    v = take(layout.max_rows * layout.v);
+    attended = take(layout.max_rows * layout.attended);
+    next = arena;
+    up = take(layout.max_rows * layout.ffn);
+    gate = config.gated_ffn ? take(layout.max_rows * layout.ffn) : nullptr;
+    logit_chunk.reserve(layout.logit_rows);
+    logit_row.reserve(layout.logit_rows);
+  }
+
+  // Calls fn(first, last) on ranges of rows that cover [0, num_rows).
+  template <typename Fn>
+  void ForRows(size_t num_cols, const Fn& fn) {
+    if (pool.num_threads() == 1 || num_rows < 2 || num_rows * num_cols < kMinSharedValues) {
+      fn(size_t{0}, num_rows);
+      return;
+    }
+    const size_t num_tasks = std::min(num_rows, pool.num_threads() * 4);
+    pool.Run(num_tasks, [&](size_t task, size_t) {
+      fn(num_rows * task / num_tasks, num_rows * (task + 1) / num_tasks);
+    });
+  }
+
+  void NormRows(const NormWeights& norm, const float* from, size_t count, size_t num_cols, size_t stride,
+                float* out) {
+    if (config.norm == NormKind::kRms) {
+      RmsNorm(from, norm.weight.data(), config.norm_epsilon, count, num_cols, stride, out);
+    } else {
+      LayerNorm(from, norm.weight.data(), norm.bias.empty() ? nullptr : norm.bias.data(), config.norm_epsilon,
+                count, num_cols, stride, out);
+    }
+  }
+
+  void Norm(const NormWeights& norm, const float* from, float* out) {
+    const size_t dim = layout.model_dim;
+    ForRows(dim, [&](size_t first, size_t last) {
+      NormRows(norm, from + first * dim, last - first, dim, dim, out + first * dim);
+    });
+  }
+
+  // Norms of queries or keys, in place: of each head, or of all heads of a row together.
+  void HeadNorm(const NormWeights& norm, size_t num_heads, float* heads) {
+    const size_t row = num_heads * config.key_dim;
+    const size_t dim = config.key_dim;
+    ForRows(row, [&](size_t first, size_t last) {
+      float* const begin = heads + first * row;
+      if (config.qk_norm_whole) {
+        NormRows(norm, begin, last - first, row, row, begin);
+      } else if (norm.weight.size() == dim) {
+        NormRows(norm, begin, (last - first) * num_heads, dim, dim, begin);
+      } else {
+        for (size_t head = 0; head < num_heads; ++head) NormOneHead(norm, head, last - first, row, begin);
+      }
+    });
+  }
+
+  // One head of several rows, where every head has weights of its own.
+  void NormOneHead(const NormWeights& norm, size_t head, size_t count, size_t stride, float* rows) {
+    const size_t dim = config.key_dim;
+    const float* const weight = norm.weight.data() + head * dim;
+    const float* const bias = norm.bias.empty() ? nullptr : norm.bias.data() + head * dim;
+    float* const at = rows + head * dim;
+    if (config.norm == NormKind::kRms) {
+      RmsNorm(at, weight, config.norm_epsilon, count, dim, stride, at);
+    } else {
+      LayerNorm(at, weight, bias, config.norm_epsilon, count, dim, stride, at);
+    }
+  }
+
+  void SetActivations(const float* from, size_t num_cols, bool needs_quantised) {
+    activations.Set(from, num_rows, num_cols, num_cols, needs_quantised, pool);
+  }
+
+  static MatMulJob Job(const LinearLayer& linear, float* out, bool accumulate) {
+    return {&linear.weights, linear.bias_or_null(), out, linear.weights.num_rows(), accumulate};
+  }
+
+  void AddBranch() {
+    ForRows(layout.model_dim, [&](size_t first, size_t last) {
+      AddInPlace(x + first * layout.model_dim, branch + first * layout.model_dim,
+                 (last - first) * layout.model_dim);
+    });
+  }
+
+  void Embed(std::span<const ForwardChunk> chunks);
+  void RunLayer(size_t layer, std::span<const ForwardChunk> chunks);
+  void Attention(size_t layer, const float* input, std::span<const ForwardChunk> chunks);
+  // x += the sub-layer's product, through its norm where it has one.
+  void AddProduct(const LinearLayer& linear, const NormWeights& post_norm);
+  void FeedForward(const LayerWeights& w, const float* input);
+  void Logits(std::span<const ForwardChunk> chunks, const LogitsCallback& on_logits);
+  void FlushLogits(const LogitsCallback& on_logits);
+  size_t Check(std::span<const ForwardChunk> chunks) const;
+
+  const ModelConfig& config;
+  const ModelWeights& weights;
+  ThreadPool& pool;
+  Layout layout;
+  Lease lease;
+  ActivationRows activations;
+  AlignedArray<float> floats;
+  float *x, *normed, *branch, *logits;  // into floats
+  float *q, *k, *v, *attended;
+  float *up, *gate;  // over q, k, v and attended, which are done with by then
+  size_t num_rows = 0;
+  std::vector<size_t> logit_chunk;  // of the rows gathered in `normed`
+  std::vector<size_t> logit_row;
+};
+
+size_t Runner::Impl::Check(std::span<const ForwardChunk> chunks) const {
+  size_t total = 0;
+  for (size_t i = 0; i < chunks.size(); ++i) {
+    const ForwardChunk& chunk = chunks[i];
+    MNEME_CHECK(chunk.context != nullptr && !chunk.tokens.empty());
+    for (size_t j = 0; j < i; ++j) MNEME_CHECK(chunks[j].context != chunk.context);
+    total += chunk.tokens.size();
+    for (const TokenId token : chunk.tokens) {
+      if (token < 0 || static_cast<size_t>(token) >= config.vocab_size) {
+        Fail(ErrorKind::kInput, "token {} is not in the model's vocabulary of {}", token, config.vocab_size);
+      }
+    }
+    if (config.position == PositionKind::kLearned) {
+      const Position last = chunk.context->next_position() + static_cast<Position>(chunk.tokens.size()) - 1;
+      if (chunk.context->next_position() < 0 || last >= static_cast<Position>(weights.position_embedding.num_rows)) {
+        Fail(ErrorKind::kUnsupported,
+             "position {}: this model has learned positions and was made for {} tokens; it cannot go on", last,
+             weights.position_embedding.num_rows);
+      }
+    }
+  }
+  if (total > layout.max_rows) {
+    Fail(ErrorKind::kInput, "{} rows in one call; the runner was made for {}", total, layout.max_rows);
+  }
+  return total;
+}
+
+void Runner::Impl::Embed(std::span<const ForwardChunk> chunks) {
+  const size_t dim = layout.model_dim;
+  size_t row = 0;
+  for (const ForwardChunk& chunk : chunks) {
+    Position position = chunk.context->next_position();
+    for (const TokenId token : chunk.tokens) {
+      float* const out = x + row * dim;
+      DecodeRow(weights.token_embedding, static_cast<size_t>(token), out);
+      if (config.embedding_scale != 1.0f) ScaleInPlace(out, config.embedding_scale, dim);
+      if (config.position == PositionKind::kLearned) {
+        DecodeRow(weights.position_embedding, static_cast<size_t>(position), branch);
+        AddInPlace(out, branch, dim);
+      }
+      ++row;
+      ++position;
+    }
+  }
+}
+
+void Runner::Impl::Attention(size_t layer, const float* input, std::span<const ForwardChunk> chunks) {
+  const LayerWeights& w = weights.layers[layer];
+  SetActivations(input, layout.model_dim, AnyQuantised({&w.q, &w.k, &w.v}));
+  const std::array<MatMulJob, 3> jobs = {Job(w.q, q, false), Job(w.k, k, false), Job(w.v, v, false)};
+  MatMul(activations, jobs, pool);
+  const size_t num_kv_heads = config.num_kv_heads[layer];
+  const size_t q_row = config.num_heads * config.key_dim;
+  const size_t k_row = num_kv_heads * config.key_dim;
+  const size_t v_row = num_kv_heads * config.value_dim;
+  const size_t out_row = config.num_heads * config.value_dim;
+  if (config.clamp_qkv > 0) {
+    ClampInPlace(q, config.clamp_qkv, num_rows * q_row);
+    ClampInPlace(k, config.clamp_qkv, num_rows * k_row);
+    ClampInPlace(v, config.clamp_qkv, num_rows * v_row);
+  }
+  if (!w.q_norm.empty()) HeadNorm(w.q_norm, config.num_heads, q);
+  if (!w.k_norm.empty()) HeadNorm(w.k_norm, num_kv_heads, k);
+  size_t row = 0;
+  for (const ForwardChunk& chunk : chunks) {
+    chunk.context->Attend(layer, q + row * q_row, k + row * k_row, v + row * v_row, attended + row * out_row, pool);
+    row += chunk.tokens.size();
+  }
+  SetActivations(attended, out_row, AnyQuantised({&w.o}));
+  AddProduct(w.o, w.post_attn_norm);
+}
+
+void Runner::Impl::AddProduct(const LinearLayer& linear, const NormWeights& post_norm) {
+  if (post_norm.empty()) {
+    const MatMulJob job = Job(linear, x, true);
+    MatMul(activations, {&job, 1}, pool);
+    return;
+  }
+  const MatMulJob job = Job(linear, branch, false);
+  MatMul(activations, {&job, 1}, pool);
+  Norm(post_norm, branch, branch);
+  AddBranch();
+}
+
+void Runner::Impl::FeedForward(const LayerWeights& w, const float* input) {
+  SetActivations(input, layout.model_dim, AnyQuantised({&w.gate, &w.up}));
+  const size_t ffn = w.up.weights.num_rows();
+  const std::array<MatMulJob, 2> jobs = {Job(w.up, up, false), w.gate.empty() ? MatMulJob{} : Job(w.gate, gate, false)};
+  MatMul(activations, {jobs.data(), w.gate.empty() ? size_t{1} : size_t{2}}, pool);
+  float* const hidden = w.gate.empty() ? up : gate;
+  ForRows(ffn, [&](size_t first, size_t last) {
+    const size_t count = (last - first) * ffn;
+    if (w.gate.empty()) {
+      Activate(config.activation, up + first * ffn, count);
+    } else {
+      ActivateGated(config.activation, gate + first * ffn, up + first * ffn, count);
+    }
+  });
+  SetActivations(hidden, ffn, AnyQuantised({&w.down}));
+  AddProduct(w.down, w.post_ffn_norm);
+}
+
+void Runner::Impl::RunLayer(size_t layer, std::span<const ForwardChunk> chunks) {
+  const LayerWeights& w = weights.layers[layer];
+  if (config.block == BlockKind::kPostNormOnly) {
+    // Attention adds to x only through `branch`, so x can be its input.
+    Attention(layer, x, chunks);
+    FeedForward(w, x);
+    return;
+  }
+  Norm(w.attn_norm, x, normed);
+  if (config.block == BlockKind::kParallel) {
+    // The feed-forward network reads x as it was before attention added to it.
+    const float* ffn_input = normed;
+    if (!w.ffn_norm.empty()) {
+      Norm(w.ffn_norm, x, branch);
+      ffn_input = branch;
+    }
+    Attention(layer, normed, chunks);
+    FeedForward(w, ffn_input);
+    return;
+  }
+  Attention(layer, normed, chunks);
+  Norm(w.ffn_norm, x, normed);
+  FeedForward(w, normed);
+}
+
+void Runner::Impl::FlushLogits(const LogitsCallback& on_logits) {
+  const size_t count = logit_chunk.size();
+  if (count == 0) return;
+  activations.Set(normed, count, layout.model_dim, layout.model_dim, AnyQuantised({&weights.output}), pool);
+  const MatMulJob job = Job(weights.output, logits, false);
+  MatMul(activations, {&job, 1}, pool);
+  for (size_t i = 0; i < count; ++i) {
+    float* const row = logits + i * layout.vocab_size;
+    if (config.final_soft_cap > 0) SoftCapInPlace(row, config.final_soft_cap, layout.vocab_size);
+    on_logits(logit_chunk[i], logit_row[i], {row, layout.vocab_size});
+  }
+  logit_chunk.clear();
+  logit_row.clear();
+}
+
+void Runner::Impl::Logits(std::span<const ForwardChunk> chunks, const LogitsCallback& on_logits) {
+  const size_t dim = layout.model_dim;
+  logit_chunk.clear();
+  logit_row.clear();
+  size_t first = 0;
+  for (size_t chunk = 0; chunk < chunks.size(); ++chunk) {
+    const size_t count = chunks[chunk].tokens.size();
+    if (!chunks[chunk].no_logits) {
+      for (size_t row = chunks[chunk].all_logits ? 0 : count - 1; row < count; ++row) {
+        NormRows(weights.output_norm, x + (first + row) * dim, 1, dim, dim, normed + logit_chunk.size() * dim);
+        logit_chunk.push_back(chunk);
+        logit_row.push_back(row);
+        if (logit_chunk.size() == layout.logit_rows) FlushLogits(on_logits);
+      }
+    }
+    first += count;
+  }
+  FlushLogits(on_logits);
+}
+
+Runner::Runner(const Model& model, int64_t max_rows, ThreadPool& pool, Budget& budget) {
+  MNEME_CHECK(max_rows > 0);
+  impl_ = std::make_unique<Impl>(model, max_rows, pool, budget);
+}
+
+Runner::~Runner() = default;
+
+size_t Runner::ScratchBytes(const Model& model, int64_t max_rows) {
+  return Layout(model.config(), max_rows).bytes();
+}
+
+int64_t Runner::max_rows() const { return static_cast<int64_t>(impl_->layout.max_rows); }
+
+void Runner::Forward(std::span<const ForwardChunk> chunks, const LogitsCallback& on_logits) {
+  if (chunks.empty()) return;
+  impl_->num_rows = impl_->Check(chunks);
+  size_t num_begun = 0;
+  try {
+    for (const ForwardChunk& chunk : chunks) {
+      chunk.context->Begin(static_cast<int64_t>(chunk.tokens.size()));
+      ++num_begun;
+    }
+    impl_->Embed(chunks);
+    for (size_t layer = 0; layer < impl_->config.num_layers; ++layer) impl_->RunLayer(layer, chunks);
+    impl_->Logits(chunks, on_logits);
+  } catch (...) {
+    for (size_t i = 0; i < num_begun; ++i) chunks[i].context->Abort();
+    throw;
+  }
+  for (const ForwardChunk& chunk : chunks) chunk.context->Commit();
+}
+
+}  // namespace mneme

@@ -1,0 +1,220 @@
+#include "model/model.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <mutex>
+
+#include "base/error.h"
+#include "formats/tensor_source.h"
+#include "model/families.h"
+#include "model/hyperparameters.h"
+#include "model/tensor_map.h"
+#include "model/weights.h"
+
+namespace mneme {
+namespace {
+
+// A 64-bit mix (the finaliser of SplitMix64) over whatever is put in, in order.
+class Hasher {
+ public:
+  void Put(uint64_t value) {
+    state_ += value + 0x9E3779B97F4A7C15u;
+    state_ = (state_ ^ (state_ >> 30)) * 0xBF58476D1CE4E5B9u;
+    state_ = (state_ ^ (state_ >> 27)) * 0x94D049BB133111EBu;
+    state_ ^= state_ >> 31;
+  }
+  void PutFloat(double value) { Put(std::bit_cast<uint64_t>(value)); }
+  void PutBytes(const uint8_t* data, size_t bytes) {
+    Put(bytes);
+    for (size_t i = 0; i < bytes; i += 8) {
+      uint64_t word = 0;
+      std::memcpy(&word, data + i, std::min<size_t>(8, bytes - i));
+      Put(word);
+    }
+  }
+  void PutFloats(const std::vector<float>& values) {
+    PutBytes(reinterpret_cast<const uint8_t*>(values.data()), values.size() * sizeof(float));
+  }
+  uint64_t value() const { return state_; }
+
+ private:
+  uint64_t state_ = 0;
+};
+
+void HashConfig(const ModelConfig& c, Hasher* hash) {
+  hash->PutBytes(reinterpret_cast<const uint8_t*>(c.family.data()), c.family.size());
+  for (const size_t value : {c.num_layers, c.model_dim, c.vocab_size, c.num_heads, c.key_dim, c.value_dim}) {
+    hash->Put(value);
+  }
+  for (size_t layer = 0; layer < c.num_layers; ++layer) {
+    hash->Put(c.num_kv_heads[layer]);
+    hash->Put(c.ffn_dim[layer]);
+    hash->Put(static_cast<uint64_t>(c.layer_window[layer]));
+    hash->Put(c.layer_rope.empty() ? 0 : c.layer_rope[layer]);
+  }
+  for (const uint64_t value :
+       {static_cast<uint64_t>(c.norm), static_cast<uint64_t>(c.block), static_cast<uint64_t>(c.activation),
+        static_cast<uint64_t>(c.position), static_cast<uint64_t>(c.post_norms),
+        static_cast<uint64_t>(c.gated_ffn), static_cast<uint64_t>(c.qk_norm_per_head),
+        static_cast<uint64_t>(c.qk_norm_whole)}) {
+    hash->Put(value);
+  }
+  for (const float value : {c.norm_epsilon, c.embedding_scale, c.attention_scale, c.attention_soft_cap,
+                            c.final_soft_cap, c.clamp_qkv}) {
+    hash->PutFloat(value);
+  }
+  for (const Rope& rope : c.ropes) {
+    hash->Put(static_cast<uint64_t>(rope.layout));
+    hash->PutFloat(rope.magnitude);
+    for (const double frequency : rope.frequencies) hash->PutFloat(frequency);
+  }
+  hash->PutFloats(c.alibi_slopes);
+}
+
+// Samples of the bytes: the ends and places between, a page each at most.
+void HashView(const WeightView& view, Hasher* hash) {
+  constexpr size_t kSampleBytes = 64;
+  constexpr size_t kNumSamples = 8;
+  const size_t bytes = view.num_rows * (view.num_rows == 0 ? 0 : view.row_bytes());
+  hash->Put(static_cast<uint64_t>(view.encoding));
+  hash->Put(bytes);
+  if (bytes <= kSampleBytes * kNumSamples) {
+    if (bytes > 0) hash->PutBytes(view.data, bytes);
+    return;
+  }
+  for (size_t i = 0; i < kNumSamples; ++i) {
+    hash->PutBytes(view.data + (bytes - kSampleBytes) / (kNumSamples - 1) * i, kSampleBytes);
+  }
+}
+
+ContextShape MakeContextShape(const ModelConfig& c) {
+  ContextShape shape;
+  shape.trained_length = c.trained_length;
+  shape.learned_positions = c.position == PositionKind::kLearned;
+  for (size_t layer = 0; layer < c.num_layers; ++layer) {
+    LayerAttention attention;
+    attention.num_heads = c.num_heads;
+    attention.num_kv_heads = c.num_kv_heads[layer];
+    attention.key_dim = c.key_dim;
+    attention.value_dim = c.value_dim;
+    attention.scale = c.attention_scale;
+    attention.soft_cap = c.attention_soft_cap;
+    if (!c.ropes.empty()) attention.rope = c.ropes[c.layer_rope[layer]];
+    attention.alibi_slopes = c.alibi_slopes;
+    attention.layer_window = c.layer_window[layer];
+    shape.layers.push_back(std::move(attention));
+  }
+  return shape;
+}
+
+std::unique_ptr<Tokenizer> FindTokenizer(const TensorSource& source, const LoadOptions& options) {
+  if (!options.tokenizer_path.empty()) {
+    return std::make_unique<Tokenizer>(LoadTokenizerFile(options.tokenizer_path));
+  }
+  if (const GgufFile* gguf = source.gguf()) {
+    const auto kind = gguf->GetString("tokenizer.ggml.model");
+    if (!kind || *kind == "none" || *kind == "no_vocab") return nullptr;
+    return std::make_unique<Tokenizer>(LoadTokenizer(*gguf));
+  }
+  if (source.safetensors() != nullptr) {
+    for (const char* name : {"tokenizer.json", "tokenizer.model"}) {
+      if (FileExists(source.path() + "/" + name)) {
+        return std::make_unique<Tokenizer>(LoadTokenizerFolder(source.path()));
+      }
+    }
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+struct Model::Impl {
+  std::string path;
+  std::unique_ptr<TensorSource> source;
+  ModelConfig config;
+  ContextShape shape;
+  ModelWeights weights;
+  std::unique_ptr<Tokenizer> tokenizer;
+  size_t weight_bytes = 0;
+  mutable std::once_flag fingerprint_once;
+  mutable uint64_t fingerprint = 0;
+};
+
+Model::Model() : impl_(std::make_unique<Impl>()) {}
+Model::~Model() = default;
+
+std::shared_ptr<const Model> Model::Load(const std::string& path, const LoadOptions& options,
+                                         ThreadPool& pool) {
+  const std::shared_ptr<Model> model(new Model());
+  Impl& impl = *model->impl_;
+  impl.path = path;
+  impl.source = OpenTensorSource(path);
+  Hyperparameters hyper = ReadHyperparameters(*impl.source);
+  const Family& family = FindFamily(hyper);
+  if (!hyper.vocab_size) hyper.vocab_size = TensorMap::EmbeddingRows(*impl.source, family);
+  const FamilyInput input{hyper, [&](std::string_view canonical) {
+                            return TensorMap::HasWeight(*impl.source, family, canonical, 0);
+                          }};
+  impl.config = Configure(family, input, options.long_rope);
+  impl.weights = LoadWeights(*impl.source, family, impl.config, hyper.tied_head.value_or(false), options.pack, pool);
+  impl.shape = MakeContextShape(impl.config);
+  for (const TensorInfo& tensor : impl.source->tensors()) impl.weight_bytes += tensor.bytes;
+  if (options.load_tokenizer) impl.tokenizer = FindTokenizer(*impl.source, options);
+  if (impl.tokenizer != nullptr &&
+      static_cast<size_t>(impl.tokenizer->vocab_size()) > impl.config.vocab_size) {
+    Fail(ErrorKind::kMismatch, "{}: the tokenizer has {} pieces, but the model only {} token embeddings",
+         options.tokenizer_path.empty() ? path : options.tokenizer_path, impl.tokenizer->vocab_size(),
+         impl.config.vocab_size);
+  }
+  return model;
+}
+
+const std::string& Model::path() const { return impl_->path; }
+const ModelConfig& Model::config() const { return impl_->config; }
+const ContextShape& Model::context_shape() const { return impl_->shape; }
+const ModelWeights& Model::weights() const { return impl_->weights; }
+bool Model::has_tokenizer() const { return impl_->tokenizer != nullptr; }
+
+const Tokenizer& Model::tokenizer() const {
+  if (impl_->tokenizer == nullptr) {
+    Fail(ErrorKind::kUnsupported, "{}: comes without a tokenizer; name one with --tokenizer", impl_->path);
+  }
+  return *impl_->tokenizer;
+}
+
+uint64_t Model::fingerprint() const {
+  std::call_once(impl_->fingerprint_once, [this] {
+    Hasher hash;
+    HashConfig(impl_->config, &hash);
+    const ModelWeights& weights = impl_->weights;
+    HashView(weights.token_embedding, &hash);
+    HashView(weights.position_embedding, &hash);
+    ForEachLinear(weights, [&](const LinearLayer& linear) {
+      HashView(linear.weights.view(), &hash);
+      hash.PutFloats(linear.bias);
+    });
+    for (const LayerWeights& layer : weights.layers) {
+      for (const NormWeights* norm : {&layer.attn_norm, &layer.q_norm, &layer.k_norm, &layer.post_attn_norm,
+                                      &layer.ffn_norm, &layer.post_ffn_norm}) {
+        hash.PutFloats(norm->weight);
+        hash.PutFloats(norm->bias);
+      }
+    }
+    hash.PutFloats(weights.output_norm.weight);
+    hash.PutFloats(weights.output_norm.bias);
+    impl_->fingerprint = hash.value();
+  });
+  return impl_->fingerprint;
+}
+
+size_t Model::weight_bytes() const { return impl_->weight_bytes; }
+size_t Model::packed_bytes() const { return impl_->weights.packed_bytes + impl_->weights.owned_bytes; }
+
+size_t Model::read_bytes_per_token() const {
+  size_t bytes = impl_->weights.token_embedding.row_bytes();
+  ForEachLinear(impl_->weights, [&](const LinearLayer& linear) { bytes += linear.weights.read_bytes(); });
+  return bytes;
+}
+
+}  // namespace mneme

@@ -1,0 +1,124 @@
+#include "model/rope_scaling.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+#include "base/error.h"
+
+namespace mneme {
+namespace {
+
+// The frequency index whose wavelength turns `rotations` times in the original context, as a real number.
+double YarnIndex(double rotary_dim, double original_length, double rotations, double base) {
+  return rotary_dim * std::log(original_length / (rotations * 2 * std::numbers::pi)) / (2 * std::log(base));
+}
+
+void ApplyYarn(const Hyperparameters& hyper, double base, double factor, Rope* rope) {
+  const double dim = static_cast<double>(rope->rotary_dim);
+  const uint64_t original = hyper.original_length ? *hyper.original_length : hyper.trained_length.value_or(0);
+  if (original == 0) Fail(ErrorKind::kFile, "{}: YaRN without an original context length", hyper.path);
+  const double length = static_cast<double>(original);
+  double low = std::floor(YarnIndex(dim, length, hyper.beta_fast.value_or(32), base));
+  double high = std::ceil(YarnIndex(dim, length, hyper.beta_slow.value_or(1), base));
+  low = std::max(low, 0.0);
+  high = std::min(high, dim - 1);
+  for (size_t i = 0; i < rope->frequencies.size(); ++i) {
+    const double ramp = (static_cast<double>(i) - low) / std::max(0.001, high - low);
+    const double interpolated = std::clamp(ramp, 0.0, 1.0);
+    rope->frequencies[i] *= (1 - interpolated) + interpolated / factor;
+  }
+  const auto magnitude = [&](double scale) { return factor <= 1 ? 1.0 : 0.1 * scale * std::log(factor) + 1.0; };
+  double result = magnitude(1);
+  if (hyper.container == Container::kGguf) {
+    result *= hyper.attention_factor.value_or(1);
+  } else if (hyper.attention_factor) {
+    result = *hyper.attention_factor;
+  } else if (hyper.mscale && hyper.mscale_all_dim && *hyper.mscale_all_dim != 0) {
+    result = magnitude(*hyper.mscale) / magnitude(*hyper.mscale_all_dim);
+  }
+  rope->magnitude = static_cast<float>(result);
+}
+
+void Divide(const Hyperparameters& hyper, const std::vector<float>& divisors, Rope* rope) {
+  if (divisors.size() != rope->frequencies.size()) {
+    Fail(ErrorKind::kFile, "{}: {} rope factors for {} rotated pairs", hyper.path, divisors.size(),
+         rope->frequencies.size());
+  }
+  for (size_t i = 0; i < divisors.size(); ++i) {
+    if (!(divisors[i] > 0) || !std::isfinite(divisors[i])) {
+      Fail(ErrorKind::kFile, "{}: rope factor {} is {}, which must be positive", hyper.path, i, divisors[i]);
+    }
+    rope->frequencies[i] /= static_cast<double>(divisors[i]);
+  }
+}
+
+// Llama 3.1: low frequencies are divided by the factor, high ones stay, those between are mixed.
+void ApplyLlama3(const Hyperparameters& hyper, double factor, Rope* rope) {
+  if (!hyper.original_length || !hyper.low_freq_factor || !hyper.high_freq_factor ||
+      *hyper.high_freq_factor <= *hyper.low_freq_factor) {
+    Fail(ErrorKind::kFile,
+         "{}: rope scaling 'llama3' needs original_max_position_embeddings and low_freq_factor < "
+         "high_freq_factor",
+         hyper.path);
+  }
+  const double low = *hyper.low_freq_factor;
+  const double high = *hyper.high_freq_factor;
+  for (double& frequency : rope->frequencies) {
+    const double turns = static_cast<double>(*hyper.original_length) * frequency / (2 * std::numbers::pi);
+    const double smooth = std::clamp((turns - low) / (high - low), 0.0, 1.0);
+    frequency *= smooth + (1 - smooth) / factor;
+  }
+}
+
+void ApplyLongRope(const Hyperparameters& hyper, bool long_rope, Rope* rope) {
+  Divide(hyper, long_rope ? hyper.long_divisors : hyper.short_divisors, rope);
+  if (hyper.attention_factor) {
+    rope->magnitude = static_cast<float>(*hyper.attention_factor);
+  } else if (hyper.original_length && *hyper.original_length > 1 && hyper.trained_length) {
+    const double original = static_cast<double>(*hyper.original_length);
+    const double scale = static_cast<double>(*hyper.trained_length) / original;
+    if (scale > 1) rope->magnitude = static_cast<float>(std::sqrt(1 + std::log(scale) / std::log(original)));
+  }
+}
+
+}  // namespace
+
+Rope MakeRope(const Hyperparameters& hyper, RopeLayout layout, size_t rotary_dim, double base, bool scaled,
+              bool long_rope) {
+  if (!(base > 1) || !std::isfinite(base)) {
+    Fail(ErrorKind::kFile, "{}: the rope base is {}, which must be above 1", hyper.path, base);
+  }
+  Rope rope;
+  rope.layout = layout;
+  rope.rotary_dim = rotary_dim;
+  for (size_t i = 0; i < rotary_dim / 2; ++i) {
+    rope.frequencies.push_back(std::pow(base, -2.0 * static_cast<double>(i) / static_cast<double>(rotary_dim)));
+  }
+  if (!scaled) return rope;
+  if (!hyper.frequency_divisors.empty()) Divide(hyper, hyper.frequency_divisors, &rope);
+  const std::string& type = hyper.scaling_type;
+  if (type == "longrope" || (type.empty() && !hyper.short_divisors.empty())) {
+    ApplyLongRope(hyper, long_rope, &rope);
+    return rope;
+  }
+  const double factor = hyper.scaling_factor.value_or(1) == 0 ? 1 : hyper.scaling_factor.value_or(1);
+  if (!(factor > 0) || !std::isfinite(factor)) {
+    Fail(ErrorKind::kFile, "{}: the rope scaling factor is {}, which must be positive", hyper.path, factor);
+  }
+  const bool is_gguf = hyper.container == Container::kGguf;
+  if (is_gguf && hyper.attention_factor) rope.magnitude = static_cast<float>(*hyper.attention_factor);
+  if (type == "yarn") {
+    ApplyYarn(hyper, base, factor, &rope);
+  } else if (type == "llama3") {
+    ApplyLlama3(hyper, factor, &rope);
+  } else if (type == "linear" || (type.empty() && is_gguf)) {
+    for (double& frequency : rope.frequencies) frequency /= factor;
+  } else if (!type.empty() && type != "none") {
+    Fail(ErrorKind::kUnsupported, "{}: rope scaling '{}' is not supported (linear, yarn, llama3, longrope are)",
+         hyper.path, type);
+  }
+  return rope;
+}
+
+}  // namespace mneme

@@ -1,0 +1,343 @@
+#include "model/tensor_map.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/error.h"
+#include "formats/quant.h"
+
+namespace mneme {
+namespace {
+
+// "layers.{}.mlp" with the layer's number, and a number for "*" where it has one.
+std::string Fill(std::string_view pattern, int layer, int star = -1) {
+  std::string name(pattern);
+  if (const size_t at = name.find("{}"); at != std::string::npos) name.replace(at, 2, std::to_string(layer));
+  if (const size_t at = name.find('*'); at != std::string::npos) name.replace(at, 1, std::to_string(star));
+  return name;
+}
+
+std::string GgufName(std::string_view canonical, std::string_view suffix, int layer) {
+  if (layer < 0) return fmt::format("{}.{}", canonical, suffix);
+  return fmt::format("blk.{}.{}.{}", layer, canonical, suffix);
+}
+
+// The first existing tensor among the names that the folder may use; `star` as in Fill. *described gets the name
+// to show if none exists.
+const TensorInfo* FindInFolder(const TensorSource& source, const Family& family, std::string_view canonical,
+                               std::string_view suffix, int layer, int star, std::string* described) {
+  for (const TensorName& row : family.folder_names) {
+    if (row.canonical != canonical) continue;
+    for (const std::string_view prefix : family.folder_prefixes) {
+      const bool is_absolute = row.folder.starts_with('/');
+      const std::string stem = is_absolute ? std::string(row.folder.substr(1))
+                                           : std::string(prefix) + Fill(row.folder, layer, star);
+      const std::string name = fmt::format("{}.{}", stem, suffix);
+      if (described != nullptr && described->empty()) *described = name;
+      if (const TensorInfo* tensor = source.Find(name)) return tensor;
+      if (is_absolute) break;
+    }
+  }
+  return nullptr;
+}
+
+const TensorInfo* FindRaw(const TensorSource& source, const Family& family, std::string_view canonical,
+                          std::string_view suffix, int layer, int star, std::string* described) {
+  if (source.container() == Container::kSafetensors) {
+    return FindInFolder(source, family, canonical, suffix, layer, star, described);
+  }
+  const std::string name = GgufName(canonical, suffix, layer);
+  if (described != nullptr) *described = name;
+  return source.Find(name);
+}
+
+std::string ShapeText(const std::vector<uint64_t>& shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
+
+[[noreturn]] void FailShape(const TensorSource& source, const TensorInfo& tensor, std::string_view expected) {
+  Fail(ErrorKind::kFile, "{}: tensor '{}' has the shape {}, but the model's settings demand {}", source.path(),
+       tensor.name, ShapeText(tensor.shape), expected);
+}
+
+// Bytes of one element of a plain encoding; 0 for block encodings.
+size_t ElementBytes(Encoding encoding) {
+  return EncodingBlockValues(encoding) == 1 ? EncodingBlockBytes(encoding) : 0;
+}
+
+void CheckEncoding(const TensorSource& source, const TensorInfo& tensor) {
+  if (!CanDecode(tensor.encoding) || tensor.encoding == Encoding::kF64) {
+    Fail(ErrorKind::kUnsupported, "{}: tensor '{}' is stored as {}, which cannot be a weight", source.path(),
+         tensor.name, EncodingName(tensor.encoding));
+  }
+}
+
+// Buffers and parts for other purposes that ride along in files and are no weights of the language model.
+bool IsIgnored(std::string_view name) {
+  constexpr std::string_view kSuffixes[] = {"rotary_emb.inv_freq", ".attn.bias",        ".attn.masked_bias",
+                                            ".attention.bias",     ".masked_bias",      "attn_rot_embd.weight",
+                                            "rope_freqs.weight",   "rope_factors_short.weight",
+                                            "rope_factors_long.weight"};
+  constexpr std::string_view kPrefixes[] = {"vision_tower.", "multi_modal_projector.", "model.vision_tower.",
+                                            "model.multi_modal_projector."};
+  for (const auto suffix : kSuffixes) {
+    if (name.ends_with(suffix)) return true;
+  }
+  for (const auto prefix : kPrefixes) {
+    if (name.starts_with(prefix)) return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+TensorMap::TensorMap(const TensorSource& source, const Family& family, const ModelConfig& config)
+    : source_(source), family_(family), config_(config) {}
+
+bool TensorMap::HasWeight(const TensorSource& source, const Family& family, std::string_view canonical,
+                          int layer) {
+  return FindRaw(source, family, canonical, "weight", layer, 0, nullptr) != nullptr;
+}
+
+uint64_t TensorMap::EmbeddingRows(const TensorSource& source, const Family& family) {
+  std::string name;
+  const TensorInfo* tensor = FindRaw(source, family, "token_embd", "weight", -1, -1, &name);
+  if (tensor == nullptr) Fail(ErrorKind::kFile, "{}: has no tensor '{}'", source.path(), name);
+  if (tensor->shape.size() != 2) FailShape(source, *tensor, "two dimensions");
+  return tensor->shape[0];
+}
+
+const TensorInfo* TensorMap::Raw(std::string_view canonical, std::string_view suffix, int layer) {
+  const TensorInfo* tensor = FindRaw(source_, family_, canonical, suffix, layer, 0, nullptr);
+  if (tensor != nullptr) used_.insert(tensor);
+  return tensor;
+}
+
+uint8_t* TensorMap::Allocate(size_t bytes) {
+  owned_.push_back(MakeAligned<uint8_t>(bytes));
+  owned_bytes_ += bytes;
+  return owned_.back().get();
+}
+
+MatrixRows TensorMap::Matrix(const TensorInfo& tensor, size_t num_rows, size_t num_cols) {
+  CheckEncoding(source_, tensor);
+  const bool is_transposed = family_.folder_transposed && source_.container() == Container::kSafetensors &&
+                             tensor.name.find("wte") == std::string::npos &&
+                             tensor.name.find("wpe") == std::string::npos &&
+                             tensor.name.find("lm_head") == std::string::npos;
+  const std::vector<uint64_t> expected =
+      is_transposed ? std::vector<uint64_t>{num_cols, num_rows} : std::vector<uint64_t>{num_rows, num_cols};
+  if (tensor.shape != expected) FailShape(source_, tensor, ShapeText(expected));
+  MatrixRows rows{tensor.name, tensor.encoding, num_rows, num_cols, {{tensor.data, num_rows}}};
+  if (is_transposed) {
+    const size_t element = ElementBytes(tensor.encoding);
+    if (element == 0) Fail(ErrorKind::kUnsupported, "{}: '{}' is transposed", source_.path(), tensor.name);
+    if (const auto found = transposed_.find(&tensor); found != transposed_.end()) {
+      rows.runs[0].data = found->second;
+      return rows;
+    }
+    uint8_t* out = Allocate(tensor.bytes);
+    transposed_[&tensor] = out;
+    for (size_t col = 0; col < num_cols; ++col) {
+      for (size_t row = 0; row < num_rows; ++row) {
+        std::memcpy(out + (row * num_cols + col) * element, tensor.data + (col * num_rows + row) * element,
+                    element);
+      }
+    }
+    rows.runs[0].data = out;
+  }
+  return rows;
+}
+
+MatrixRows TensorMap::Select(const MatrixRows& fused, const std::vector<Part>& parts) const {
+  MatrixRows rows{fused.name, fused.encoding, 0, fused.num_cols, {}};
+  const size_t row_bytes = EncodedBytes(fused.encoding, fused.num_cols);
+  for (const Part& part : parts) {
+    rows.runs.push_back({fused.runs[0].data + part.first * row_bytes, part.num_rows});
+    rows.num_rows += part.num_rows;
+  }
+  return rows;
+}
+
+std::vector<TensorMap::Part> TensorMap::QkvParts(int part, int layer) const {
+  const size_t num_kv_heads = config_.num_kv_heads[static_cast<size_t>(layer)];
+  const size_t sizes[3] = {config_.num_heads * config_.key_dim, num_kv_heads * config_.key_dim,
+                           num_kv_heads * config_.value_dim};
+  const bool is_folder = source_.container() == Container::kSafetensors;
+  if (!is_folder || family_.folder_qkv == FusedQkv::kConcatenated) {
+    const size_t first = part == 0 ? 0 : part == 1 ? sizes[0] : sizes[0] + sizes[1];
+    return {{first, sizes[part]}};
+  }
+  std::vector<Part> parts;
+  const size_t group[3] = {sizes[0] / num_kv_heads, config_.key_dim, config_.value_dim};
+  const size_t offset = part == 0 ? 0 : part == 1 ? group[0] : group[0] + group[1];
+  for (size_t head = 0; head < num_kv_heads; ++head) {
+    parts.push_back({head * (group[0] + group[1] + group[2]) + offset, group[part]});
+  }
+  return parts;
+}
+
+std::optional<MatrixRows> TensorMap::Find(std::string_view canonical, int layer, size_t num_rows,
+                                          size_t num_cols, bool is_required) {
+  const TensorInfo* tensor = Raw(canonical, "weight", layer);
+  if (tensor == nullptr) {
+    if (!is_required) return std::nullopt;
+    std::string name;
+    FindRaw(source_, family_, canonical, "weight", layer, 0, &name);
+    if (name.empty()) name = canonical;
+    Fail(ErrorKind::kFile, "{}: has no tensor '{}'", source_.path(), name);
+  }
+  return Matrix(*tensor, num_rows, num_cols);
+}
+
+std::optional<MatrixRows> TensorMap::FindQkv(int part, int layer) {
+  constexpr std::string_view kNames[3] = {"attn_q", "attn_k", "attn_v"};
+  size_t num_rows = 0;
+  for (const Part& piece : QkvParts(part, layer)) num_rows += piece.num_rows;
+  if (auto own = Find(kNames[part], layer, num_rows, config_.model_dim, false)) return own;
+  size_t total = 0;
+  for (int i = 0; i < 3; ++i) {
+    for (const Part& piece : QkvParts(i, layer)) total += piece.num_rows;
+  }
+  const auto fused = Find("attn_qkv", layer, total, config_.model_dim, false);
+  if (!fused) return Find(kNames[part], layer, num_rows, config_.model_dim, true);
+  return Select(*fused, QkvParts(part, layer));
+}
+
+std::optional<MatrixRows> TensorMap::FindGateUp(int part, int layer) {
+  const size_t ffn_dim = config_.ffn_dim[static_cast<size_t>(layer)];
+  const auto gate = Find("ffn_gate", layer, ffn_dim, config_.model_dim, false);
+  if (gate) return part == 0 ? gate : Find("ffn_up", layer, ffn_dim, config_.model_dim, true);
+  const auto fused = Find("ffn_up", layer, 2 * ffn_dim, config_.model_dim, true);
+  return Select(*fused, {{static_cast<size_t>(part) * ffn_dim, ffn_dim}});
+}
+
+std::vector<float> TensorMap::FindVector(std::string_view canonical, std::string_view suffix, int layer,
+                                         size_t count, bool is_required) {
+  const size_t counts[] = {count};
+  const TensorInfo* tensor = Raw(canonical, suffix, layer);
+  if (tensor == nullptr) {
+    if (!is_required) return {};
+    std::string name;
+    FindRaw(source_, family_, canonical, suffix, layer, 0, &name);
+    Fail(ErrorKind::kFile, "{}: has no tensor '{}'", source_.path(), name.empty() ? canonical : name);
+  }
+  if (tensor->num_values() != counts[0] || tensor->shape.empty()) {
+    FailShape(source_, *tensor, fmt::format("[{}]", count));
+  }
+  if (!CanDecode(tensor->encoding)) CheckEncoding(source_, *tensor);
+  std::vector<float> values(count);
+  DecodeBlocks(tensor->encoding, tensor->data, count, values.data());
+  return values;
+}
+
+std::vector<float> TensorMap::FindQkvBias(int part, int layer) {
+  constexpr std::string_view kNames[3] = {"attn_q", "attn_k", "attn_v"};
+  const std::vector<Part> parts = QkvParts(part, layer);
+  size_t count = 0;
+  for (const Part& piece : parts) count += piece.num_rows;
+  std::vector<float> own = FindVector(kNames[part], "bias", layer, count, false);
+  if (!own.empty()) return own;
+  size_t total = 0;
+  for (int i = 0; i < 3; ++i) {
+    for (const Part& piece : QkvParts(i, layer)) total += piece.num_rows;
+  }
+  const std::vector<float> fused = FindVector("attn_qkv", "bias", layer, total, false);
+  if (fused.empty()) return {};
+  for (const Part& piece : parts) {
+    const auto first = fused.begin() + static_cast<ptrdiff_t>(piece.first);
+    own.insert(own.end(), first, first + static_cast<ptrdiff_t>(piece.num_rows));
+  }
+  return own;
+}
+
+std::vector<float> TensorMap::FindGateUpBias(int part, int layer) {
+  const size_t ffn_dim = config_.ffn_dim[static_cast<size_t>(layer)];
+  if (Raw("ffn_gate", "weight", layer) != nullptr) {
+    return FindVector(part == 0 ? "ffn_gate" : "ffn_up", "bias", layer, ffn_dim, false);
+  }
+  const std::vector<float> fused = FindVector("ffn_up", "bias", layer, 2 * ffn_dim, false);
+  if (fused.empty()) return {};
+  const auto first = fused.begin() + static_cast<ptrdiff_t>(static_cast<size_t>(part) * ffn_dim);
+  return {first, first + static_cast<ptrdiff_t>(ffn_dim)};
+}
+
+std::vector<float> TensorMap::FindNorm(std::string_view canonical, std::string_view suffix, int layer,
+                                       bool is_required, std::span<const size_t> allowed_counts) {
+  const TensorInfo* tensor = Raw(canonical, suffix, layer);
+  std::vector<float> values;
+  if (tensor != nullptr) {
+    // Folders that keep one vector per head: gather them.
+    std::vector<const TensorInfo*> pieces = {tensor};
+    const bool is_gathered =
+        source_.container() == Container::kSafetensors &&
+        std::any_of(family_.folder_names.begin(), family_.folder_names.end(), [&](const TensorName& row) {
+          return row.canonical == canonical && row.folder.find('*') != std::string_view::npos;
+        });
+    for (int head = 1; is_gathered && head < static_cast<int>(config_.num_heads); ++head) {
+      const TensorInfo* next = FindRaw(source_, family_, canonical, suffix, layer, head, nullptr);
+      if (next == nullptr) break;
+      used_.insert(next);
+      pieces.push_back(next);
+    }
+    for (const TensorInfo* piece : pieces) {
+      if (!CanDecode(piece->encoding)) CheckEncoding(source_, *piece);
+      const size_t count = static_cast<size_t>(piece->num_values());
+      values.resize(values.size() + count);
+      DecodeBlocks(piece->encoding, piece->data, count, values.data() + values.size() - count);
+    }
+    if (std::find(allowed_counts.begin(), allowed_counts.end(), values.size()) == allowed_counts.end()) {
+      FailShape(source_, *tensor, fmt::format("{} values", fmt::join(allowed_counts, " or ")));
+    }
+  } else if (is_required) {
+    std::string name;
+    FindRaw(source_, family_, canonical, suffix, layer, 0, &name);
+    Fail(ErrorKind::kFile, "{}: has no tensor '{}'", source_.path(), name.empty() ? canonical : name);
+  }
+  if (family_.folder_norms_minus_one && source_.container() == Container::kSafetensors && suffix == "weight") {
+    for (float& value : values) value += 1.0f;
+  }
+  return values;
+}
+
+void TensorMap::CheckAllUsed() const {
+  for (const TensorInfo& tensor : source_.tensors()) {
+    if (used_.contains(&tensor) || IsIgnored(tensor.name)) continue;
+    Fail(ErrorKind::kUnsupported,
+         "{}: tensor '{}' has no place in the family '{}' as it is known here; the model would be run wrongly",
+         source_.path(), tensor.name, family_.name);
+  }
+}
+
+WeightView TensorMap::Contiguous(const MatrixRows& rows) {
+  const size_t row_bytes = EncodedBytes(rows.encoding, rows.num_cols);
+  const uint8_t* data = rows.runs[0].data;
+  bool is_contiguous = true;
+  for (size_t i = 1; i < rows.runs.size(); ++i) {
+    is_contiguous &= rows.runs[i].data == rows.runs[i - 1].data + rows.runs[i - 1].num_rows * row_bytes;
+  }
+  const size_t element = ElementBytes(rows.encoding);
+  if (element > 1 && reinterpret_cast<uintptr_t>(data) % element != 0) is_contiguous = false;
+  if (!is_contiguous) {
+    uint8_t* out = Allocate(rows.num_rows * row_bytes);
+    data = out;
+    for (const RowRun& run : rows.runs) {
+      std::memcpy(out, run.data, run.num_rows * row_bytes);
+      out += run.num_rows * row_bytes;
+    }
+  }
+  return {rows.encoding, rows.num_rows, rows.num_cols, data};
+}
+
+std::vector<float> DecodeRows(const MatrixRows& rows) {
+  std::vector<float> values(rows.num_rows * rows.num_cols);
+  float* out = values.data();
+  for (const RowRun& run : rows.runs) {
+    DecodeBlocks(rows.encoding, run.data, run.num_rows * rows.num_cols, out);
+    out += run.num_rows * rows.num_cols;
+  }
+  return values;
+}
+
+}  // namespace mneme

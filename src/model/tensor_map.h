@@ -1,0 +1,99 @@
+// Finds the weights of a model in its file: by canonical name, with the shape that the configuration demands,
+// whatever the container calls them and however it fuses or orders them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <unordered_set>
+#include <vector>
+
+#include "base/aligned.h"
+#include "formats/tensor_source.h"
+#include "kernels/linear.h"
+#include "model/families.h"
+
+namespace mneme {
+
+// Rows of a matrix where they lie: runs of consecutive rows, in order.
+struct RowRun {
+  const uint8_t* data;
+  size_t num_rows;
+};
+
+struct MatrixRows {
+  std::string name;  // the tensor's, for messages
+  Encoding encoding = Encoding::kF32;
+  size_t num_rows = 0;
+  size_t num_cols = 0;
+  std::vector<RowRun> runs;
+};
+
+// One thread at a time. The source, the family, the hyperparameters and the configuration must outlive it; so
+// must the map outlive the MatrixRows that it gave, unless TakeOwned() has moved the memory elsewhere.
+class TensorMap {
+ public:
+  TensorMap(const TensorSource& source, const Family& family, const ModelConfig& config);
+
+  // Whether the weight or its fused form is there; usable before the configuration is known.
+  static bool HasWeight(const TensorSource& source, const Family& family, std::string_view canonical, int layer);
+  // Rows of the token embedding matrix. Throws Error(kFile) if there is none.
+  static uint64_t EmbeddingRows(const TensorSource& source, const Family& family);
+
+  // A matrix [num_rows, num_cols]; layer -1 for those outside layers. Empty if it is absent and not required.
+  // Throws Error(kFile) for another shape, Error(kUnsupported) for an encoding that cannot be multiplied.
+  std::optional<MatrixRows> Find(std::string_view canonical, int layer, size_t num_rows, size_t num_cols,
+                                 bool is_required);
+  // The query, key or value matrix (part 0, 1, 2), out of its own tensor or the fused one.
+  std::optional<MatrixRows> FindQkv(int part, int layer);
+  // The gate matrix (part 0) or the up matrix (part 1) of a gated feed-forward network.
+  std::optional<MatrixRows> FindGateUp(int part, int layer);
+
+  // A vector [count] as float32, or empty if absent and not required. suffix: "weight" or "bias".
+  std::vector<float> FindVector(std::string_view canonical, std::string_view suffix, int layer, size_t count,
+                                bool is_required);
+  std::vector<float> FindQkvBias(int part, int layer);
+  std::vector<float> FindGateUpBias(int part, int layer);
+  // Weight or bias of a norm: a vector, or one per head, concatenated. Adds what the container leaves out.
+  std::vector<float> FindNorm(std::string_view canonical, std::string_view suffix, int layer, bool is_required,
+                              std::span<const size_t> allowed_counts);
+
+  // Throws Error(kUnsupported) naming a tensor that nothing asked for: a model with parts that the family does not
+  // have must not run without them.
+  void CheckAllUsed() const;
+
+  // Rows in one piece: in place where they are consecutive and aligned, else copied to memory of this map.
+  WeightView Contiguous(const MatrixRows& rows);
+  // The memory behind transposed, gathered and realigned matrices.
+  std::vector<AlignedArray<uint8_t>> TakeOwned() { return std::move(owned_); }
+  size_t owned_bytes() const { return owned_bytes_; }
+
+ private:
+  struct Part {
+    size_t first;  // in the fused matrix when concatenated
+    size_t num_rows;
+  };
+  const TensorInfo* Raw(std::string_view canonical, std::string_view suffix, int layer);
+  MatrixRows Matrix(const TensorInfo& tensor, size_t num_rows, size_t num_cols);
+  MatrixRows Select(const MatrixRows& fused, const std::vector<Part>& parts) const;
+  std::vector<Part> QkvParts(int part, int layer) const;
+  uint8_t* Allocate(size_t bytes);
+
+  const TensorSource& source_;
+  const Family& family_;
+  const ModelConfig& config_;
+  std::unordered_set<const TensorInfo*> used_;
+  std::vector<AlignedArray<uint8_t>> owned_;
+  size_t owned_bytes_ = 0;
+  std::unordered_map<const TensorInfo*, const uint8_t*> transposed_;  // into owned_
+};
+
+// The rows as float32, row-major.
+std::vector<float> DecodeRows(const MatrixRows& rows);
+
+}  // namespace mneme
