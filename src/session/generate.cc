@@ -18,15 +18,19 @@ double SecondsSince(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-// Tokens that stay visible after they were fed, or -1 where the context has no such bound.
+// How many tokens after it was fed a token stays visible at least, or -1 where there is no such bound.
 int64_t WindowOf(const Context& context) {
   const ContextSpec spec = ParseContextSpec(context.Describe());
-  const auto found = spec.options.find("window");
-  if (found == spec.options.end()) return -1;
-  int64_t window = -1;
-  const std::string& text = found->second;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), window);
-  return error == std::errc() && end == text.data() + text.size() ? window : -1;
+  const auto number = [&spec](const char* key) {
+    int64_t value = -1;
+    const auto found = spec.options.find(key);
+    if (found == spec.options.end()) return value;
+    const std::string& text = found->second;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    return error == std::errc() && end == text.data() + text.size() ? value : -1;
+  };
+  if (spec.name == "xl") return number("segment") * std::max<int64_t>(number("previous"), 1);
+  return number("window");
 }
 
 }  // namespace

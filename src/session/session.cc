@@ -210,11 +210,7 @@ void Session::Impl::DropText() {
 size_t Session::Impl::FeedText(std::string_view text) {
   const Tokenizer& tokenizer = model->tokenizer();
   decoder.reset();
-  if (!encoder.has_value()) {
-    EncodeOptions encode = options.encode;
-    encode.add_bos = false;  // once per stream, not once per text
-    encoder.emplace(tokenizer, encode);
-  }
+  if (!encoder.has_value()) encoder.emplace(tokenizer, InnerEncode(options));
   const bool at_start = context->num_tokens() == 0 && !text_open;
   if (at_start && options.encode.add_bos && tokenizer.bos_id() >= 0) ids.push_back(tokenizer.bos_id());
   text_open = true;

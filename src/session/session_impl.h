@@ -5,6 +5,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/aligned.h"
@@ -21,6 +22,12 @@ struct Session::Impl {
   // session.cc
   size_t vocab_size() const { return model->config().vocab_size; }
   static size_t HistoryCapacity(const SessionOptions& options);
+  // Of the encoder: BOS comes once per stream, not once per text, so the session feeds it itself.
+  static EncodeOptions InnerEncode(const SessionOptions& options) {
+    EncodeOptions encode = options.encode;
+    encode.add_bos = false;
+    return encode;
+  }
   int64_t MaxRows() const;
   void CheckTokens(std::span<const TokenId> tokens) const;
   // Runs one chunk; bookkeeping after success. skip_logits: they will not be asked for.
@@ -45,8 +52,22 @@ struct Session::Impl {
   void StartDecoder();
 
   // snapshot.cc
+  // What a body holds beside the context.
+  struct Restored {
+    SamplerSettings sampler;
+    std::vector<TokenId> history;
+    std::vector<float> logits;  // empty: none
+    int64_t text_bytes = 0;
+    bool text_open = false;
+    std::optional<StreamEncoder> encoder;
+    std::optional<StreamDecoder> decoder;
+  };
   void WriteBody(StateWriter& writer) const;
-  void ReadBody(StateReader& reader);
+  Restored ReadBody(StateReader& reader, int64_t num_tokens) const;
+  std::unique_ptr<Context> RestoredContext(BufferReader reader, int64_t num_tokens) const;
+  // A body that belongs to this session (headers compared).
+  void Restore(std::string_view body, int64_t num_tokens, const std::string& name);
+  void Clear();
 
   // The order matters: what is declared later is destroyed first, and refers to what is above it.
   std::shared_ptr<const Model> model;

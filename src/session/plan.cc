@@ -1,0 +1,192 @@
+#include "session/plan.h"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "base/error.h"
+#include "base/units.h"
+
+namespace mneme {
+namespace {
+
+// Below this many rows a chunk no longer saves much memory.
+constexpr int64_t kSmallestChunk = 16;
+
+size_t SaturatingAdd(size_t a, size_t b) { return a > SIZE_MAX - b ? SIZE_MAX : a + b; }
+
+// Activations, and what the session keeps beside its context.
+size_t FixedBytes(const Model& model, const SessionOptions& options) {
+  return SaturatingAdd(Runner::ScratchBytes(model, options.context.max_chunk),
+                       Session::OwnBytes(model, options));
+}
+
+// Bytes of keys and values of one token.
+double KvBytesPerToken(const ContextShape& shape, const ContextSettings& settings) {
+  const auto bytes_per_value = [](Encoding encoding) {
+    return static_cast<double>(EncodingBlockBytes(encoding)) /
+           static_cast<double>(EncodingBlockValues(encoding));
+  };
+  double bytes = 0;
+  for (const LayerAttention& layer : shape.layers) {
+    bytes += static_cast<double>(layer.num_kv_heads) *
+             (static_cast<double>(layer.key_dim) * bytes_per_value(settings.key_encoding) +
+              static_cast<double>(layer.value_dim) * bytes_per_value(settings.value_encoding));
+  }
+  return bytes;
+}
+
+// Tokens that a query sees, averaged over the stream. What a bounded context keeps, all of it is seen.
+double MeanVisible(const ContextShape& shape, const ContextSettings& settings, size_t kv_bytes,
+                   int64_t num_tokens) {
+  const double kept = static_cast<double>(kv_bytes) / KvBytesPerToken(shape, settings);
+  const auto n = static_cast<double>(num_tokens);
+  // Grows to `kept`, then stays.
+  return n <= kept ? n / 2 : (kept * kept / 2 + (n - kept) * kept) / n;
+}
+
+}  // namespace
+
+size_t SessionBytes::total() const {
+  return SaturatingAdd(kv_bytes, SaturatingAdd(scratch_bytes, other_bytes));
+}
+
+ResolvedContext ResolveSessionContext(const Model& model, const SessionOptions& options, size_t cap_bytes,
+                                      int64_t num_tokens, size_t num_threads) {
+  SessionOptions chosen = options;
+  if (chosen.context.max_chunk < 1) {
+    Fail(ErrorKind::kInput, "the chunk is {} tokens; it must be at least 1", chosen.context.max_chunk);
+  }
+  while (chosen.context.max_chunk > kSmallestChunk && FixedBytes(model, chosen) > cap_bytes / 4) {
+    chosen.context.max_chunk = std::max(chosen.context.max_chunk / 2, kSmallestChunk);
+  }
+  const size_t fixed_bytes = FixedBytes(model, chosen);
+  const size_t left_bytes = cap_bytes > fixed_bytes ? cap_bytes - fixed_bytes : 0;
+  ResolvedContext resolved;
+  try {
+    resolved = ResolveContext(model.context_shape(), Session::InnerContext(chosen.context), left_bytes,
+                              num_tokens, num_threads);
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::kBudget) throw;
+    Fail(ErrorKind::kBudget, "{} (of the memory cap of {}, activations and buffers take {})", error.what(),
+         FormatBytes(cap_bytes), FormatBytes(fixed_bytes));
+  }
+  resolved.settings.max_rewind = options.context.max_rewind;
+  chosen.context = resolved.settings;
+  const SessionBytes bytes = PeakSessionBytes(model, chosen, num_tokens, num_threads);
+  if (bytes.kv_bytes != SIZE_MAX && bytes.total() > cap_bytes) {
+    Fail(ErrorKind::kBudget,
+         "context {} needs {} for {} tokens ({} for keys and values, {} for activations, {} for the rest), "
+         "and "
+         "the memory cap is {}: give --memory at least {}, or choose a smaller context",
+         resolved.settings.spec, FormatBytes(bytes.total()),
+         num_tokens < 0 ? "any number of" : FormatCount(num_tokens), FormatBytes(bytes.kv_bytes),
+         FormatBytes(bytes.scratch_bytes), FormatBytes(bytes.other_bytes), FormatBytes(cap_bytes),
+         FormatBytesUp(bytes.total()));
+  }
+  return resolved;
+}
+
+SessionBytes PeakSessionBytes(const Model& model, const SessionOptions& options, int64_t num_tokens,
+                              size_t num_threads) {
+  const ContextBytes context = PeakContextBytes(model.context_shape(), Session::InnerContext(options.context),
+                                                num_tokens, num_threads);
+  return {.kv_bytes = context.kv_bytes,
+          .scratch_bytes =
+              SaturatingAdd(context.scratch_bytes, Runner::ScratchBytes(model, options.context.max_chunk)),
+          .other_bytes = Session::OwnBytes(model, options),
+          .is_bounded = context.is_bounded};
+}
+
+SpeedEstimate MeasureSpeed(std::shared_ptr<const Model> model, ThreadPool& pool, double max_seconds) {
+  using Clock = std::chrono::steady_clock;
+  const int64_t trained = model->config().trained_length;
+  // A learned-position model cannot go beyond its length; others are not asked to, for the measure's sake.
+  const int64_t max_tokens = trained > 0 ? std::min<int64_t>(trained, 4096) : 2048;
+  SpeedEstimate estimate;
+  estimate.chunk = std::clamp<int64_t>(max_tokens / 4, 1, 64);
+  Budget budget;
+  SessionOptions options;
+  options.context.spec = "dense";
+  options.context.max_chunk = estimate.chunk;
+  options.context.max_rewind = 0;
+  Session session(model, options, budget, pool);
+  const std::vector<TokenId> tokens(static_cast<size_t>(estimate.chunk), 0);
+  const auto begin = Clock::now();
+  const auto elapsed = [](Clock::time_point start) {
+    return std::chrono::duration<double>(Clock::now() - start).count();
+  };
+  // The first chunk reads the weights into memory. After it, a line through time against depth: the best of
+  // the early chunks and the best of the late ones, because noise only ever adds.
+  session.Feed(tokens);
+  struct Point {
+    double depth;
+    double seconds;
+  };
+  std::vector<Point> points;
+  while (session.num_tokens() + estimate.chunk <= max_tokens &&
+         (points.size() < 2 || elapsed(begin) < max_seconds)) {
+    const double depth = static_cast<double>(session.num_tokens()) + static_cast<double>(estimate.chunk) / 2;
+    const auto start = Clock::now();
+    session.Feed(tokens);
+    points.push_back({depth, elapsed(start) / static_cast<double>(estimate.chunk)});
+  }
+  if (points.empty()) {
+    estimate.base_seconds = elapsed(begin) / static_cast<double>(estimate.chunk);
+    return estimate;
+  }
+  const size_t part = std::max<size_t>(points.size() / 3, 1);
+  const auto faster = [](const Point& a, const Point& b) { return a.seconds < b.seconds; };
+  const Point early =
+      *std::min_element(points.begin(), points.begin() + static_cast<ptrdiff_t>(part), faster);
+  const Point late = *std::min_element(points.end() - static_cast<ptrdiff_t>(part), points.end(), faster);
+  if (late.depth > early.depth) {
+    estimate.visible_seconds = std::max(0.0, (late.seconds - early.seconds) / (late.depth - early.depth));
+  }
+  estimate.base_seconds = std::max(early.seconds - estimate.visible_seconds * early.depth, 0.0);
+  return estimate;
+}
+
+std::vector<PlanRow> PlanRun(const Model& model, const PlanOptions& options) {
+  std::vector<PlanRow> rows;
+  for (const ContextRow& context : ContextTable()) {
+    PlanRow row{.name = std::string(context.name),
+                .spec = std::string(context.name),
+                .help = std::string(context.help),
+                .paper = std::string(context.paper)};
+    SessionOptions session = options.session;
+    session.context.spec = row.name;
+    const auto fill = [&](const ContextSettings& settings) {
+      session.context = settings;
+      row.spec = settings.spec;
+      row.bytes = PeakSessionBytes(model, session, options.num_tokens, options.num_threads);
+      if (options.speed == nullptr || options.num_tokens < 0) return;
+      const double visible =
+          MeanVisible(model.context_shape(), settings, row.bytes.kv_bytes, options.num_tokens);
+      row.seconds = static_cast<double>(options.num_tokens) * options.speed->SecondsFor(visible);
+    };
+    try {
+      fill(ResolveSessionContext(model, session, options.cap_bytes, options.num_tokens, options.num_threads)
+               .settings);
+      row.fits = row.bytes.total() <= options.cap_bytes && row.bytes.kv_bytes != SIZE_MAX;
+      if (row.bytes.kv_bytes == SIZE_MAX) {
+        row.note = "grows without bound; give the number of tokens to see how far the cap reaches";
+      }
+    } catch (const Error& error) {
+      row.note = error.what();
+      // What it would take with room enough, if it can be at all.
+      try {
+        fill(ResolveSessionContext(model, session, SIZE_MAX, options.num_tokens, options.num_threads)
+                 .settings);
+      } catch (const Error&) {
+        row.bytes = {};  // the note says why
+      }
+    }
+    rows.push_back(std::move(row));
+  }
+  return rows;
+}
+
+}  // namespace mneme

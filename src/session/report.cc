@@ -1,0 +1,155 @@
+#include "session/report.h"
+
+#include <fmt/core.h>
+
+#include <nlohmann/json.hpp>
+
+#include "base/units.h"
+#include "session/ledger.h"
+
+namespace mneme {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+Json SpeedJson(const SpeedLog& log) {
+  Json json = {{"tokens", log.num_tokens()},
+               {"seconds", log.busy_seconds()},
+               {"tokens_per_second", log.tokens_per_second()}};
+  const Flatness flatness = log.flatness();
+  if (flatness.last_tokens_per_second > 0) {
+    json["first_tenth_tokens_per_second"] = flatness.first_tokens_per_second;
+    json["last_tenth_tokens_per_second"] = flatness.last_tokens_per_second;
+  }
+  return json;
+}
+
+// The log that saw more tokens tells how memory developed.
+const SpeedLog& LongerLog(const SessionStats& stats) {
+  return stats.prefill.num_tokens() >= stats.decode.num_tokens() ? stats.prefill : stats.decode;
+}
+
+Json ResidentJson(const SessionStats& stats) {
+  const SpeedLog& log = LongerLog(stats);
+  const Flatness flatness = log.flatness();
+  Json json = {{"now_bytes", ResidentBytes()}, {"peak_bytes", stats.peak_resident_bytes}};
+  if (flatness.last_resident_bytes > 0) {
+    json["first_tenth_bytes"] = flatness.first_resident_bytes;
+    json["last_tenth_bytes"] = flatness.last_resident_bytes;
+  }
+  Json samples = Json::array();
+  for (const SpeedSample& sample : log.samples()) {
+    samples.push_back({{"tokens", sample.num_tokens},
+                       {"seconds", sample.busy_seconds},
+                       {"resident_bytes", sample.resident_bytes}});
+  }
+  json["samples"] = std::move(samples);
+  return json;
+}
+
+Json MemoryJson(const Session& session, const Budget& budget) {
+  Json tags = Json::object();
+  for (const Budget::TagReport& row : budget.Report()) {
+    tags[std::string(MemoryTagName(row.tag))] = {{"used_bytes", row.used_bytes},
+                                                 {"peak_bytes", row.peak_bytes}};
+  }
+  const size_t cap_bytes = budget.cap_bytes();
+  return {{"cap_bytes", cap_bytes == Budget::kUnlimited ? Json(nullptr) : Json(cap_bytes)},
+          {"peak_bytes", budget.peak_bytes()},
+          {"by_tag", std::move(tags)},
+          {"weight_bytes", session.model().weight_bytes()},
+          {"packed_bytes", session.model().packed_bytes()}};
+}
+
+Json ContextJson(const Session& session, const RunFacts& facts) {
+  const ContextSettings& settings = session.options().context;
+  return {{"asked", facts.context_asked},
+          {"resolved", session.context().Describe()},
+          {"reason", facts.context_reason},
+          {"key_encoding", EncodingName(settings.key_encoding)},
+          {"value_encoding", EncodingName(settings.value_encoding)},
+          {"pinned", settings.num_pinned},
+          {"max_chunk", settings.max_chunk},
+          {"max_rewind", settings.max_rewind}};
+}
+
+Json SamplerJson(const SamplerSettings& settings) {
+  return {{"temperature", settings.temperature},
+          {"top_k", settings.top_k},
+          {"top_p", settings.top_p},
+          {"min_p", settings.min_p},
+          {"repetition_penalty", settings.repetition_penalty},
+          {"repetition_window", settings.repetition_window},
+          {"seed", settings.seed},
+          {"banned", settings.banned}};
+}
+
+}  // namespace
+
+std::string ReportJson(const Session& session, const Budget& budget, const RunFacts& facts) {
+  const Model& model = session.model();
+  const SessionStats& stats = session.stats();
+  const std::vector<LedgerRange> ledger = session.context().Ledger();
+  Json totals = Json::object();
+  for (const LedgerTotal& total : LedgerTotals(ledger)) {
+    totals[std::string(TokenFateName(total.fate))] = total.num_tokens;
+  }
+  Json json;
+  json["version"] = facts.program_version;
+  json["model"] = {{"path", model.path()},
+                   {"name", model.config().name},
+                   {"family", model.config().family},
+                   {"fingerprint", fmt::format("{:016x}", model.fingerprint())}};
+  json["context"] = ContextJson(session, facts);
+  json["memory"] = MemoryJson(session, budget);
+  json["stream"] = {{"start_position", session.context().start_position()},
+                    {"tokens", session.num_tokens()},
+                    {"generated", stats.num_generated},
+                    {"text_bytes", session.text_bytes()}};
+  json["ledger"] = {{"totals", std::move(totals)}, {"ranges", Json::parse(LedgerJson(ledger))}};
+  json["speed"] = {{"threads", facts.num_threads},
+                   {"wall_seconds", facts.wall_seconds},
+                   {"prefill", SpeedJson(stats.prefill)},
+                   {"decode", SpeedJson(stats.decode)},
+                   {"first_token_seconds", stats.first_token_seconds}};
+  json["resident"] = ResidentJson(stats);
+  json["sampler"] = SamplerJson(session.options().sampler);
+  // Paths and names come from outside and need not be UTF-8.
+  return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+std::string ReportText(const Session& session, const Budget& budget) {
+  const SessionStats& stats = session.stats();
+  std::string text;
+  const auto add_speed = [&text](const char* name, const SpeedLog& log) {
+    if (log.num_tokens() == 0) return;
+    text += fmt::format("{}: {} tokens in {}, {:.4g} tokens/s", name, FormatCount(log.num_tokens()),
+                        FormatSeconds(log.busy_seconds()), log.tokens_per_second());
+    const Flatness flatness = log.flatness();
+    if (flatness.last_tokens_per_second > 0) {
+      text += fmt::format(" (first tenth {:.4g}, last tenth {:.4g})", flatness.first_tokens_per_second,
+                          flatness.last_tokens_per_second);
+    }
+    text += "\n";
+  };
+  add_speed("prefill", stats.prefill);
+  add_speed("decode", stats.decode);
+  const Flatness flatness = LongerLog(stats).flatness();
+  if (flatness.last_resident_bytes > 0) {
+    text +=
+        fmt::format("resident memory: first tenth {}, last tenth {}\n",
+                    FormatBytes(flatness.first_resident_bytes), FormatBytes(flatness.last_resident_bytes));
+  }
+  text += fmt::format("memory beside the weights: peak {}", FormatBytes(budget.peak_bytes()));
+  if (budget.cap_bytes() != Budget::kUnlimited) text += " of " + FormatBytes(budget.cap_bytes());
+  const char* separator = " (";
+  for (const Budget::TagReport& row : budget.Report()) {
+    text += fmt::format("{}{} {}", separator, MemoryTagName(row.tag), FormatBytes(row.peak_bytes));
+    separator = ", ";
+  }
+  if (*separator == ',') text += ")";
+  text += fmt::format("\n{}: {}\n", session.context().Describe(), LedgerText(session.context().Ledger()));
+  return text;
+}
+
+}  // namespace mneme
