@@ -19,6 +19,7 @@
 #include "base/serial.h"
 #include "base/thread_pool.h"
 #include "base/types.h"
+#include "kernels/memory.h"
 #include "kernels/rope.h"
 
 namespace mneme {
@@ -38,6 +39,19 @@ struct LayerAttention {
   // The model's own sliding window (gemma2, gemma3, mistral): a query sees keys at distance < layer_window.
   // 0: none. It holds inside every context, measured in the distance that the context assigns.
   int64_t layer_window = 0;
+  // Infini-attention: a gate per query head (logits); empty where the model has none. With gated-delta the
+  // model also computes a write gate per token and KV head (Context::SetWriteGate).
+  std::vector<float> memory_gate;
+};
+
+// What the model was trained with, for --context infini. segment 0: the model has no memory.
+struct MemoryRules {
+  int64_t segment = 0;
+  int64_t previous =
+      0;  // whole previous segments that local attention sees; tokens enter the memory when they leave it
+  MemoryUpdate update = MemoryUpdate::kLinear;
+  bool literal_first =
+      false;  // while the memory is empty: (1 - gate) * local (literal) instead of local (bypass)
 };
 
 // What a context must know about the model.
@@ -102,6 +116,9 @@ class Context {
   // rows, before any position encoding; out [n, num_heads, value_dim]. Rows are contiguous.
   virtual void Attend(size_t layer, const float* q, const float* k, const float* v, float* out,
                       ThreadPool& pool) = 0;
+  // Only where shape.memory.update is gated-delta, before Attend of the same layer: write_gate [n,
+  // num_kv_heads] in [0, 1]. Contexts without a memory ignore it.
+  virtual void SetWriteGate(size_t /*layer*/, const float* /*write_gate*/) {}
   virtual void Commit() = 0;
   virtual void Abort() = 0;
 

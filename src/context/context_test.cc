@@ -1,0 +1,464 @@
+// Contexts against a brute-force definition that knows neither policies nor rings nor blocks: for every
+// query, a list of (token, distance) pairs made the way the papers describe it, and one softmax in double
+// precision.
+#include "context/context.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <deque>
+#include <functional>
+
+#include "base/error.h"
+#include "base/random.h"
+#include "base/testing.h"
+#include "context/context_test_util.h"
+#include "context/policy.h"
+#include "context/registry.h"
+
+namespace mneme {
+namespace {
+
+using namespace testing;  // NOLINT: the helpers of this folder's tests
+
+Rule DenseRule() {
+  return [](int64_t index) {
+    std::vector<Seen> seen;
+    for (int64_t j = 0; j <= index; ++j) seen.push_back({j, index - j});
+    return seen;
+  };
+}
+
+Rule WindowRule(int64_t window) {
+  return [=](int64_t index) {
+    std::vector<Seen> seen;
+    for (int64_t j = std::max<int64_t>(0, index - window + 1); j <= index; ++j)
+      seen.push_back({j, index - j});
+    return seen;
+  };
+}
+
+// The cache of the paper, token by token: append, attend with positions in the cache, drop the oldest that is
+// not a sink.
+Rule SinksRule(int64_t sinks, int64_t window) {
+  return [=](int64_t index) {
+    std::deque<int64_t> cache;
+    for (int64_t j = 0; j < index; ++j) {
+      cache.push_back(j);
+      if (static_cast<int64_t>(cache.size()) > sinks + window) cache.erase(cache.begin() + sinks);
+    }
+    cache.push_back(index);
+    std::vector<Seen> seen;
+    for (size_t at = 0; at < cache.size(); ++at) {
+      seen.push_back({cache[at], static_cast<int64_t>(cache.size() - 1 - at)});
+    }
+    return seen;
+  };
+}
+
+Rule LambdaRule(int64_t starts, int64_t window, int64_t distance) {
+  return [=](int64_t index) {
+    std::vector<Seen> seen;
+    for (int64_t j = 0; j <= index; ++j) {
+      if (index - j < window) {
+        seen.push_back({j, index - j});
+      } else if (j < starts) {
+        seen.push_back({j, std::min(distance, index)});
+      }
+    }
+    return seen;
+  };
+}
+
+Rule MiddleRule(int64_t starts, int64_t window, int64_t distance, int64_t capacity) {
+  return [=](int64_t index) {
+    std::vector<Seen> seen;
+    for (int64_t j = starts; j <= index - window; ++j) {
+      if (j > index - window - capacity) seen.push_back({j, distance});
+    }
+    return seen;
+  };
+}
+
+struct Case {
+  const char* spec;
+  Rule rule;
+  int64_t top_k = 0;
+  Rule middle = nullptr;
+};
+
+std::vector<Case> Cases() {
+  return {
+      {"dense", DenseRule()},
+      {"window:window=37", WindowRule(37)},
+      {"window:window=1", WindowRule(1)},
+      {"window:window=1000", WindowRule(1000)},
+      {"sinks:sinks=4,window=3", SinksRule(4, 3)},
+      {"sinks:sinks=4,window=70", SinksRule(4, 70)},
+      {"sinks:sinks=0,window=20", SinksRule(0, 20)},
+      {"sinks:sinks=5,window=0", SinksRule(5, 0)},
+      {"sinks:sinks=100,window=30", SinksRule(100, 30)},
+      {"sinks:sinks=4,window=1000", SinksRule(4, 1000)},
+      {"lambda:starts=10,window=32", LambdaRule(10, 32, 32)},
+      {"lambda:starts=0,window=50", LambdaRule(0, 50, 50)},
+      {"lambda:starts=90,window=20,distance=64", LambdaRule(90, 20, 64)},
+      {"lambda:starts=3,window=1,distance=400", LambdaRule(3, 1, 400)},
+      {"lambda:starts=4,window=30,top_k=5,from_layer=0,middle_distance=15,middle_tokens=60",
+       LambdaRule(4, 30, 30), 5, MiddleRule(4, 30, 15, 60)},
+      {"lambda:starts=0,window=16,top_k=1000,from_layer=0,middle_distance=9,middle_tokens=1000",
+       LambdaRule(0, 16, 16), 1000, MiddleRule(0, 16, 9, 1000)},
+      {"xl:segment=24,previous=1", XlRule(24, 1)},
+      {"xl:segment=10,previous=0", XlRule(10, 0)},
+      {"xl:segment=7,previous=4", XlRule(7, 4)},
+  };
+}
+
+ContextSettings Settings(const char* spec, Encoding encoding = Encoding::kF32) {
+  ContextSettings settings;
+  settings.spec = spec;
+  settings.key_encoding = settings.value_encoding = encoding;
+  settings.max_chunk = 64;
+  settings.max_rewind = 20;
+  return settings;
+}
+
+// Rounding of keys, values and probabilities at float32, in a softmax of a few hundred terms.
+constexpr double kF32Tolerance = 2e-5;
+
+TEST(Context, MatchesTheDefinitionEveryPolicyEveryPositionKind) {  // T5 - T9, T11 - T14
+  ThreadPool pool(2);
+  constexpr int64_t kTokens = 211;
+  for (const Positions positions :
+       {Positions::kRopeHalves, Positions::kRopeInterleavedPartial, Positions::kAlibi}) {
+    const ContextShape shape = MakeShape(positions);
+    const Stream stream(shape.layers[0], kTokens, 1);
+    for (const Case& test : Cases()) {
+      Budget budget;
+      const auto context = MakeContext(shape, Settings(test.spec), budget, 2);
+      const std::vector<float> out = FeedTokens(*context, stream, 0, kTokens, 13, pool);
+      const size_t row_values = 6 * 16;
+      for (int64_t index = 0; index < kTokens; ++index) {
+        const std::vector<double> expected = BruteForce(stream, index, test.rule, test.top_k, test.middle);
+        const std::span<const float> row(out.data() + static_cast<size_t>(index) * row_values, row_values);
+        ASSERT_LT(RelativeDifference(row, expected), kF32Tolerance) << test.spec << " token " << index;
+      }
+    }
+  }
+}
+
+TEST(Context, ChunksAndThreadsChangeNoBit) {  // T10, T44
+  const ContextShape shape = MakeShape(Positions::kRopeHalves);
+  const Stream stream(shape.layers[0], 300, 2);
+  for (const Case& test : Cases()) {
+    std::vector<float> first;
+    for (const int64_t chunk : {1, 7, 64}) {
+      for (const size_t threads : {1, 3}) {
+        ThreadPool pool(threads);
+        Budget budget;
+        const auto context = MakeContext(shape, Settings(test.spec), budget, threads);
+        const std::vector<float> out = FeedTokens(*context, stream, 0, 300, chunk, pool);
+        if (first.empty()) first = out;
+        ASSERT_TRUE(out == first) << test.spec << " chunk " << chunk << " threads " << threads;
+      }
+    }
+  }
+}
+
+TEST(Context, EveryEncodingWithEveryPolicy) {
+  struct Row {
+    Encoding encoding;
+    double tolerance;  // half a step of the encoding on keys (through the softmax) and values
+  };
+  const Row rows[] = {
+      {Encoding::kF16, 2e-3}, {Encoding::kBF16, 1.5e-2}, {Encoding::kQ8_0, 2e-2}, {Encoding::kQ4_0, 0.3}};
+  ThreadPool pool(1);
+  const ContextShape shape = MakeShape(Positions::kRopeHalves);
+  const Stream stream(shape.layers[0], 150, 3);
+  for (const Case& test : Cases()) {
+    if (test.top_k > 0 && test.top_k < 100) continue;  // the choice itself depends on rounding
+    for (const Row& row : rows) {
+      Budget budget;
+      const auto context = MakeContext(shape, Settings(test.spec, row.encoding), budget, 1);
+      const std::vector<float> out = FeedTokens(*context, stream, 0, 150, 32, pool);
+      std::vector<double> expected;
+      for (int64_t index = 0; index < 150; ++index) {
+        const auto values = BruteForce(stream, index, test.rule, test.top_k, test.middle);
+        expected.insert(expected.end(), values.begin(), values.end());
+      }
+      const double difference = RelativeDifference(out, expected);
+      EXPECT_LT(difference, row.tolerance) << test.spec << " " << EncodingName(row.encoding);
+      EXPECT_GT(difference, 1e-6) << "the encoding was not used: " << test.spec;
+    }
+  }
+}
+
+TEST(Context, ModelWindowsSoftCapsAndSinkLogitsHoldInsideEveryPolicy) {
+  ThreadPool pool(1);
+  ContextShape shape = MakeShape(Positions::kRopeHalves, 2);
+  shape.layers[0].layer_window = 33;
+  shape.layers[0].soft_cap = 2.0f;
+  shape.layers[0].sink_logits = {0.5f, -1, 2, 0, 1, 3};
+  const Stream stream(shape.layers[0], 180, 4);
+  for (const Case& test : Cases()) {
+    if (test.top_k > 0) continue;
+    Budget budget;
+    const auto context = MakeContext(shape, Settings(test.spec), budget, 1);
+    const std::vector<float> out = FeedTokens(*context, stream, 0, 180, 17, pool, 1);
+    for (int64_t index = 0; index < 180; ++index) {
+      const std::vector<double> expected = BruteForce(stream, index, test.rule);
+      const std::span<const float> row(out.data() + static_cast<size_t>(index) * 96, 96);
+      ASSERT_LT(RelativeDifference(row, expected), kF32Tolerance) << test.spec << " token " << index;
+    }
+  }
+}
+
+TEST(Context, PositionTwoToTheThirtyThree) {
+  ThreadPool pool(1);
+  const ContextShape shape = MakeShape(Positions::kRopeHalves);
+  const Stream stream(shape.layers[0], 200, 5);
+  for (const Case& test : Cases()) {
+    ContextSettings settings = Settings(test.spec);
+    settings.start_position = Position{1} << 33;
+    Budget budget;
+    const auto context = MakeContext(shape, settings, budget, 1);
+    const std::vector<float> out = FeedTokens(*context, stream, 0, 200, 50, pool);
+    for (int64_t index = 0; index < 200; index += 9) {
+      const std::vector<double> expected = BruteForce(stream, index, test.rule, test.top_k, test.middle);
+      const std::span<const float> row(out.data() + static_cast<size_t>(index) * 96, 96);
+      ASSERT_LT(RelativeDifference(row, expected), kF32Tolerance) << test.spec << " token " << index;
+    }
+    EXPECT_EQ(context->Ledger().back().end, (Position{1} << 33) + 200);
+  }
+}
+
+TEST(Context, RewindIsExactAndSoIsItsState) {  // T40
+  ThreadPool pool(1);
+  const ContextShape shape = MakeShape(Positions::kRopeHalves);
+  const Stream stream(shape.layers[0], 260, 6);
+  const Stream detour(shape.layers[0], 260, 7);
+  for (const Case& test : Cases()) {
+    for (const int64_t at : {5, 63, 64, 65, 130, 199}) {
+      Budget budget;
+      const auto context = MakeContext(shape, Settings(test.spec), budget, 1);
+      FeedTokens(*context, stream, 0, at, 11, pool);
+      const std::string before = StateOf(*context);
+      FeedTokens(*context, detour, at, at + 18, 6, pool);
+      ASSERT_GE(context->MaxRewind(), 18) << test.spec;
+      context->Rewind(18);
+      EXPECT_EQ(context->num_tokens(), at);
+      EXPECT_TRUE(StateOf(*context) == before) << test.spec << " at " << at;
+      const std::vector<float> after = FeedTokens(*context, stream, at, at + 60, 9, pool);
+      const auto straight = MakeContext(shape, Settings(test.spec), budget, 1);
+      FeedTokens(*straight, stream, 0, at, 11, pool);
+      ASSERT_TRUE(after == FeedTokens(*straight, stream, at, at + 60, 9, pool)) << test.spec << " at " << at;
+      EXPECT_THROW(context->Rewind(21), Error);
+      EXPECT_EQ(context->num_tokens(), at + 60);
+    }
+  }
+}
+
+TEST(Context, RestoredContextContinuesWithTheSameBits) {  // T41
+  ThreadPool pool(1);
+  const ContextShape shape = MakeShape(Positions::kRopeHalves);
+  const Stream stream(shape.layers[0], 300, 8);
+  for (const Encoding encoding :
+       {Encoding::kF32, Encoding::kF16, Encoding::kBF16, Encoding::kQ8_0, Encoding::kQ4_0}) {
+    for (const Case& test : Cases()) {
+      for (const int64_t at : {0, 1, 64, 101, 200}) {
+        Budget budget;
+        const auto context = MakeContext(shape, Settings(test.spec, encoding), budget, 1);
+        FeedTokens(*context, stream, 0, at, 30, pool);
+        const std::string state = StateOf(*context);
+        const auto restored = MakeContext(shape, Settings(test.spec, encoding), budget, 1);
+        BufferReader reader(state);
+        restored->Restore(reader);
+        EXPECT_EQ(reader.remaining_bytes(), 0u);
+        EXPECT_EQ(restored->Ledger(), context->Ledger());
+        EXPECT_EQ(restored->MaxRewind(), context->MaxRewind());
+        EXPECT_TRUE(StateOf(*restored) == state);
+        ASSERT_TRUE(FeedTokens(*restored, stream, at, at + 90, 16, pool) ==
+                    FeedTokens(*context, stream, at, at + 90, 16, pool))
+            << test.spec << " " << EncodingName(encoding) << " at " << at;
+      }
+    }
+  }
+}
+
+TEST(Context, TruncatedAndHostileStatesAreRefused) {
+  ThreadPool pool(1);
+  const ContextShape shape = MakeShape(Positions::kRopeHalves);
+  const Stream stream(shape.layers[0], 100, 9);
+  for (const char* spec :
+       {"dense", "sinks:sinks=4,window=20", "lambda:starts=4,window=20,top_k=3,from_layer=0"}) {
+    Budget budget;
+    const auto context = MakeContext(shape, Settings(spec), budget, 1);
+    FeedTokens(*context, stream, 0, 100, 30, pool);
+    const std::string state = StateOf(*context);
+    for (size_t length = 0; length < state.size(); length += 97) {
+      const auto restored = MakeContext(shape, Settings(spec), budget, 1);
+      BufferReader reader(std::string_view(state).substr(0, length));
+      EXPECT_THROW(restored->Restore(reader), Error) << spec << " cut at " << length;
+    }
+    for (size_t byte = 0; byte < 40; ++byte) {
+      std::string bad = state;
+      bad[byte] = static_cast<char>(bad[byte] ^ 0xFF);
+      const auto restored = MakeContext(shape, Settings(spec), budget, 1);
+      BufferReader reader(bad);
+      try {
+        restored->Restore(reader);
+      } catch (const Error&) {
+      }
+    }
+  }
+}
+
+TEST(Context, AbortLeavesTheStreamAsItWas) {
+  ThreadPool pool(1);
+  const ContextShape shape = MakeShape(Positions::kRopeHalves, 2);
+  const Stream stream(shape.layers[0], 300, 10);
+  const Stream other(shape.layers[0], 300, 11);
+  for (const Case& test : Cases()) {
+    Budget budget;
+    const auto context = MakeContext(shape, Settings(test.spec), budget, 1);
+    const auto straight = MakeContext(shape, Settings(test.spec), budget, 1);
+    FeedTokens(*context, stream, 0, 150, 31, pool, 2);
+    FeedTokens(*straight, stream, 0, 150, 31, pool, 2);
+    std::vector<float> sink(64 * 96);
+    context->Begin(64);
+    context->Attend(0, other.Q(150), other.K(150), other.V(150), sink.data(), pool);
+    context->Abort();
+    EXPECT_EQ(context->num_tokens(), 150);
+    ASSERT_TRUE(FeedTokens(*context, stream, 150, 250, 20, pool, 2) ==
+                FeedTokens(*straight, stream, 150, 250, 20, pool, 2))
+        << test.spec;
+  }
+}
+
+TEST(Context, BytesStayWithinTheFormula) {  // T15
+  ThreadPool pool(1);
+  const ContextShape shape = MakeShape(Positions::kRopeHalves, 2);
+  const Stream stream(shape.layers[0], 4000, 12);
+  for (const Case& test : Cases()) {
+    const ContextSettings settings = Settings(test.spec);
+    Budget budget;
+    const auto context = MakeContext(shape, settings, budget, 1);
+    const size_t at_start = budget.used_bytes();
+    FeedTokens(*context, stream, 0, 4000, 64, pool, 2);
+    const ContextBytes peak = PeakContextBytes(shape, settings, 4000, 1);
+    if (peak.is_bounded) {
+      EXPECT_EQ(budget.peak_bytes(), at_start) << test.spec;
+      EXPECT_EQ(peak.total(), at_start) << test.spec;
+    } else {
+      EXPECT_LE(budget.peak_bytes(MemoryTag::kKv), peak.kv_bytes) << test.spec;
+    }
+  }
+}
+
+TEST(Context, CachePositionsOfThePaperExample) {  // T12
+  const auto policy = MakeSinksPolicy(4, 3);
+  const RowView view = policy->View(9);
+  EXPECT_EQ(view.window_begin, 6);
+  EXPECT_EQ(view.num_far, 4);
+  EXPECT_EQ(view.far_distance, 7);  // query index 7: sinks at 7..4, window at 3..1, itself 0
+}
+
+TEST(Context, LedgerCoversTheStream) {
+  ThreadPool pool(1);
+  const ContextShape shape = MakeShape(Positions::kRopeHalves);
+  const Stream stream(shape.layers[0], 200, 13);
+  for (const Case& test : Cases()) {
+    Budget budget;
+    const auto context = MakeContext(shape, Settings(test.spec), budget, 1);
+    EXPECT_TRUE(context->Ledger().empty());
+    FeedTokens(*context, stream, 0, 200, 64, pool);
+    Position at = 0;
+    for (const LedgerRange& range : context->Ledger()) {
+      EXPECT_EQ(range.begin, at) << test.spec;
+      EXPECT_LT(range.begin, range.end) << test.spec;
+      at = range.end;
+    }
+    EXPECT_EQ(at, 200) << test.spec;
+  }
+  Budget budget;
+  const auto context = MakeContext(shape, Settings("sinks:sinks=4,window=3"), budget, 1);
+  FeedTokens(*context, stream, 0, 9, 4, pool);
+  const std::vector<LedgerRange> expected = {
+      {0, 4, TokenFate::kSink}, {4, 6, TokenFate::kDropped}, {6, 9, TokenFate::kWindow}};
+  EXPECT_EQ(context->Ledger(), expected);
+}
+
+TEST(Context, DenseRefusesPolitelyAtTheCap) {
+  ThreadPool pool(1);
+  const ContextShape shape = MakeShape(Positions::kRopeHalves);
+  const Stream stream(shape.layers[0], 600, 14);
+  const ContextSettings settings = Settings("dense");
+  Budget budget(PeakContextBytes(shape, settings, 256, 1).total());
+  const auto context = MakeContext(shape, settings, budget, 1);
+  FeedTokens(*context, stream, 0, 192, 64, pool);
+  try {
+    FeedTokens(*context, stream, 192, 600, 64, pool);
+    FAIL() << "the cap did not hold";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kBudget);
+    EXPECT_NE(std::string(error.what()).find("full at token"), std::string::npos) << error.what();
+    EXPECT_NE(std::string(error.what()).find("--context sinks"), std::string::npos) << error.what();
+  }
+  EXPECT_GE(context->num_tokens(), 192);
+  EXPECT_LE(budget.peak_bytes(), budget.cap_bytes());
+}
+
+TEST(Context, SpecsThatAreWrongAreNamed) {
+  const ContextShape shape = MakeShape(Positions::kRopeHalves);
+  for (const char* spec :
+       {"", "sink", "sinks:", "sinks:window", "sinks:window=", "sinks:widow=3", "sinks:window=3,window=4",
+        "window:window=0", "sinks:window=-1", "sinks:window=x", "dense:window=3", "xl:segment=0"}) {
+    ContextSettings settings = Settings(spec);
+    if (std::string_view(spec) == "sinks:") continue;  // no options: the defaults
+    EXPECT_THROW(ResolveContext(shape, settings, SIZE_MAX, -1), Error) << spec;
+  }
+  ContextSettings pinned = Settings("window:window=30");
+  pinned.num_pinned = 5;
+  EXPECT_THROW(ResolveContext(shape, pinned, SIZE_MAX, -1), Error);
+  ContextShape learned = shape;
+  learned.learned_positions = true;
+  EXPECT_THROW(ResolveContext(learned, Settings("sinks"), SIZE_MAX, -1), Error);
+}
+
+TEST(Context, AutoSaysWhatAndWhy) {
+  const ContextShape shape = MakeShape(Positions::kRopeHalves);
+  const ResolvedContext dense = ResolveContext(shape, Settings("auto"), SIZE_MAX, 100);
+  EXPECT_EQ(dense.settings.spec, "dense");
+  EXPECT_NE(dense.reason.find("trained length of 256"), std::string::npos) << dense.reason;
+  const ResolvedContext endless = ResolveContext(shape, Settings("auto"), SIZE_MAX, -1);
+  EXPECT_EQ(endless.settings.spec, "sinks:sinks=4,window=251");
+  const size_t half = PeakContextBytes(shape, endless.settings, -1, 1).total() * 3 / 4;
+  const ResolvedContext capped = ResolveContext(shape, Settings("auto"), half, 100000);
+  EXPECT_LE(PeakContextBytes(shape, capped.settings, -1, 1).total(), half);
+  EXPECT_NE(capped.settings.spec, endless.settings.spec);
+  EXPECT_THROW(ResolveContext(shape, Settings("auto"), 1000, -1), Error);
+  ContextSettings pinned = Settings("auto");
+  pinned.num_pinned = 40;
+  EXPECT_EQ(ResolveContext(shape, pinned, SIZE_MAX, -1).settings.spec, "sinks:sinks=40,window=215");
+}
+
+TEST(Context, WithoutSinksAndWithThemDifferAfterTheWindow) {
+  // A test of the tests: the policies are not one and the same.
+  ThreadPool pool(1);
+  const ContextShape shape = MakeShape(Positions::kRopeHalves);
+  const Stream stream(shape.layers[0], 100, 15);
+  std::vector<std::vector<float>> outputs;
+  for (const char* spec : {"dense", "window:window=20", "sinks:sinks=4,window=20",
+                           "lambda:starts=4,window=20", "xl:segment=20"}) {
+    Budget budget;
+    const auto context = MakeContext(shape, Settings(spec), budget, 1);
+    outputs.push_back(FeedTokens(*context, stream, 0, 100, 32, pool));
+  }
+  for (size_t a = 0; a < outputs.size(); ++a) {
+    for (size_t b = 0; b < a; ++b)
+      EXPECT_GT(RelativeDifference(outputs[a], outputs[b]), 1e-2) << a << " " << b;
+  }
+}
+
+}  // namespace
+}  // namespace mneme

@@ -1,0 +1,324 @@
+#include "context/infini.h"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "base/error.h"
+#include "context/policy.h"
+
+namespace mneme {
+namespace {
+
+constexpr std::array<std::string_view, 3> kUpdateNames = {"linear", "delta", "gated-delta"};
+
+MemoryShape ShapeOf(const LayerAttention& layer, const InfiniOptions& options) {
+  return {.num_heads = layer.num_heads,
+          .num_kv_heads = layer.num_kv_heads,
+          .key_dim = layer.key_dim,
+          .value_dim = layer.value_dim,
+          .update = options.update};
+}
+
+KvLayout KeptLayout(const LayerAttention& layer) {
+  return {.num_kv_heads = layer.num_kv_heads,
+          .key_dim = layer.key_dim,
+          .value_dim = layer.value_dim,
+          .key_encoding = Encoding::kF32,
+          .value_encoding = Encoding::kF32};
+}
+
+// Tokens not in the memory yet, those of a chunk, and those that a rewind takes out of it again.
+int64_t KeptTokens(const ContextSettings& settings, const InfiniOptions& options) {
+  const int64_t slack = settings.max_chunk + settings.max_rewind;
+  return (options.previous + 1 + (slack + options.segment - 1) / options.segment + 1) * options.segment;
+}
+
+// Memories at the borders that the chunk crosses or a rewind can bring back.
+int64_t NumSnapshots(const ContextSettings& settings, const InfiniOptions& options) {
+  return (settings.max_chunk + settings.max_rewind) / options.segment + 3;
+}
+
+struct Sizes {
+  size_t memory_bytes = 0;
+  size_t scratch_floats = 0;
+  size_t segment_k = 0, segment_v = 0, segment_gate = 0, write = 0, out = 0;
+};
+
+Sizes SizesOf(const ContextShape& shape, const ContextSettings& settings, const InfiniOptions& options,
+              size_t num_threads) {
+  Sizes sizes;
+  const auto segment = static_cast<size_t>(options.segment);
+  const auto kept = static_cast<size_t>(KeptTokens(settings, options));
+  for (const LayerAttention& layer : shape.layers) {
+    const MemoryShape memory = ShapeOf(layer, options);
+    sizes.memory_bytes += KvRing::Bytes(KeptLayout(layer), static_cast<int64_t>(kept));
+    sizes.memory_bytes +=
+        static_cast<size_t>(NumSnapshots(settings, options)) * memory.num_floats() * sizeof(float);
+    if (options.update == MemoryUpdate::kGatedDelta)
+      sizes.memory_bytes += kept * layer.num_kv_heads * sizeof(float);
+    sizes.segment_k = std::max(sizes.segment_k, segment * layer.num_kv_heads * layer.key_dim);
+    sizes.segment_v = std::max(sizes.segment_v, segment * layer.num_kv_heads * layer.value_dim);
+    sizes.segment_gate = std::max(sizes.segment_gate, segment * layer.num_kv_heads);
+    sizes.write = std::max(sizes.write, MemoryScratchFloats(memory, num_threads));
+    sizes.out =
+        std::max(sizes.out, static_cast<size_t>(settings.max_chunk) * layer.num_heads * layer.value_dim);
+  }
+  sizes.scratch_floats = sizes.segment_k + sizes.segment_v + sizes.segment_gate + sizes.write + sizes.out;
+  return sizes;
+}
+
+}  // namespace
+
+std::string_view MemoryUpdateName(MemoryUpdate update) { return kUpdateNames[static_cast<size_t>(update)]; }
+
+MemoryUpdate ParseMemoryUpdate(std::string_view name) {
+  for (size_t i = 0; i < kUpdateNames.size(); ++i) {
+    if (kUpdateNames[i] == name) return static_cast<MemoryUpdate>(i);
+  }
+  Fail(ErrorKind::kInput, "memory update '{}' is not known; there are: linear, delta, gated-delta", name);
+}
+
+std::string InfiniContext::Describe(const InfiniOptions& options) {
+  return fmt::format("infini:segment={},previous={},update={},first={}", options.segment, options.previous,
+                     MemoryUpdateName(options.update), options.literal_first ? "literal" : "bypass");
+}
+
+ContextBytes InfiniContext::PeakBytes(const ContextShape& shape, const ContextSettings& settings,
+                                      const InfiniOptions& options, size_t num_threads) {
+  const auto policy = MakeXlPolicy(options.segment, options.previous);
+  ContextBytes bytes = SpanContext::PeakBytes(shape, settings, *policy, -1, num_threads);
+  const Sizes sizes = SizesOf(shape, settings, options, num_threads);
+  bytes.kv_bytes += sizes.memory_bytes;
+  bytes.scratch_bytes += sizes.scratch_floats * sizeof(float);
+  return bytes;
+}
+
+InfiniContext::InfiniContext(const ContextShape& shape, const ContextSettings& settings,
+                             const InfiniOptions& options, Budget& budget, size_t num_threads)
+    : shape_(shape),
+      options_(options),
+      kept_tokens_(KeptTokens(settings, options)),
+      num_snapshots_(NumSnapshots(settings, options)) {
+  start_position_ = settings.start_position;
+  const Sizes sizes = SizesOf(shape_, settings, options_, num_threads);
+  memory_lease_ =
+      budget.Reserve(MemoryTag::kMemory, sizes.memory_bytes, "the memories of context " + Describe());
+  scratch_lease_ = budget.Reserve(MemoryTag::kScratch, sizes.scratch_floats * sizeof(float),
+                                  "the memory buffers of the context");
+  local_ = std::make_unique<SpanContext>(shape_, settings, MakeXlPolicy(options_.segment, options_.previous),
+                                         budget, num_threads);
+  layers_.reserve(shape_.layers.size());
+  for (const LayerAttention& layer : shape_.layers) {
+    MNEME_CHECK(layer.memory_gate.size() == layer.num_heads);
+    Layer made{.shape = ShapeOf(layer, options_),
+               .kept = KvRing(KeptLayout(layer), kept_tokens_),
+               .write_gates = nullptr,
+               .memories = nullptr};
+    if (options_.update == MemoryUpdate::kGatedDelta) {
+      made.write_gates = MakeAligned<float>(static_cast<size_t>(kept_tokens_) * layer.num_kv_heads);
+    }
+    const size_t floats = static_cast<size_t>(num_snapshots_) * made.shape.num_floats();
+    made.memories = MakeAligned<float>(floats);
+    std::memset(made.memories.get(), 0, floats * sizeof(float));
+    layers_.push_back(std::move(made));
+  }
+  segment_k_ = MakeAligned<float>(sizes.segment_k);
+  segment_v_ = MakeAligned<float>(sizes.segment_v);
+  segment_gate_ = MakeAligned<float>(sizes.segment_gate);
+  write_scratch_ = MakeAligned<float>(sizes.write);
+  memory_out_ = MakeAligned<float>(sizes.out);
+}
+
+float* InfiniContext::MemoryAt(Layer& layer, int64_t num_committed) const {
+  return layer.memories.get() +
+         static_cast<size_t>(num_committed % num_snapshots_) * layer.shape.num_floats();
+}
+
+const float* InfiniContext::memory(size_t layer) const {
+  return MemoryAt(const_cast<Layer&>(layers_[layer]), NumCommitted(num_tokens_));
+}
+
+void InfiniContext::Begin(int64_t num_tokens) {
+  local_->Begin(num_tokens);
+  chunk_tokens_ = num_tokens;
+  write_gate_ = nullptr;
+  for (Layer& layer : layers_) layer.kept.NoteStored(num_tokens_ + num_tokens);
+  // The memory after the chunk's last border takes the place of the oldest one.
+  const int64_t newest = NumCommitted(num_tokens_ + num_tokens);
+  oldest_snapshot_ = std::max(oldest_snapshot_, newest - num_snapshots_ + 1);
+}
+
+void InfiniContext::SetWriteGate(size_t layer, const float* write_gate) {
+  write_gate_ = write_gate;
+  write_gate_layer_ = layer;
+}
+
+void InfiniContext::StoreKept(size_t layer_index, const float* k, const float* v) {
+  Layer& layer = layers_[layer_index];
+  const MemoryShape& shape = layer.shape;
+  const bool gated = options_.update == MemoryUpdate::kGatedDelta;
+  MNEME_CHECK(!gated || (write_gate_ != nullptr && write_gate_layer_ == layer_index));
+  for (int64_t row = 0; row < chunk_tokens_; ++row) {
+    const int64_t index = num_tokens_ + row;
+    const auto r = static_cast<size_t>(row);
+    layer.kept.Store(index, k + r * shape.num_kv_heads * shape.key_dim,
+                     v + r * shape.num_kv_heads * shape.value_dim);
+    if (!gated) continue;
+    std::memcpy(layer.write_gates.get() + static_cast<size_t>(index % kept_tokens_) * shape.num_kv_heads,
+                write_gate_ + r * shape.num_kv_heads, shape.num_kv_heads * sizeof(float));
+  }
+}
+
+void InfiniContext::WriteSegment(Layer& layer, int64_t segment, ThreadPool& pool) {
+  const MemoryShape& shape = layer.shape;
+  float* to = MemoryAt(layer, segment + 1);
+  std::memcpy(to, MemoryAt(layer, segment), shape.num_floats() * sizeof(float));
+  for (int64_t i = 0; i < options_.segment; ++i) {
+    const int64_t index = segment * options_.segment + i;
+    const auto at = static_cast<size_t>(i);
+    layer.kept.Load(index, segment_k_.get() + at * shape.num_kv_heads * shape.key_dim,
+                    segment_v_.get() + at * shape.num_kv_heads * shape.value_dim);
+    if (layer.write_gates == nullptr) continue;
+    std::memcpy(segment_gate_.get() + at * shape.num_kv_heads,
+                layer.write_gates.get() + static_cast<size_t>(index % kept_tokens_) * shape.num_kv_heads,
+                shape.num_kv_heads * sizeof(float));
+  }
+  MemoryWrite(shape, to, segment == 0, segment_k_.get(), segment_v_.get(),
+              layer.write_gates == nullptr ? nullptr : segment_gate_.get(),
+              static_cast<size_t>(options_.segment), write_scratch_.get(), pool);
+}
+
+void InfiniContext::Attend(size_t layer_index, const float* q, const float* k, const float* v, float* out,
+                           ThreadPool& pool) {
+  MNEME_CHECK(chunk_tokens_ > 0);
+  Layer& layer = layers_[layer_index];
+  const LayerAttention& spec = shape_.layers[layer_index];
+  StoreKept(layer_index, k, v);
+  local_->Attend(layer_index, q, k, v, out, pool);
+  // Runs of rows that read the same memory.
+  for (int64_t row = 0; row < chunk_tokens_;) {
+    const int64_t index = num_tokens_ + row;
+    const int64_t run_end =
+        std::min(num_tokens_ + chunk_tokens_, (index / options_.segment + 1) * options_.segment);
+    const auto rows = static_cast<size_t>(run_end - index);
+    const auto r = static_cast<size_t>(row);
+    const int64_t committed = NumCommitted(index);
+    // The first row of a segment pushes the oldest one out of the window, into the memory.
+    if (index % options_.segment == 0 && committed > 0) WriteSegment(layer, committed - 1, pool);
+    float* rows_out = out + r * spec.num_heads * spec.value_dim;
+    if (committed > 0) {
+      MemoryRead(layer.shape, MemoryAt(layer, committed), q + r * spec.num_heads * spec.key_dim, rows,
+                 memory_out_.get(), pool);
+      MemoryMix(rows, spec.num_heads, spec.value_dim, spec.memory_gate.data(), memory_out_.get(), rows_out);
+    } else if (options_.literal_first) {
+      std::memset(memory_out_.get(), 0, rows * spec.num_heads * spec.value_dim * sizeof(float));
+      MemoryMix(rows, spec.num_heads, spec.value_dim, spec.memory_gate.data(), memory_out_.get(), rows_out);
+    }
+    row += run_end - index;
+  }
+}
+
+void InfiniContext::Commit() {
+  local_->Commit();
+  num_tokens_ += chunk_tokens_;
+  chunk_tokens_ = 0;
+}
+
+void InfiniContext::Abort() {
+  local_->Abort();
+  chunk_tokens_ = 0;
+}
+
+int64_t InfiniContext::MaxRewind() const {
+  int64_t most = local_->MaxRewind();
+  // The token after the rewind reads the memory before its own border (written again if it stands on it), and
+  // every token since the oldest segment that is not in that memory must still be kept.
+  const auto possible = [&](int64_t index) {
+    const int64_t base = std::max<int64_t>(0, NumCommitted(index) - 1);
+    if (base < oldest_snapshot_) return false;
+    for (const Layer& layer : layers_) {
+      if (base * options_.segment < layer.kept.valid_begin()) return false;
+    }
+    return true;
+  };
+  while (most > 0 && !possible(num_tokens_ - most)) --most;
+  return most;
+}
+
+void InfiniContext::Rewind(int64_t count) {
+  MNEME_CHECK(chunk_tokens_ == 0);
+  const int64_t most = MaxRewind();
+  if (count < 0 || count > most) {
+    Fail(ErrorKind::kInput, "cannot take back {} tokens: {} can be taken back here", count, most);
+  }
+  local_->Rewind(count);
+  num_tokens_ -= count;
+}
+
+void InfiniContext::Save(StateWriter& writer) const {
+  MNEME_CHECK(chunk_tokens_ == 0);
+  local_->Save(writer);
+  const int64_t oldest_index = num_tokens_ - MaxRewind();
+  const int64_t first = std::max<int64_t>(0, NumCommitted(oldest_index) - 1);
+  // A memory is complete once a token after its border was read; the one of a border not yet crossed is
+  // written by the next token.
+  const int64_t last = num_tokens_ % options_.segment == 0 ? std::max(first, NumCommitted(num_tokens_) - 1)
+                                                           : NumCommitted(num_tokens_);
+  writer.Put<int64_t>(first);
+  writer.Put<int64_t>(last);
+  for (const Layer& layer : layers_) {
+    for (int64_t c = first; c <= last; ++c) {
+      writer.Write(MemoryAt(const_cast<Layer&>(layer), c), layer.shape.num_floats() * sizeof(float));
+    }
+    const int64_t begin = first * options_.segment;
+    layer.kept.Save(writer, begin, num_tokens_);
+    if (layer.write_gates == nullptr) continue;
+    for (int64_t index = begin; index < num_tokens_; ++index) {
+      writer.Write(
+          layer.write_gates.get() + static_cast<size_t>(index % kept_tokens_) * layer.shape.num_kv_heads,
+          layer.shape.num_kv_heads * sizeof(float));
+    }
+  }
+}
+
+void InfiniContext::Restore(StateReader& reader) {
+  local_->Restore(reader);
+  const auto first = reader.Get<int64_t>();
+  const auto last = reader.Get<int64_t>();
+  const int64_t num_tokens = local_->num_tokens();
+  if (first < 0 || last < first || last - first >= num_snapshots_ || last > NumCommitted(num_tokens) ||
+      num_tokens - first * options_.segment > kept_tokens_) {
+    Fail(ErrorKind::kFile, "state: memories {} to {} do not fit a stream of {} tokens", first, last,
+         num_tokens);
+  }
+  for (Layer& layer : layers_) {
+    for (int64_t c = first; c <= last; ++c) {
+      reader.Read(MemoryAt(layer, c), layer.shape.num_floats() * sizeof(float));
+    }
+    const int64_t begin = first * options_.segment;
+    layer.kept.Restore(reader, begin, num_tokens);
+    if (layer.write_gates == nullptr) continue;
+    for (int64_t index = begin; index < num_tokens; ++index) {
+      reader.Read(
+          layer.write_gates.get() + static_cast<size_t>(index % kept_tokens_) * layer.shape.num_kv_heads,
+          layer.shape.num_kv_heads * sizeof(float));
+    }
+  }
+  oldest_snapshot_ = first;
+  num_tokens_ = num_tokens;
+}
+
+std::vector<LedgerRange> InfiniContext::Ledger() const {
+  std::vector<LedgerRange> ranges;
+  const int64_t border = std::min(num_tokens_, NumCommitted(num_tokens_) * options_.segment);
+  if (border > 0) ranges.push_back({start_position_, start_position_ + border, TokenFate::kCompressed});
+  if (border < num_tokens_) {
+    ranges.push_back({start_position_ + border, start_position_ + num_tokens_, TokenFate::kWindow});
+  }
+  return ranges;
+}
+
+}  // namespace mneme
