@@ -78,8 +78,8 @@ class ActivationRows {
   size_t num_rows() const { return num_rows_; }
   size_t num_cols() const { return num_cols_; }
   size_t stride() const { return stride_; }
-  // Layout private to linear.cc: per row, 8-bit values, then one float scale and one int32 sum per block
-  // of 32.
+  bool has_quantised() const { return has_quantised_; }
+  // Layout private to kernels/linear_layout.h: tiles of interleaved rows.
   const uint8_t* quantised() const { return quantised_.get(); }
   size_t quantised_row_bytes() const { return quantised_row_bytes_; }
 
@@ -90,6 +90,7 @@ class ActivationRows {
   size_t num_rows_ = 0;
   size_t num_cols_ = 0;
   size_t stride_ = 0;
+  bool has_quantised_ = false;
   AlignedArray<uint8_t> quantised_;
   size_t quantised_row_bytes_ = 0;
 };

@@ -1,0 +1,144 @@
+// Rounding of activations to 8-bit blocks.
+#include <bit>
+#include <cmath>
+#include <cstring>
+
+#include "base/error.h"
+#include "kernels/linear.h"
+#include "kernels/linear_layout.h"
+#include "kernels/simd_targets.h"
+
+#ifndef HWY_WANT_AVX3_DL
+#define HWY_WANT_AVX3_DL
+#endif
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/activations.cc"
+#include "hwy/foreach_target.h"
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace mneme::linear::HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+// A block whose largest magnitude is below this counts as zero: 127 / magnitude would overflow.
+constexpr float kTiny = 1e-30f;
+
+// 32 values to bytes; returns the scale, NaN if a value is NaN or infinite.
+HWY_INLINE float QuantiseBlock(const float* HWY_RESTRICT x, int8_t* HWY_RESTRICT q) {
+  const hn::CappedTag<float, 16> df;
+  const hn::RebindToSigned<decltype(df)> di;
+  const hn::Rebind<int8_t, decltype(df)> dq;
+  constexpr size_t kLanes = HWY_MIN(HWY_LANES(float), size_t{16});
+  // Magnitudes compare like their bits, and NaN above infinity above every number.
+  auto largest = hn::Zero(di);
+  for (size_t i = 0; i < kBlockCols; i += kLanes) {
+    largest = hn::Max(largest, hn::BitCast(di, hn::Abs(hn::LoadU(df, x + i))));
+  }
+  const int32_t bits = hn::GetLane(hn::MaxOfLanes(di, largest));
+  const float magnitude = std::bit_cast<float>(bits);
+  if (bits >= 0x7F800000 || magnitude < kTiny) {
+    std::memset(q, 0, kBlockCols);
+    return bits >= 0x7F800000 ? std::bit_cast<float>(0x7FC00000) : 0.0f;
+  }
+  const auto inverse = hn::Set(df, 127.0f / magnitude);
+  for (size_t i = 0; i < kBlockCols; i += kLanes) {
+    const auto rounded = hn::NearestInt(hn::Mul(hn::LoadU(df, x + i), inverse));
+    hn::StoreU(hn::DemoteTo(dq, rounded), dq, q + i);
+  }
+  return magnitude / 127.0f;
+}
+
+void QuantiseTile(const float* x, size_t stride, const ActTileView& tile) {
+  for (size_t row = 0; row < tile.rows; ++row) {
+    for (size_t block = 0; block < tile.blocks; ++block) {
+      alignas(64) int8_t q[kBlockCols];
+      const float scale = QuantiseBlock(x + row * stride + block * kBlockCols, q);
+      int32_t low = 0;
+      int32_t high = 0;
+      for (size_t i = 0; i < 16; ++i) {
+        low += q[i];
+        high += q[16 + i];
+      }
+      uint8_t* values = tile.values(block) + row * 4;
+      for (size_t step = 0; step < kStepsPerBlock; ++step) {
+        std::memcpy(values + step * tile.rows * 4, q + step * 4, 4);
+      }
+      const auto store = [&](uint8_t* plane, size_t index, auto value) {
+        std::memcpy(plane + (index * tile.rows + row) * 4, &value, 4);
+      };
+      store(tile.heads(block), 0, scale);
+      store(tile.heads(block), 1, -128 * (low + high));
+      store(tile.halves(block), 0, -128 * low);
+      store(tile.halves(block), 1, -128 * high);
+      store(tile.sums(block), 0, -scale * static_cast<float>(low + high));
+      store(tile.half_sums(block), 0, -scale * static_cast<float>(low));
+      store(tile.half_sums(block), 1, -scale * static_cast<float>(high));
+    }
+  }
+}
+
+}  // namespace mneme::linear::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace mneme {
+namespace linear {
+
+HWY_EXPORT(QuantiseTile);
+
+void QuantiseTileDispatch(const float* x, size_t stride, const ActTileView& tile) {
+  HWY_DYNAMIC_DISPATCH(QuantiseTile)(x, stride, tile);
+}
+
+void DequantiseRow(const ActivationRows& x, size_t row, float* out) {
+  const ActTileView tile = TileOf(x, row / kActTile);
+  const size_t in_tile = row % kActTile;
+  for (size_t i = 0; i < x.num_cols(); ++i) {
+    const size_t block = i / kBlockCols;
+    const size_t step = i % kBlockCols / 4;
+    float scale;
+    std::memcpy(&scale, tile.heads(block) + in_tile * 4, 4);
+    const uint8_t byte = tile.values(block)[(step * tile.rows + in_tile) * 4 + i % 4];
+    out[i] = scale * static_cast<float>(static_cast<int8_t>(byte));
+  }
+}
+
+}  // namespace linear
+
+namespace {
+// Below this many values the rounding takes about as long as waking the other threads.
+constexpr size_t kValuesWorthSharing = 16384;
+}  // namespace
+
+ActivationRows::ActivationRows(size_t max_rows, size_t max_cols)
+    : max_rows_(max_rows), max_cols_(max_cols), quantised_(MakeAligned<uint8_t>(Bytes(max_rows, max_cols))) {}
+
+size_t ActivationRows::Bytes(size_t max_rows, size_t max_cols) {
+  return max_rows * linear::QuantisedRowBytes(max_cols);
+}
+
+void ActivationRows::Set(const float* x, size_t num_rows, size_t num_cols, size_t stride,
+                         bool needs_quantised, ThreadPool& pool) {
+  MNEME_CHECK(num_rows <= max_rows_ && num_cols <= max_cols_);
+  x_ = x;
+  num_rows_ = num_rows;
+  num_cols_ = num_cols;
+  stride_ = stride;
+  has_quantised_ = needs_quantised;
+  if (!needs_quantised) return;
+  MNEME_CHECK(num_cols % linear::kBlockCols == 0);
+  quantised_row_bytes_ = linear::QuantisedRowBytes(num_cols);
+  const size_t num_tiles = linear::CeilDivide(num_rows, linear::kActTile);
+  const auto quantise = [&](size_t tile, size_t) {
+    linear::QuantiseTileDispatch(x + tile * linear::kActTile * stride, stride, linear::TileOf(*this, tile));
+  };
+  if (num_rows * num_cols < kValuesWorthSharing) {
+    for (size_t tile = 0; tile < num_tiles; ++tile) quantise(tile, 0);
+  } else {
+    pool.Run(num_tiles, quantise);
+  }
+}
+
+}  // namespace mneme
+#endif  // HWY_ONCE

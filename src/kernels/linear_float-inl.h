@@ -1,0 +1,256 @@
+// Products of float weights (f32, f16, bf16) with float32 activations. Included by linear.cc once per target.
+//
+// Packed weights: lanes are output rows; each strip of 64 columns is summed from zero by one chain of fused
+// multiply-adds, and the strips are added in order. Stored weights: lanes are columns, one vector of sums per
+// output over all columns, added up at the end.
+#include <cstring>
+
+#include "base/half.h"
+#include "kernels/linear_layout.h"
+#include "kernels/linear_tile-inl.h"
+
+#if defined(MNEME_KERNELS_LINEAR_FLOAT_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef MNEME_KERNELS_LINEAR_FLOAT_INL_H_
+#undef MNEME_KERNELS_LINEAR_FLOAT_INL_H_
+#else
+#define MNEME_KERNELS_LINEAR_FLOAT_INL_H_
+#endif
+
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace mneme::linear::HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+using DFloat = hn::CappedTag<float, 16>;
+using VFloat = hn::Vec<DFloat>;
+constexpr size_t kFloatLanes = HWY_MIN(HWY_LANES(float), size_t{16});
+constexpr size_t kFloatVectors = kGroups * kGroupRows / kFloatLanes;
+
+#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
+constexpr size_t kPackedRows = 12;  // rows of activations per tile: 24 of 32 registers hold sums
+constexpr size_t kStoredRows = 6;
+#else
+constexpr size_t kPackedRows = 6;
+constexpr size_t kStoredRows = 2;
+#endif
+constexpr size_t kStoredWeights = 4;  // weight rows per tile of the stored form
+
+// Loads kFloatLanes weights as float.
+template <Encoding kEncoding>
+HWY_INLINE VFloat LoadWeights(const uint8_t* from) {
+  const DFloat df;
+  if constexpr (kEncoding == Encoding::kF32) {
+    return hn::LoadU(df, reinterpret_cast<const float*>(from));
+  } else if constexpr (kEncoding == Encoding::kF16) {
+#if HWY_TARGET == HWY_SCALAR
+    uint16_t half;
+    std::memcpy(&half, from, 2);
+    return hn::Set(df, F16ToF32(half));
+#else
+    const hn::Rebind<hwy::float16_t, DFloat> dh;
+    return hn::PromoteTo(df, hn::LoadU(dh, reinterpret_cast<const hwy::float16_t*>(from)));
+#endif
+  } else {
+    const hn::Rebind<uint16_t, DFloat> dh;
+    const hn::RebindToUnsigned<DFloat> du;
+    const auto bits = hn::PromoteTo(du, hn::LoadU(dh, reinterpret_cast<const uint16_t*>(from)));
+    return hn::BitCast(df, hn::ShiftLeft<16>(bits));
+  }
+}
+
+template <Encoding kEncoding>
+constexpr size_t kWeightBytes = kEncoding == Encoding::kF32 ? 4 : 2;
+
+// totals[i] += sum over columns of kStrips strips of kStripCols columns each. Activations of row i, column k
+// at x[i * row_step + k * kColStep].
+template <Encoding kEncoding, size_t kRows, size_t kStrips, size_t kColStep>
+HWY_INLINE void PackedStrips(const uint8_t* const* HWY_RESTRICT weights, const float* HWY_RESTRICT x,
+                             size_t row_step, size_t cols,
+                             float (*HWY_RESTRICT totals)[kGroups * kGroupRows]) {
+  constexpr size_t kColBytes = kGroupRows * kWeightBytes<kEncoding>;
+  constexpr size_t kPerGroup = kGroupRows / kFloatLanes;
+  const DFloat df;
+  VFloat sums[kStrips][kFloatVectors][kRows];
+  HWY_UNROLL(4)
+  for (size_t strip = 0; strip < kStrips; ++strip) {
+    HWY_UNROLL(16)
+    for (size_t v = 0; v < kFloatVectors; ++v) {
+      HWY_UNROLL(12)
+      for (size_t i = 0; i < kRows; ++i) sums[strip][v][i] = hn::Zero(df);
+    }
+  }
+  for (size_t k = 0; k < cols; ++k) {
+    HWY_UNROLL(4)
+    for (size_t strip = 0; strip < kStrips; ++strip) {
+      const size_t col = strip * kStripCols + k;
+      VFloat w[kFloatVectors];
+      HWY_UNROLL(16)
+      for (size_t v = 0; v < kFloatVectors; ++v) {
+        w[v] = LoadWeights<kEncoding>(weights[v / kPerGroup] + col * kColBytes +
+                                      v % kPerGroup * kFloatLanes * kWeightBytes<kEncoding>);
+      }
+      HWY_UNROLL(12)
+      for (size_t i = 0; i < kRows; ++i) {
+        const VFloat value = hn::Set(df, x[i * row_step + col * kColStep]);
+        HWY_UNROLL(16)
+        for (size_t v = 0; v < kFloatVectors; ++v)
+          sums[strip][v][i] = hn::MulAdd(w[v], value, sums[strip][v][i]);
+      }
+    }
+  }
+  HWY_UNROLL(12)
+  for (size_t i = 0; i < kRows; ++i) {
+    HWY_UNROLL(16)
+    for (size_t v = 0; v < kFloatVectors; ++v) {
+      float* to = totals[i] + v * kFloatLanes;
+      VFloat total = hn::LoadU(df, to);
+      HWY_UNROLL(4)
+      for (size_t strip = 0; strip < kStrips; ++strip) total = hn::Add(total, sums[strip][v][i]);
+      hn::StoreU(total, df, to);
+    }
+  }
+}
+
+// One chunk of at most kFloatChunkCols columns. `weights` point at the chunk's first column.
+template <Encoding kEncoding, size_t kRows, size_t kColStep>
+HWY_NOINLINE void PackedFloatTile(const uint8_t* const* weights, const float* x, size_t row_step, size_t cols,
+                                  float (*totals)[kGroups * kGroupRows]) {
+  constexpr size_t kColBytes = kGroupRows * kWeightBytes<kEncoding>;
+  // Few rows leave registers for several strips at once, which hides the latency of the chains.
+  constexpr size_t kStrips = kRows == 1 ? 4 : kRows == 2 ? 2 : 1;
+  const uint8_t* at[kGroups];
+  for (size_t g = 0; g < kGroups; ++g) at[g] = weights[g];
+  while (cols > 0) {
+    if (cols >= kStrips * kStripCols) {
+      PackedStrips<kEncoding, kRows, kStrips, kColStep>(at, x, row_step, kStripCols, totals);
+      for (size_t g = 0; g < kGroups; ++g) at[g] += kStrips * kStripCols * kColBytes;
+      x += kStrips * kStripCols * kColStep;
+      cols -= kStrips * kStripCols;
+    } else {
+      const size_t strip = std::min(cols, kStripCols);
+      PackedStrips<kEncoding, kRows, 1, kColStep>(at, x, row_step, strip, totals);
+      for (size_t g = 0; g < kGroups; ++g) at[g] += strip * kColBytes;
+      x += strip * kColStep;
+      cols -= strip;
+    }
+  }
+}
+
+// Rows of activations as they lie, at most 6.
+template <Encoding kEncoding>
+void PackedFloatDirect(const uint8_t* const* weights, const float* x, size_t stride, size_t rows, size_t cols,
+                       float (*totals)[kGroups * kGroupRows]) {
+  switch (rows) {
+    case 1:
+      return PackedFloatTile<kEncoding, 1, 1>(weights, x, stride, cols, totals);
+    case 2:
+      return PackedFloatTile<kEncoding, 2, 1>(weights, x, stride, cols, totals);
+    case 3:
+      return PackedFloatTile<kEncoding, 3, 1>(weights, x, stride, cols, totals);
+    case 4:
+      return PackedFloatTile<kEncoding, 4, 1>(weights, x, stride, cols, totals);
+    case 5:
+      return PackedFloatTile<kEncoding, 5, 1>(weights, x, stride, cols, totals);
+    default:
+      return PackedFloatTile<kEncoding, 6, 1>(weights, x, stride, cols, totals);
+  }
+}
+
+// Activations interleaved as [column][kFloatTile]; rows beyond `rows` are computed and not used.
+template <Encoding kEncoding>
+void PackedFloatInterleaved(const uint8_t* const* weights, const float* x, size_t rows, size_t cols,
+                            float (*totals)[kGroups * kGroupRows]) {
+  if constexpr (kPackedRows == kFloatTile) {
+    if (rows > 6) return PackedFloatTile<kEncoding, kFloatTile, kFloatTile>(weights, x, 1, cols, totals);
+    return PackedFloatTile<kEncoding, 6, kFloatTile>(weights, x, 1, cols, totals);
+  } else {
+    for (size_t row = 0; row < rows; row += 6) {
+      PackedFloatTile<kEncoding, 6, kFloatTile>(weights, x + row, 1, cols, totals + row);
+    }
+  }
+}
+
+// out[i][n] = sum over columns, for kRows rows of x and kStoredWeights rows of weights.
+template <Encoding kEncoding, size_t kRows>
+HWY_NOINLINE void StoredFloatTile(const uint8_t* const* HWY_RESTRICT weights, const float* HWY_RESTRICT x,
+                                  size_t stride, size_t cols, float (*HWY_RESTRICT out)[kStoredWeights]) {
+  const DFloat df;
+  VFloat sums[kStoredWeights][kRows];
+  HWY_UNROLL(4)
+  for (size_t n = 0; n < kStoredWeights; ++n) {
+    HWY_UNROLL(8)
+    for (size_t i = 0; i < kRows; ++i) sums[n][i] = hn::Zero(df);
+  }
+  const auto step = [&](const uint8_t* const* w, const float* const* values) HWY_ATTR {
+    VFloat columns[kRows];
+    HWY_UNROLL(8)
+    for (size_t i = 0; i < kRows; ++i) columns[i] = hn::LoadU(df, values[i]);
+    HWY_UNROLL(4)
+    for (size_t n = 0; n < kStoredWeights; ++n) {
+      const VFloat row = LoadWeights<kEncoding>(w[n]);
+      HWY_UNROLL(8)
+      for (size_t i = 0; i < kRows; ++i) sums[n][i] = hn::MulAdd(row, columns[i], sums[n][i]);
+    }
+  };
+  const size_t whole = cols / kFloatLanes * kFloatLanes;
+  for (size_t k = 0; k < whole; k += kFloatLanes) {
+    const uint8_t* w[kStoredWeights];
+    const float* values[kRows];
+    HWY_UNROLL(4)
+    for (size_t n = 0; n < kStoredWeights; ++n) w[n] = weights[n] + k * kWeightBytes<kEncoding>;
+    HWY_UNROLL(8)
+    for (size_t i = 0; i < kRows; ++i) values[i] = x + i * stride + k;
+    step(w, values);
+  }
+  if (whole < cols) {  // the last columns, padded with zeros
+    uint8_t padded[kStoredWeights][kFloatLanes * 4] = {};
+    float last[kRows][kFloatLanes] = {};
+    const uint8_t* w[kStoredWeights];
+    const float* values[kRows];
+    for (size_t n = 0; n < kStoredWeights; ++n) {
+      std::memcpy(padded[n], weights[n] + whole * kWeightBytes<kEncoding>,
+                  (cols - whole) * kWeightBytes<kEncoding>);
+      w[n] = padded[n];
+    }
+    for (size_t i = 0; i < kRows; ++i) {
+      std::memcpy(last[i], x + i * stride + whole, (cols - whole) * 4);
+      values[i] = last[i];
+    }
+    step(w, values);
+  }
+  HWY_UNROLL(8)
+  for (size_t i = 0; i < kRows; ++i) {
+    HWY_UNROLL(4)
+    for (size_t n = 0; n < kStoredWeights; ++n) out[i][n] = hn::GetLane(hn::SumOfLanes(df, sums[n][i]));
+  }
+}
+
+template <Encoding kEncoding>
+void StoredFloatRows(const uint8_t* const* weights, const float* x, size_t stride, size_t rows, size_t cols,
+                     float (*out)[kStoredWeights]) {
+  switch (rows) {
+    case 1:
+      return StoredFloatTile<kEncoding, 1>(weights, x, stride, cols, out);
+    case 2:
+      return StoredFloatTile<kEncoding, 2>(weights, x, stride, cols, out);
+#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
+    case 3:
+      return StoredFloatTile<kEncoding, 3>(weights, x, stride, cols, out);
+    case 4:
+      return StoredFloatTile<kEncoding, 4>(weights, x, stride, cols, out);
+    case 5:
+      return StoredFloatTile<kEncoding, 5>(weights, x, stride, cols, out);
+    case 6:
+      return StoredFloatTile<kEncoding, 6>(weights, x, stride, cols, out);
+#endif
+    default:
+      return;
+  }
+}
+
+}  // namespace mneme::linear::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // per-target include guard

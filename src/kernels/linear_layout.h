@@ -1,0 +1,152 @@
+// Layouts shared by the parts of linear.cc; private to them and to their test.
+//
+// Everything is cut into groups of 16 output rows and chunks of 512 columns. The kernels want weights of one
+// group with lanes as output rows: for each step of 4 columns, 16 rows x 4 bytes, so that one instruction
+// multiplies 64 bytes with 4 broadcast bytes of activations. Packed weights lie like that in memory, in the
+// size of their stored encoding; other weights are brought into that form chunk by chunk in the cache.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
+#include "base/types.h"
+#include "formats/quant_blocks.h"
+#include "kernels/linear.h"
+
+namespace mneme::linear {
+
+inline constexpr size_t kGroupRows = 16;
+inline constexpr size_t kBlockCols = 32;
+inline constexpr size_t kChunkCols = 512;
+inline constexpr size_t kChunkBlocks = kChunkCols / kBlockCols;
+inline constexpr size_t kStepsPerBlock = kBlockCols / 4;
+inline constexpr size_t kBlockBytes = kGroupRows * kBlockCols;  // one block of one group as bytes
+// Rows of activations that lie interleaved: what the widest tile takes at once.
+inline constexpr size_t kActTile = 6;
+// Float products restart their sums every so many columns: shorter chains round less, and independent ones
+// can run at once.
+inline constexpr size_t kStripCols = 64;
+inline constexpr size_t kFloatChunkCols = 4 * kStripCols;
+inline constexpr size_t kFloatTile = 12;
+
+inline constexpr size_t RoundUp(size_t value, size_t step) { return (value + step - 1) / step * step; }
+inline constexpr size_t CeilDivide(size_t value, size_t step) { return (value + step - 1) / step; }
+
+inline bool IsFloat(Encoding encoding) {
+  return encoding == Encoding::kF32 || encoding == Encoding::kF16 || encoding == Encoding::kBF16;
+}
+
+// Integer encodings in the unpacked form fall into four kinds. With a minimum, value = scale * q - min and q
+// is stored as it is; without, value = scale * (q - 128) on bytes that hold q. Scale (and minimum) per 32
+// columns, or per 16.
+struct BlockKind {
+  bool halves = false;  // scale per 16 columns
+  bool minimum = false;
+};
+
+inline BlockKind KindOf(Encoding encoding) {
+  switch (encoding) {
+    case Encoding::kQ4_1:
+    case Encoding::kQ5_1:
+    case Encoding::kQ4_K:
+    case Encoding::kQ5_K:
+      return {.halves = false, .minimum = true};
+    case Encoding::kQ2_K:
+      return {.halves = true, .minimum = true};
+    case Encoding::kQ3_K:
+    case Encoding::kQ6_K:
+      return {.halves = true, .minimum = false};
+    default:
+      return {};
+  }
+}
+
+// One chunk of one group in the form that the tile kernels read.
+struct UnpackedChunk {
+  const uint8_t* weights = nullptr;  // [blocks][8 steps][16 rows][4 columns]
+  const float* scales = nullptr;     // [blocks][1, or 2 with halves][16 rows]
+  const float* mins = nullptr;       // as scales
+};
+
+struct UnpackScratch {
+  alignas(64) uint8_t weights[kChunkBlocks * kBlockBytes];
+  alignas(64) float scales[kChunkBlocks * 2 * kGroupRows];
+  alignas(64) float mins[kChunkBlocks * 2 * kGroupRows];
+  alignas(64) uint8_t rows[kGroupRows * kChunkCols];
+};
+
+// Packed bytes of one group and `blocks` blocks of one chunk: half-precision factors first, padded to a cache
+// line, then the rest. See linear_pack.cc.
+inline size_t PackedHeadBytes(Encoding encoding, size_t blocks) {
+  switch (encoding) {
+    case Encoding::kQ8_0:
+    case Encoding::kQ4_0:
+      return RoundUp(blocks * kGroupRows * 2, 64);
+    case Encoding::kQ4_K:
+      return blocks / 8 * kGroupRows * 4;
+    case Encoding::kQ6_K:
+      return RoundUp(blocks / 8 * kGroupRows * 2, 64);
+    default:
+      return 0;
+  }
+}
+
+inline size_t PackedChunkBytes(Encoding encoding, size_t blocks) {
+  const size_t head = PackedHeadBytes(encoding, blocks);
+  switch (encoding) {
+    case Encoding::kQ8_0:
+      return head + blocks * kBlockBytes;
+    case Encoding::kQ4_0:
+      return head + blocks * kBlockBytes / 2;
+    case Encoding::kQ4_K:
+      return head + blocks / 8 * (12 + 128) * kGroupRows;
+    case Encoding::kQ6_K:
+      return head + blocks / 8 * (16 + 192) * kGroupRows;
+    default:
+      return 0;
+  }
+}
+
+// 0 where the encoding has no packed form.
+inline size_t PackedGroupBytes(Encoding encoding, size_t num_cols) {
+  if (IsFloat(encoding)) return RoundUp(EncodedBytes(encoding, num_cols) * kGroupRows, 64);
+  const size_t blocks = num_cols / kBlockCols;
+  const size_t full = blocks / kChunkBlocks;
+  return full * PackedChunkBytes(encoding, kChunkBlocks) + PackedChunkBytes(encoding, blocks % kChunkBlocks);
+}
+
+// Up to kActTile rows of quantised activations, interleaved. Five planes one after the other, `rows` and
+// `blocks` being those of this tile:
+//   values   [block][step][row][4]   int8
+//   heads    [block][2][row]         float scale; int32 -128 * sum of the block's values
+//   halves   [block][2][row]         int32 -128 * sum of the first and of the last 16 values
+//   sums     [block][row]            float -scale * sum
+//   half_sums[block][2][row]         float -scale * sum of each 16
+struct ActTileView {
+  uint8_t* base = nullptr;
+  size_t rows = 0;
+  size_t blocks = 0;
+
+  uint8_t* values(size_t block) const { return base + block * kBlockCols * rows; }
+  uint8_t* heads(size_t block) const { return base + (blocks * 32 + block * 8) * rows; }
+  uint8_t* halves(size_t block) const { return base + (blocks * 40 + block * 8) * rows; }
+  uint8_t* sums(size_t block) const { return base + (blocks * 48 + block * 4) * rows; }
+  uint8_t* half_sums(size_t block) const { return base + (blocks * 52 + block * 8) * rows; }
+};
+
+inline size_t QuantisedRowBytes(size_t num_cols) {
+  return RoundUp(CeilDivide(num_cols, kBlockCols) * 60, 64);
+}
+
+inline ActTileView TileOf(const ActivationRows& x, size_t tile) {
+  const size_t first = tile * kActTile;
+  return {.base = const_cast<uint8_t*>(x.quantised()) + first * x.quantised_row_bytes(),
+          .rows = std::min(kActTile, x.num_rows() - first),
+          .blocks = x.num_cols() / kBlockCols};
+}
+
+// The values that integer products see, as float: scale * q. For tests.
+void DequantiseRow(const ActivationRows& x, size_t row, float* out);
+
+}  // namespace mneme::linear

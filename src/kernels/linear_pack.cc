@@ -1,0 +1,221 @@
+// Packed form of weights: groups of 16 rows, interleaved; the same number of bytes as stored.
+//
+// Per group, chunk after chunk of 512 columns; in each chunk a head of half-precision factors, then per
+// block:
+//   q8_0  head [block][16] d;               [block][8 steps][16 rows][4] bytes q + 128
+//   q4_0  head [block][16] d;               [block][4][16 rows][4] nibbles: step 2j low, step 2j + 1 high
+//   q4_k  head [super-block]{[16] d, [16] dmin}
+//         per super-block: [12][16 rows] packed scales and minimums, then eight blocks of nibbles as in q4_0
+//   q6_k  head [super-block][16] d
+//         per super-block: [16 sub-blocks][16 rows] scales, then eight blocks of {nibbles as in q4_0,
+//         [2][16 rows][4] bytes of four 2-bit fields, field t for step 4e + t}
+//   f32, f16, bf16  [column][16 rows]
+// Rows beyond the last are zero.
+#include <sys/mman.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#include "base/error.h"
+#include "kernels/linear.h"
+#include "kernels/linear_layout.h"
+
+namespace mneme {
+namespace {
+
+using linear::IsFloat;
+using linear::kBlockBytes;
+using linear::kGroupRows;
+
+// Large matrices are read from end to end for every token: huge pages save the page walks.
+AlignedArray<uint8_t> AllocatePacked(size_t bytes) {
+  constexpr size_t kHugePage = size_t{2} << 20;
+  if (bytes < 2 * kHugePage) return MakeAligned<uint8_t>(bytes);
+  void* pointer = nullptr;
+  if (posix_memalign(&pointer, kHugePage, bytes) != 0) throw std::bad_alloc();
+  madvise(pointer, bytes, MADV_HUGEPAGE);
+  return AlignedArray<uint8_t>(static_cast<uint8_t*>(pointer));
+}
+
+// q[32] of one row into a block of nibbles.
+void PackNibbles(const uint8_t* q, size_t row, uint8_t* out) {
+  for (size_t j = 0; j < 4; ++j) {
+    for (size_t c = 0; c < 4; ++c) {
+      out[j * 64 + row * 4 + c] = static_cast<uint8_t>((q[8 * j + c] & 15) | (q[8 * j + 4 + c] << 4));
+    }
+  }
+}
+
+void PackRowQ8_0(const BlockQ8_0* blocks, size_t num_blocks, size_t row, uint8_t* out) {
+  uint8_t* weights = out + linear::PackedHeadBytes(Encoding::kQ8_0, num_blocks);
+  for (size_t b = 0; b < num_blocks; ++b) {
+    std::memcpy(out + (b * kGroupRows + row) * 2, &blocks[b].d, 2);
+    for (size_t step = 0; step < 8; ++step) {
+      uint32_t four;
+      std::memcpy(&four, blocks[b].qs + 4 * step, 4);
+      four ^= 0x80808080u;
+      std::memcpy(weights + b * kBlockBytes + (step * kGroupRows + row) * 4, &four, 4);
+    }
+  }
+}
+
+void PackRowQ4_0(const BlockQ4_0* blocks, size_t num_blocks, size_t row, uint8_t* out) {
+  uint8_t* weights = out + linear::PackedHeadBytes(Encoding::kQ4_0, num_blocks);
+  for (size_t b = 0; b < num_blocks; ++b) {
+    std::memcpy(out + (b * kGroupRows + row) * 2, &blocks[b].d, 2);
+    uint8_t q[32];
+    for (size_t i = 0; i < 16; ++i) {
+      q[i] = blocks[b].qs[i] & 15;
+      q[i + 16] = blocks[b].qs[i] >> 4;
+    }
+    PackNibbles(q, row, weights + b * kBlockBytes / 2);
+  }
+}
+
+void PackRowQ4_K(const BlockQ4_K* blocks, size_t num_blocks, size_t row, uint8_t* out) {
+  uint8_t* rest = out + linear::PackedHeadBytes(Encoding::kQ4_K, num_blocks);
+  for (size_t super = 0; super < num_blocks / 8; ++super) {
+    const BlockQ4_K& block = blocks[super];
+    std::memcpy(out + (super * 2 * kGroupRows + row) * 2, &block.d, 2);
+    std::memcpy(out + ((super * 2 + 1) * kGroupRows + row) * 2, &block.dmin, 2);
+    for (size_t i = 0; i < 12; ++i) rest[i * kGroupRows + row] = block.scales[i];
+    rest += 12 * kGroupRows;
+    for (size_t b = 0; b < 8; ++b, rest += kBlockBytes / 2) {
+      uint8_t q[32];
+      for (size_t i = 0; i < 32; ++i) {
+        const uint8_t pair = block.qs[b / 2 * 32 + i];
+        q[i] = b % 2 == 0 ? pair & 15 : pair >> 4;
+      }
+      PackNibbles(q, row, rest);
+    }
+  }
+}
+
+void PackRowQ6_K(const BlockQ6_K* blocks, size_t num_blocks, size_t row, uint8_t* out) {
+  uint8_t* rest = out + linear::PackedHeadBytes(Encoding::kQ6_K, num_blocks);
+  for (size_t super = 0; super < num_blocks / 8; ++super) {
+    const BlockQ6_K& block = blocks[super];
+    std::memcpy(out + (super * kGroupRows + row) * 2, &block.d, 2);
+    for (size_t i = 0; i < 16; ++i) rest[i * kGroupRows + row] = static_cast<uint8_t>(block.scales[i]);
+    rest += 16 * kGroupRows;
+    for (size_t b = 0; b < 8; ++b, rest += kBlockBytes / 4 * 3) {
+      const size_t half = b / 4;
+      const size_t group = b % 4;
+      uint8_t low[32];
+      uint8_t high[32];
+      for (size_t i = 0; i < 32; ++i) {
+        const uint8_t pair = block.ql[64 * half + 32 * (group % 2) + i];
+        low[i] = group < 2 ? pair & 15 : pair >> 4;
+        high[i] = (block.qh[32 * half + i] >> (2 * group)) & 3;
+      }
+      PackNibbles(low, row, rest);
+      uint8_t* fields = rest + kBlockBytes / 2;
+      for (size_t e = 0; e < 2; ++e) {
+        for (size_t c = 0; c < 4; ++c) {
+          uint8_t byte = 0;
+          for (size_t t = 0; t < 4; ++t) byte |= static_cast<uint8_t>(high[16 * e + 4 * t + c] << (2 * t));
+          fields[e * 64 + row * 4 + c] = byte;
+        }
+      }
+    }
+  }
+}
+
+template <typename Word>
+void PackRowFloat(const uint8_t* values, size_t num_cols, size_t row, uint8_t* out) {
+  for (size_t k = 0; k < num_cols; ++k) {
+    std::memcpy(out + (k * kGroupRows + row) * sizeof(Word), values + k * sizeof(Word), sizeof(Word));
+  }
+}
+
+// The structs have alignment 2 and the file's data may have none: copy the chunk of a row first.
+template <typename Block>
+const Block* CopyBlocks(const uint8_t* data, size_t count, Block* copy) {
+  std::memcpy(copy, data, count * sizeof(Block));
+  return copy;
+}
+
+void PackRowChunk(Encoding encoding, const uint8_t* data, size_t num_blocks, size_t row, uint8_t* out) {
+  union {
+    BlockQ8_0 q8_0[linear::kChunkBlocks];
+    BlockQ4_0 q4_0[linear::kChunkBlocks];
+    BlockQ4_K q4_k[linear::kChunkBlocks / 8];
+    BlockQ6_K q6_k[linear::kChunkBlocks / 8];
+  } copy;
+  switch (encoding) {
+    case Encoding::kQ8_0:
+      return PackRowQ8_0(CopyBlocks(data, num_blocks, copy.q8_0), num_blocks, row, out);
+    case Encoding::kQ4_0:
+      return PackRowQ4_0(CopyBlocks(data, num_blocks, copy.q4_0), num_blocks, row, out);
+    case Encoding::kQ4_K:
+      return PackRowQ4_K(CopyBlocks(data, num_blocks / 8, copy.q4_k), num_blocks, row, out);
+    case Encoding::kQ6_K:
+      return PackRowQ6_K(CopyBlocks(data, num_blocks / 8, copy.q6_k), num_blocks, row, out);
+    default:
+      MNEME_CHECK(false);
+  }
+}
+
+void PackGroup(const WeightView& view, size_t group, uint8_t* out) {
+  const size_t num_rows = std::min(kGroupRows, view.num_rows - group * kGroupRows);
+  if (num_rows < kGroupRows || IsFloat(view.encoding)) {
+    std::memset(out, 0, linear::PackedGroupBytes(view.encoding, view.num_cols));
+  }
+  const uint8_t* first_row = view.data + group * kGroupRows * view.row_bytes();
+  if (IsFloat(view.encoding)) {
+    for (size_t row = 0; row < num_rows; ++row) {
+      const uint8_t* values = first_row + row * view.row_bytes();
+      if (view.encoding == Encoding::kF32) {
+        PackRowFloat<uint32_t>(values, view.num_cols, row, out);
+      } else {
+        PackRowFloat<uint16_t>(values, view.num_cols, row, out);
+      }
+    }
+    return;
+  }
+  for (size_t col = 0; col < view.num_cols; col += linear::kChunkCols) {
+    const size_t cols = std::min(linear::kChunkCols, view.num_cols - col);
+    const uint8_t* data = first_row + EncodedBytes(view.encoding, col);
+    const size_t num_blocks = cols / linear::kBlockCols;
+    const size_t head_bytes = linear::PackedHeadBytes(view.encoding, num_blocks);
+    std::memset(out, 0, head_bytes);
+    for (size_t row = 0; row < num_rows; ++row) {
+      PackRowChunk(view.encoding, data + row * view.row_bytes(), num_blocks, row, out);
+    }
+    out += linear::PackedChunkBytes(view.encoding, num_blocks);
+  }
+}
+
+}  // namespace
+
+LinearWeights LinearWeights::InPlace(const WeightView& view) {
+  MNEME_CHECK(view.num_cols % EncodingBlockValues(view.encoding) == 0);
+  LinearWeights weights;
+  weights.view_ = view;
+  return weights;
+}
+
+size_t LinearWeights::PackedBytes(Encoding encoding, size_t num_rows, size_t num_cols) {
+  return linear::CeilDivide(num_rows, kGroupRows) * linear::PackedGroupBytes(encoding, num_cols);
+}
+
+LinearWeights LinearWeights::Packed(const WeightView& view, ThreadPool& pool) {
+  LinearWeights weights = InPlace(view);
+  const size_t bytes = PackedBytes(view.encoding, view.num_rows, view.num_cols);
+  if (bytes == 0) return weights;
+  weights.packed_ = AllocatePacked(bytes);
+  weights.view_.data = nullptr;
+  const size_t group_bytes = linear::PackedGroupBytes(view.encoding, view.num_cols);
+  pool.Run(linear::CeilDivide(view.num_rows, kGroupRows), [&](size_t group, size_t) {
+    PackGroup(view, group, weights.packed_.get() + group * group_bytes);
+  });
+  return weights;
+}
+
+size_t LinearWeights::read_bytes() const {
+  return is_packed() ? PackedBytes(view_.encoding, view_.num_rows, view_.num_cols)
+                     : view_.num_rows * view_.row_bytes();
+}
+
+}  // namespace mneme

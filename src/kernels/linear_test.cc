@@ -1,0 +1,365 @@
+#include "kernels/linear.h"
+
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "base/half.h"
+#include "base/random.h"
+#include "formats/quant.h"
+#include "kernels/linear_layout.h"
+#include "kernels/simd_targets.h"
+
+#ifndef HWY_WANT_AVX3_DL
+#define HWY_WANT_AVX3_DL
+#endif
+#include "hwy/highway.h"
+
+namespace mneme {
+namespace {
+
+constexpr Encoding kEncodings[] = {
+    Encoding::kF32,  Encoding::kF16,  Encoding::kBF16, Encoding::kQ8_0, Encoding::kQ4_0,
+    Encoding::kQ4_1, Encoding::kQ5_0, Encoding::kQ5_1, Encoding::kQ2_K, Encoding::kQ3_K,
+    Encoding::kQ4_K, Encoding::kQ5_K, Encoding::kQ6_K,
+};
+
+// Byte offsets of the half-precision factors in a block.
+std::vector<size_t> HalfOffsets(Encoding encoding) {
+  switch (encoding) {
+    case Encoding::kQ4_1:
+    case Encoding::kQ5_1:
+    case Encoding::kQ4_K:
+    case Encoding::kQ5_K:
+      return {0, 2};
+    case Encoding::kQ2_K:
+      return {80, 82};
+    case Encoding::kQ3_K:
+      return {108};
+    case Encoding::kQ6_K:
+      return {208};
+    default:
+      return {0};
+  }
+}
+
+// Stored weights of random bits, so that every level and scale occurs, with factors of moderate size. One
+// byte off alignment, as in a file.
+struct TestWeights {
+  TestWeights(Encoding encoding, size_t num_rows, size_t num_cols, uint64_t seed) : random(seed) {
+    view = {.encoding = encoding, .num_rows = num_rows, .num_cols = num_cols, .data = nullptr};
+    const size_t num_values = num_rows * num_cols;
+    bytes.resize(EncodedBytes(encoding, num_values) + 1);
+    uint8_t* data = bytes.data() + 1;
+    if (linear::IsFloat(encoding)) {
+      std::vector<float> values(num_values);
+      for (float& value : values) value = static_cast<float>(random.Normal());
+      EncodeBlocks(encoding, values.data(), num_values, data);
+    } else {
+      for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(random.Next());
+      const size_t block_bytes = EncodingBlockBytes(encoding);
+      for (size_t at = 0; at + 1 < bytes.size(); at += block_bytes) {
+        for (const size_t offset : HalfOffsets(encoding)) {
+          const uint16_t half = F32ToF16(static_cast<float>(random.Normal()) * 0.05f);
+          std::memcpy(data + at + offset, &half, 2);
+        }
+      }
+    }
+    view.data = data;
+    decoded.resize(num_values);
+    DecodeBlocksReference(encoding, data, num_values, decoded.data());
+  }
+
+  Random random;
+  WeightView view;
+  std::vector<uint8_t> bytes;
+  std::vector<double> decoded;
+};
+
+std::vector<float> RandomRows(size_t num_rows, size_t stride, uint64_t seed) {
+  Random random(seed);
+  std::vector<float> x(num_rows * stride);
+  for (float& value : x) value = static_cast<float>(random.Normal() * std::exp(random.Normal()));
+  return x;
+}
+
+// The highest error of `out` against the double-precision product, relative to |x||w|.
+double WorstError(const TestWeights& weights, const std::vector<float>& x, size_t stride, size_t num_rows,
+                  const std::vector<float>& out, size_t out_stride) {
+  const size_t cols = weights.view.num_cols;
+  double worst = 0;
+  for (size_t r = 0; r < num_rows; ++r) {
+    for (size_t n = 0; n < weights.view.num_rows; ++n) {
+      double sum = 0, norm_w = 0, norm_x = 0;
+      for (size_t k = 0; k < cols; ++k) {
+        const double w = weights.decoded[n * cols + k];
+        const double value = x[r * stride + k];
+        sum += w * value;
+        norm_w += w * w;
+        norm_x += value * value;
+      }
+      const double error =
+          std::abs(sum - static_cast<double>(out[r * out_stride + n])) / std::sqrt(norm_w * norm_x);
+      worst = error <= worst ? worst : error;  // NaN counts as worst
+    }
+  }
+  return worst;
+}
+
+std::vector<float> Product(const LinearWeights& weights, const float* x, size_t stride, size_t num_rows,
+                           ThreadPool& pool) {
+  ActivationRows rows(num_rows, weights.num_cols());
+  rows.Set(x, num_rows, weights.num_cols(), stride, NeedsQuantised(weights.encoding()), pool);
+  std::vector<float> out(num_rows * weights.num_rows());
+  const MatMulJob job = {.weights = &weights, .out = out.data(), .out_stride = weights.num_rows()};
+  MatMul(rows, {&job, 1}, pool);
+  return out;
+}
+
+// The rows as integer products see them.
+std::vector<float> Rounded(const std::vector<float>& x, size_t stride, size_t num_rows, size_t num_cols,
+                           ThreadPool& pool) {
+  ActivationRows rows(num_rows, num_cols);
+  rows.Set(x.data(), num_rows, num_cols, stride, true, pool);
+  std::vector<float> out(num_rows * stride);
+  for (size_t r = 0; r < num_rows; ++r) linear::DequantiseRow(rows, r, out.data() + r * stride);
+  return out;
+}
+
+// Runs each test once per SIMD target of this machine.
+class LinearTargets : public ::testing::TestWithParam<int64_t> {
+ protected:
+  void SetUp() override {
+    hwy::SetSupportedTargetsForTest(GetParam());
+    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+  }
+  void TearDown() override {
+    hwy::SetSupportedTargetsForTest(0);
+    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(Targets, LinearTargets, ::testing::ValuesIn(hwy::SupportedAndGeneratedTargets()),
+                         [](const auto& info) { return std::string(hwy::TargetName(info.param)); });
+
+struct Shape {
+  size_t num_rows, num_cols;
+};
+
+std::vector<Shape> ShapesOf(Encoding encoding) {
+  if (linear::IsFloat(encoding)) return {{1, 1}, {33, 257}, {16, 64}, {50, 172}, {64, 515}};
+  const size_t block = EncodingBlockValues(encoding);
+  return {{1, block}, {33, 3 * block}, {48, 512 + block}, {70, 1024}};
+}
+
+TEST_P(LinearTargets, MatchesTheDoublePrecisionTwin) {
+  ThreadPool pool(2);
+  for (const Encoding encoding : kEncodings) {
+    for (const Shape shape : ShapesOf(encoding)) {
+      const TestWeights weights(encoding, shape.num_rows, shape.num_cols, 7);
+      const size_t stride = shape.num_cols + 3;
+      const size_t num_rows = 15;
+      const std::vector<float> x = RandomRows(num_rows, stride, 11);
+      for (const bool packed : {false, true}) {
+        SCOPED_TRACE(std::string(EncodingName(encoding)) + (packed ? " packed " : " stored ") +
+                     std::to_string(shape.num_rows) + "x" + std::to_string(shape.num_cols));
+        const LinearWeights linear =
+            packed ? LinearWeights::Packed(weights.view, pool) : LinearWeights::InPlace(weights.view);
+        const std::vector<float> out = Product(linear, x.data(), stride, num_rows, pool);
+        if (linear::IsFloat(encoding)) {
+          EXPECT_LT(WorstError(weights, x, stride, num_rows, out, shape.num_rows), kFloatDotError);
+        } else {
+          const std::vector<float> rounded = Rounded(x, stride, num_rows, shape.num_cols, pool);
+          EXPECT_LT(WorstError(weights, rounded, stride, num_rows, out, shape.num_rows), 2e-6);
+          EXPECT_LT(WorstError(weights, x, stride, num_rows, out, shape.num_rows), kQuantisedDotError);
+        }
+      }
+    }
+  }
+}
+
+TEST_P(LinearTargets, SameBitsForAnyNumberOfRowsAndThreads) {
+  ThreadPool one(1), two(2), three(3);
+  for (const Encoding encoding : kEncodings) {
+    const size_t cols = linear::IsFloat(encoding) ? 330 : 1280;
+    const size_t outputs = 213;
+    const TestWeights weights(encoding, outputs, cols, 3);
+    const std::vector<float> x = RandomRows(64, cols, 5);
+    for (const bool packed : {false, true}) {
+      const LinearWeights linear =
+          packed ? LinearWeights::Packed(weights.view, one) : LinearWeights::InPlace(weights.view);
+      std::vector<float> expected;
+      for (size_t r = 0; r < 64; ++r) {
+        const std::vector<float> row = Product(linear, x.data() + r * cols, cols, 1, one);
+        expected.insert(expected.end(), row.begin(), row.end());
+      }
+      for (const size_t num_rows : {1, 2, 3, 4, 5, 6, 7, 8, 9, 33, 64}) {
+        for (ThreadPool* pool : {&one, &two, &three}) {
+          const std::vector<float> out = Product(linear, x.data(), cols, num_rows, *pool);
+          ASSERT_EQ(0, std::memcmp(out.data(), expected.data(), out.size() * sizeof(float)))
+              << EncodingName(encoding) << (packed ? " packed, " : " stored, ") << num_rows << " rows, "
+              << pool->num_threads() << " threads";
+        }
+      }
+    }
+  }
+}
+
+TEST_P(LinearTargets, PackedIntegerWeightsGiveTheBitsOfStoredOnes) {
+  ThreadPool pool(1);
+  for (const Encoding encoding : kEncodings) {
+    if (linear::IsFloat(encoding)) continue;
+    const TestWeights weights(encoding, 45, 1792, 3);
+    const std::vector<float> x = RandomRows(8, 1792, 5);
+    EXPECT_EQ(Product(LinearWeights::InPlace(weights.view), x.data(), 1792, 8, pool),
+              Product(LinearWeights::Packed(weights.view, pool), x.data(), 1792, 8, pool))
+        << EncodingName(encoding);
+  }
+}
+
+TEST_P(LinearTargets, JobsShareACallAndTakeBiasAndAccumulate) {
+  ThreadPool pool(2);
+  const size_t cols = 256, num_rows = 7;
+  const std::vector<float> x = RandomRows(num_rows, cols, 5);
+  for (const bool packed : {false, true}) {
+    const TestWeights q8(Encoding::kQ8_0, 300, cols, 1), f16(Encoding::kF16, 37, cols, 2),
+        q6(Encoding::kQ6_K, 17, cols, 3);
+    std::vector<LinearWeights> weights;
+    for (const TestWeights* w : {&q8, &f16, &q6}) {
+      weights.push_back(packed ? LinearWeights::Packed(w->view, pool) : LinearWeights::InPlace(w->view));
+    }
+    std::vector<float> bias(300);
+    for (size_t n = 0; n < bias.size(); ++n) bias[n] = static_cast<float>(n) * 0.25f - 30;
+    ActivationRows rows(num_rows, cols);
+    rows.Set(x.data(), num_rows, cols, cols, true, pool);
+    const size_t out_stride = 305;
+    std::vector<std::vector<float>> outs(3, std::vector<float>(num_rows * out_stride, 2.0f));
+    std::vector<MatMulJob> jobs;
+    for (size_t i = 0; i < 3; ++i) {
+      jobs.push_back({.weights = &weights[i],
+                      .bias = i == 1 ? nullptr : bias.data(),
+                      .out = outs[i].data(),
+                      .out_stride = out_stride,
+                      .accumulate = i != 0});
+    }
+    MatMul(rows, jobs, pool);
+    for (size_t i = 0; i < 3; ++i) {
+      const std::vector<float> plain = Product(weights[i], x.data(), cols, num_rows, pool);
+      const size_t outputs = weights[i].num_rows();
+      for (size_t r = 0; r < num_rows; ++r) {
+        for (size_t n = 0; n < out_stride; ++n) {
+          const float got = outs[i][r * out_stride + n];
+          if (n >= outputs) {
+            ASSERT_EQ(got, 2.0f) << "wrote beyond the row";
+            continue;
+          }
+          const float start = (i != 0 ? 2.0f : 0.0f) + (i == 1 ? 0.0f : bias[n]);
+          ASSERT_NEAR(got, start + plain[r * outputs + n], 1e-5f * (std::abs(plain[r * outputs + n]) + 40));
+        }
+      }
+    }
+  }
+}
+
+TEST_P(LinearTargets, RoundsActivationsToTheNearestOf255Levels) {
+  ThreadPool pool(1);
+  const size_t cols = 96;
+  std::vector<float> x(cols, 0.0f);
+  for (size_t k = 0; k < 32; ++k) x[k] = static_cast<float>(k) - 16.5f;  // ties at 127 / 16.5 steps
+  x[32] = -254.0f;
+  x[33] = 1.0f;  // half a step: to even, 0
+  x[34] = 3.0f;  // to even, 2
+  x[35] = -2.9f;
+  const std::vector<float> rounded = Rounded(x, cols, 1, cols, pool);
+  for (size_t k = 0; k < 32; ++k) EXPECT_LE(std::abs(rounded[k] - x[k]), 0.5001f * 16.5f / 127) << k;
+  EXPECT_EQ(rounded[32], -254.0f);
+  EXPECT_EQ(rounded[33], 0.0f);
+  EXPECT_EQ(rounded[34], 4.0f);
+  EXPECT_EQ(rounded[35], -2.0f);
+  for (size_t k = 64; k < 96; ++k) EXPECT_EQ(rounded[k], 0.0f);
+}
+
+TEST_P(LinearTargets, NotANumberStaysInItsRow) {
+  ThreadPool pool(1);
+  for (const Encoding encoding : kEncodings) {
+    const size_t cols = 512;
+    const TestWeights weights(encoding, 20, cols, 3);
+    std::vector<float> x = RandomRows(9, cols, 5);
+    const std::vector<float> clean = Product(LinearWeights::InPlace(weights.view), x.data(), cols, 9, pool);
+    x[2 * cols + 40] = std::numeric_limits<float>::quiet_NaN();
+    x[7 * cols + 100] = std::numeric_limits<float>::infinity();
+    x[8 * cols + 3] = 1e-38f;
+    const std::vector<float> out = Product(LinearWeights::InPlace(weights.view), x.data(), cols, 9, pool);
+    for (size_t r = 0; r < 8; ++r) {
+      for (size_t n = 0; n < 20; ++n) {
+        if (r == 2 || r == 7) {
+          EXPECT_FALSE(std::isfinite(out[r * 20 + n])) << EncodingName(encoding);
+        } else {
+          EXPECT_EQ(out[r * 20 + n], clean[r * 20 + n]) << EncodingName(encoding);
+        }
+      }
+    }
+  }
+}
+
+TEST(Linear, DecodeRowGivesTheStoredValues) {
+  for (const Encoding encoding : kEncodings) {
+    const TestWeights weights(encoding, 5, 512, 9);
+    std::vector<float> row(512);
+    DecodeRow(weights.view, 3, row.data());
+    for (size_t k = 0; k < 512; ++k) {
+      const double expected = weights.decoded[3 * 512 + k];
+      ASSERT_NEAR(row[k], expected, 1e-6 * (std::abs(expected) + 1)) << EncodingName(encoding);
+    }
+  }
+}
+
+TEST(Linear, PackedWeightsKeepTheStoredSize) {
+  ThreadPool pool(1);
+  for (const Encoding encoding : {Encoding::kQ8_0, Encoding::kQ4_0, Encoding::kQ4_K, Encoding::kQ6_K,
+                                  Encoding::kF16, Encoding::kBF16, Encoding::kF32}) {
+    EXPECT_EQ(LinearWeights::PackedBytes(encoding, 64, 2048), 64 * EncodedBytes(encoding, 2048))
+        << EncodingName(encoding);
+    const TestWeights weights(encoding, 17, 768, 1);
+    const LinearWeights packed = LinearWeights::Packed(weights.view, pool);
+    EXPECT_TRUE(packed.is_packed());
+    EXPECT_EQ(packed.read_bytes(), LinearWeights::PackedBytes(encoding, 17, 768));
+    EXPECT_EQ(packed.view().data, nullptr);
+  }
+  EXPECT_EQ(LinearWeights::PackedBytes(Encoding::kQ5_1, 64, 2048), 0u);
+  const TestWeights weights(Encoding::kQ5_1, 17, 768, 1);
+  const LinearWeights fallback = LinearWeights::Packed(weights.view, pool);
+  EXPECT_FALSE(fallback.is_packed());
+  EXPECT_EQ(fallback.read_bytes(), 17 * EncodedBytes(Encoding::kQ5_1, 768));
+}
+
+TEST(Linear, NoRowsIsNoWork) {
+  ThreadPool pool(1);
+  const TestWeights weights(Encoding::kQ8_0, 16, 32, 1);
+  const LinearWeights linear = LinearWeights::InPlace(weights.view);
+  ActivationRows rows(4, 32);
+  rows.Set(nullptr, 0, 32, 32, true, pool);
+  float untouched = 5;
+  const MatMulJob job = {.weights = &linear, .out = &untouched, .out_stride = 16};
+  MatMul(rows, {&job, 1}, pool);
+  EXPECT_EQ(untouched, 5);
+}
+
+TEST(LinearDeathTest, MismatchedColumnsAreABug) {
+  ThreadPool pool(1);
+  const TestWeights weights(Encoding::kF32, 4, 32, 1);
+  const LinearWeights linear = LinearWeights::InPlace(weights.view);
+  ActivationRows rows(1, 64);
+  std::vector<float> x(64), out(4);
+  rows.Set(x.data(), 1, 64, 64, false, pool);
+  const MatMulJob job = {.weights = &linear, .out = out.data(), .out_stride = 4};
+  EXPECT_DEATH(MatMul(rows, {&job, 1}, pool), "num_cols");
+}
+
+}  // namespace
+}  // namespace mneme

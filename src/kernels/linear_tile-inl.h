@@ -1,0 +1,334 @@
+// The tile kernel of integer weights: kGroups groups of 16 rows, up to kTileRows rows of activations, one
+// chunk of columns. Included by linear.cc once per target.
+//
+// Per block of 32 columns the products are summed in int32, exactly, then enter the float sum as
+//   sum += scale_w * float(dot) * scale_x  [+ minimum * (-scale_x * sum_x)]
+// in this order on every target and in every tile size.
+#include <cstring>
+
+#include "kernels/linear_layout.h"
+
+#if defined(MNEME_KERNELS_LINEAR_TILE_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef MNEME_KERNELS_LINEAR_TILE_INL_H_
+#undef MNEME_KERNELS_LINEAR_TILE_INL_H_
+#else
+#define MNEME_KERNELS_LINEAR_TILE_INL_H_
+#endif
+
+#include "hwy/highway.h"
+
+// Highway 1.0.3 names AVX-512 with VNNI as a target but compiles it without the flag.
+#undef MNEME_LINEAR_VNNI
+#if HWY_TARGET == HWY_AVX3_DL
+#define MNEME_LINEAR_VNNI 1
+HWY_PUSH_ATTRIBUTES(HWY_TARGET_STR ",avx512vnni")
+#else
+#define MNEME_LINEAR_VNNI 0
+HWY_BEFORE_NAMESPACE();
+#endif
+namespace mneme::linear::HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
+constexpr size_t kGroups = 2;
+constexpr size_t kTileRows = 6;
+#else
+constexpr size_t kGroups = 1;
+constexpr size_t kTileRows = 2;
+#endif
+
+// Running sums of one tile: [row][group][16].
+struct Totals {
+  alignas(64) float values[kFloatTile][kGroups * kGroupRows];
+};
+
+#if HWY_TARGET == HWY_SCALAR
+
+template <bool kHalves, bool kMinimum>
+void TileScalar(const UnpackedChunk& chunk, const ActTileView& tile, size_t row, size_t first_block,
+                size_t blocks, float* totals) {
+  constexpr size_t kParts = kHalves ? 2 : 1;
+  float sums[kGroupRows] = {};
+  for (size_t b = 0; b < blocks; ++b) {
+    const size_t act_block = first_block + b;
+    float scale_x;
+    std::memcpy(&scale_x, tile.heads(act_block) + row * 4, 4);
+    for (size_t n = 0; n < kGroupRows; ++n) {
+      float scaled = 0;
+      for (size_t part = 0; part < kParts; ++part) {
+        int32_t dot = 0;
+        for (size_t step = part * 4; step < (part + 1) * 8 / kParts; ++step) {
+          for (size_t c = 0; c < 4; ++c) {
+            const int w = chunk.weights[((b * 8 + step) * kGroupRows + n) * 4 + c];
+            const uint8_t x = tile.values(act_block)[(step * tile.rows + row) * 4 + c];
+            dot += (w - (kMinimum ? 0 : 128)) * static_cast<int8_t>(x);
+          }
+        }
+        scaled += chunk.scales[(b * kParts + part) * kGroupRows + n] * static_cast<float>(dot);
+      }
+      sums[n] += scaled * scale_x;
+      for (size_t part = 0; kMinimum && part < kParts; ++part) {
+        float sum_x;
+        std::memcpy(
+            &sum_x,
+            (kHalves ? tile.half_sums(act_block) : tile.sums(act_block)) + (part * tile.rows + row) * 4, 4);
+        sums[n] += chunk.mins[(b * kParts + part) * kGroupRows + n] * sum_x;
+      }
+    }
+  }
+  for (size_t n = 0; n < kGroupRows; ++n) totals[n] += sums[n];
+}
+
+#else  // HWY_TARGET != HWY_SCALAR
+
+using DI = hn::CappedTag<int32_t, 16>;
+using DF = hn::CappedTag<float, 16>;
+using DU8 = hn::CappedTag<uint8_t, 64>;
+using VI = hn::Vec<DI>;
+using VF = hn::Vec<DF>;
+using VU8 = hn::Vec<DU8>;
+constexpr size_t kLanes = HWY_MIN(HWY_LANES(int32_t), size_t{16});
+constexpr size_t kVectors = kGroups * kGroupRows / kLanes;
+
+HWY_INLINE int32_t LoadWord(const uint8_t* from) {
+  int32_t word;
+  std::memcpy(&word, from, 4);
+  return word;
+}
+HWY_INLINE float LoadFloat(const uint8_t* from) {
+  float value;
+  std::memcpy(&value, from, 4);
+  return value;
+}
+
+// Products of 4 weight bytes with 4 activations, added to each int32 lane. kOffset: the bytes hold q + 128,
+// else q below 64. Weights are prepared once and used for all rows of activations. Where the instruction
+// takes unsigned bytes, kCorrect: the sum starts at -128 * sum of the activations.
+#if MNEME_LINEAR_VNNI
+
+template <bool kOffset>
+struct Dot {
+  static constexpr bool kCorrect = kOffset;
+  VU8 weights;
+  HWY_INLINE explicit Dot(VU8 w) : weights(w) {}
+  HWY_INLINE VI Add(VI sum, VI x) const { return VI{_mm512_dpbusd_epi32(sum.raw, weights.raw, x.raw)}; }
+};
+
+#elif HWY_ARCH_X86
+
+#if HWY_TARGET == HWY_AVX3
+HWY_INLINE VI PairwiseProducts(VU8 a, VU8 b) {
+  return VI{_mm512_madd_epi16(_mm512_maddubs_epi16(a.raw, b.raw), _mm512_set1_epi16(1))};
+}
+HWY_INLINE VU8 WithSignOf(VU8 x, VU8 w) {
+  return VU8{_mm512_mask_sub_epi8(x.raw, _mm512_movepi8_mask(w.raw), _mm512_setzero_si512(), x.raw)};
+}
+HWY_INLINE VU8 Magnitude(VU8 w) { return VU8{_mm512_abs_epi8(w.raw)}; }
+#elif HWY_TARGET == HWY_AVX2
+HWY_INLINE VI PairwiseProducts(VU8 a, VU8 b) {
+  return VI{_mm256_madd_epi16(_mm256_maddubs_epi16(a.raw, b.raw), _mm256_set1_epi16(1))};
+}
+HWY_INLINE VU8 WithSignOf(VU8 x, VU8 w) { return VU8{_mm256_sign_epi8(x.raw, w.raw)}; }
+HWY_INLINE VU8 Magnitude(VU8 w) { return VU8{_mm256_abs_epi8(w.raw)}; }
+#else
+HWY_INLINE VI PairwiseProducts(VU8 a, VU8 b) {
+  return VI{_mm_madd_epi16(_mm_maddubs_epi16(a.raw, b.raw), _mm_set1_epi16(1))};
+}
+HWY_INLINE VU8 WithSignOf(VU8 x, VU8 w) { return VU8{_mm_sign_epi8(x.raw, w.raw)}; }
+HWY_INLINE VU8 Magnitude(VU8 w) { return VU8{_mm_abs_epi8(w.raw)}; }
+#endif
+
+// The 16-bit sums of pairs must not saturate: 2 * 128 * 127 fits, 2 * 255 * 127 would not. So signed weights
+// give their sign to the activations.
+template <bool kOffset>
+struct Dot {
+  static constexpr bool kCorrect = false;
+  VU8 weights;
+  VU8 magnitudes;
+  HWY_INLINE explicit Dot(VU8 w)
+      : weights(kOffset ? hn::Xor(w, hn::Set(DU8(), 128)) : w),
+        magnitudes(kOffset ? Magnitude(weights) : w) {}
+  HWY_INLINE VI Add(VI sum, VI x) const {
+    const VU8 bytes = hn::BitCast(DU8(), x);
+    return hn::Add(sum, PairwiseProducts(magnitudes, kOffset ? WithSignOf(bytes, weights) : bytes));
+  }
+};
+
+#else
+
+// Even and odd bytes as int16: the sum of two products of signed bytes fits.
+template <bool kOffset>
+struct Dot {
+  using DI16 = hn::Repartition<int16_t, DI>;
+  static constexpr bool kCorrect = false;
+  hn::Vec<DI16> even;
+  hn::Vec<DI16> odd;
+  HWY_INLINE explicit Dot(VU8 w) {
+    const auto words = hn::BitCast(DI16(), kOffset ? hn::Xor(w, hn::Set(DU8(), 128)) : w);
+    even = hn::ShiftRight<8>(hn::ShiftLeft<8>(words));
+    odd = hn::ShiftRight<8>(words);
+  }
+  HWY_INLINE VI Add(VI sum, VI x) const {
+    const auto words = hn::BitCast(DI16(), x);
+    const auto x_even = hn::ShiftRight<8>(hn::ShiftLeft<8>(words));
+    const auto products =
+        hn::BitCast(DI(), hn::Add(hn::Mul(even, x_even), hn::Mul(odd, hn::ShiftRight<8>(words))));
+    return hn::Add(sum,
+                   hn::Add(hn::ShiftRight<16>(products), hn::ShiftRight<16>(hn::ShiftLeft<16>(products))));
+  }
+};
+
+#endif
+
+// Adds the products of kRows rows of activations, from `first_row` of the tile, to totals[kRows].
+template <bool kHalves, bool kMinimum, size_t kRows>
+HWY_NOINLINE void TileKernel(const UnpackedChunk* HWY_RESTRICT chunks, const ActTileView& tile,
+                             size_t first_row, size_t first_block, size_t blocks,
+                             float (*HWY_RESTRICT totals)[kGroups * kGroupRows]) {
+  constexpr size_t kParts = kHalves ? 2 : 1;
+  constexpr size_t kSteps = kStepsPerBlock / kParts;
+  constexpr size_t kPerGroup = kGroupRows / kLanes;
+  const DI di;
+  const DF df;
+  // A full tile has its row count at compile time: addresses become constants.
+  const size_t tile_rows = kRows == kActTile ? kActTile : tile.rows;
+  const size_t step_bytes = tile_rows * 4;
+  const uint8_t* HWY_RESTRICT values = tile.values(first_block) + first_row * 4;
+  const uint8_t* HWY_RESTRICT heads = tile.heads(first_block) + first_row * 4;
+  const uint8_t* HWY_RESTRICT halves = tile.halves(first_block) + first_row * 4;
+  const uint8_t* HWY_RESTRICT sums =
+      (kHalves ? tile.half_sums(first_block) : tile.sums(first_block)) + first_row * 4;
+
+  VF float_sums[kVectors][kRows];
+  HWY_UNROLL(8)
+  for (size_t v = 0; v < kVectors; ++v) {
+    HWY_UNROLL(8)
+    for (size_t i = 0; i < kRows; ++i) float_sums[v][i] = hn::Zero(df);
+  }
+  for (size_t b = 0; b < blocks; ++b) {
+    VF scaled[kVectors][kRows];
+    HWY_UNROLL(2)
+    for (size_t part = 0; part < kParts; ++part) {
+      VI dots[kVectors][kRows];
+      HWY_UNROLL(8)
+      for (size_t i = 0; i < kRows; ++i) {
+        VI start = hn::Zero(di);
+        if constexpr (Dot<!kMinimum>::kCorrect) {
+          start = hn::Set(
+              di, LoadWord(kHalves ? halves + (part * tile_rows + i) * 4 : heads + (tile_rows + i) * 4));
+        }
+        HWY_UNROLL(8)
+        for (size_t v = 0; v < kVectors; ++v) dots[v][i] = start;
+      }
+      HWY_UNROLL(8)
+      for (size_t s = 0; s < kSteps; ++s) {
+        const size_t step = part * kSteps + s;
+        const uint8_t* HWY_RESTRICT x = values + step * step_bytes;
+        HWY_UNROLL(8)
+        for (size_t v = 0; v < kVectors; ++v) {
+          const uint8_t* w = chunks[v / kPerGroup].weights + b * kBlockBytes + step * kGroupRows * 4;
+          const Dot<!kMinimum> dot(hn::LoadU(DU8(), w + v % kPerGroup * kLanes * 4));
+          HWY_UNROLL(8)
+          for (size_t i = 0; i < kRows; ++i)
+            dots[v][i] = dot.Add(dots[v][i], hn::Set(di, LoadWord(x + i * 4)));
+        }
+      }
+      HWY_UNROLL(8)
+      for (size_t v = 0; v < kVectors; ++v) {
+        const float* scales = chunks[v / kPerGroup].scales + (b * kParts + part) * kGroupRows;
+        const VF scale = hn::LoadU(df, scales + v % kPerGroup * kLanes);
+        HWY_UNROLL(8)
+        for (size_t i = 0; i < kRows; ++i) {
+          const VF dot = hn::ConvertTo(df, dots[v][i]);
+          scaled[v][i] = part == 0 ? hn::Mul(dot, scale) : hn::MulAdd(dot, scale, scaled[v][i]);
+        }
+      }
+    }
+    HWY_UNROLL(8)
+    for (size_t i = 0; i < kRows; ++i) {
+      const VF scale_x = hn::Set(df, LoadFloat(heads + i * 4));
+      HWY_UNROLL(8)
+      for (size_t v = 0; v < kVectors; ++v)
+        float_sums[v][i] = hn::MulAdd(scaled[v][i], scale_x, float_sums[v][i]);
+    }
+    if constexpr (kMinimum) {
+      HWY_UNROLL(2)
+      for (size_t part = 0; part < kParts; ++part) {
+        HWY_UNROLL(8)
+        for (size_t v = 0; v < kVectors; ++v) {
+          const float* mins = chunks[v / kPerGroup].mins + (b * kParts + part) * kGroupRows;
+          const VF minimum = hn::LoadU(df, mins + v % kPerGroup * kLanes);
+          HWY_UNROLL(8)
+          for (size_t i = 0; i < kRows; ++i) {
+            const VF sum_x = hn::Set(df, LoadFloat(sums + (part * tile_rows + i) * 4));
+            float_sums[v][i] = hn::MulAdd(minimum, sum_x, float_sums[v][i]);
+          }
+        }
+      }
+    }
+    values += kStepsPerBlock * step_bytes;
+    heads += 2 * step_bytes;
+    halves += 2 * step_bytes;
+    sums += kParts * step_bytes;
+  }
+  HWY_UNROLL(8)
+  for (size_t i = 0; i < kRows; ++i) {
+    HWY_UNROLL(8)
+    for (size_t v = 0; v < kVectors; ++v) {
+      float* to = totals[i] + v * kLanes;
+      hn::Store(hn::Add(hn::Load(df, to), float_sums[v][i]), df, to);
+    }
+  }
+}
+
+template <bool kHalves, bool kMinimum>
+void TileOfKind(const UnpackedChunk* chunks, const ActTileView& tile, size_t first_block, size_t blocks,
+                float (*totals)[kGroups * kGroupRows]) {
+  size_t row = 0;
+  for (; row + kTileRows <= tile.rows; row += kTileRows) {
+    TileKernel<kHalves, kMinimum, kTileRows>(chunks, tile, row, first_block, blocks, totals + row);
+  }
+  switch (tile.rows - row) {
+    case 1:
+      return TileKernel<kHalves, kMinimum, 1>(chunks, tile, row, first_block, blocks, totals + row);
+#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
+    case 2:
+      return TileKernel<kHalves, kMinimum, 2>(chunks, tile, row, first_block, blocks, totals + row);
+    case 3:
+      return TileKernel<kHalves, kMinimum, 3>(chunks, tile, row, first_block, blocks, totals + row);
+    case 4:
+      return TileKernel<kHalves, kMinimum, 4>(chunks, tile, row, first_block, blocks, totals + row);
+    case 5:
+      return TileKernel<kHalves, kMinimum, 5>(chunks, tile, row, first_block, blocks, totals + row);
+#endif
+    default:
+      return;
+  }
+}
+
+#endif  // HWY_TARGET
+
+// Adds one chunk's products to totals[tile.rows][kGroups * 16].
+inline void MultiplyTile(BlockKind kind, const UnpackedChunk* chunks, const ActTileView& tile,
+                         size_t first_block, size_t blocks, float (*totals)[kGroups * kGroupRows]) {
+#if HWY_TARGET == HWY_SCALAR
+  for (size_t row = 0; row < tile.rows; ++row) {
+    const auto run = kind.halves ? (kind.minimum ? TileScalar<true, true> : TileScalar<true, false>)
+                                 : (kind.minimum ? TileScalar<false, true> : TileScalar<false, false>);
+    run(chunks[0], tile, row, first_block, blocks, totals[row]);
+  }
+#else
+  if (kind.halves) {
+    if (kind.minimum) return TileOfKind<true, true>(chunks, tile, first_block, blocks, totals);
+    return TileOfKind<true, false>(chunks, tile, first_block, blocks, totals);
+  }
+  if (kind.minimum) return TileOfKind<false, true>(chunks, tile, first_block, blocks, totals);
+  return TileOfKind<false, false>(chunks, tile, first_block, blocks, totals);
+#endif
+}
+
+}  // namespace mneme::linear::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // per-target include guard

@@ -1,0 +1,430 @@
+// Weights of one group and chunk into the form of UnpackedChunk, from packed memory or from 16 stored rows.
+//
+// The bit fields are taken apart in 64-bit words, in loops of fixed length that compilers vectorise for each
+// target. Included by linear.cc once per target.
+#include <cstring>
+
+#include "base/half.h"
+#include "formats/quant.h"
+#include "kernels/linear_layout.h"
+
+#if defined(MNEME_KERNELS_LINEAR_UNPACK_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef MNEME_KERNELS_LINEAR_UNPACK_INL_H_
+#undef MNEME_KERNELS_LINEAR_UNPACK_INL_H_
+#else
+#define MNEME_KERNELS_LINEAR_UNPACK_INL_H_
+#endif
+
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace mneme::linear::HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+constexpr uint64_t Bytes(uint64_t byte) { return byte * 0x0101010101010101ull; }
+
+// Half precision to float, 16 at a time.
+HWY_INLINE void WidenHalves(const void* halves, size_t count, float* out) {
+#if HWY_TARGET == HWY_SCALAR
+  for (size_t i = 0; i < count; ++i) {
+    uint16_t half;
+    std::memcpy(&half, static_cast<const uint8_t*>(halves) + 2 * i, 2);
+    out[i] = F16ToF32(half);
+  }
+#else
+  const hn::CappedTag<float, 16> df;
+  const hn::Rebind<hwy::float16_t, decltype(df)> dh;
+  const auto* from = static_cast<const hwy::float16_t*>(halves);
+  for (size_t i = 0; i < count; i += hn::Lanes(df))
+    hn::StoreU(hn::PromoteTo(df, hn::LoadU(dh, from + i)), df, out + i);
+#endif
+}
+
+// kCount words: nibbles to bytes, low ones to `low` and high ones to `high`, `add` added to each.
+template <size_t kCount>
+HWY_INLINE void SplitNibbles(const uint8_t* from, uint64_t add, uint8_t* low, uint8_t* high) {
+  uint64_t in[kCount], a[kCount], b[kCount];
+  std::memcpy(in, from, sizeof(in));
+  for (size_t i = 0; i < kCount; ++i) {
+    a[i] = (in[i] & Bytes(15)) + add;
+    b[i] = ((in[i] >> 4) & Bytes(15)) + add;
+  }
+  std::memcpy(low, a, sizeof(a));
+  std::memcpy(high, b, sizeof(b));
+}
+
+// ---- From packed memory.
+
+HWY_INLINE void UnpackNibbleBlock(const uint8_t* from, uint64_t add, uint8_t* out) {
+  for (size_t j = 0; j < 4; ++j) SplitNibbles<8>(from + j * 64, add, out + j * 128, out + j * 128 + 64);
+}
+
+inline void UnpackQ4_0(const uint8_t* packed, size_t blocks, UnpackScratch& scratch) {
+  WidenHalves(packed, blocks * kGroupRows, scratch.scales);
+  const uint8_t* weights = packed + PackedHeadBytes(Encoding::kQ4_0, blocks);
+  for (size_t b = 0; b < blocks; ++b) {
+    UnpackNibbleBlock(weights + b * kBlockBytes / 2, Bytes(128 - 8), scratch.weights + b * kBlockBytes);
+  }
+}
+
+// Scales and minimums of one super-block, 16 rows: 12 bytes of each row, plane by plane, to [8][16].
+HWY_INLINE void UnpackScalePlanes(const uint8_t* planes, uint8_t* scales, uint8_t* mins) {
+  uint64_t a[8], b[8], c[8], out[8];
+  std::memcpy(a, planes, 64);
+  std::memcpy(b, planes + 64, 64);
+  std::memcpy(c, planes + 128, 64);
+  for (size_t i = 0; i < 8; ++i) out[i] = a[i] & Bytes(63);
+  std::memcpy(scales, out, 64);
+  for (size_t i = 0; i < 8; ++i) out[i] = (c[i] & Bytes(15)) | ((a[i] >> 2) & Bytes(48));
+  std::memcpy(scales + 64, out, 64);
+  for (size_t i = 0; i < 8; ++i) out[i] = b[i] & Bytes(63);
+  std::memcpy(mins, out, 64);
+  for (size_t i = 0; i < 8; ++i) out[i] = ((c[i] >> 4) & Bytes(15)) | ((b[i] >> 2) & Bytes(48));
+  std::memcpy(mins + 64, out, 64);
+}
+
+inline void UnpackQ4_K(const uint8_t* packed, size_t blocks, UnpackScratch& scratch) {
+  const uint8_t* rest = packed + PackedHeadBytes(Encoding::kQ4_K, blocks);
+  for (size_t super = 0; super < blocks / 8; ++super) {
+    alignas(64) float factors[2 * kGroupRows];
+    alignas(64) uint8_t scales[8 * kGroupRows];
+    alignas(64) uint8_t mins[8 * kGroupRows];
+    WidenHalves(packed + super * 64, 2 * kGroupRows, factors);
+    UnpackScalePlanes(rest, scales, mins);
+    rest += 12 * kGroupRows;
+    float* out_scales = scratch.scales + super * 8 * kGroupRows;
+    float* out_mins = scratch.mins + super * 8 * kGroupRows;
+    for (size_t b = 0; b < 8; ++b) {
+      for (size_t row = 0; row < kGroupRows; ++row) {
+        out_scales[b * kGroupRows + row] = factors[row] * static_cast<float>(scales[b * kGroupRows + row]);
+        out_mins[b * kGroupRows + row] =
+            factors[kGroupRows + row] * static_cast<float>(mins[b * kGroupRows + row]);
+      }
+    }
+    for (size_t b = 0; b < 8; ++b, rest += kBlockBytes / 2) {
+      UnpackNibbleBlock(rest, 0, scratch.weights + (super * 8 + b) * kBlockBytes);
+    }
+  }
+}
+
+// Nibbles and 2-bit fields of one block to bytes q + 96, that is (q - 32) + 128.
+HWY_INLINE void UnpackSixBits(const uint8_t* from, uint8_t* out) {
+  for (size_t e = 0; e < 2; ++e) {
+    uint64_t fields[8];
+    std::memcpy(fields, from + kBlockBytes / 2 + e * 64, 64);
+    for (size_t j = 0; j < 2; ++j) {
+      uint64_t nibbles[8], a[8], b[8];
+      std::memcpy(nibbles, from + (2 * e + j) * 64, 64);
+      for (size_t i = 0; i < 8; ++i) {
+        const uint64_t two = fields[i] >> (4 * j);
+        a[i] = ((nibbles[i] & Bytes(15)) | ((two & Bytes(3)) << 4)) + Bytes(96);
+        b[i] = (((nibbles[i] >> 4) & Bytes(15)) | ((two & Bytes(12)) << 2)) + Bytes(96);
+      }
+      std::memcpy(out + (4 * e + 2 * j) * 64, a, 64);
+      std::memcpy(out + (4 * e + 2 * j + 1) * 64, b, 64);
+    }
+  }
+}
+
+inline void UnpackQ6_K(const uint8_t* packed, size_t blocks, UnpackScratch& scratch) {
+  const uint8_t* rest = packed + PackedHeadBytes(Encoding::kQ6_K, blocks);
+  for (size_t super = 0; super < blocks / 8; ++super) {
+    alignas(64) float factors[kGroupRows];
+    WidenHalves(packed + super * 32, kGroupRows, factors);
+    float* out_scales = scratch.scales + super * 16 * kGroupRows;
+    int8_t scales[16 * kGroupRows];
+    std::memcpy(scales, rest, sizeof(scales));
+    for (size_t s = 0; s < 16; ++s) {
+      for (size_t row = 0; row < kGroupRows; ++row) {
+        out_scales[s * kGroupRows + row] = factors[row] * static_cast<float>(scales[s * kGroupRows + row]);
+      }
+    }
+    rest += 16 * kGroupRows;
+    for (size_t b = 0; b < 8; ++b, rest += kBlockBytes / 4 * 3) {
+      UnpackSixBits(rest, scratch.weights + (super * 8 + b) * kBlockBytes);
+    }
+  }
+}
+
+// `packed` is the chunk's first byte.
+inline UnpackedChunk UnpackPacked(Encoding encoding, const uint8_t* packed, size_t blocks,
+                                  UnpackScratch& scratch) {
+  UnpackedChunk chunk = {.weights = scratch.weights, .scales = scratch.scales, .mins = scratch.mins};
+  switch (encoding) {
+    case Encoding::kQ8_0:
+      WidenHalves(packed, blocks * kGroupRows, scratch.scales);
+      chunk.weights = packed + PackedHeadBytes(encoding, blocks);
+      break;
+    case Encoding::kQ4_0:
+      UnpackQ4_0(packed, blocks, scratch);
+      break;
+    case Encoding::kQ4_K:
+      UnpackQ4_K(packed, blocks, scratch);
+      break;
+    default:
+      UnpackQ6_K(packed, blocks, scratch);
+      break;
+  }
+  return chunk;
+}
+
+// ---- From stored rows. Each function takes one row's chunk apart: bytes to q[blocks * 32], scale and
+// minimum number s of the row to scales[16 * s] and mins[16 * s].
+
+// 32 bits to 32 bytes of `value` or 0.
+HWY_INLINE void SpreadBits(const uint8_t* bits, uint64_t value, uint64_t* out) {
+  for (size_t i = 0; i < 4; ++i) {
+    const uint64_t chosen = Bytes(bits[i]) & 0x8040201008040201ull;
+    out[i] = (((chosen + Bytes(127)) >> 7) & Bytes(1)) * value;
+  }
+}
+
+HWY_INLINE void AddWords(uint8_t* q, const uint64_t* words, size_t count) {
+  for (size_t i = 0; i < count; ++i) {
+    uint64_t word;
+    std::memcpy(&word, q + 8 * i, 8);
+    word += words[i];
+    std::memcpy(q + 8 * i, &word, 8);
+  }
+}
+
+template <typename Block>
+HWY_INLINE Block ReadBlock(const uint8_t*& data) {
+  Block block;
+  std::memcpy(&block, data, sizeof(Block));
+  data += sizeof(Block);
+  return block;
+}
+
+inline void DecodeRowQ8_0(const uint8_t* data, size_t blocks, uint8_t* q, float* scales, float*) {
+  for (size_t b = 0; b < blocks; ++b) {
+    const auto block = ReadBlock<BlockQ8_0>(data);
+    uint64_t words[4];
+    std::memcpy(words, block.qs, 32);
+    for (uint64_t& word : words) word ^= Bytes(128);
+    std::memcpy(q + b * 32, words, 32);
+    scales[b * kGroupRows] = F16ToF32(block.d);
+  }
+}
+
+inline void DecodeRowQ4_0(const uint8_t* data, size_t blocks, uint8_t* q, float* scales, float*) {
+  for (size_t b = 0; b < blocks; ++b) {
+    const auto block = ReadBlock<BlockQ4_0>(data);
+    SplitNibbles<2>(block.qs, Bytes(128 - 8), q + b * 32, q + b * 32 + 16);
+    scales[b * kGroupRows] = F16ToF32(block.d);
+  }
+}
+
+inline void DecodeRowQ4_1(const uint8_t* data, size_t blocks, uint8_t* q, float* scales, float* mins) {
+  for (size_t b = 0; b < blocks; ++b) {
+    const auto block = ReadBlock<BlockQ4_1>(data);
+    SplitNibbles<2>(block.qs, 0, q + b * 32, q + b * 32 + 16);
+    scales[b * kGroupRows] = F16ToF32(block.d);
+    mins[b * kGroupRows] = -F16ToF32(block.m);
+  }
+}
+
+inline void DecodeRowQ5_0(const uint8_t* data, size_t blocks, uint8_t* q, float* scales, float*) {
+  for (size_t b = 0; b < blocks; ++b) {
+    const auto block = ReadBlock<BlockQ5_0>(data);
+    uint64_t high[4];
+    SpreadBits(block.qh, 16, high);
+    SplitNibbles<2>(block.qs, Bytes(128 - 16), q + b * 32, q + b * 32 + 16);
+    AddWords(q + b * 32, high, 4);
+    scales[b * kGroupRows] = F16ToF32(block.d);
+  }
+}
+
+inline void DecodeRowQ5_1(const uint8_t* data, size_t blocks, uint8_t* q, float* scales, float* mins) {
+  for (size_t b = 0; b < blocks; ++b) {
+    const auto block = ReadBlock<BlockQ5_1>(data);
+    uint64_t high[4];
+    SpreadBits(block.qh, 16, high);
+    SplitNibbles<2>(block.qs, 0, q + b * 32, q + b * 32 + 16);
+    AddWords(q + b * 32, high, 4);
+    scales[b * kGroupRows] = F16ToF32(block.d);
+    mins[b * kGroupRows] = -F16ToF32(block.m);
+  }
+}
+
+// 32 bytes: the 2-bit field at `shift` of each, plus `add`.
+HWY_INLINE void TakeTwoBits(const uint8_t* from, unsigned shift, uint64_t add, uint8_t* out) {
+  uint64_t words[4];
+  std::memcpy(words, from, 32);
+  for (uint64_t& word : words) word = ((word >> shift) & Bytes(3)) + add;
+  std::memcpy(out, words, 32);
+}
+
+inline void DecodeRowQ2_K(const uint8_t* data, size_t blocks, uint8_t* q, float* scales, float* mins) {
+  for (size_t super = 0; super < blocks / 8; ++super) {
+    const auto block = ReadBlock<BlockQ2_K>(data);
+    for (unsigned b = 0; b < 8; ++b, q += 32) TakeTwoBits(block.qs + b / 4 * 32, 2 * (b % 4), 0, q);
+    const float d = F16ToF32(block.d);
+    const float dmin = F16ToF32(block.dmin);
+    for (size_t s = 0; s < 16; ++s, scales += kGroupRows, mins += kGroupRows) {
+      *scales = d * static_cast<float>(block.scales[s] & 15);
+      *mins = dmin * static_cast<float>(block.scales[s] >> 4);
+    }
+  }
+}
+
+inline void DecodeRowQ3_K(const uint8_t* data, size_t blocks, uint8_t* q, float* scales, float*) {
+  for (size_t super = 0; super < blocks / 8; ++super) {
+    const auto block = ReadBlock<BlockQ3_K>(data);
+    uint64_t mask[4];
+    std::memcpy(mask, block.hmask, 32);
+    for (unsigned b = 0; b < 8; ++b, q += 32) {
+      TakeTwoBits(block.qs + b / 4 * 32, 2 * (b % 4), Bytes(128 - 4), q);
+      uint64_t high[4];
+      for (size_t i = 0; i < 4; ++i) high[i] = ((mask[i] >> b) & Bytes(1)) << 2;
+      AddWords(q, high, 4);
+    }
+    const float d = F16ToF32(block.d);
+    for (size_t s = 0; s < 16; ++s, scales += kGroupRows) {
+      const int low = s < 8 ? block.scales[s] & 15 : block.scales[s - 8] >> 4;
+      const int high = (block.scales[8 + s % 4] >> (2 * (s / 4))) & 3;
+      *scales = d * static_cast<float>((low | (high << 4)) - 32);
+    }
+  }
+}
+
+template <typename Block>
+HWY_INLINE void DecodeScaleMins(const Block& block, float* scales, float* mins) {
+  const float d = F16ToF32(block.d);
+  const float dmin = F16ToF32(block.dmin);
+  for (int s = 0; s < 8; ++s) {
+    uint8_t scale, minimum;
+    UnpackScaleMin(block.scales, s, &scale, &minimum);
+    scales[static_cast<size_t>(s) * kGroupRows] = d * static_cast<float>(scale);
+    mins[static_cast<size_t>(s) * kGroupRows] = dmin * static_cast<float>(minimum);
+  }
+}
+
+inline void DecodeRowQ4_K(const uint8_t* data, size_t blocks, uint8_t* q, float* scales, float* mins) {
+  for (size_t super = 0; super < blocks / 8; ++super) {
+    const auto block = ReadBlock<BlockQ4_K>(data);
+    for (size_t pair = 0; pair < 4; ++pair, q += 64) SplitNibbles<4>(block.qs + 32 * pair, 0, q, q + 32);
+    DecodeScaleMins(block, scales + super * 8 * kGroupRows, mins + super * 8 * kGroupRows);
+  }
+}
+
+inline void DecodeRowQ5_K(const uint8_t* data, size_t blocks, uint8_t* q, float* scales, float* mins) {
+  for (size_t super = 0; super < blocks / 8; ++super) {
+    const auto block = ReadBlock<BlockQ5_K>(data);
+    uint64_t bits[4];
+    std::memcpy(bits, block.qh, 32);
+    for (size_t pair = 0; pair < 4; ++pair, q += 64) {
+      SplitNibbles<4>(block.qs + 32 * pair, 0, q, q + 32);
+      uint64_t high[8];
+      for (size_t i = 0; i < 4; ++i) {
+        high[i] = ((bits[i] >> (2 * pair)) & Bytes(1)) << 4;
+        high[4 + i] = ((bits[i] >> (2 * pair + 1)) & Bytes(1)) << 4;
+      }
+      AddWords(q, high, 8);
+    }
+    DecodeScaleMins(block, scales + super * 8 * kGroupRows, mins + super * 8 * kGroupRows);
+  }
+}
+
+inline void DecodeRowQ6_K(const uint8_t* data, size_t blocks, uint8_t* q, float* scales, float*) {
+  for (size_t super = 0; super < blocks / 8; ++super) {
+    const auto block = ReadBlock<BlockQ6_K>(data);
+    for (size_t half = 0; half < 2; ++half, q += 128) {
+      SplitNibbles<8>(block.ql + 64 * half, Bytes(128 - 32), q, q + 64);
+      uint64_t bits[4], high[16];
+      std::memcpy(bits, block.qh + 32 * half, 32);
+      for (size_t group = 0; group < 4; ++group) {
+        for (size_t i = 0; i < 4; ++i) high[group * 4 + i] = ((bits[i] >> (2 * group)) & Bytes(3)) << 4;
+      }
+      AddWords(q, high, 16);
+    }
+    const float d = F16ToF32(block.d);
+    for (size_t s = 0; s < 16; ++s, scales += kGroupRows) *scales = d * static_cast<float>(block.scales[s]);
+  }
+}
+
+inline void DecodeRowChunk(Encoding encoding, const uint8_t* data, size_t blocks, uint8_t* q, float* scales,
+                           float* mins) {
+  switch (encoding) {
+    case Encoding::kQ8_0:
+      return DecodeRowQ8_0(data, blocks, q, scales, mins);
+    case Encoding::kQ4_0:
+      return DecodeRowQ4_0(data, blocks, q, scales, mins);
+    case Encoding::kQ4_1:
+      return DecodeRowQ4_1(data, blocks, q, scales, mins);
+    case Encoding::kQ5_0:
+      return DecodeRowQ5_0(data, blocks, q, scales, mins);
+    case Encoding::kQ5_1:
+      return DecodeRowQ5_1(data, blocks, q, scales, mins);
+    case Encoding::kQ2_K:
+      return DecodeRowQ2_K(data, blocks, q, scales, mins);
+    case Encoding::kQ3_K:
+      return DecodeRowQ3_K(data, blocks, q, scales, mins);
+    case Encoding::kQ4_K:
+      return DecodeRowQ4_K(data, blocks, q, scales, mins);
+    case Encoding::kQ5_K:
+      return DecodeRowQ5_K(data, blocks, q, scales, mins);
+    default:
+      return DecodeRowQ6_K(data, blocks, q, scales, mins);
+  }
+}
+
+// rows[16][kChunkCols] bytes to [blocks][8 steps][16 rows][4].
+inline void InterleaveRows(const uint8_t* rows, size_t blocks, uint8_t* out) {
+#if HWY_TARGET == HWY_SCALAR
+  for (size_t step = 0; step < blocks * kStepsPerBlock; ++step) {
+    for (size_t row = 0; row < kGroupRows; ++row) {
+      std::memcpy(out + (step * kGroupRows + row) * 4, rows + row * kChunkCols + step * 4, 4);
+    }
+  }
+#else
+  // Transposes 4 rows x 4 steps of 4-byte units in each 128-bit part.
+  const hn::CappedTag<uint32_t, 8> d;
+  constexpr size_t kParts = HWY_MIN(HWY_LANES(uint32_t), size_t{8}) / 4;
+  for (size_t step = 0; step < blocks * kStepsPerBlock; step += 4 * kParts) {
+    for (size_t row = 0; row < kGroupRows; row += 4) {
+      const uint8_t* from = rows + row * kChunkCols + step * 4;
+      const auto load = [&](size_t i) HWY_ATTR {
+        return hn::LoadU(d, reinterpret_cast<const uint32_t*>(from + i * kChunkCols));
+      };
+      const auto r0 = load(0), r1 = load(1), r2 = load(2), r3 = load(3);
+      const auto low02 = hn::InterleaveLower(d, r0, r2), low13 = hn::InterleaveLower(d, r1, r3);
+      const auto high02 = hn::InterleaveUpper(d, r0, r2), high13 = hn::InterleaveUpper(d, r1, r3);
+      auto* to = reinterpret_cast<uint32_t*>(out + (step * kGroupRows + row) * 4);
+      const auto store = [&](auto v, size_t i) HWY_ATTR {
+        const hn::CappedTag<uint32_t, 4> d4;
+        if constexpr (kParts == 2) {
+          hn::StoreU(hn::LowerHalf(d4, v), d4, to + i * kGroupRows);
+          hn::StoreU(hn::UpperHalf(d4, v), d4, to + (i + 4) * kGroupRows);
+        } else {
+          hn::StoreU(v, d4, to + i * kGroupRows);
+        }
+      };
+      store(hn::InterleaveLower(d, low02, low13), 0);
+      store(hn::InterleaveUpper(d, low02, low13), 1);
+      store(hn::InterleaveLower(d, high02, high13), 2);
+      store(hn::InterleaveUpper(d, high02, high13), 3);
+    }
+  }
+#endif
+}
+
+// The chunk at column `col` of the group's stored rows. Rows beyond the last repeat it.
+inline UnpackedChunk UnpackStored(const WeightView& view, size_t group, size_t col, size_t blocks,
+                                  UnpackScratch& scratch) {
+  const size_t first = group * kGroupRows;
+  const uint8_t* data = view.data + EncodedBytes(view.encoding, col);
+  for (size_t i = 0; i < kGroupRows; ++i) {
+    const size_t row = std::min(first + i, view.num_rows - 1);
+    DecodeRowChunk(view.encoding, data + row * view.row_bytes(), blocks, scratch.rows + i * kChunkCols,
+                   scratch.scales + i, scratch.mins + i);
+  }
+  InterleaveRows(scratch.rows, blocks, scratch.weights);
+  return {.weights = scratch.weights, .scales = scratch.scales, .mins = scratch.mins};
+}
+
+}  // namespace mneme::linear::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // per-target include guard
