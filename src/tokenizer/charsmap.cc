@@ -26,10 +26,11 @@ Charsmap::Charsmap(std::string_view blob, std::string_view source_name) {
   if (blob.empty()) return;
   const size_t trie_bytes = blob.size() < 4 ? 0 : ReadU32(blob.data());
   if (blob.size() < 4 || trie_bytes == 0 || trie_bytes % 4 != 0 || trie_bytes > blob.size() - 4)
-    Fail(ErrorKind::kFile,
-         "{}: the character map of the normaliser is damaged ({} bytes, its trie is said to have {}); get the "
-         "file again",
-         source_name, blob.size(), trie_bytes);
+    Fail(
+        ErrorKind::kFile,
+        "{}: the character map of the normaliser is damaged ({} bytes, its trie is said to have {}); get the "
+        "file again",
+        source_name, blob.size(), trie_bytes);
   units_.resize(trie_bytes / 4);
   for (size_t i = 0; i < units_.size(); ++i) units_[i] = ReadU32(blob.data() + 4 + 4 * i);
   replacements_ = blob.substr(4 + trie_bytes);

@@ -1,6 +1,6 @@
-// SentencePiece's precompiled_charsmap: a table of character sequences and what they normalise to. Layout: u32
-// size of a double-array trie (github.com/s-yata/darts-clone), the trie's u32 units, then the replacements as
-// strings ended by NUL; a leaf holds the offset of its replacement.
+// SentencePiece's precompiled_charsmap: a table of character sequences and what they normalise to. Layout:
+// u32 size of a double-array trie (github.com/s-yata/darts-clone), the trie's u32 units, then the
+// replacements as strings ended by NUL; a leaf holds the offset of its replacement.
 #pragma once
 
 #include <cstddef>

@@ -36,9 +36,12 @@ void ApplyAddedTokens(const Json& added, VocabularySpec* spec) {
     if (!key.empty() && key.size() < 10 && key.find_first_not_of("0123456789") == std::string::npos)
       id = std::stoll(key);
     if (id < 0 || text.empty())
-      Fail(ErrorKind::kFile, "{}: tokenizer_config.json: added token '{}' has no id or no text", spec->name, key);
+      Fail(ErrorKind::kFile, "{}: tokenizer_config.json: added token '{}' has no id or no text", spec->name,
+           key);
     // Those that the vocabulary has keep what it says of them.
-    if (id < static_cast<int64_t>(spec->tokens.size()) && !spec->tokens[static_cast<size_t>(id)].piece.empty()) continue;
+    if (id < static_cast<int64_t>(spec->tokens.size()) &&
+        !spec->tokens[static_cast<size_t>(id)].piece.empty())
+      continue;
     Token token;
     token.piece = text;
     const bool special = value.is_object() && value.value("special", Json(false)) == Json(true);
@@ -58,8 +61,8 @@ TokenId FindPiece(const VocabularySpec& spec, std::string_view piece) {
 void PlaceToken(int64_t id, Token token, VocabularySpec* spec) {
   const int64_t limit = 2 * static_cast<int64_t>(spec->tokens.size()) + 65536;
   if (id < 0 || id >= limit)
-    Fail(ErrorKind::kFile, "{}: token '{}' has id {}, far outside the {} tokens of the vocabulary", spec->name,
-         token.piece, id, spec->tokens.size());
+    Fail(ErrorKind::kFile, "{}: token '{}' has id {}, far outside the {} tokens of the vocabulary",
+         spec->name, token.piece, id, spec->tokens.size());
   if (id >= static_cast<int64_t>(spec->tokens.size())) {
     Token gap;
     gap.type = TokenType::kUnused;
@@ -71,7 +74,8 @@ void PlaceToken(int64_t id, Token token, VocabularySpec* spec) {
 void ApplyTokenizerConfig(std::string_view config_json, VocabularySpec* spec) {
   if (config_json.empty()) return;
   const Json config = Json::parse(config_json.begin(), config_json.end(), nullptr, false);
-  if (!config.is_object()) Fail(ErrorKind::kFile, "{}: tokenizer_config.json is not a JSON object", spec->name);
+  if (!config.is_object())
+    Fail(ErrorKind::kFile, "{}: tokenizer_config.json is not a JSON object", spec->name);
   if (config.contains("added_tokens_decoder")) ApplyAddedTokens(config["added_tokens_decoder"], spec);
   ApplySpecialToken(config, "bos_token", &spec->bos_id, *spec);
   ApplySpecialToken(config, "eos_token", &spec->eos_id, *spec);

@@ -11,8 +11,8 @@ namespace mneme {
 // added_tokens_decoder. Empty text does nothing. Throws Error(kFile) where it is not JSON of that shape.
 void ApplyTokenizerConfig(std::string_view config_json, VocabularySpec* spec);
 
-// Puts a token at an id, growing the vocabulary; ids may leave small gaps (unused tokens). Throws Error(kFile)
-// for an id far outside.
+// Puts a token at an id, growing the vocabulary; ids may leave small gaps (unused tokens). Throws
+// Error(kFile) for an id far outside.
 void PlaceToken(int64_t id, Token token, VocabularySpec* spec);
 
 // Id of a piece, -1 if absent; the lowest if it is there twice.

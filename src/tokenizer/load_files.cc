@@ -122,7 +122,8 @@ Tokenizer LoadTokenizerFolder(const std::string& folder) {
   const std::string json_path = folder + "/tokenizer.json";
   const std::string model_path = folder + "/tokenizer.model";
   if (FileExists(json_path)) return ParseTokenizerJson(AsBytes(ReadWholeFile(json_path)), config, json_path);
-  if (FileExists(model_path)) return ParseSentencePieceModel(AsBytes(ReadWholeFile(model_path)), config, model_path);
+  if (FileExists(model_path))
+    return ParseSentencePieceModel(AsBytes(ReadWholeFile(model_path)), config, model_path);
   Fail(ErrorKind::kFile, "{}: no tokenizer.json and no tokenizer.model in the folder", folder);
 }
 

@@ -14,7 +14,8 @@ TokenId TokenIdOf(const GgufFile& file, std::string_view key, TokenId otherwise)
   const auto value = file.GetUint(key);
   if (!value) return otherwise;
   if (*value == 0xFFFFFFFF) return -1;
-  if (*value > 0x7FFFFFFF) Fail(ErrorKind::kFile, "{}: {} is {}, which is no token id", file.path(), key, *value);
+  if (*value > 0x7FFFFFFF)
+    Fail(ErrorKind::kFile, "{}: {} is {}, which is no token id", file.path(), key, *value);
   return static_cast<TokenId>(*value);
 }
 
@@ -41,29 +42,22 @@ void ReadTokens(const GgufFile& file, VocabularySpec* spec) {
   }
 }
 
-// Old files name no pre-tokenizer. Families that only ever had one get it; for the rest llama.cpp's default
-// split stands, which is what such files were run with.
-NamedPreTokenizer PreTokenizerOf(const GgufFile& file) {
-  const auto name = file.GetString("tokenizer.ggml.pre");
-  if (name) {
-    const auto found = FindPreTokenizer(*name);
-    if (!found)
-      Fail(ErrorKind::kUnsupported,
-           "{}: the pre-tokenizer '{}' is not known here; its splitting cannot be guessed, so the model would read "
-           "other tokens than it was trained on",
-           file.path(), *name);
-    return *found;
-  }
-  const std::string_view architecture = file.GetString("general.architecture").value_or("");
-  for (std::string_view gpt2_family : {"gptneox", "gpt2", "gptj", "mpt", "olmo", "phi2"})
-    if (architecture == gpt2_family) return {PreTokenizer::kGpt2, false};
-  if (architecture == "falcon") return {PreTokenizer::kFalcon, false};
-  if (architecture == "starcoder" || architecture == "starcoder2") return {PreTokenizer::kStarcoder, false};
-  if (architecture == "qwen2" || architecture == "qwen3") return {PreTokenizer::kQwen2, false};
-  return {PreTokenizer::kOldDefault, false};
+// Old files name no pre-tokenizer, and llama.cpp splits those by a pattern of its own, whatever their family.
+// The same here: a peer then reads the same tokens.
+NamedPreTokenizer PreTokenizerOf(const GgufFile& file, std::string_view override_name) {
+  const std::string_view name =
+      !override_name.empty() ? override_name : file.GetString("tokenizer.ggml.pre").value_or("default");
+  const auto found = FindPreTokenizer(name);
+  if (!found)
+    Fail(ErrorKind::kUnsupported,
+         "{}: the pre-tokenizer '{}' is not known here; its splitting cannot be guessed, so the model would "
+         "read "
+         "other tokens than it was trained on",
+         file.path(), name);
+  return *found;
 }
 
-void ReadByteBpe(const GgufFile& file, VocabularySpec* spec) {
+void ReadByteBpe(const GgufFile& file, std::string_view pre_name, VocabularySpec* spec) {
   spec->algorithm = Algorithm::kByteBpe;
   const auto merges = file.GetStringArray("tokenizer.ggml.merges");
   if (!merges) Fail(ErrorKind::kFile, "{}: no merges (tokenizer.ggml.merges is missing)", file.path());
@@ -74,7 +68,7 @@ void ReadByteBpe(const GgufFile& file, VocabularySpec* spec) {
       Fail(ErrorKind::kFile, "{}: merge '{}' is not two pieces with a space between", file.path(), merge);
     spec->merges.emplace_back(merge.substr(0, space), merge.substr(space + 1));
   }
-  const NamedPreTokenizer pre = PreTokenizerOf(file);
+  const NamedPreTokenizer pre = PreTokenizerOf(file, pre_name);
   spec->pre_tokenizer = pre.kind;
   spec->ignore_merges = pre.ignore_merges;
   spec->add_prefix_space = file.GetBool("tokenizer.ggml.add_space_prefix").value_or(false);
@@ -85,13 +79,16 @@ void ReadSentencePiece(const GgufFile& file, bool unigram, VocabularySpec* spec)
   spec->algorithm = unigram ? Algorithm::kUnigram : Algorithm::kScoredBpe;
   if (!file.FindValue("tokenizer.ggml.scores"))
     Fail(ErrorKind::kFile, "{}: no scores (tokenizer.ggml.scores is missing)", file.path());
-  spec->dummy_prefix = file.GetBool("tokenizer.ggml.add_space_prefix").value_or(true) ? DummyPrefix::kEverySegment
-                                                                                    : DummyPrefix::kNever;
+  spec->dummy_prefix = file.GetBool("tokenizer.ggml.add_space_prefix").value_or(true)
+                           ? DummyPrefix::kEverySegment
+                           : DummyPrefix::kNever;
   spec->remove_extra_whitespaces = file.GetBool("tokenizer.ggml.remove_extra_whitespaces").value_or(false);
   if (const auto map = file.GetIntArray("tokenizer.ggml.precompiled_charsmap"))
     for (int64_t byte : *map) spec->charsmap.push_back(static_cast<char>(byte));
   for (const Token& token : spec->tokens) spec->byte_fallback |= token.type == TokenType::kByte;
-  const auto default_id = [&](TokenId id) { return id < static_cast<TokenId>(spec->tokens.size()) ? id : -1; };
+  const auto default_id = [&](TokenId id) {
+    return id < static_cast<TokenId>(spec->tokens.size()) ? id : -1;
+  };
   if (!unigram) {
     spec->bos_id = default_id(1);
     spec->eos_id = default_id(2);
@@ -105,19 +102,20 @@ void ReadSentencePiece(const GgufFile& file, bool unigram, VocabularySpec* spec)
 
 }  // namespace
 
-Tokenizer LoadTokenizer(const GgufFile& file) {
+Tokenizer LoadTokenizer(const GgufFile& file, std::string_view pre) {
   VocabularySpec spec;
   spec.name = file.path();
   const auto kind = file.GetString("tokenizer.ggml.model");
   if (!kind) Fail(ErrorKind::kFile, "{}: no tokenizer (tokenizer.ggml.model is missing)", file.path());
   if (*kind == "bert")
-    Fail(ErrorKind::kUnsupported, "{}: the tokenizer is WordPiece (BERT), which is not supported", file.path());
+    Fail(ErrorKind::kUnsupported, "{}: the tokenizer is WordPiece (BERT), which is not supported",
+         file.path());
   if (*kind != "gpt2" && *kind != "llama" && *kind != "t5")
-    Fail(ErrorKind::kUnsupported, "{}: the tokenizer kind '{}' is not supported (gpt2, llama and t5 are)", file.path(),
-         *kind);
+    Fail(ErrorKind::kUnsupported, "{}: the tokenizer kind '{}' is not supported (gpt2, llama and t5 are)",
+         file.path(), *kind);
   ReadTokens(file, &spec);
   if (*kind == "gpt2")
-    ReadByteBpe(file, &spec);
+    ReadByteBpe(file, pre, &spec);
   else
     ReadSentencePiece(file, *kind == "t5", &spec);
   spec.bos_id = TokenIdOf(file, "tokenizer.ggml.bos_token_id", spec.bos_id);

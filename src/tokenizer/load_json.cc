@@ -53,7 +53,8 @@ const std::vector<KnownPipeline>& Pipelines() {
       {PreTokenizer::kStarcoder, {"Digits each", "ByteLevel"}},
       {PreTokenizer::kFalconDigits, {"Punctuation", "ByteLevel", "Digits together", "Split [0-9][0-9][0-9]"}},
       {PreTokenizer::kDeepseekCoder,
-       {"Split [\r\n]", R"(Split \s?\p{L}+)", R"(Split \s?\p{P}+)", "Split [一-龥ࠀ-一가-퟿]+", "Digits each"}},
+       {"Split [\r\n]", R"(Split \s?\p{L}+)", R"(Split \s?\p{P}+)", "Split [一-龥ࠀ-一가-퟿]+",
+        "Digits each"}},
       {PreTokenizer::kDeepseek3,
        {R"(Split \p{N}{1,3})", "Split [一-龥぀-ゟ゠-ヿ]+",
         R"(Split [!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^)"
@@ -80,8 +81,8 @@ class JsonLoader {
     else if (type == "Unigram")
       ReadUnigram(model);
     else
-      Fail(ErrorKind::kUnsupported, "{}: the model type '{}' is not supported (BPE and Unigram are)", spec_.name,
-           type);
+      Fail(ErrorKind::kUnsupported, "{}: the model type '{}' is not supported (BPE and Unigram are)",
+           spec_.name, type);
     ReadAddedTokens();
     ReadNormalizer();
     ReadPreTokenizer();
@@ -105,7 +106,8 @@ class JsonLoader {
     return object[key];
   }
   std::string Text(const Json& object, const char* key, std::string_view otherwise) const {
-    if (!object.is_object() || !object.contains(key) || !object[key].is_string()) return std::string(otherwise);
+    if (!object.is_object() || !object.contains(key) || !object[key].is_string())
+      return std::string(otherwise);
     return object[key].get<std::string>();
   }
   bool Flag(const Json& object, const char* key, bool otherwise) const {
@@ -171,7 +173,8 @@ class JsonLoader {
     spec_.byte_fallback = Flag(model, "byte_fallback", false);
     if (!model.contains("unk_id") || model["unk_id"].is_null()) return;
     const Json& id = model["unk_id"];
-    if (!id.is_number_unsigned() || id.get<uint64_t>() >= spec_.tokens.size()) Malformed("'unk_id' is out of range");
+    if (!id.is_number_unsigned() || id.get<uint64_t>() >= spec_.tokens.size())
+      Malformed("'unk_id' is out of range");
     spec_.unk_id = id.get<TokenId>();
     spec_.tokens[static_cast<size_t>(spec_.unk_id)].type = TokenType::kUnknown;
   }
@@ -219,7 +222,8 @@ class JsonLoader {
         spec_.nfc = true;
       } else if (type == "Prepend" && Text(*part, "prepend", "") == kSpaceSymbol) {
         spec_.dummy_prefix = DummyPrefix::kEverySegment;
-      } else if (type == "Replace" && part->contains("pattern") && Text((*part)["pattern"], "String", "") == " " &&
+      } else if (type == "Replace" && part->contains("pattern") &&
+                 Text((*part)["pattern"], "String", "") == " " &&
                  Text(*part, "content", "") == kSpaceSymbol) {
         replaces_spaces_ = true;
       } else if (type == "Precompiled" && spec_.algorithm == Algorithm::kUnigram) {
@@ -296,7 +300,8 @@ class JsonLoader {
 
   PreTokenizer KindOf(const std::vector<std::string>& names) const {
     for (const KnownPipeline& pipeline : Pipelines())
-      if (std::equal(names.begin(), names.end(), pipeline.parts.begin(), pipeline.parts.end())) return pipeline.kind;
+      if (std::equal(names.begin(), names.end(), pipeline.parts.begin(), pipeline.parts.end()))
+        return pipeline.kind;
     if (names.size() == 1)
       for (const KnownPattern& known : kPatterns)
         if (names[0] == "Split " + std::string(known.regex)) return known.kind;
@@ -314,7 +319,8 @@ class JsonLoader {
 
   void MarkBytePieces() {
     if (spec_.nfc) Refuse("normalizer", root_["normalizer"]);
-    if (!replaces_spaces_) Refuse("normalizer (spaces are not replaced by U+2581)", Json(root_.value("normalizer", Json())));
+    if (!replaces_spaces_)
+      Refuse("normalizer (spaces are not replaced by U+2581)", Json(root_.value("normalizer", Json())));
     if (!spec_.byte_fallback) return;
     for (Token& token : spec_.tokens)
       if (token.type == TokenType::kNormal && ParseBytePiece(token.piece)) token.type = TokenType::kByte;
@@ -343,8 +349,8 @@ class JsonLoader {
     }
   }
 
-  // tokenizer.json does not say which tokens begin and end a text; tokenizer_config.json does. Without it, the
-  // usual names, where exactly such special tokens are there.
+  // tokenizer.json does not say which tokens begin and end a text; tokenizer_config.json does. Without it,
+  // the usual names, where exactly such special tokens are there.
   void FindCommonSpecials() {
     const auto find = [&](TokenId* id, std::initializer_list<std::string_view> names) {
       for (std::string_view name : names) {
@@ -385,7 +391,8 @@ class JsonLoader {
 
 }  // namespace
 
-Tokenizer ParseTokenizerJson(std::span<const uint8_t> json, std::string_view config_json, std::string_view name) {
+Tokenizer ParseTokenizerJson(std::span<const uint8_t> json, std::string_view config_json,
+                             std::string_view name) {
   const char* begin = reinterpret_cast<const char*>(json.data());
   const Json root = Json::parse(begin, begin + json.size(), nullptr, false);
   if (!root.is_object()) Fail(ErrorKind::kFile, "{}: not a JSON object", name);

@@ -115,8 +115,11 @@ void ReadTrainerSpec(std::string_view bytes, VocabularySpec* spec) {
     if (field >= 40 && field <= 43) ids[field - 40] = reader.integer();
   }
   if (kind != 1 && kind != 2)
-    Fail(ErrorKind::kUnsupported, "{}: SentencePiece model type {} is not supported (1 unigram and 2 BPE are)",
-         spec->name, kind == 3 ? "3 (word)" : kind == 4 ? "4 (char)" : "of an unknown number");
+    Fail(ErrorKind::kUnsupported,
+         "{}: SentencePiece model type {} is not supported (1 unigram and 2 BPE are)", spec->name,
+         kind == 3   ? "3 (word)"
+         : kind == 4 ? "4 (char)"
+                     : "of an unknown number");
   spec->algorithm = kind == 1 ? Algorithm::kUnigram : Algorithm::kScoredBpe;
   for (int64_t id : ids)
     if (id > 0x7FFFFFFF) reader.Damaged();

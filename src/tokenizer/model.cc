@@ -17,10 +17,22 @@ constexpr std::string_view kSpaceSymbol = "\xE2\x96\x81";
 
 // Turn enders of the chat formats in use; they end generation where a vocabulary has them as special tokens.
 constexpr std::string_view kTurnEnders[] = {
-    "<|eot_id|>",     "<|eom_id|>",       "<|im_end|>",        "<|end|>",
-    "<|endoftext|>",  "<|end_of_text|>",  "<end_of_turn>",     "<|EOT|>",
-    "<|end_of_turn|>", "<EOT>",           "<|end_of_sentence|>", "<\xEF\xBD\x9C" "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>",
-    "<|eot|>",        "<|return|>",       "<|end_of_role|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<end_of_turn>",
+    "<|EOT|>",
+    "<|end_of_turn|>",
+    "<EOT>",
+    "<|end_of_sentence|>",
+    "<\xEF\xBD\x9C"
+    "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>",
+    "<|eot|>",
+    "<|return|>",
+    "<|end_of_role|>",
 };
 
 struct Gpt2Alphabet {
@@ -49,8 +61,8 @@ void CheckSpec(const VocabularySpec& spec) {
          spec.tokens.size(), kMaxTokens);
   const auto check_id = [&](TokenId id, const char* what) {
     if (id < -1 || id >= static_cast<TokenId>(spec.tokens.size()))
-      Fail(ErrorKind::kFile, "{}: the {} token has id {}, but the vocabulary has {} tokens", spec.name, what, id,
-           spec.tokens.size());
+      Fail(ErrorKind::kFile, "{}: the {} token has id {}, but the vocabulary has {} tokens", spec.name, what,
+           id, spec.tokens.size());
   };
   check_id(spec.bos_id, "BOS");
   check_id(spec.eos_id, "EOS");
@@ -151,11 +163,13 @@ void AddMerges(TokenizerModel* model) {
     const auto& [left, right] = spec.merges[i];
     merged = left;
     merged += right;
-    const TokenId ids[3] = {model->by_piece.Find(left), model->by_piece.Find(right), model->by_piece.Find(merged)};
+    const TokenId ids[3] = {model->by_piece.Find(left), model->by_piece.Find(right),
+                            model->by_piece.Find(merged)};
     for (TokenId id : ids)
       if (id < 0)
-        Fail(ErrorKind::kFile, "{}: merge {} ('{}' with '{}') has a part or result that is not in the vocabulary",
-             spec.name, i, left, right);
+        Fail(ErrorKind::kFile,
+             "{}: merge {} ('{}' with '{}') has a part or result that is not in the vocabulary", spec.name, i,
+             left, right);
     model->merges.Add(ids[0], ids[1], static_cast<uint32_t>(i), ids[2]);
   }
   if (!spec.merges_from_ranks) return;
@@ -244,14 +258,22 @@ uint64_t Fingerprint(const TokenizerModel& model) {
     hash ^= uint64_t{model.priorities[i]} << 8 | static_cast<uint64_t>(model.types[i]);
   }
   for (const auto& [left, right] : spec.merges) hash = HashBytes(right, HashBytes(left, hash));
-  const int settings[] = {static_cast<int>(spec.algorithm),     spec.pieces_are_raw_bytes,
-                          spec.merges_from_ranks,               static_cast<int>(spec.pre_tokenizer),
-                          spec.ignore_merges,                   spec.nfc,
-                          spec.add_prefix_space,                static_cast<int>(spec.dummy_prefix),
-                          spec.prefix_unless_space,             spec.remove_extra_whitespaces,
-                          spec.split_before_space,              spec.user_defined_inline,
-                          spec.byte_fallback,                   spec.bos_id,
-                          spec.eos_id,                          spec.unk_id};
+  const int settings[] = {static_cast<int>(spec.algorithm),
+                          spec.pieces_are_raw_bytes,
+                          spec.merges_from_ranks,
+                          static_cast<int>(spec.pre_tokenizer),
+                          spec.ignore_merges,
+                          spec.nfc,
+                          spec.add_prefix_space,
+                          static_cast<int>(spec.dummy_prefix),
+                          spec.prefix_unless_space,
+                          spec.remove_extra_whitespaces,
+                          spec.split_before_space,
+                          spec.user_defined_inline,
+                          spec.byte_fallback,
+                          spec.bos_id,
+                          spec.eos_id,
+                          spec.unk_id};
   return HashBytes({reinterpret_cast<const char*>(settings), sizeof(settings)}, hash);
 }
 

@@ -29,17 +29,17 @@ enum class TokenType : uint8_t {
 };
 
 enum class Algorithm : uint8_t {
-  kByteBpe,     // bytes, merges by rank, within words of a pre-tokenizer
-  kScoredBpe,   // SentencePiece BPE: characters, the adjacent pair whose piece scores highest first
-  kRankedBpe,   // the same with a list of merges (tokenizer.json of the same models)
-  kUnigram,     // SentencePiece unigram: the split with the highest sum of scores
+  kByteBpe,    // bytes, merges by rank, within words of a pre-tokenizer
+  kScoredBpe,  // SentencePiece BPE: characters, the adjacent pair whose piece scores highest first
+  kRankedBpe,  // the same with a list of merges (tokenizer.json of the same models)
+  kUnigram,    // SentencePiece unigram: the split with the highest sum of scores
 };
 
 // When a text gets a space put before it.
 enum class DummyPrefix : uint8_t {
   kNever,
-  kEverySegment,     // at the start and after each special token
-  kFirstSegment,     // at the start of the text only
+  kEverySegment,  // at the start and after each special token
+  kFirstSegment,  // at the start of the text only
 };
 
 struct Token {
@@ -68,8 +68,8 @@ struct VocabularySpec {
   DummyPrefix dummy_prefix = DummyPrefix::kNever;
   bool prefix_unless_space = false;  // no dummy prefix before a text that starts with a space
   bool remove_extra_whitespaces = false;
-  bool split_before_space = false;   // Metaspace: no piece reaches over the front of a U+2581
-  std::string charsmap;              // SentencePiece precompiled_charsmap; empty: identity
+  bool split_before_space = false;  // Metaspace: no piece reaches over the front of a U+2581
+  std::string charsmap;             // SentencePiece precompiled_charsmap; empty: identity
   // User-defined pieces are found while normalising (SentencePiece) or before all else (GGUF, Hugging Face).
   bool user_defined_inline = false;
   bool byte_fallback = false;
@@ -93,15 +93,15 @@ struct TokenizerModel {
   StringPool bytes;        // what they decode to
   StringPool match_texts;  // what they match in normalised text (byte level: bytes)
   StringIndex by_piece;
-  StringIndex mergeable;   // pieces that plain text may become
+  StringIndex mergeable;                // pieces that plain text may become
   std::array<TokenId, 256> byte_ids{};  // -1 where there is none
   MergeTable merges;
-  ByteTrie always_special;    // user-defined tokens found before all else
-  ByteTrie all_special;       // the same and control tokens
+  ByteTrie always_special;  // user-defined tokens found before all else
+  ByteTrie all_special;     // the same and control tokens
   std::vector<bool> strips_right;
   ByteTrie unigram;
-  ByteTrie inline_symbols;    // user-defined pieces found while normalising
-  PairSet joined;             // character pairs that some piece holds side by side
+  ByteTrie inline_symbols;  // user-defined pieces found while normalising
+  PairSet joined;           // character pairs that some piece holds side by side
   Charsmap charsmap;
   bool has_unused = false;
   float unknown_score = 0;

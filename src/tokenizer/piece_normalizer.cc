@@ -59,7 +59,8 @@ void PieceNormalizer::Write(std::string_view normalized, std::string* out) {
 
 size_t PieceNormalizer::Feed(std::string_view text, bool final, std::string* out) {
   const VocabularySpec& spec = model_->spec;
-  const bool plain = model_->charsmap.empty() && model_->inline_symbols.empty() && !spec.remove_extra_whitespaces;
+  const bool plain =
+      model_->charsmap.empty() && model_->inline_symbols.empty() && !spec.remove_extra_whitespaces;
   // An incomplete character may become a whole one.
   const std::string_view usable = final ? text : text.substr(0, text.size() - IncompleteTail(text));
   size_t taken = 0;

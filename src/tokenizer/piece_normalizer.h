@@ -18,8 +18,8 @@ class PieceNormalizer {
   // Takes from the front of `text` what no later text can change and appends its normal form to *out; returns
   // the bytes taken. With `final` takes all.
   size_t Feed(std::string_view text, bool final, std::string* out);
-  // After the final Feed: drops trailing spaces where the model does, and gets ready for a new segment. `first`
-  // tells whether that is the first one of a text.
+  // After the final Feed: drops trailing spaces where the model does, and gets ready for a new segment.
+  // `first` tells whether that is the first one of a text.
   void Restart(bool first);
 
   static constexpr uint64_t kMaxHeldSpaces = 4096;

@@ -102,10 +102,13 @@ bool IsDeepseekLetter(const Scanned& c) {
 
 bool IsDeepseekPunctuation(const Scanned& c) {
   return InRange(c.code, '!', '/') || InRange(c.code, ':', '~') || InRange(c.code, 0xFF01, 0xFF0F) ||
-         InRange(c.code, 0xFF1A, 0xFF5E) || InRange(c.code, 0x2018, 0x201F) || InRange(c.code, 0x3000, 0x3002);
+         InRange(c.code, 0xFF1A, 0xFF5E) || InRange(c.code, 0x2018, 0x201F) ||
+         InRange(c.code, 0x3000, 0x3002);
 }
 
-bool IsDeepseekCjk(const Scanned& c) { return InRange(c.code, 0x800, 0x9FA5) || InRange(c.code, 0xAC00, 0xD7FF); }
+bool IsDeepseekCjk(const Scanned& c) {
+  return InRange(c.code, 0x800, 0x9FA5) || InRange(c.code, 0xAC00, 0xD7FF);
+}
 
 bool IsDeepseek3Cjk(const Scanned& c) {
   return InRange(c.code, 0x4E00, 0x9FA5) || InRange(c.code, 0x3040, 0x30FF);
@@ -212,8 +215,8 @@ std::vector<Matcher> StagesOf(PreTokenizer kind) {
       return {MatchRun<true, IsDeepseekLetter>, MatchRun<true, IsDeepseekPunctuation>, MatchTrailingSpace,
               MatchRun<false, IsDeepseekCjk>, MatchRun<false, IsNumber>};
     case PreTokenizer::kDeepseekCoder:
-      return {MatchRun<true, IsLetterClass>, MatchRun<true, IsPunctuationClass>, MatchRun<false, IsDeepseekCjk>,
-              MatchOne<IsNumber>};
+      return {MatchRun<true, IsLetterClass>, MatchRun<true, IsPunctuationClass>,
+              MatchRun<false, IsDeepseekCjk>, MatchOne<IsNumber>};
     default:
       return {};
   }
@@ -244,7 +247,9 @@ size_t Deepseek3Unit(Scanner& text) {
   return end;
 }
 
-bool EndsFalconWord(const Scanned& c) { return IsPunctuationClass(c) || (c.code < 0x80 && IsAsciiSign(c.code)); }
+bool EndsFalconWord(const Scanned& c) {
+  return IsPunctuationClass(c) || (c.code < 0x80 && IsAsciiSign(c.code));
+}
 bool EndsOldDefaultWord(const Scanned& c) { return EndsFalconWord(c) && c.code != '`'; }
 
 // Runs of punctuation apart, and the rest as gpt2 sees it when punctuation ends the text.

@@ -43,7 +43,9 @@ size_t NumberRun(Scanner& text, size_t at, size_t most) {
 }
 
 size_t NewlineRun(Scanner& text, size_t at, bool with_slash) {
-  for (Scanned c = text.At(at); IsNewline(c) || (with_slash && c.length != 0 && c.code == '/'); c = text.At(at)) ++at;
+  for (Scanned c = text.At(at); IsNewline(c) || (with_slash && c.length != 0 && c.code == '/');
+       c = text.At(at))
+    ++at;
   return at;
 }
 
@@ -135,7 +137,8 @@ size_t Gpt4oWord(Scanner& text, size_t most_digits, bool contractions) {
     if (const size_t end = mixed(0); end > 0) return with_contraction(end);
   }
   if (leads) {
-    if (const size_t end = text.RunOf(kA, c.length); end > c.length) return with_contraction(text.RunOf(kB, end));
+    if (const size_t end = text.RunOf(kA, c.length); end > c.length)
+      return with_contraction(text.RunOf(kB, end));
   }
   if (Has(kA, c.cls)) return with_contraction(text.RunOf(kB, text.RunOf(kA, 0)));
 

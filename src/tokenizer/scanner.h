@@ -1,5 +1,5 @@
-// Reading characters off a text for the pre-tokenizers, remembering whether its end was looked at. Internal to
-// the folder.
+// Reading characters off a text for the pre-tokenizers, remembering whether its end was looked at. Internal
+// to the folder.
 #pragma once
 
 #include <cstddef>
@@ -25,8 +25,8 @@ struct Scanned {
 inline bool IsNewline(const Scanned& c) { return c.length != 0 && (c.code == '\r' || c.code == '\n'); }
 // $+<=>^~|` : the ASCII symbols that some patterns count as punctuation.
 inline bool IsAsciiSign(uint32_t code) {
-  return code == '$' || code == '+' || code == '<' || code == '=' || code == '>' || code == '^' || code == '~' ||
-         code == '|' || code == '`';
+  return code == '$' || code == '+' || code == '<' || code == '=' || code == '>' || code == '^' ||
+         code == '~' || code == '|' || code == '`';
 }
 
 // Classes of the ASCII characters, filled once.
@@ -60,7 +60,8 @@ class Scanner {
       c = {byte, 1, kAsciiClasses.cls[byte], true};
     } else {
       const Utf8Char decoded = DecodeUtf8(text_.data() + at, text_.size() - at);
-      c = {decoded.code, decoded.length, decoded.valid ? ClassOf(decoded.code) : CharClass::kOther, decoded.valid};
+      c = {decoded.code, decoded.length, decoded.valid ? ClassOf(decoded.code) : CharClass::kOther,
+           decoded.valid};
     }
     if (stops_ != nullptr && stops_(c)) return {0, 0, CharClass::kEnd, false};
     return c;

@@ -1,9 +1,9 @@
-// The streaming encoder, in three stages: special tokens are found in the raw bytes; what lies between them, a
-// segment, is normalised; the normal form is cut into words, and each word encoded on its own.
+// The streaming encoder, in three stages: special tokens are found in the raw bytes; what lies between them,
+// a segment, is normalised; the normal form is cut into words, and each word encoded on its own.
 //
 // Why every split of the input gives the same ids: each stage is a function of the bytes it has been fed in
-// total, not of how they came. It decides about the front of what it holds only if the decision is the same for
-// every continuation (no look-ahead ran into the end), or at a cut whose place depends on content alone
+// total, not of how they came. It decides about the front of what it holds only if the decision is the same
+// for every continuation (no look-ahead ran into the end), or at a cut whose place depends on content alone
 // (kMaxWordBytes from the front of the word).
 //
 // Why a SentencePiece text may be cut: a merge (or a unigram piece) that reaches over the boundary of two
@@ -73,15 +73,14 @@ class StateReader {
 
 struct StreamEncoder::Impl {
   Impl(Tokenizer t, EncodeOptions o)
-      : tokenizer(std::move(t)),
-        options(o),
-        model(tokenizer.model()),
-        specials(o.parse_special ? model.all_special : model.always_special),
-        words(&model),
-        normalizer(&model) {}
+      : tokenizer(std::move(t)), options(o), model(tokenizer.model()), words(&model), normalizer(&model) {}
 
   // Stage 1. Appends `bytes`, passes on what is decided.
   void FeedRaw(std::string_view bytes, bool final, std::vector<TokenId>* out);
+  void SetPlain(bool value, std::vector<TokenId>* out);
+  const ByteTrie& Specials() const {
+    return options.parse_special && !plain ? model.all_special : model.always_special;
+  }
   // Stage 2. Adds text to the segment; EndSegment ends it.
   void FeedSegment(std::string_view text, std::vector<TokenId>* out);
   void EndSegment(std::vector<TokenId>* out);
@@ -99,18 +98,18 @@ struct StreamEncoder::Impl {
   Tokenizer tokenizer;
   EncodeOptions options;
   const TokenizerModel& model;
-  const ByteTrie& specials;
   WordEncoder words;
   PieceNormalizer normalizer;
 
   // What a saved state holds.
-  std::string raw;         // stage 1: may still be part of a special token
-  std::string unnormal;    // stage 2: may still combine with what follows
-  std::string normal;      // stage 3: the word that is not ended yet
-  bool started = false;    // something was fed since Finish
+  std::string raw;       // stage 1: may still be part of a special token
+  std::string unnormal;  // stage 2: may still combine with what follows
+  std::string normal;    // stage 3: the word that is not ended yet
+  bool started = false;  // something was fed since Finish
   bool in_segment = false;
-  bool skip_space = false;      // after a special token that takes the white space along
-  bool after_unknown = false;   // further unknowns melt into the one before
+  bool skip_space = false;     // after a special token that takes the white space along
+  bool after_unknown = false;  // further unknowns melt into the one before
+  bool plain = false;          // `raw` came through FeedPlain
 
   // Where to go on looking; nothing depends on them but time.
   size_t retry_unnormal = 0;
@@ -124,13 +123,14 @@ void StreamEncoder::Impl::Clear() {
   raw.clear();
   unnormal.clear();
   normal.clear();
-  started = in_segment = skip_space = after_unknown = false;
+  started = in_segment = skip_space = after_unknown = plain = false;
   retry_unnormal = retry_normal = scanned = 0;
   normalizer.Restart(true);
 }
 
 void StreamEncoder::Impl::FeedRaw(std::string_view bytes, bool final, std::vector<TokenId>* out) {
-  if (specials.empty()) {
+  const ByteTrie& specials = Specials();
+  if (specials.empty() && !skip_space) {
     FeedSegment(bytes, out);
     return;
   }
@@ -311,12 +311,24 @@ StreamEncoder::~StreamEncoder() = default;
 StreamEncoder::StreamEncoder(StreamEncoder&&) noexcept = default;
 StreamEncoder& StreamEncoder::operator=(StreamEncoder&&) noexcept = default;
 
-void StreamEncoder::Feed(std::string_view bytes, std::vector<TokenId>* out) {
+// Text of one kind cannot be part of a special token that began in the other.
+void StreamEncoder::Impl::SetPlain(bool value, std::vector<TokenId>* out) {
+  if (value == plain) return;
+  FeedRaw({}, true, out);
+  plain = value;
+}
+
+void StreamEncoder::Feed(std::string_view bytes, std::vector<TokenId>* out) { FeedAs(false, bytes, out); }
+void StreamEncoder::FeedPlain(std::string_view bytes, std::vector<TokenId>* out) { FeedAs(true, bytes, out); }
+
+void StreamEncoder::FeedAs(bool plain, std::string_view bytes, std::vector<TokenId>* out) {
   if (bytes.empty()) return;
+  impl_->SetPlain(plain, out);
   if (!impl_->started && impl_->options.add_bos && impl_->model.spec.bos_id >= 0)
     out->push_back(impl_->model.spec.bos_id);
   impl_->started = true;
-  for (size_t at = 0; at < bytes.size(); at += kFeedBytes) impl_->FeedRaw(bytes.substr(at, kFeedBytes), false, out);
+  for (size_t at = 0; at < bytes.size(); at += kFeedBytes)
+    impl_->FeedRaw(bytes.substr(at, kFeedBytes), false, out);
 }
 
 void StreamEncoder::Finish(std::vector<TokenId>* out) {
@@ -338,8 +350,8 @@ std::string StreamEncoder::SaveState() const {
   PutU64(impl.model.fingerprint, &state);
   const EncodeOptions& o = impl.options;
   state.push_back(static_cast<char>(o.parse_special | o.add_bos << 1 | o.add_eos << 2));
-  state.push_back(
-      static_cast<char>(impl.started | impl.in_segment << 1 | impl.skip_space << 2 | impl.after_unknown << 3));
+  state.push_back(static_cast<char>(impl.started | impl.in_segment << 1 | impl.skip_space << 2 |
+                                    impl.after_unknown << 3 | impl.plain << 4));
   const PieceNormalizer::State& n = impl.normalizer.state();
   state.push_back(static_cast<char>(n.first_segment | n.started << 1 | n.after_space << 2));
   PutU64(n.held_spaces, &state);
@@ -354,11 +366,13 @@ void StreamEncoder::RestoreState(std::string_view state) {
   Impl& impl = *impl_;
   StateReader reader(state);
   if (reader.U8() != kStateVersion)
-    Fail(ErrorKind::kMismatch, "the saved state of the tokenizer is of another version; start again from the text");
+    Fail(ErrorKind::kMismatch,
+         "the saved state of the tokenizer is of another version; start again from the text");
   const uint64_t fingerprint = reader.U64();
   if (fingerprint != impl.model.fingerprint)
     Fail(ErrorKind::kMismatch,
-         "the saved state belongs to another tokenizer (fingerprint {:016x}, this one is {:016x}); use the model "
+         "the saved state belongs to another tokenizer (fingerprint {:016x}, this one is {:016x}); use the "
+         "model "
          "that it was saved with",
          fingerprint, impl.model.fingerprint);
   const EncodeOptions& o = impl.options;
@@ -366,7 +380,7 @@ void StreamEncoder::RestoreState(std::string_view state) {
     Fail(ErrorKind::kMismatch, "the state was saved with other options for special tokens, BOS or EOS");
   const uint8_t flags = reader.U8();
   const uint8_t normalizer_flags = reader.U8();
-  if (flags > 15 || normalizer_flags > 7) StateReader::Damaged();
+  if (flags > 31 || normalizer_flags > 7) StateReader::Damaged();
   PieceNormalizer::State n;
   n.first_segment = normalizer_flags & 1;
   n.started = normalizer_flags >> 1 & 1;
@@ -382,6 +396,7 @@ void StreamEncoder::RestoreState(std::string_view state) {
   impl.in_segment = (flags & 2) != 0;
   impl.skip_space = (flags & 4) != 0;
   impl.after_unknown = (flags & 8) != 0;
+  impl.plain = (flags & 16) != 0;
   impl.normalizer.set_state(n);
   impl.raw = std::move(buffers[0]);
   impl.unnormal = std::move(buffers[1]);

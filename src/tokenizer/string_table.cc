@@ -63,7 +63,8 @@ void StringIndex::Add(TokenId id) {
 
 TokenId StringIndex::Find(std::string_view text) const {
   if (slots_.empty()) return -1;
-  for (size_t at = HashBytes(text) & (slots_.size() - 1); slots_[at] >= 0; at = (at + 1) & (slots_.size() - 1))
+  for (size_t at = HashBytes(text) & (slots_.size() - 1); slots_[at] >= 0;
+       at = (at + 1) & (slots_.size() - 1))
     if ((*pool_)[static_cast<size_t>(slots_[at])] == text) return slots_[at];
   return -1;
 }
@@ -71,7 +72,8 @@ TokenId StringIndex::Find(std::string_view text) const {
 ByteTrie::ByteTrie(std::vector<std::pair<std::string, TokenId>> entries) {
   std::erase_if(entries, [](const auto& entry) { return entry.first.empty(); });
   if (entries.empty()) return;
-  std::stable_sort(entries.begin(), entries.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+  std::stable_sort(entries.begin(), entries.end(),
+                   [](const auto& a, const auto& b) { return a.first < b.first; });
   Build(entries);
 }
 
@@ -142,8 +144,8 @@ void MergeTable::Reserve(size_t count) {
   count_ = 0;
   for (const Entry& entry : old)
     if (entry.key != kFree)
-      Add(static_cast<TokenId>(entry.key >> 32), static_cast<TokenId>(entry.key & 0xFFFFFFFF), entry.merge.rank,
-          entry.merge.id);
+      Add(static_cast<TokenId>(entry.key >> 32), static_cast<TokenId>(entry.key & 0xFFFFFFFF),
+          entry.merge.rank, entry.merge.id);
 }
 
 void MergeTable::Add(TokenId left, TokenId right, uint32_t rank, TokenId id) {

@@ -12,7 +12,8 @@ namespace {
 
 constexpr std::string_view kReplacementCharacter = "\xEF\xBF\xBD";
 
-// Appends the UTF-8 at the front of *pending to *out, U+FFFD for what can be none, and keeps an incomplete end.
+// Appends the UTF-8 at the front of *pending to *out, U+FFFD for what can be none, and keeps an incomplete
+// end.
 void DrainUtf8(bool final, std::string* pending, std::string* out) {
   const size_t usable = final ? pending->size() : pending->size() - IncompleteTail(*pending);
   for (size_t at = 0; at < usable;) {

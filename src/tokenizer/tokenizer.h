@@ -106,6 +106,9 @@ class StreamEncoder {
 
   // Appends to *out the ids that no later text can change.
   void Feed(std::string_view bytes, std::vector<TokenId>* out);
+  // The same text stream, but control tokens spelled in these bytes stay letters whatever parse_special says:
+  // for what a user wrote, between pieces of a chat template.
+  void FeedPlain(std::string_view bytes, std::vector<TokenId>* out);
   // Ends the text: appends the rest (and EOS if asked). The next Feed starts a new text.
   void Finish(std::vector<TokenId>* out);
   // Bytes of input held back now.
@@ -118,6 +121,7 @@ class StreamEncoder {
 
  private:
   struct Impl;
+  void FeedAs(bool plain, std::string_view bytes, std::vector<TokenId>* out);
   std::unique_ptr<Impl> impl_;
 };
 
@@ -146,8 +150,10 @@ class StreamDecoder {
 // Loaders. All throw Error(kFile) for damaged data (every count and id is checked) and Error(kUnsupported),
 // with the name, for kinds, pre-tokenizers and normalisers that are not known here.
 
-// From the metadata keys tokenizer.ggml.* and tokenizer.chat_template.
-Tokenizer LoadTokenizer(const GgufFile& file);
+// From the metadata keys tokenizer.ggml.* and tokenizer.chat_template. A byte-level file without
+// tokenizer.ggml.pre (written before that key came) gets the split that llama.cpp gives it, "default",
+// whatever its family; `pre`, if not empty, is used in place of the key ("gptneox").
+Tokenizer LoadTokenizer(const GgufFile& file, std::string_view pre = {});
 // From a Hugging Face folder: tokenizer.json, else tokenizer.model; tokenizer_config.json where present.
 Tokenizer LoadTokenizerFolder(const std::string& folder);
 // By extension: .json, .model (also .model.v1, .model.v3), .gguf, .bin (llama2.c), .tiktoken (the name

@@ -65,10 +65,11 @@ uint32_t Compose(uint32_t first, uint32_t second) {
   if (first - kHangulBase < kNumHangul && (first - kHangulBase) % kNumTrails == 0 &&
       second - kTrailBase - 1 < kNumTrails - 1)
     return first + (second - kTrailBase);
-  const auto* at = std::lower_bound(std::begin(kCompositions), std::end(kCompositions), Composition{first, second, 0},
-                                    [](const Composition& a, const Composition& b) {
-                                      return a.first != b.first ? a.first < b.first : a.second < b.second;
-                                    });
+  const auto* at =
+      std::lower_bound(std::begin(kCompositions), std::end(kCompositions), Composition{first, second, 0},
+                       [](const Composition& a, const Composition& b) {
+                         return a.first != b.first ? a.first < b.first : a.second < b.second;
+                       });
   return at != std::end(kCompositions) && at->first == first && at->second == second ? at->code : 0;
 }
 
@@ -81,7 +82,8 @@ void NormalizeCodes(std::vector<uint32_t>* codes) {
     }
     size_t end = i;
     while (end < codes->size() && CombiningClassOf((*codes)[end]) != 0) ++end;
-    std::stable_sort(codes->begin() + static_cast<std::ptrdiff_t>(i), codes->begin() + static_cast<std::ptrdiff_t>(end),
+    std::stable_sort(codes->begin() + static_cast<std::ptrdiff_t>(i),
+                     codes->begin() + static_cast<std::ptrdiff_t>(end),
                      [](uint32_t a, uint32_t b) { return CombiningClassOf(a) < CombiningClassOf(b); });
     i = end;
   }

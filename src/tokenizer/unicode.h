@@ -38,7 +38,8 @@ Utf8Char DecodeUtf8(const char* data, size_t available);
 // Number of bytes at the end (0..3) that are a proper prefix of a well-formed character.
 size_t IncompleteTail(std::string_view text);
 void AppendUtf8(uint32_t code, std::string* out);
-// Length of the longest prefix of `data` (1 at least) that is one maximal invalid part, as U+FFFD replaces it.
+// Length of the longest prefix of `data` (1 at least) that is one maximal invalid part, as U+FFFD replaces
+// it.
 size_t InvalidPartLength(const char* data, size_t available);
 
 // Appends NFC of the text to *out; bytes that are not UTF-8 are kept and separate what is around them.

@@ -163,7 +163,8 @@ void WordEncoder::SplitCharacters(std::string_view word) {
     bool touched = false;
     const size_t symbol = model_->inline_symbols.LongestMatch(word.substr(at), &id, &touched);
     const size_t length = symbol > 0 ? symbol : DecodeUtf8(word.data() + at, word.size() - at).length;
-    symbols_.push_back({static_cast<uint32_t>(at), static_cast<uint32_t>(length), symbol > 0 ? id : -1, symbol > 0});
+    symbols_.push_back(
+        {static_cast<uint32_t>(at), static_cast<uint32_t>(length), symbol > 0 ? id : -1, symbol > 0});
     at += length;
   }
 }
@@ -249,7 +250,8 @@ void WordEncoder::EncodeUnigram(std::string_view word, std::vector<TokenId>* out
   const auto reach = [this](size_t begin, size_t end, TokenId id, float score) {
     BestEnd& target = best_[end];
     const float total = score + best_[begin].score;
-    if (target.begin == kUnreached || total > target.score) target = {total, static_cast<uint32_t>(begin), id};
+    if (target.begin == kUnreached || total > target.score)
+      target = {total, static_cast<uint32_t>(begin), id};
   };
   for (size_t at = 0; at < word.size();) {
     const size_t char_length = DecodeUtf8(word.data() + at, word.size() - at).length;

@@ -1,5 +1,5 @@
-// One word (for SentencePiece: one stretch between safe cuts) to ids, by the model's algorithm, with a cache of
-// words seen. Internal to the folder.
+// One word (for SentencePiece: one stretch between safe cuts) to ids, by the model's algorithm, with a cache
+// of words seen. Internal to the folder.
 #pragma once
 
 #include <cstdint>
@@ -26,8 +26,8 @@ class WordEncoder {
  public:
   explicit WordEncoder(const TokenizerModel* model) : model_(model) {}
 
-  // Appends the ids of the word. Time O(n log n) in its length. An id of -1 never appears; a character without
-  // a token or byte tokens gives unk_id where there is one, and nothing otherwise.
+  // Appends the ids of the word. Time O(n log n) in its length. An id of -1 never appears; a character
+  // without a token or byte tokens gives unk_id where there is one, and nothing otherwise.
   void Encode(std::string_view word, std::vector<TokenId>* out);
 
  private:
@@ -50,8 +50,8 @@ class WordEncoder {
   void AppendUnknown(std::string_view text, std::vector<TokenId>* out);
   void AppendScored(std::string_view text, std::vector<TokenId>* out);
 
-  // Merges neighbours in symbols_, the lowest priority first and the leftmost among equals, until `find` knows
-  // no pair. find(left, right, &id) gives the priority or kNoMerge.
+  // Merges neighbours in symbols_, the lowest priority first and the leftmost among equals, until `find`
+  // knows no pair. find(left, right, &id) gives the priority or kNoMerge.
   template <typename Find>
   void Merge(const Find& find);
   template <typename Find>

@@ -1,5 +1,5 @@
-// Writes unicode_tables.inc from ICU's character data: classes for the pre-tokenizers and what NFC needs. Runs
-// on the build machine only; the library does not link ICU.
+// Writes unicode_tables.inc from ICU's character data: classes for the pre-tokenizers and what NFC needs.
+// Runs on the build machine only; the library does not link ICU.
 #include <unicode/uchar.h>
 #include <unicode/unorm2.h>
 #include <unicode/ustring.h>
@@ -55,8 +55,8 @@ uint8_t ClassOf(UChar32 code) {
 // Low bits: class; kStarterBoundary (0x80): combining class 0 and never composing with what precedes, so that
 // normalisation may be cut before it.
 uint8_t Entry(UChar32 code) {
-  const bool boundary = u_getCombiningClass(code) == 0 &&
-                        u_getIntPropertyValue(code, UCHAR_NFC_QUICK_CHECK) == UNORM_YES;
+  const bool boundary =
+      u_getCombiningClass(code) == 0 && u_getIntPropertyValue(code, UCHAR_NFC_QUICK_CHECK) == UNORM_YES;
   return ClassOf(code) | (boundary ? 0x80 : 0);
 }
 
@@ -121,7 +121,8 @@ int main(int argc, char** argv) {
   if (argc != 2) return std::fprintf(stderr, "usage: %s OUTPUT\n", argv[0]), 1;
   std::FILE* out = std::fopen(argv[1], "w");
   if (out == nullptr) return std::perror(argv[1]), 1;
-  std::fprintf(out, "// Made by tables/generate_unicode_tables.cc from ICU, Unicode %s.\n", U_UNICODE_VERSION);
+  std::fprintf(out, "// Made by tables/generate_unicode_tables.cc from ICU, Unicode %s.\n",
+               U_UNICODE_VERSION);
   WriteClasses(out);
   const bool good = WriteNormalization(out);
   return std::fclose(out) == 0 && good ? 0 : 1;

@@ -1,0 +1,84 @@
+// Chat formats as data: one table row each, recognised from the Jinja template that a model file carries
+// (which is never executed). Rendering gives pieces of text marked as the format's own or as somebody's
+// words, so that what a user writes can never become a control token.
+#pragma once
+
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "tokenizer/tokenizer.h"
+
+namespace mneme {
+
+enum class ChatRole : uint8_t { kSystem, kUser, kAssistant };
+
+struct ChatMessage {
+  ChatRole role;
+  std::string content;
+};
+
+// Text of one origin. parse_special: control tokens in it are meant.
+struct ChatSegment {
+  std::string text;
+  bool parse_special;
+};
+
+// One format. BOS is not part of it (Tokenizer::adds_bos). "</s>" stands for the tokenizer's end of text.
+struct ChatTemplate {
+  std::string_view name;
+  std::string_view title;  // for help texts
+  std::string_view system_before, system_after;
+  std::string_view default_system;  // stands in where no system message came; empty: nothing does
+  bool system_in_user;  // the system text stands inside the first user turn, after user_before
+  std::string_view user_before, user_after;
+  std::string_view later_user_before;  // instead of user_before after the first turn; empty: the same
+  std::string_view assistant_before;   // before a reply that is given
+  std::string_view generation_prompt;  // before one that the model is to write
+  std::string_view assistant_end;      // the model ends its reply with this
+  std::string_view assistant_tail;     // what follows it before the next turn
+  bool trims;                          // white space around contents is cut off
+  std::string_view stop;               // text that also ends a reply; empty: none
+};
+
+// All formats, in the order of help texts.
+std::span<const ChatTemplate> ChatTemplates();
+// By name, in any case ("chatml", "llama-2", "llama-3", "mistral", "gemma", "phi-3", "zephyr", "alpaca",
+// "plain"); null if unknown.
+const ChatTemplate* FindChatTemplate(std::string_view name);
+// The format that a Jinja template writes, by the markers in it; null if none is known.
+const ChatTemplate* RecogniseChatTemplate(std::string_view jinja_text);
+
+// Renders a conversation turn by turn. One thread at a time.
+class ChatRenderer {
+ public:
+  // end_of_text: the piece of Tokenizer::eos_id(), for the formats that end replies with it.
+  explicit ChatRenderer(const ChatTemplate* format, std::string_view end_of_text = "</s>")
+      : format_(format), end_of_text_(end_of_text) {}
+
+  // Appends the text of one whole message. A system message of a system_in_user format waits for the user
+  // message after it.
+  void Add(const ChatMessage& message, std::vector<ChatSegment>* out);
+  // Appends what stands before a reply that the model is to write.
+  void StartReply(std::vector<ChatSegment>* out);
+  // Appends what follows that reply; model_wrote_end: the model's last token was the end itself.
+  void EndReply(bool model_wrote_end, std::vector<ChatSegment>* out);
+
+ private:
+  void AppendFormat(std::string_view text, std::vector<ChatSegment>* out) const;
+
+  const ChatTemplate* format_;
+  std::string end_of_text_;
+  std::string pending_system_;
+  bool has_system_ = false;
+  bool past_first_user_ = false;
+};
+
+// Feeds the segments as one text into an encoder made with parse_special (no Finish).
+void FeedSegments(std::span<const ChatSegment> segments, StreamEncoder* encoder, std::vector<TokenId>* out);
+// Ids of the segments as one text.
+std::vector<TokenId> EncodeSegments(const Tokenizer& tokenizer, std::span<const ChatSegment> segments,
+                                    bool add_bos);
+
+}  // namespace mneme
