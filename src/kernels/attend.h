@@ -62,6 +62,10 @@ void KvClear(const KvLayout& layout, uint8_t* block);
 struct KvSpan {
   const uint8_t* const* blocks = nullptr;
   size_t first_slot = 0;  // < kBlockTokens
+  // Number of blocks[0] among all blocks that this run of keys ever had. Sums are split at fixed block
+  // numbers: where a span's first block moves on (a sliding window), pass its true number and the same key
+  // always falls in the same split.
+  int64_t first_block_number = 0;
   // Row r sees keys begin[r] <= t < end[r] (none if begin >= end). [num_rows] each.
   const int32_t* begin = nullptr;
   const int32_t* end = nullptr;

@@ -1,0 +1,277 @@
+#include "kernels/attend.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "base/aligned.h"
+#include "base/error.h"
+#include "base/half.h"
+#include "kernels/attend_job.h"
+#include "kernels/kv_block.h"
+#include "kernels/simd_targets.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/attend.cc"
+#include "hwy/foreach_target.h"  // IWYU pragma: keep
+//
+#include "hwy/highway.h"
+#include "kernels/attend_tile-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace mneme {
+namespace HWY_NAMESPACE {
+namespace {
+
+// All keys of one tile by one thread, then its output.
+void AttendTile(const AttendJob& job, size_t tile_task, uint8_t* thread_scratch) {
+  const Tile tile(job, tile_task);
+  const ThreadScratch scratch =
+      ThreadScratch::At(thread_scratch, job.tile_pairs, job.shape->layout.key_dim, job.value_stride);
+  TileKernel kernel(job, tile, scratch);
+  kernel.Reset(scratch.total);
+  for (const KvSpan& span : job.spans) {
+    const BlockRange blocks = VisibleBlocks(span, tile.row_begin, tile.row_end);
+    if (blocks.empty()) continue;
+    kernel.SetSpan(span);
+    for (int64_t first = blocks.first; first < blocks.last;) {
+      const int64_t last = std::min(blocks.last, SplitBegin(span, SplitOf(span, first) + 1));
+      kernel.Reset(scratch.partial);
+      kernel.Blocks(first, last, scratch.partial);
+      kernel.Merge(scratch.total, scratch.partial);
+      first = last;
+    }
+  }
+  kernel.Finish(scratch.total);
+}
+
+// One split of one tile into its own state.
+void AttendSplit(const AttendJob& job, size_t tile_task, const KvSpan& span, int64_t split,
+                 const TileState& state, uint8_t* thread_scratch) {
+  const Tile tile(job, tile_task);
+  TileKernel kernel(
+      job, tile,
+      ThreadScratch::At(thread_scratch, job.tile_pairs, job.shape->layout.key_dim, job.value_stride));
+  kernel.Reset(state);
+  const BlockRange blocks = VisibleBlocks(span, tile.row_begin, tile.row_end);
+  const int64_t first = std::max(blocks.first, SplitBegin(span, split));
+  const int64_t last = std::min(blocks.last, SplitBegin(span, split + 1));
+  if (first >= last) return;
+  kernel.SetSpan(span);
+  kernel.Blocks(first, last, state);
+}
+
+// Merges the states of consecutive splits of one tile in order; on the first and last call of the tile resets
+// the total and writes the output.
+void MergeSplits(const AttendJob& job, size_t tile_task, const TileState& total, float* states,
+                 size_t num_states, bool is_first, bool is_last, uint8_t* thread_scratch) {
+  const Tile tile(job, tile_task);
+  const TileKernel kernel(
+      job, tile,
+      ThreadScratch::At(thread_scratch, job.tile_pairs, job.shape->layout.key_dim, job.value_stride));
+  if (is_first) kernel.Reset(total);
+  for (size_t i = 0; i < num_states; ++i) {
+    float* memory = states + i * TileState::Floats(job.tile_pairs, job.value_stride);
+    kernel.Merge(total, TileState::At(memory, job.tile_pairs, job.value_stride));
+  }
+  if (is_last) kernel.Finish(total);
+}
+
+void ScoreBlocks(const AttendShape& shape, const KvSpan& span, const float* q, size_t kv_head, size_t begin,
+                 size_t end, float* scores) {
+  const DF d;
+  const KvLayout& layout = shape.layout;
+  const KvSection section(layout);
+  HWY_ALIGN float s[kBlockTokens];
+  for (size_t t = begin; t < end;) {
+    const size_t slot = (span.first_slot + t) % kBlockTokens;
+    const size_t count = std::min(kBlockTokens - slot, end - t);
+    const uint8_t* data = span.blocks[(span.first_slot + t) / kBlockTokens] + kv_head * section.bytes;
+    const uint8_t* scales = HasScales(layout.key_encoding) ? data + section.key_scales : nullptr;
+    WithKeySource(layout.key_encoding, data + section.keys,
+                  [&](const auto& source) { ScoreRows<1>(source, scales, layout.key_dim, q, s); });
+    for (size_t i = 0; i < kBlockTokens; i += kLanes) {
+      VF score = hn::Mul(hn::Load(d, s + i), hn::Set(d, shape.scale));
+      if (shape.soft_cap != 0) {
+        const VF cap = hn::Set(d, shape.soft_cap);
+        score = hn::Mul(TanhF32(d, hn::Div(score, cap)), cap);
+      }
+      hn::Store(score, d, s + i);
+    }
+    std::copy_n(s + slot, count, scores + (t - begin));
+    t += count;
+  }
+}
+
+}  // namespace
+}  // namespace HWY_NAMESPACE
+}  // namespace mneme
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace mneme {
+
+HWY_EXPORT(AttendTile);
+HWY_EXPORT(AttendSplit);
+HWY_EXPORT(MergeSplits);
+HWY_EXPORT(ScoreBlocks);
+
+namespace {
+
+// With at least this many tiles per thread, whole tiles are the tasks; with fewer, the splits of each tile
+// are, in waves of about kWaveTasks tasks per thread whose partial results fit a fixed memory.
+constexpr size_t kTilesPerThread = 4;
+constexpr size_t kWaveTasks = 16;
+
+size_t RoundUp64(size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+// A split of a span, one task per tile.
+struct SplitItem {
+  const KvSpan* span;
+  int64_t split;
+};
+
+// Walks the visible splits of all spans in order.
+class SplitWalk {
+ public:
+  explicit SplitWalk(const AttendJob& job) : job_(job) { Settle(); }
+  bool done() const { return span_ == job_.spans.size(); }
+  SplitItem Next() {
+    const SplitItem item{&job_.spans[span_], split_};
+    if (++split_ > last_split_) {
+      ++span_;
+      Settle();
+    }
+    return item;
+  }
+
+ private:
+  void Settle() {
+    for (; span_ < job_.spans.size(); ++span_) {
+      const KvSpan& span = job_.spans[span_];
+      const BlockRange blocks = VisibleBlocks(span, 0, job_.shape->num_rows);
+      if (blocks.empty()) continue;
+      split_ = SplitOf(span, blocks.first);
+      last_split_ = SplitOf(span, blocks.last - 1);
+      return;
+    }
+  }
+  const AttendJob& job_;
+  size_t span_ = 0;
+  int64_t split_ = 0;
+  int64_t last_split_ = 0;
+};
+
+size_t MaxWaveItems(size_t num_tiles, size_t num_threads) {
+  return (kWaveTasks * num_threads + num_tiles - 1) / num_tiles;
+}
+
+void AttendBySplits(const AttendJob& job, size_t num_tiles, uint8_t* scratch, size_t thread_bytes,
+                    ThreadPool& pool) {
+  const size_t num_threads = pool.num_threads();
+  const size_t max_items = MaxWaveItems(num_tiles, num_threads);
+  const size_t state_floats = TileState::Floats(job.tile_pairs, job.value_stride);
+  uint8_t* next = scratch + num_threads * thread_bytes;
+  SplitItem* items = reinterpret_cast<SplitItem*>(next);
+  next += RoundUp64(max_items * sizeof(SplitItem));
+  float* totals = reinterpret_cast<float*>(next);
+  float* states = totals + num_tiles * state_floats;
+
+  SplitWalk walk(job);
+  bool is_first = true;
+  do {
+    size_t num_items = 0;
+    while (num_items < max_items && !walk.done()) items[num_items++] = walk.Next();
+    pool.Run(num_items * num_tiles, [&](size_t task, size_t thread) {
+      const size_t tile = task % num_tiles;
+      const size_t item = task / num_tiles;
+      const TileState state =
+          TileState::At(states + (tile * max_items + item) * state_floats, job.tile_pairs, job.value_stride);
+      HWY_DYNAMIC_DISPATCH(AttendSplit)
+      (job, tile, *items[item].span, items[item].split, state, scratch + thread * thread_bytes);
+    });
+    pool.Run(num_tiles, [&](size_t tile, size_t thread) {
+      const TileState total = TileState::At(totals + tile * state_floats, job.tile_pairs, job.value_stride);
+      HWY_DYNAMIC_DISPATCH(MergeSplits)
+      (job, tile, total, states + tile * max_items * state_floats, num_items, is_first, walk.done(),
+       scratch + thread * thread_bytes);
+    });
+    is_first = false;
+  } while (!walk.done());
+}
+
+// Whether more than one split is visible, so that sharing splits can help.
+bool HasManySplits(const AttendJob& job) {
+  SplitWalk walk(job);
+  if (walk.done()) return false;
+  walk.Next();
+  return !walk.done();
+}
+
+}  // namespace
+
+size_t AttendScratchBytes(size_t max_rows, size_t num_heads, size_t key_dim, size_t value_dim,
+                          size_t max_keys, size_t num_threads) {
+  (void)max_keys;  // partial results are merged in waves: any number of keys takes the same memory
+  const size_t pairs = std::min(kTilePairs, max_rows * num_heads);
+  const size_t value_stride = ValueStride(value_dim);
+  const size_t thread_bytes = RoundUp64(ThreadScratch::Bytes(pairs, key_dim, value_stride));
+  const size_t max_tiles = kTilesPerThread * num_threads;  // with more, there are no splits
+  const size_t max_items = MaxWaveItems(1, num_threads);
+  // tiles * items of one wave is below kWaveTasks * threads + tiles; one total per tile.
+  const size_t states = kWaveTasks * num_threads + 2 * max_tiles;
+  return num_threads * thread_bytes + RoundUp64(max_items * sizeof(SplitItem)) +
+         states * TileState::Floats(pairs, value_stride) * sizeof(float) + kAlignment;
+}
+
+void Attend(const AttendShape& shape, std::span<const KvSpan> spans, float* out, float* log_sum_exp,
+            uint8_t* scratch, ThreadPool& pool) {
+  const KvLayout& layout = shape.layout;
+  MNEME_CHECK(layout.num_kv_heads > 0 && shape.num_heads % layout.num_kv_heads == 0);
+  MNEME_CHECK(reinterpret_cast<uintptr_t>(scratch) % kAlignment == 0);
+  if (shape.num_rows == 0 || shape.num_heads == 0) return;
+  const AttendJob job(shape, spans, out, log_sum_exp);
+  const size_t num_tiles = layout.num_kv_heads * job.num_tiles;
+  const size_t thread_bytes =
+      RoundUp64(ThreadScratch::Bytes(job.tile_pairs, layout.key_dim, job.value_stride));
+  const size_t num_threads = pool.num_threads();
+  if (num_threads > 1 && num_tiles < kTilesPerThread * num_threads && HasManySplits(job)) {
+    AttendBySplits(job, num_tiles, scratch, thread_bytes, pool);
+    return;
+  }
+  pool.Run(num_tiles, [&](size_t tile, size_t thread) {
+    HWY_DYNAMIC_DISPATCH(AttendTile)(job, tile, scratch + thread * thread_bytes);
+  });
+}
+
+void ScoreKeys(const AttendShape& shape, const KvSpan& span, const float* q, size_t kv_head, size_t begin,
+               size_t end, float* scores) {
+  MNEME_CHECK(kv_head < shape.layout.num_kv_heads);
+  HWY_DYNAMIC_DISPATCH(ScoreBlocks)(shape, span, q, kv_head, begin, end, scores);
+}
+
+void MergePartials(size_t num_rows, size_t num_heads, size_t value_dim, float* out_a, float* lse_a,
+                   const float* out_b, const float* lse_b) {
+  constexpr float kEmpty = -std::numeric_limits<float>::infinity();
+  for (size_t pair = 0; pair < num_rows * num_heads; ++pair) {
+    if (lse_b[pair] == kEmpty) continue;
+    float* a = out_a + pair * value_dim;
+    const float* b = out_b + pair * value_dim;
+    if (lse_a[pair] == kEmpty) {
+      std::copy_n(b, value_dim, a);
+      lse_a[pair] = lse_b[pair];
+      continue;
+    }
+    const double maximum = std::max(lse_a[pair], lse_b[pair]);
+    const double mass_a = std::exp(lse_a[pair] - maximum);
+    const double mass_b = std::exp(lse_b[pair] - maximum);
+    const float weight_a = static_cast<float>(mass_a / (mass_a + mass_b));
+    const float weight_b = static_cast<float>(mass_b / (mass_a + mass_b));
+    for (size_t i = 0; i < value_dim; ++i) a[i] = a[i] * weight_a + b[i] * weight_b;
+    lse_a[pair] = static_cast<float>(maximum + std::log(mass_a + mass_b));
+  }
+}
+
+}  // namespace mneme
+#endif  // HWY_ONCE

@@ -1,0 +1,369 @@
+#include "kernels/attend.h"
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "kernels/attend_test_util.h"
+#include "kernels/kernels_test_util.h"
+
+namespace mneme {
+namespace {
+
+using testing::AttendCase;
+using testing::AttendOutput;
+using testing::ErrorAgainstReference;
+using testing::ForEachTarget;
+using testing::RunAttend;
+
+constexpr std::array kEncodings = {Encoding::kF32, Encoding::kF16, Encoding::kBF16, Encoding::kQ8_0,
+                                   Encoding::kQ4_0};
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+KvLayout Layout(size_t heads, size_t key_dim, size_t value_dim, Encoding k = Encoding::kF32,
+                Encoding v = Encoding::kF32) {
+  return {heads, key_dim, value_dim, k, v};
+}
+
+AttendOutput Attended(const AttendCase& c, ThreadPool& pool) {
+  return RunAttend(c.shape, {&c.span, 1}, pool);
+}
+double Error(const AttendCase& c, ThreadPool& pool) {
+  return ErrorAgainstReference(c.shape, {&c.span, 1}, Attended(c, pool));
+}
+
+TEST(AttendTest, EveryPairOfEncodingsAgreesWithTheReference) {
+  ThreadPool pool(1);
+  ForEachTarget([&] {
+    uint32_t seed = 1;
+    for (const Encoding k : kEncodings) {
+      for (const Encoding v : kEncodings) {
+        SCOPED_TRACE(std::string(EncodingName(k)) + "/" + std::string(EncodingName(v)));
+        for (const size_t rows : {1, 3, 13}) {
+          AttendCase c(Layout(2, 64, 64, k, v), 2, rows, 150, ++seed, 5);
+          c.MakeCausal();
+          EXPECT_LT(Error(c, pool), kAttendError) << rows;
+        }
+      }
+    }
+  });
+}
+
+TEST(AttendTest, AnyHeadDimension) {
+  ThreadPool pool(1);
+  ForEachTarget([&] {
+    const std::pair<size_t, size_t> dims[] = {{8, 8},    {12, 12},   {64, 128}, {80, 80}, {96, 96},
+                                              {128, 64}, {256, 256}, {2, 34},   {6, 44},  {192, 128}};
+    for (const auto& [key_dim, value_dim] : dims) {
+      for (const Encoding encoding : kEncodings) {
+        SCOPED_TRACE(std::to_string(key_dim) + "/" + std::to_string(value_dim) + " " +
+                     std::string(EncodingName(encoding)));
+        for (const size_t rows : {1, 10}) {
+          AttendCase c(Layout(1, key_dim, value_dim, encoding, encoding), 1, rows, 97, 7, 60);
+          c.MakeCausal();
+          EXPECT_LT(Error(c, pool), kAttendError);
+        }
+      }
+    }
+    for (const Encoding encoding : {Encoding::kF32, Encoding::kF16, Encoding::kBF16, Encoding::kQ8_0}) {
+      AttendCase c(Layout(2, 7, 33, encoding, encoding), 1, 9, 70, 8);
+      EXPECT_LT(Error(c, pool), kAttendError) << "odd dimensions, " << EncodingName(encoding);
+    }
+  });
+}
+
+TEST(AttendTest, AnyGroupAndRowCount) {
+  ThreadPool pool(2);
+  for (const size_t group : {1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 71}) {
+    for (const size_t rows : {1, 2, 5, 17, 50}) {
+      if (group * rows > 400) continue;
+      AttendCase c(Layout(group > 8 ? 1 : 3, 32, 32, Encoding::kF16, Encoding::kQ8_0), group, rows, 130, 11);
+      c.MakeCausal(100);
+      EXPECT_LT(Error(c, pool), kAttendError) << group << " x " << rows;
+    }
+  }
+}
+
+TEST(AttendTest, RandomRangesIncludingEmptyOnes) {
+  ThreadPool pool(1);
+  ForEachTarget([&] {
+    for (uint32_t seed = 0; seed < 12; ++seed) {
+      AttendCase c(Layout(2, 32, 48, Encoding::kF16, Encoding::kF16), 3, 20, 300, seed, seed * 5);
+      c.MakeRandomRanges();
+      EXPECT_LT(Error(c, pool), kAttendError) << seed;
+    }
+  });
+}
+
+TEST(AttendTest, NoVisibleKeyGivesZeroAndMinusInfinity) {
+  ThreadPool pool(1);
+  AttendCase c(Layout(1, 16, 16), 2, 2, 64, 3);
+  c.end[1] = 0;
+  const AttendOutput result = Attended(c, pool);
+  for (size_t i = 32; i < 64; ++i) EXPECT_EQ(result.out[i], 0.0f);
+  EXPECT_EQ(result.lse[2], -kInfinity);
+  EXPECT_TRUE(std::isfinite(result.lse[0]));
+  const AttendOutput nothing = RunAttend(c.shape, {}, pool);
+  EXPECT_EQ(nothing.lse[0], -kInfinity);
+  EXPECT_EQ(nothing.out[0], 0.0f);
+}
+
+TEST(AttendTest, SoftCapAlibiAndSinks) {
+  ThreadPool pool(1);
+  const std::vector<float> slopes = {0.5f, 0.03f, 0.0f, 1.0f, 0.25f, 0.004f};
+  const std::vector<float> sinks = {0.0f, 3.0f, -2.0f, 20.0f, -kInfinity, 1.0f};
+  ForEachTarget([&] {
+    for (int flags = 1; flags < 8; ++flags) {
+      for (const size_t rows : {1, 20}) {
+        AttendCase c(Layout(2, 32, 32), 3, rows, 200, 5, 9);
+        c.MakeCausal();
+        if (flags & 1) c.shape.soft_cap = 5.0f;
+        if (flags & 2) c.shape.alibi_slopes = slopes.data();
+        if (flags & 4) c.shape.sink_logits = sinks.data();
+        c.begin[0] = c.end[0];  // the first row sees only its sink logit
+        EXPECT_LT(Error(c, pool), kAttendError) << flags << " rows " << rows;
+      }
+    }
+  });
+}
+
+TEST(AttendTest, AlibiLosesNothingAtEndlessDistances) {
+  ThreadPool pool(1);
+  const std::vector<float> slopes = {0.5f, 0.01f};
+  AttendCase c(Layout(1, 32, 32), 2, 3, 200, 6);
+  c.shape.alibi_slopes = slopes.data();
+  for (const int step : {0, 1}) {
+    c.span.distance_step = step;
+    for (size_t r = 0; r < 3; ++r) c.distance[r] = (int64_t{1} << 33) + 200 + static_cast<int64_t>(r);
+    EXPECT_LT(Error(c, pool), kAttendError) << step;
+  }
+}
+
+// T4.
+TEST(AttendTest, AddingAConstantPerRowToTheBiasChangesNothing) {
+  ThreadPool pool(1);
+  const std::vector<float> slopes = {0.5f, 0.01f};
+  AttendCase c(Layout(1, 32, 32), 2, 3, 200, 6);
+  c.shape.alibi_slopes = slopes.data();
+  const AttendOutput before = Attended(c, pool);
+  for (size_t r = 0; r < 3; ++r) c.distance[r] += 1000 * static_cast<int64_t>(r + 1);
+  const AttendOutput after = Attended(c, pool);
+  EXPECT_LT(testing::RelativeDifference(before.out, after.out), 1e-6);
+  EXPECT_NEAR(before.lse[0] - after.lse[0], 500.0, 1e-3);
+}
+
+// T1.
+TEST(AttendTest, MergeOfTwoSpansIsTheUnion) {
+  ThreadPool pool(1);
+  ForEachTarget([&] {
+    for (const int32_t cut : {1, 63, 64, 100, 299}) {
+      AttendCase c(Layout(2, 64, 64), 2, 9, 300, 21, 3);
+      const AttendOutput whole = Attended(c, pool);
+      std::vector<int32_t> at(9, cut);
+      KvSpan left = c.span, right = c.span;
+      left.end = at.data();
+      right.begin = at.data();
+      const KvSpan both[] = {left, right};
+      const AttendOutput together = RunAttend(c.shape, both, pool);
+      EXPECT_LT(testing::RelativeDifference(whole.out, together.out), 1e-6) << cut;
+      AttendOutput a = RunAttend(c.shape, {&left, 1}, pool);
+      const AttendOutput b = RunAttend(c.shape, {&right, 1}, pool);
+      MergePartials(9, 4, 64, a.out.data(), a.lse.data(), b.out.data(), b.lse.data());
+      EXPECT_LT(testing::RelativeDifference(whole.out, a.out), 1e-6) << cut;
+      EXPECT_LT(testing::RelativeDifference(whole.lse, a.lse), 1e-6) << cut;
+    }
+  });
+}
+
+TEST(AttendTest, MergeWithNothingIsTheIdentity) {
+  ThreadPool pool(1);
+  AttendCase c(Layout(1, 32, 32), 2, 3, 100, 22);
+  const AttendOutput some = Attended(c, pool);
+  AttendOutput nothing{std::vector<float>(some.out.size(), 0.0f),
+                       std::vector<float>(some.lse.size(), -kInfinity)};
+  AttendOutput left = some;
+  MergePartials(3, 2, 32, left.out.data(), left.lse.data(), nothing.out.data(), nothing.lse.data());
+  EXPECT_EQ(left, some);
+  MergePartials(3, 2, 32, nothing.out.data(), nothing.lse.data(), some.out.data(), some.lse.data());
+  EXPECT_EQ(nothing, some);
+  AttendOutput none{{0, 0}, {-kInfinity}};
+  MergePartials(1, 1, 2, none.out.data(), none.lse.data(), none.out.data(), none.lse.data());
+  EXPECT_EQ(none.lse[0], -kInfinity);
+  EXPECT_EQ(none.out[0], 0.0f);
+}
+
+// T2.
+TEST(AttendTest, SinkLogitZeroIsSoftmaxOffByOne) {
+  ThreadPool pool(1);
+  const std::vector<float> zero = {0.0f, 0.0f};
+  AttendCase c(Layout(1, 32, 32), 2, 3, 90, 23);
+  AttendOutput merged = Attended(c, pool);
+  const AttendOutput extra{std::vector<float>(merged.out.size(), 0.0f),
+                           std::vector<float>(merged.lse.size(), 0.0f)};
+  MergePartials(3, 2, 32, merged.out.data(), merged.lse.data(), extra.out.data(), extra.lse.data());
+  c.shape.sink_logits = zero.data();
+  const AttendOutput with_sink = Attended(c, pool);
+  EXPECT_LT(testing::RelativeDifference(merged.out, with_sink.out), 1e-6);
+  EXPECT_LT(testing::RelativeDifference(merged.lse, with_sink.lse), 1e-6);
+  // All logits to -infinity: output 0, and the sink's own log-sum-exp.
+  c.shape.alibi_slopes = zero.data();
+  const std::vector<float> steep = {1e30f, 1e30f};
+  c.shape.alibi_slopes = steep.data();
+  const AttendOutput far = Attended(c, pool);
+  for (const float value : far.out) EXPECT_EQ(value, 0.0f);
+  EXPECT_EQ(far.lse[0], 0.0f);
+}
+
+// Rows alone, in chunks of any size, on any number of threads, with the span starting earlier or later: the
+// same bits.
+TEST(AttendTest, ARowDependsOnItsKeysAlone) {
+  ThreadPool one(1), two(2), three(3);
+  ForEachTarget([&] {
+    for (const Encoding encoding : {Encoding::kF16, Encoding::kQ8_0, Encoding::kQ4_0}) {
+      for (const size_t group : {1, 4}) {
+        constexpr size_t kRows = 70;
+        AttendCase c(Layout(2, 32, 48, encoding, encoding), group, kRows, 1500, 31, 17);
+        c.MakeCausal(1200);
+        c.span.first_block_number = 5;
+        const AttendOutput all = Attended(c, one);
+        EXPECT_EQ(Attended(c, two), all);
+        EXPECT_EQ(Attended(c, three), all);
+        const size_t heads = c.shape.num_heads;
+        for (const size_t chunk : {1, 3, 16}) {
+          for (size_t row = 0; row + chunk <= kRows; row += 19) {
+            AttendShape shape = c.shape;
+            shape.num_rows = chunk;
+            // The window's span starts at the first block that these rows see.
+            const int64_t skip = (c.begin[row] + 17) / 64;
+            const int32_t first_key = skip == 0 ? 0 : static_cast<int32_t>(skip * 64) - 17;
+            std::vector<int32_t> begin, end;
+            for (size_t r = row; r < row + chunk; ++r) {
+              begin.push_back(c.begin[r] - first_key);
+              end.push_back(c.end[r] - first_key);
+            }
+            KvSpan span = c.span;
+            span.first_slot = skip == 0 ? 17 : 0;
+            span.blocks += skip;
+            span.first_block_number += skip;
+            span.begin = begin.data();
+            span.end = end.data();
+            span.q += row * heads * 32;
+            span.distance += row;
+            for (ThreadPool* pool : {&one, &three}) {
+              const AttendOutput part = RunAttend(shape, {&span, 1}, *pool);
+              EXPECT_TRUE(std::equal(part.out.begin(), part.out.end(), all.out.begin() + row * heads * 48))
+                  << "chunk " << chunk << " row " << row << " group " << group;
+              EXPECT_TRUE(std::equal(part.lse.begin(), part.lse.end(), all.lse.begin() + row * heads));
+            }
+          }
+        }
+      }
+    }
+  });
+}
+
+TEST(AttendTest, LongContextSharedByThreads) {
+  ThreadPool one(1), three(3);
+  for (const Encoding encoding : {Encoding::kF32, Encoding::kF16, Encoding::kQ8_0}) {
+    AttendCase c(Layout(1, 64, 64, encoding, encoding), 4, 1, 5000, 41);
+    const AttendOutput result = Attended(c, three);
+    EXPECT_EQ(result, Attended(c, one));
+    EXPECT_LT(ErrorAgainstReference(c.shape, {&c.span, 1}, result), kAttendError);
+  }
+  // More splits than one wave of three threads holds.
+  AttendCase c(Layout(1, 8, 8), 1, 1, 60000, 42);
+  EXPECT_EQ(Attended(c, three), Attended(c, one));
+}
+
+TEST(AttendTest, ManySpans) {
+  ThreadPool one(1), three(3);
+  std::vector<AttendCase> cases;
+  std::vector<KvSpan> spans;
+  cases.reserve(40);
+  for (uint32_t i = 0; i < 40; ++i) {
+    cases.emplace_back(Layout(2, 32, 32, Encoding::kF16, Encoding::kF16), 2, 3, 20 + 7 * i, 50 + i, i);
+    cases.back().MakeRandomRanges();
+    cases.back().Bind();
+    spans.push_back(cases.back().span);
+  }
+  const AttendOutput result = RunAttend(cases[0].shape, spans, three);
+  EXPECT_EQ(result, RunAttend(cases[0].shape, spans, one));
+  EXPECT_LT(ErrorAgainstReference(cases[0].shape, spans, result), kAttendError);
+}
+
+TEST(AttendTest, NanInQueryOrVisibleKeySurfaces) {
+  ThreadPool pool(1);
+  ForEachTarget([&] {
+    for (const size_t rows : {1, 20}) {
+      AttendCase c(Layout(1, 16, 16), 1, rows, 100, 61);
+      c.MakeCausal();
+      c.q[3] = NAN;
+      const AttendOutput bad_query = Attended(c, pool);
+      EXPECT_TRUE(std::isnan(bad_query.out[0]));
+      if (rows > 1) {
+        EXPECT_TRUE(std::isfinite(bad_query.out[16]));
+      }
+      c.q[3] = 0;
+      std::vector<float> k(16, NAN), v(16, 1.0f);
+      c.Store(40, k.data(), v.data());
+      const AttendOutput bad_key = Attended(c, pool);
+      for (const float value : bad_key.out) EXPECT_TRUE(std::isnan(value));
+    }
+  });
+}
+
+TEST(AttendTest, WhatLiesInHiddenSlotsNeverMatters) {
+  ThreadPool pool(1);
+  ForEachTarget([&] {
+    for (const Encoding encoding : {Encoding::kF32, Encoding::kF16}) {
+      AttendCase c(Layout(1, 16, 16, encoding, encoding), 2, 20, 150, 62);
+      c.MakeCausal(70);
+      const AttendOutput clean = Attended(c, pool);
+      std::vector<float> k(16, kInfinity), v(16, NAN);
+      c.Store(149, k.data(), v.data());  // seen by the last row alone
+      c.Store(61, k.data(), v.data());   // seen by the first row alone
+      const AttendOutput dirty = Attended(c, pool);
+      EXPECT_TRUE(std::equal(clean.out.begin() + 32, clean.out.end() - 32, dirty.out.begin() + 32));
+      EXPECT_TRUE(std::isnan(dirty.out.front()));
+      EXPECT_TRUE(std::isnan(dirty.out.back()));
+    }
+  });
+}
+
+TEST(AttendTest, LargeLogitsDoNotOverflow) {
+  ThreadPool pool(1);
+  AttendCase c(Layout(1, 16, 16), 1, 2, 100, 63);
+  for (float& value : c.q) value *= 1e4f;
+  const AttendOutput result = Attended(c, pool);
+  for (const float value : result.out) EXPECT_TRUE(std::isfinite(value));
+  EXPECT_TRUE(std::isfinite(result.lse[0]));
+}
+
+TEST(AttendTest, ScoreKeysAreTheLogits) {
+  ForEachTarget([&] {
+    for (const Encoding encoding : kEncodings) {
+      for (const float cap : {0.0f, 2.0f}) {
+        AttendCase c(Layout(2, 48, 16, encoding, Encoding::kF16), 1, 1, 200, 71, 30);
+        c.shape.soft_cap = cap;
+        std::vector<float> scores(120);
+        ScoreKeys(c.shape, c.span, c.q.data() + 48, 1, 50, 170, scores.data());
+        std::vector<float> k(96);
+        for (size_t i = 0; i < scores.size(); ++i) {
+          const size_t place = 30 + 50 + i;
+          KvLoad(c.shape.layout, c.span.blocks[place / 64], place % 64, k.data(), nullptr);
+          double logit = 0;
+          for (size_t d = 0; d < 48; ++d) logit += double{c.q[48 + d]} * k[48 + d];
+          logit *= c.shape.scale;
+          if (cap != 0) logit = cap * std::tanh(logit / cap);
+          EXPECT_NEAR(scores[i], logit, 5e-6) << i;
+        }
+      }
+    }
+  });
+}
+
+}  // namespace
+}  // namespace mneme
