@@ -75,13 +75,14 @@ std::string FormatBytesUp(size_t bytes) {
 }
 
 std::string FormatCount(int64_t count) {
-  std::string digits = std::to_string(count);
+  const std::string digits = std::to_string(count);
   const size_t first = digits[0] == '-' ? 1 : 0;
-  for (size_t i = digits.size(); i > first + 3;) {
-    i -= 3;
-    digits.insert(i, ",");
+  std::string text;
+  for (size_t i = 0; i < digits.size(); ++i) {
+    if (i > first && (digits.size() - i) % 3 == 0) text += ',';
+    text += digits[i];
   }
-  return digits;
+  return text;
 }
 
 std::string FormatSeconds(double seconds) {

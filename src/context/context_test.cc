@@ -338,14 +338,14 @@ TEST(Context, AbortLeavesTheStreamAsItWas) {
 TEST(Context, BytesStayWithinTheFormula) {  // T15
   ThreadPool pool(1);
   const ContextShape shape = MakeShape(Positions::kRopeHalves, 2);
-  const Stream stream(shape.layers[0], 4000, 12);
+  const Stream stream(shape.layers[0], 2000, 12);
   for (const Case& test : Cases()) {
     const ContextSettings settings = Settings(test.spec);
     Budget budget;
     const auto context = MakeContext(shape, settings, budget, 1);
     const size_t at_start = budget.used_bytes();
-    FeedTokens(*context, stream, 0, 4000, 64, pool, 2);
-    const ContextBytes peak = PeakContextBytes(shape, settings, 4000, 1);
+    FeedTokens(*context, stream, 0, 2000, 64, pool, 2);
+    const ContextBytes peak = PeakContextBytes(shape, settings, 2000, 1);
     if (peak.is_bounded) {
       EXPECT_EQ(budget.peak_bytes(), at_start) << test.spec;
       EXPECT_EQ(peak.total(), at_start) << test.spec;
@@ -432,7 +432,7 @@ TEST(Context, AutoSaysWhatAndWhy) {
   EXPECT_NE(dense.reason.find("trained length of 256"), std::string::npos) << dense.reason;
   const ResolvedContext endless = ResolveContext(shape, Settings("auto"), SIZE_MAX, -1);
   EXPECT_EQ(endless.settings.spec, "sinks:sinks=4,window=251");
-  const size_t half = PeakContextBytes(shape, endless.settings, -1, 1).total() * 3 / 4;
+  const size_t half = PeakContextBytes(shape, endless.settings, -1, 1).total() * 97 / 100;
   const ResolvedContext capped = ResolveContext(shape, Settings("auto"), half, 100000);
   EXPECT_LE(PeakContextBytes(shape, capped.settings, -1, 1).total(), half);
   EXPECT_NE(capped.settings.spec, endless.settings.spec);

@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/units.h"
+#include "context/infini.h"
 #include "context/policy.h"
 #include "context/span_context.h"
 
@@ -40,6 +41,15 @@ constexpr std::array kLambdaKeys = {
 constexpr std::array kXlKeys = {
     ContextKey{"segment", "auto", "tokens of a segment (auto: half of the trained length)"},
     ContextKey{"previous", "1", "whole previous segments that a query sees"},
+};
+
+constexpr std::array kInfiniKeys = {
+    ContextKey{"segment", "auto", "tokens of a segment (auto: as the model was trained)"},
+    ContextKey{"previous", "auto",
+               "whole previous segments that local attention sees before a token enters the memory"},
+    ContextKey{"update", "auto", "linear, delta or gated-delta (auto: as the model was trained)"},
+    ContextKey{"first", "auto",
+               "while the memory is empty: bypass (local attention alone) or literal ((1 - gate) of it)"},
 };
 
 constexpr std::array kTable = {
@@ -118,6 +128,43 @@ LambdaOptions MakeLambdaOptions(const Options& options, int64_t trained, int64_t
   return lambda;
 }
 
+std::string OptionText(const ContextSpec& spec, const char* key, std::string_view automatic) {
+  const auto found = spec.options.find(key);
+  return found == spec.options.end() || found->second == "auto" ? std::string(automatic) : found->second;
+}
+
+InfiniOptions MakeInfiniOptions(const ContextShape& shape, const ContextSettings& settings,
+                                const ContextSpec& spec) {
+  const MemoryRules& rules = shape.memory;
+  const bool gated = std::all_of(shape.layers.begin(), shape.layers.end(), [](const LayerAttention& layer) {
+    return layer.memory_gate.size() == layer.num_heads;
+  });
+  if (rules.segment <= 0 || !gated) {
+    Fail(ErrorKind::kUnsupported,
+         "this model has no compressive memory: --context infini needs the metadata mneme.infini.* and one "
+         "gate tensor per "
+         "layer, which come from training the model with a memory; sinks and lambda need no training");
+  }
+  if (settings.num_pinned > 0) {
+    Fail(ErrorKind::kInput, "context infini keeps no first tokens and so cannot pin {}", settings.num_pinned);
+  }
+  const Options options(spec);
+  InfiniOptions infini;
+  infini.segment = options.Get("segment", rules.segment, 1);
+  infini.previous = options.Get("previous", rules.previous, 0);
+  infini.update = ParseMemoryUpdate(OptionText(spec, "update", MemoryUpdateName(rules.update)));
+  if ((infini.update == MemoryUpdate::kGatedDelta) != (rules.update == MemoryUpdate::kGatedDelta)) {
+    Fail(ErrorKind::kInput, "context infini: this model's memory was trained as {} and has no use as {}",
+         MemoryUpdateName(rules.update), MemoryUpdateName(infini.update));
+  }
+  const std::string first = OptionText(spec, "first", rules.literal_first ? "literal" : "bypass");
+  if (first != "literal" && first != "bypass") {
+    Fail(ErrorKind::kInput, "context infini: first={} is neither bypass nor literal", first);
+  }
+  infini.literal_first = first == "literal";
+  return infini;
+}
+
 void RefusePins(const ContextSettings& settings, std::string_view name) {
   if (settings.num_pinned > 0) {
     Fail(ErrorKind::kInput,
@@ -162,11 +209,15 @@ std::unique_ptr<Policy> MakePolicy(const ContextShape& shape, const ContextSetti
 bool HasAutomaticWindow(const ContextSpec& spec) {
   const Options options(spec);
   if (spec.name == "xl") return options.IsAuto("segment");
-  return spec.name != "dense" && options.IsAuto("window");
+  return spec.name != "dense" && spec.name != "infini" && options.IsAuto("window");
 }
 
 size_t BytesWith(const ContextShape& shape, const ContextSettings& settings, const ContextSpec& spec,
                  int64_t auto_window, int64_t num_tokens, size_t num_threads) {
+  if (spec.name == "infini") {
+    return InfiniContext::PeakBytes(shape, settings, MakeInfiniOptions(shape, settings, spec), num_threads)
+        .total();
+  }
   const std::unique_ptr<Policy> policy = MakePolicy(shape, settings, spec, auto_window);
   const ContextBytes bytes = SpanContext::PeakBytes(shape, settings, *policy, num_tokens, num_threads);
   return bytes.kv_bytes == SIZE_MAX ? SIZE_MAX : bytes.total();
@@ -191,7 +242,8 @@ int64_t LargestWindow(const ContextShape& shape, const ContextSettings& settings
 // The chosen window written into the spec, so that it no longer depends on the cap.
 ContextSettings Fixed(const ContextShape& shape, ContextSettings settings, const ContextSpec& spec,
                       int64_t window) {
-  settings.spec = MakePolicy(shape, settings, spec, window)->Describe();
+  settings.spec = spec.name == "infini" ? InfiniContext::Describe(MakeInfiniOptions(shape, settings, spec))
+                                        : MakePolicy(shape, settings, spec, window)->Describe();
   return settings;
 }
 
@@ -211,6 +263,11 @@ ResolvedContext ResolveNamed(const ContextShape& shape, const ContextSettings& s
 ResolvedContext ResolveAuto(const ContextShape& shape, const ContextSettings& settings, size_t cap_bytes,
                             int64_t num_tokens, size_t num_threads) {
   const ContextSpec dense{"dense", {}};
+  if (shape.memory.segment > 0 && settings.num_pinned == 0) {
+    ResolvedContext resolved{Fixed(shape, settings, {"infini", {}}, kUnbounded), ""};
+    resolved.reason = resolved.settings.spec + ", because this model was trained with that memory";
+    return resolved;
+  }
   if (shape.learned_positions) {
     return {Fixed(shape, settings, dense, kUnbounded),
             fmt::format("dense, because this model has learned positions and reads at most {} tokens",
@@ -300,7 +357,12 @@ std::unique_ptr<Context> MakeContext(const ContextShape& shape, const ContextSet
     Fail(ErrorKind::kInput, "a chunk of {} tokens, a rewind of {} and a start at {} make no context",
          settings.max_chunk, settings.max_rewind, settings.start_position);
   }
-  std::unique_ptr<Policy> policy = MakePolicy(shape, settings, ParseContextSpec(settings.spec), kUnbounded);
+  const ContextSpec spec = ParseContextSpec(settings.spec);
+  if (spec.name == "infini") {
+    return std::make_unique<InfiniContext>(shape, settings, MakeInfiniOptions(shape, settings, spec), budget,
+                                           num_threads);
+  }
+  std::unique_ptr<Policy> policy = MakePolicy(shape, settings, spec, kUnbounded);
   return std::make_unique<SpanContext>(shape, settings, std::move(policy), budget, num_threads);
 }
 
