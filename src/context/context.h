@@ -58,6 +58,7 @@ struct MemoryRules {
 struct ContextShape {
   std::vector<LayerAttention> layers;
   int64_t trained_length = 0;  // tokens the model was trained on at once; 0: unknown
+  MemoryRules memory;
   bool learned_positions =
       false;  // absolute position embeddings: no token beyond trained_length, no eviction
 };
