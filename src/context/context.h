@@ -47,11 +47,11 @@ struct LayerAttention {
 // What the model was trained with, for --context infini. segment 0: the model has no memory.
 struct MemoryRules {
   int64_t segment = 0;
-  int64_t previous =
-      0;  // whole previous segments that local attention sees; tokens enter the memory when they leave it
+  // Whole previous segments that local attention sees; tokens enter the memory when they leave it.
+  int64_t previous = 0;
   MemoryUpdate update = MemoryUpdate::kLinear;
-  bool literal_first =
-      false;  // while the memory is empty: (1 - gate) * local (literal) instead of local (bypass)
+  // While the memory is empty: (1 - gate) * local (literal) instead of local (bypass).
+  bool literal_first = false;
 };
 
 // What a context must know about the model.
@@ -59,8 +59,8 @@ struct ContextShape {
   std::vector<LayerAttention> layers;
   int64_t trained_length = 0;  // tokens the model was trained on at once; 0: unknown
   MemoryRules memory;
-  bool learned_positions =
-      false;  // absolute position embeddings: no token beyond trained_length, no eviction
+  // Absolute position embeddings: no token beyond trained_length, no eviction.
+  bool learned_positions = false;
 };
 
 // --context NAME[:key=value,...] and what goes with it.
