@@ -152,10 +152,11 @@ SpeedEstimate MeasureSpeed(std::shared_ptr<const Model> model, ThreadPool& pool,
 std::vector<PlanRow> PlanRun(const Model& model, const PlanOptions& options) {
   std::vector<PlanRow> rows;
   for (const ContextRow& context : ContextTable()) {
-    PlanRow row{.name = std::string(context.name),
-                .spec = std::string(context.name),
-                .help = std::string(context.help),
-                .paper = std::string(context.paper)};
+    PlanRow row;
+    row.name = std::string(context.name);
+    row.spec = row.name;
+    row.help = std::string(context.help);
+    row.paper = std::string(context.paper);
     SessionOptions session = options.session;
     session.context.spec = row.name;
     const auto fill = [&](const ContextSettings& settings) {

@@ -26,7 +26,7 @@ struct SamplerSettings {
   float repetition_penalty = 1.0f;  // divides positive, multiplies negative logits of recent tokens; 1: none
   int32_t repetition_window = 64;   // how many recent tokens, fed or generated, the penalty looks at
   uint64_t seed = 0;
-  std::vector<TokenId> banned;  // never picked
+  std::vector<TokenId> banned = {};  // never picked
 
   bool operator==(const SamplerSettings&) const = default;
 };

@@ -37,9 +37,9 @@ struct SessionOptions {
 };
 
 struct GenerateOptions {
-  int64_t max_tokens = 256;               // -1: until something else ends it
-  std::vector<std::string> stop_strings;  // ends before the first of these; empty ones are ignored
-  bool stop_at_eog = true;                // end at a token that ends the turn (eos, <|im_end|>, ...)
+  int64_t max_tokens = 256;                    // -1: until something else ends it
+  std::vector<std::string> stop_strings = {};  // ends before the first of these; empty ones are ignored
+  bool stop_at_eog = true;                     // end at a token that ends the turn (eos, <|im_end|>, ...)
   // An eog token that ended the text is fed too, as the model would see it in training. False: left out.
   bool feed_eog = true;
   // Pause tokens fed before the answer; their outputs are not used, except the last one's (arXiv 2310.02226).

@@ -1,0 +1,132 @@
+#include "session/plan.h"
+
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "session/report.h"
+#include "session/session_test_util.h"
+
+namespace mneme {
+namespace {
+
+using namespace mneme::testing;
+
+#define MNEME_SESSION_TEST_MODEL() \
+  MNEME_REQUIRE_DATA(data);        \
+  const std::shared_ptr<const Model> model = TestModel(data)
+
+// The promise that a run rests on: what is planned is what is reserved.
+TEST(PlanTest, PlannedBytesAreTheReservedOnes) {
+  MNEME_SESSION_TEST_MODEL();
+  for (const std::string& spec : TestContexts()) {
+    const SessionOptions options = TestOptions(spec);
+    const SessionBytes bytes = PeakSessionBytes(*model, options, 2000, TestPool().num_threads());
+    Budget budget;
+    Session session(model, options, budget, TestPool());
+    session.Feed(TestTokens(*model, 2000));
+    EXPECT_LE(budget.peak_bytes(), bytes.total() + (spec == "dense" ? bytes.scratch_bytes : 0)) << spec;
+    EXPECT_GE(budget.peak_bytes(), bytes.total() * 95 / 100) << spec;
+    EXPECT_EQ(bytes.is_bounded, spec != "dense");
+    if (bytes.is_bounded) EXPECT_EQ(budget.peak_bytes(), bytes.total()) << spec;
+  }
+}
+
+TEST(PlanTest, ARunThatResolvesUnderACapFitsUnderIt) {
+  MNEME_SESSION_TEST_MODEL();
+  for (const size_t cap : {size_t{4} << 20, size_t{8} << 20, size_t{64} << 20}) {
+    for (const char* spec : {"auto", "sinks", "lambda", "window", "xl"}) {
+      SessionOptions options = TestOptions(spec, 512);
+      const ResolvedContext resolved =
+          ResolveSessionContext(*model, options, cap, -1, TestPool().num_threads());
+      EXPECT_EQ(resolved.settings.max_rewind, options.context.max_rewind);
+      options.context = resolved.settings;
+      Budget budget(cap);
+      Session session(model, options, budget, TestPool());
+      session.Feed(TestTokens(*model, 700));
+      EXPECT_LE(budget.peak_bytes(), cap);
+    }
+  }
+}
+
+TEST(PlanTest, WhatCannotFitIsRefusedWithTheNumberThatWouldDo) {
+  MNEME_SESSION_TEST_MODEL();
+  const size_t num_threads = TestPool().num_threads();
+  const std::string message = ErrorOf(ErrorKind::kBudget, [&] {
+    ResolveSessionContext(*model, TestOptions("sinks:sinks=4,window=100000"), size_t{4} << 20, -1,
+                          num_threads);
+  });
+  EXPECT_NE(message.find("--memory at least "), std::string::npos) << message;
+  const std::string tiny = ErrorOf(ErrorKind::kBudget, [&] {
+    ResolveSessionContext(*model, TestOptions("auto"), size_t{200} << 10, -1, num_threads);
+  });
+  EXPECT_NE(tiny.find("--memory"), std::string::npos) << tiny;
+  // The number does do.
+  SessionOptions options = TestOptions("sinks:sinks=4,window=100000");
+  const size_t enough = PeakSessionBytes(*model, options, -1, num_threads).total();
+  EXPECT_NO_THROW(ResolveSessionContext(*model, options, enough * 4, -1, num_threads));
+  const std::string dense = ErrorOf(ErrorKind::kBudget, [&] {
+    ResolveSessionContext(*model, TestOptions("dense"), size_t{16} << 20, 10000000, num_threads);
+  });
+  EXPECT_NE(dense.find("10,000,000 tokens"), std::string::npos) << dense;
+}
+
+TEST(PlanTest, OneRowPerContextWithBytesAndTime) {
+  MNEME_SESSION_TEST_MODEL();
+  const SpeedEstimate speed = MeasureSpeed(model, TestPool(), 0.1);
+  EXPECT_GT(speed.SecondsFor(100), 0);
+  PlanOptions options{.session = TestOptions("auto"),
+                      .cap_bytes = size_t{16} << 20,
+                      .num_tokens = 10000000,
+                      .num_threads = TestPool().num_threads(),
+                      .speed = &speed};
+  std::vector<PlanRow> rows = PlanRun(*model, options);
+  ASSERT_EQ(rows.size(), ContextTable().size());
+  for (const PlanRow& row : rows) {
+    EXPECT_GT(row.bytes.total(), 0u) << row.name;
+    if (row.name == "dense") {
+      EXPECT_FALSE(row.fits);
+      EXPECT_NE(row.note.find("--memory at least"), std::string::npos) << row.note;
+    } else {
+      EXPECT_TRUE(row.fits) << row.name << ": " << row.note;
+      EXPECT_EQ(row.note, "");
+      EXPECT_GT(row.seconds, 0);
+      EXPECT_LE(row.bytes.total(), options.cap_bytes);
+    }
+  }
+  options.num_tokens = -1;
+  rows = PlanRun(*model, options);
+  for (const PlanRow& row : rows) EXPECT_EQ(row.fits, row.name != "dense") << row.name;
+}
+
+TEST(ReportTest, JsonHoldsWhatTheRunDid) {
+  MNEME_SESSION_TEST_MODEL();
+  Budget budget(size_t{16} << 20);
+  Session session(model, TestOptions("sinks:sinks=4,window=20"), budget, TestPool());
+  session.Feed(TestTokens(*model, 100));
+  GenerateText(session, {.max_tokens = 10, .stop_at_eog = false});
+  const std::string text = ReportJson(session, budget,
+                                      {.program_version = "1.2.3",
+                                       .context_asked = "auto",
+                                       .context_reason = "because",
+                                       .wall_seconds = 1,
+                                       .num_threads = 2});
+  const auto json = nlohmann::json::parse(text);
+  EXPECT_EQ(json["version"], "1.2.3");
+  EXPECT_EQ(json["context"]["resolved"], "sinks:sinks=4,window=20");
+  EXPECT_EQ(json["stream"]["tokens"], 110);
+  EXPECT_EQ(json["stream"]["generated"], 10);
+  EXPECT_EQ(json["memory"]["cap_bytes"], size_t{16} << 20);
+  EXPECT_EQ(json["memory"]["peak_bytes"], budget.peak_bytes());
+  EXPECT_EQ(json["ledger"]["totals"]["sink"], 4);
+  EXPECT_EQ(json["ledger"]["ranges"].back()["end"], 110);
+  EXPECT_GT(json["speed"]["decode"]["tokens_per_second"].get<double>(), 0);
+  EXPECT_EQ(json["sampler"]["seed"], 0);
+  EXPECT_FALSE(json["resident"]["samples"].empty());
+  const std::string lines = ReportText(session, budget);
+  EXPECT_NE(lines.find("0-3: sink"), std::string::npos) << lines;
+  EXPECT_NE(lines.find("peak"), std::string::npos) << lines;
+}
+
+}  // namespace
+}  // namespace mneme

@@ -1,0 +1,467 @@
+#include "session/session.h"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <numeric>
+#include <sstream>
+
+#include "base/interrupt.h"
+#include "session/session_test_util.h"
+
+namespace mneme {
+namespace {
+
+using namespace mneme::testing;
+
+#define MNEME_SESSION_TEST_MODEL() \
+  MNEME_REQUIRE_DATA(data);        \
+  const std::shared_ptr<const Model> model = TestModel(data)
+
+std::vector<TokenId> GreedyTokens(Session& session, int64_t count) {
+  std::vector<TokenId> tokens;
+  session.Generate({.max_tokens = count, .stop_at_eog = false}, [&](std::string_view, TokenId token) {
+    if (token >= 0) tokens.push_back(token);
+    return true;
+  });
+  return tokens;
+}
+
+TEST(SessionTest, GreedyTextOfTheModelsAuthor) {
+  MNEME_SESSION_TEST_MODEL();
+  std::ifstream file(data + "/models/stories260K/expected-greedy-200steps.txt");
+  std::stringstream expected;
+  expected << file.rdbuf();
+  ASSERT_FALSE(expected.str().empty());
+  Budget budget;
+  for (const char* spec : {"dense", "sinks:sinks=4,window=400"}) {
+    Session session(model, TestOptions(spec), budget, TestPool());
+    session.FeedText("");  // BOS alone
+    EXPECT_EQ(session.num_tokens(), 1);
+    GenerateResult result;
+    // The author's program counts BOS among its 200 steps.
+    std::string text = GenerateText(session, {.max_tokens = 199}, &result);
+    std::string want = expected.str();
+    while (!want.empty() && want.back() == '\n') want.pop_back();
+    while (!text.empty() && text.back() == '\n') text.pop_back();
+    EXPECT_EQ(text, want) << spec;
+    EXPECT_EQ(StopReasonName(result.reason), "max tokens");
+    EXPECT_EQ(session.num_tokens(), 200);
+  }
+}
+
+TEST(SessionTest, TextInPiecesEqualsTokensOfTheWhole) {
+  MNEME_SESSION_TEST_MODEL();
+  const std::string text =
+      "Once upon a time, a caf\xC3\xA9 \xE2\x82\xAC opened.\nLily went in  and sat down. The end!";
+  const std::vector<TokenId> ids = model->tokenizer().Encode(text, {.add_bos = true});
+  Budget budget;
+  Session whole(model, TestOptions("sinks:sinks=4,window=20"), budget, TestPool());
+  whole.Feed(ids);
+  for (const size_t piece : {1, 2, 3, 7, 100}) {
+    Session session(model, TestOptions("sinks:sinks=4,window=20"), budget, TestPool());
+    for (size_t i = 0; i < text.size(); i += piece) {
+      EXPECT_EQ(session.FeedText(std::string_view(text).substr(i, piece)), std::min(piece, text.size() - i));
+    }
+    session.FinishText();
+    EXPECT_EQ(session.pending_text_bytes(), 0u);
+    EXPECT_EQ(session.text_bytes(), static_cast<int64_t>(text.size()));
+    EXPECT_EQ(session.num_tokens(), static_cast<int64_t>(ids.size()));
+    EXPECT_TRUE(SameBits(LogitsOf(session), LogitsOf(whole))) << piece;
+  }
+}
+
+TEST(SessionTest, ChunksDoNotChangeBits) {
+  MNEME_SESSION_TEST_MODEL();
+  const std::vector<TokenId> tokens = TestTokens(*model, 90);
+  for (const std::string& spec : TestContexts()) {
+    std::vector<float> first;
+    for (const int64_t chunk : {1, 7, 16, 128}) {
+      Budget budget;
+      Session session(model, TestOptions(spec, chunk), budget, TestPool());
+      EXPECT_EQ(session.Feed(tokens), tokens.size());
+      if (first.empty()) first = LogitsOf(session);
+      EXPECT_TRUE(SameBits(LogitsOf(session), first)) << spec << " in chunks of " << chunk;
+    }
+  }
+}
+
+TEST(SessionTest, RowsHandedOutAreTheLogitsOfEachStep) {
+  MNEME_SESSION_TEST_MODEL();
+  const std::vector<TokenId> tokens = TestTokens(*model, 40);
+  Budget budget;
+  Session rows(model, TestOptions("sinks:sinks=4,window=20"), budget, TestPool());
+  Session steps(model, TestOptions("sinks:sinks=4,window=20"), budget, TestPool());
+  int64_t expected_index = 0;
+  rows.Feed(tokens, [&](int64_t index, std::span<const float> logits) {
+    EXPECT_EQ(index, expected_index++);
+    steps.Feed({&tokens[static_cast<size_t>(index)], 1});
+    EXPECT_TRUE(SameBits({logits.begin(), logits.end()}, LogitsOf(steps))) << index;
+  });
+  EXPECT_EQ(expected_index, 40);
+  // An exception of the callback's own leaves whole chunks behind.
+  EXPECT_THROW(rows.Feed(tokens, [](int64_t, std::span<const float>) { throw std::runtime_error("mine"); }),
+               std::runtime_error);
+  EXPECT_EQ(rows.num_tokens(), 40 + 16);
+  EXPECT_TRUE(rows.has_logits());
+}
+
+// T40: going back and doing something else is as if the detour had not been, also across evictions.
+TEST(SessionTest, RewindIsExact) {
+  MNEME_SESSION_TEST_MODEL();
+  const std::vector<TokenId> tokens = TestTokens(*model, 120);
+  const auto all = std::span(tokens);
+  for (const std::string& spec : TestContexts()) {
+    for (const size_t at : {3u, 24u, 25u, 31u, 80u}) {
+      for (const size_t back : {1u, 5u, 20u}) {
+        Budget budget;
+        Session straight(model, TestOptions(spec), budget, TestPool());
+        Session detour(model, TestOptions(spec), budget, TestPool());
+        straight.Feed(all.first(at));
+        detour.Feed(all.first(at));
+        detour.Feed(all.last(back));  // something else
+        detour.Rewind(static_cast<int64_t>(back));
+        EXPECT_EQ(detour.num_tokens(), straight.num_tokens());
+        EXPECT_EQ(detour.RecentTokens().back(), straight.RecentTokens().back());
+        EXPECT_EQ(detour.context().Ledger(), straight.context().Ledger());
+        EXPECT_TRUE(SameBits(LogitsOf(detour), LogitsOf(straight))) << spec << " at " << at << " by " << back;
+        straight.Feed(all.subspan(at, 30));
+        detour.Feed(all.subspan(at, 30));
+        EXPECT_TRUE(SameBits(LogitsOf(detour), LogitsOf(straight))) << spec << " at " << at << " by " << back;
+      }
+    }
+  }
+}
+
+TEST(SessionTest, RewindRefusesWhatIsGone) {
+  MNEME_SESSION_TEST_MODEL();
+  Budget budget;
+  Session session(model, TestOptions("sinks:sinks=4,window=20"), budget, TestPool());
+  EXPECT_EQ(session.MaxRewind(), 0);
+  EXPECT_NE(ErrorOf(ErrorKind::kInput, [&] { session.Rewind(1); }).find("cannot go back by 1"),
+            std::string::npos);
+  session.Feed(TestTokens(*model, 100));
+  EXPECT_GE(session.MaxRewind(), 20);
+  const std::vector<float> before = LogitsOf(session);
+  EXPECT_NE(
+      ErrorOf(ErrorKind::kInput, [&] { session.Rewind(session.MaxRewind() + 1); }).find("cannot go back"),
+      std::string::npos);
+  EXPECT_TRUE(SameBits(LogitsOf(session), before));
+  // To the very beginning, where the stream is short enough.
+  Session small(model, TestOptions("sinks:sinks=4,window=20"), budget, TestPool());
+  small.Feed(TestTokens(*model, 10));
+  EXPECT_EQ(small.MaxRewind(), 10);
+  small.Rewind(10);
+  EXPECT_EQ(small.num_tokens(), 0);
+  EXPECT_FALSE(small.has_logits());
+  EXPECT_NE(ErrorOf(ErrorKind::kInput, [&] { small.logits(); }).find("stream is empty"), std::string::npos);
+}
+
+TEST(SessionTest, SamplingAfterRewindRepeatsItself) {
+  MNEME_SESSION_TEST_MODEL();
+  Budget budget;
+  SessionOptions options = TestOptions("sinks:sinks=4,window=20");
+  options.sampler = {.temperature = 1.0f, .top_p = 0.95f, .repetition_penalty = 1.2f, .seed = 11};
+  Session session(model, options, budget, TestPool());
+  session.FeedText("Once upon a time");
+  session.FinishText();
+  const std::vector<TokenId> first = GreedyTokens(session, 20);
+  session.Rewind(20);
+  EXPECT_EQ(GreedyTokens(session, 20), first);
+  session.Rewind(20);
+  options.sampler.seed = 12;
+  session.set_sampler(options.sampler);
+  EXPECT_NE(GreedyTokens(session, 20), first);
+}
+
+// The position decides nothing in contexts of relative positions.
+TEST(SessionTest, AStreamThatStartsFarAwayWritesTheSame) {
+  MNEME_SESSION_TEST_MODEL();
+  for (const std::string& spec : TestContexts()) {
+    std::vector<TokenId> expected;
+    for (const Position start : {Position{0}, Position{1} << 33}) {
+      Budget budget;
+      SessionOptions options = TestOptions(spec);
+      options.context.start_position = start;
+      Session session(model, options, budget, TestPool());
+      session.FeedText("Once upon a time, there was a dog.");
+      const std::vector<TokenId> tokens = GreedyTokens(session, 60);
+      if (expected.empty()) expected = tokens;
+      EXPECT_EQ(tokens, expected) << spec << " from " << start;
+      EXPECT_EQ(session.next_position(), start + session.num_tokens());
+      EXPECT_EQ(session.context().Ledger().front().begin, start);
+    }
+  }
+}
+
+TEST(SessionTest, ThreadsDoNotChangeBits) {
+  MNEME_SESSION_TEST_MODEL();
+  const std::vector<TokenId> tokens = TestTokens(*model, 100);
+  for (const std::string& spec : TestContexts()) {
+    std::vector<float> first;
+    for (const size_t num_threads : {1, 2, 3}) {
+      ThreadPool pool(num_threads);
+      Budget budget;
+      Session session(model, TestOptions(spec), budget, pool);
+      session.Feed(tokens);
+      if (first.empty()) first = LogitsOf(session);
+      EXPECT_TRUE(SameBits(LogitsOf(session), first)) << spec << " with " << num_threads << " threads";
+    }
+  }
+}
+
+TEST(SessionTest, TogetherEqualsAlone) {
+  MNEME_SESSION_TEST_MODEL();
+  const std::vector<TokenId> tokens = TestTokens(*model, 200);
+  Budget budget;
+  const auto runner = Session::MakeRunner(model, 40, TestPool(), budget);
+  const size_t count = TestContexts().size();
+  std::vector<std::unique_ptr<Session>> alone, together;
+  std::vector<Session*> sessions;
+  for (size_t i = 0; i < count; ++i) {
+    for (auto* list : {&alone, &together}) {
+      list->push_back(
+          std::make_unique<Session>(model, TestOptions(TestContexts()[i]), budget, TestPool(), runner));
+      list->back()->Feed(std::span(tokens).first(10 + 7 * i));  // different depths
+    }
+    sessions.push_back(together.back().get());
+  }
+  for (int step = 0; step < 12; ++step) {
+    std::vector<TokenId> next;
+    for (Session* session : sessions) next.push_back(session->Sample());
+    Session::DecodeTogether(sessions, next);
+    for (size_t i = 0; i < count; ++i) {
+      alone[i]->Feed({&next[i], 1});
+      ASSERT_TRUE(SameBits(LogitsOf(*alone[i]), LogitsOf(*sessions[i])))
+          << TestContexts()[i] << " step " << step;
+    }
+  }
+  // Rows of different numbers in one call: prefill of one beside decode of another.
+  const std::vector<Session::Rows> rows = {{sessions[2], std::span(tokens).subspan(50, 9)},
+                                           {sessions[3], std::span(tokens).subspan(70, 1)}};
+  Session::ForwardTogether(rows);
+  alone[2]->Feed(std::span(tokens).subspan(50, 9));
+  alone[3]->Feed(std::span(tokens).subspan(70, 1));
+  EXPECT_TRUE(SameBits(LogitsOf(*alone[2]), LogitsOf(*sessions[2])));
+  EXPECT_TRUE(SameBits(LogitsOf(*alone[3]), LogitsOf(*sessions[3])));
+
+  const std::vector<Session*> twice = {sessions[0], sessions[0]};
+  EXPECT_NE(ErrorOf(ErrorKind::kInput,
+                    [&] {
+                      Session::DecodeTogether(twice, std::vector<TokenId>{1, 2});
+                    })
+                .find("twice"),
+            std::string::npos);
+  Session other(model, TestOptions("dense"), budget, TestPool());
+  const std::vector<Session*> strangers = {sessions[0], &other};
+  EXPECT_NE(ErrorOf(ErrorKind::kInput,
+                    [&] {
+                      Session::DecodeTogether(strangers, std::vector<TokenId>{1, 2});
+                    })
+                .find("share one Runner"),
+            std::string::npos);
+}
+
+TEST(SessionTest, StopStringsEndTheTextBeforeThem) {
+  MNEME_SESSION_TEST_MODEL();
+  Budget budget;
+  const auto run = [&](std::vector<std::string> stops, GenerateResult* result) {
+    Session session(model, TestOptions("dense"), budget, TestPool());
+    session.FeedText("Once upon a time");
+    return GenerateText(session, {.max_tokens = 60, .stop_strings = std::move(stops)}, result);
+  };
+  GenerateResult result;
+  const std::string free = run({}, &result);
+  const std::string stop = "play outside";
+  ASSERT_NE(free.find(stop), std::string::npos) << free;
+  const std::string stopped = run({"never", stop, ""}, &result);
+  EXPECT_EQ(stopped, free.substr(0, free.find(stop)));
+  EXPECT_EQ(result.reason, StopReason::kStopString);
+  EXPECT_EQ(result.stop_string, stop);
+  EXPECT_EQ(run({"xyzzy"}, &result), free);
+  EXPECT_EQ(result.reason, StopReason::kMaxTokens);
+}
+
+TEST(SessionTest, TheCallbackCanEndIt) {
+  MNEME_SESSION_TEST_MODEL();
+  Budget budget;
+  Session session(model, TestOptions("dense"), budget, TestPool());
+  session.FeedText("Once upon a time");
+  int calls = 0;
+  const auto result = session.Generate({}, [&](std::string_view, TokenId) { return ++calls < 5; });
+  EXPECT_EQ(result.reason, StopReason::kCallback);
+  EXPECT_EQ(result.num_tokens, 5);
+}
+
+TEST(SessionTest, AnInterruptEndsItAndLosesNothing) {
+  MNEME_SESSION_TEST_MODEL();
+  Budget budget;
+  Session session(model, TestOptions("sinks:sinks=4,window=20"), budget, TestPool());
+  session.FeedText("Once upon");
+  RequestInterrupt();
+  EXPECT_EQ(session.FeedText(" a time"), 0u);
+  const std::vector<TokenId> tokens = TestTokens(*model, 5);
+  const auto result = session.Generate({}, [](std::string_view, TokenId) { return true; });
+  EXPECT_EQ(result.reason, StopReason::kInterrupted);
+  EXPECT_EQ(session.Feed(tokens), 0u);
+  ClearInterrupt();
+  EXPECT_EQ(session.Feed(tokens), 5u);
+  EXPECT_EQ(session.text_bytes(), 9);
+}
+
+// T39, what of it needs no trained pauses.
+TEST(SessionTest, PausesTakePositionsAndAreNotPenalised) {
+  MNEME_SESSION_TEST_MODEL();
+  Budget budget;
+  SessionOptions options = TestOptions("sinks:sinks=4,window=20");
+  options.sampler.repetition_penalty = 1e6f;
+  const TokenId pause = 300;
+  Session none(model, options, budget, TestPool()), zero(model, options, budget, TestPool());
+  Session paused(model, options, budget, TestPool()), plain(model, options, budget, TestPool());
+  const std::vector<TokenId> prompt = TestTokens(*model, 12);
+  for (Session* session : {&none, &zero, &paused, &plain}) session->Feed(prompt);
+  zero.FeedPauses(0, pause);
+  EXPECT_TRUE(SameBits(LogitsOf(none), LogitsOf(zero)));
+  paused.FeedPauses(17, pause);  // more than a chunk
+  plain.Feed(std::vector<TokenId>(17, pause));
+  EXPECT_EQ(paused.num_tokens(), 12 + 17);
+  EXPECT_EQ(paused.RecentTokens(), plain.RecentTokens());
+  EXPECT_TRUE(SameBits(LogitsOf(paused), LogitsOf(plain)));
+  // The penalty is harsh enough to show: for `plain` the pause is a token like others.
+  paused.Rewind(1);
+  paused.FeedPauses(1, pause);
+  EXPECT_TRUE(SameBits(LogitsOf(paused), LogitsOf(plain)));
+  SamplerSettings banned = options.sampler;
+  for (TokenId id = 0; id < 512; ++id) {
+    if (id != pause && id != 301) banned.banned.push_back(id);
+  }
+  paused.set_sampler(banned);
+  plain.set_sampler(banned);
+  const std::vector<float> logits = LogitsOf(paused);
+  if (logits[300] > logits[301]) {
+    EXPECT_EQ(paused.Sample(), 300);
+    EXPECT_EQ(plain.Sample(), 301);
+  } else {
+    EXPECT_EQ(paused.Sample(), 301);
+  }
+}
+
+TEST(SessionTest, PausesThatCannotBe) {
+  MNEME_SESSION_TEST_MODEL();
+  Budget budget;
+  Session session(model, TestOptions("sinks:sinks=4,window=20"), budget, TestPool());
+  EXPECT_NE(ErrorOf(ErrorKind::kInput, [&] { session.FeedPauses(3, 300); }).find("empty"), std::string::npos);
+  session.FeedText("Once");
+  EXPECT_NE(ErrorOf(ErrorKind::kUnsupported, [&] { session.FeedPauses(3); }).find("<pause>"),
+            std::string::npos);
+  EXPECT_NE(ErrorOf(ErrorKind::kInput, [&] { session.FeedPauses(20, 300); }).find("window of 20"),
+            std::string::npos);
+  EXPECT_NE(ErrorOf(ErrorKind::kInput, [&] { session.FeedPauses(-1, 300); }).find("negative"),
+            std::string::npos);
+  GenerateResult result;
+  GenerateText(session, {.max_tokens = 15, .num_pauses = 10, .pause_token = 300}, &result);
+  EXPECT_NE(result.message.find("longer than 10 tokens"), std::string::npos) << result.message;
+  GenerateText(session, {.max_tokens = 5, .num_pauses = 10, .pause_token = 300}, &result);
+  EXPECT_EQ(result.message, "");
+}
+
+TEST(SessionTest, EmptyAndShortStreams) {
+  MNEME_SESSION_TEST_MODEL();
+  for (const std::string& spec : TestContexts()) {
+    Budget budget;
+    Session session(model, TestOptions(spec), budget, TestPool());
+    EXPECT_EQ(session.Feed({}), 0u);
+    session.FinishText();
+    EXPECT_TRUE(session.context().Ledger().empty());
+    const std::string message = ErrorOf(
+        ErrorKind::kInput, [&] { session.Generate({}, [](std::string_view, TokenId) { return true; }); });
+    EXPECT_NE(message.find("stream is empty"), std::string::npos) << message;
+    session.Feed(TestTokens(*model, 2));  // fewer than any sinks
+    EXPECT_EQ(GreedyTokens(session, 40).size(), 40u);
+    EXPECT_EQ(session.num_tokens(), 42);
+  }
+}
+
+TEST(SessionTest, BytesThatAreNoText) {
+  MNEME_SESSION_TEST_MODEL();
+  Budget budget;
+  Session session(model, TestOptions("sinks:sinks=4,window=20"), budget, TestPool());
+  const std::string bytes("a\0b\xFF\xFE\xC3(\x80\xF0\x9F end", 14);
+  EXPECT_EQ(session.FeedText(bytes), bytes.size());
+  session.FinishText();
+  EXPECT_EQ(session.num_tokens(),
+            static_cast<int64_t>(model->tokenizer().Encode(bytes, {.add_bos = true}).size()));
+  EXPECT_EQ(GreedyTokens(session, 5).size(), 5u);
+}
+
+TEST(SessionTest, BadTokensAndOptionsAreNamed) {
+  MNEME_SESSION_TEST_MODEL();
+  Budget budget;
+  Session session(model, TestOptions("dense"), budget, TestPool());
+  for (const TokenId bad : {-1, 512, INT32_MAX}) {
+    const std::vector<TokenId> tokens = {1, 5, bad};
+    EXPECT_NE(ErrorOf(ErrorKind::kInput, [&] { session.Feed(tokens); }).find("token 2 of the input"),
+              std::string::npos);
+    EXPECT_EQ(session.num_tokens(), 0);
+  }
+  EXPECT_NE(ErrorOf(ErrorKind::kInput, [&] { Session(model, TestOptions("auto"), budget, TestPool()); })
+                .find("definite context"),
+            std::string::npos);
+  EXPECT_NE(ErrorOf(ErrorKind::kInput, [&] { Session(model, TestOptions("sinks", 0), budget, TestPool()); })
+                .find("chunk"),
+            std::string::npos);
+}
+
+TEST(SessionTest, ACapTooSmallIsRefusedBeforeAnythingRuns) {
+  MNEME_SESSION_TEST_MODEL();
+  Budget budget(size_t{1} << 20);
+  const std::string message = ErrorOf(ErrorKind::kBudget, [&] {
+    Session(model, TestOptions("sinks:sinks=4,window=20", 512), budget, TestPool());
+  });
+  EXPECT_NE(message.find("--memory at least"), std::string::npos) << message;
+  EXPECT_EQ(budget.used_bytes(), 0u);
+}
+
+TEST(SessionTest, DenseStopsPolitelyAtTheCap) {
+  MNEME_SESSION_TEST_MODEL();
+  Budget budget(size_t{4} << 20);
+  Session session(model, TestOptions("dense"), budget, TestPool());
+  const std::vector<TokenId> tokens = TestTokens(*model, 8000);
+  const std::string message = ErrorOf(ErrorKind::kBudget, [&] { session.Feed(tokens); });
+  EXPECT_NE(message.find("full at token"), std::string::npos) << message;
+  EXPECT_GT(session.num_tokens(), 100);
+  EXPECT_LT(session.num_tokens(), 8000);
+  EXPECT_LE(budget.peak_bytes(), budget.cap_bytes());
+  // What was read is still there, and generation reports the end instead of throwing.
+  const int64_t before = session.num_tokens();
+  GenerateResult result;
+  GenerateText(session, {.max_tokens = 2000, .stop_at_eog = false}, &result);
+  EXPECT_EQ(result.reason, StopReason::kContextFull);
+  EXPECT_NE(result.message.find("full at token"), std::string::npos);
+  EXPECT_GE(session.num_tokens(), before);
+}
+
+TEST(SessionTest, MemoryStaysFlatAndIsGivenBack) {
+  MNEME_SESSION_TEST_MODEL();
+  Budget budget(size_t{16} << 20);
+  {
+    Session session(model, TestOptions("sinks:sinks=4,window=100", 64), budget, TestPool());
+    const std::vector<TokenId> tokens = TestTokens(*model, 3000);
+    const size_t used = budget.used_bytes();
+    session.Feed(tokens);
+    GreedyTokens(session, 50);
+    EXPECT_EQ(budget.used_bytes(), used);
+    EXPECT_EQ(budget.peak_bytes(), used);
+    EXPECT_EQ(session.stats().prefill.num_tokens() + session.stats().decode.num_tokens(), 3050);
+    EXPECT_EQ(session.stats().num_generated, 50);
+    EXPECT_GT(session.stats().first_token_seconds, 0);
+    for (const MemoryTag tag :
+         {MemoryTag::kKv, MemoryTag::kScratch, MemoryTag::kSession, MemoryTag::kTokenizer}) {
+      EXPECT_GT(budget.peak_bytes(tag), 0u) << MemoryTagName(tag);
+    }
+  }
+  EXPECT_EQ(budget.used_bytes(), 0u);
+}
+
+}  // namespace
+}  // namespace mneme

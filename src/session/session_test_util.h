@@ -1,0 +1,92 @@
+// What the tests of this folder share: the small trained model, and sessions of it.
+#pragma once
+
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "base/testing.h"
+#include "session/session.h"
+
+namespace mneme::testing {
+
+inline ThreadPool& TestPool() {
+  static ThreadPool pool(2);
+  return pool;
+}
+
+// stories260K: 5 layers, 512 tokens, trained at 512. Loaded once per test program.
+inline std::shared_ptr<const Model> TestModel(const std::string& data) {
+  static const std::shared_ptr<const Model> model =
+      Model::Load(data + "/models/stories260K/stories260K.gguf", {}, TestPool());
+  return model;
+}
+
+inline SessionOptions TestOptions(const std::string& spec, int64_t max_chunk = 16, int64_t max_rewind = 20) {
+  SessionOptions options;
+  options.context.spec = spec;
+  options.context.max_chunk = max_chunk;
+  options.context.max_rewind = max_rewind;
+  options.encode.add_bos = true;
+  return options;
+}
+
+// Text in, as many tokens as wanted, the same every time.
+inline std::vector<TokenId> TestTokens(const Model& model, size_t count) {
+  std::string text;
+  while (text.size() < 6 * count) {
+    text += "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. ";
+    text += std::to_string(text.size()) + " birds sang, and one big red ball rolled away. ";
+  }
+  std::vector<TokenId> tokens = model.tokenizer().Encode(text, {.add_bos = true});
+  tokens.resize(count);
+  return tokens;
+}
+
+inline std::vector<float> LogitsOf(Session& session) {
+  const auto logits = session.logits();
+  return {logits.begin(), logits.end()};
+}
+
+inline bool SameBits(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+inline std::string GenerateText(Session& session, const GenerateOptions& options,
+                                GenerateResult* result = nullptr) {
+  std::string text;
+  const GenerateResult done = session.Generate(options, [&](std::string_view piece, TokenId) {
+    text += piece;
+    return true;
+  });
+  if (result != nullptr) *result = done;
+  return text;
+}
+
+// Policies with evictions early on, and the exact one.
+inline const std::vector<std::string>& TestContexts() {
+  static const std::vector<std::string> specs = {
+      "dense",
+      "window:window=24",
+      "sinks:sinks=4,window=20",
+      "lambda:starts=5,window=24,distance=24",
+      "lambda:starts=3,window=16,distance=16,top_k=4,from_layer=1,middle_tokens=30",
+      "xl:segment=10,previous=2",
+  };
+  return specs;
+}
+
+template <typename Call>
+std::string ErrorOf(ErrorKind kind, const Call& call) {
+  try {
+    call();
+  } catch (const Error& error) {
+    if (error.kind() != kind) return std::string("(another kind) ") + error.what();
+    return error.what();
+  }
+  return "(no error)";
+}
+
+}  // namespace mneme::testing
