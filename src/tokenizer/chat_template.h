@@ -31,7 +31,7 @@ struct ChatTemplate {
   std::string_view title;  // for help texts
   std::string_view system_before, system_after;
   std::string_view default_system;  // stands in where no system message came; empty: nothing does
-  bool system_in_user;  // the system text stands inside the first user turn, after user_before
+  bool system_in_user;              // the system text stands inside the first user turn, after user_before
   std::string_view user_before, user_after;
   std::string_view later_user_before;  // instead of user_before after the first turn; empty: the same
   std::string_view assistant_before;   // before a reply that is given

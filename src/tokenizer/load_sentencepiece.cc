@@ -112,6 +112,7 @@ void ReadTrainerSpec(std::string_view bytes, VocabularySpec* spec) {
     if (field == 24 && reader.integer() != 0)
       Fail(ErrorKind::kUnsupported, "{}: treat_whitespace_as_suffix is not supported", spec->name);
     if (field == 35) spec->byte_fallback = reader.integer() != 0;
+    if (field == 44) spec->unknown_text = reader.content();
     if (field >= 40 && field <= 43) ids[field - 40] = reader.integer();
   }
   if (kind != 1 && kind != 2)

@@ -11,8 +11,6 @@ namespace mneme {
 namespace {
 
 constexpr size_t kMaxTokens = size_t{1} << 24;
-// What SentencePiece shows for an unknown piece.
-constexpr std::string_view kUnknownText = " \xE2\x81\x87 ";
 constexpr std::string_view kSpaceSymbol = "\xE2\x96\x81";
 
 // Turn enders of the chat formats in use; they end generation where a vocabulary has them as special tokens.
@@ -82,7 +80,7 @@ std::string DecodedBytes(const VocabularySpec& spec, const Token& token) {
     case TokenType::kControl:
       return "";
     case TokenType::kUnknown:
-      return IsPieceAlgorithm(spec.algorithm) ? std::string(kUnknownText) : "";
+      return IsPieceAlgorithm(spec.algorithm) ? spec.unknown_text : "";
     case TokenType::kByte:
       if (const auto byte = ParseBytePiece(token.piece)) return std::string(1, static_cast<char>(*byte));
       return "";

@@ -73,6 +73,7 @@ struct VocabularySpec {
   // User-defined pieces are found while normalising (SentencePiece) or before all else (GGUF, Hugging Face).
   bool user_defined_inline = false;
   bool byte_fallback = false;
+  std::string unknown_text = " \xE2\x81\x87 ";  // what an unknown piece shows as; SentencePiece's default
 
   TokenId bos_id = -1, eos_id = -1, unk_id = -1, pad_id = -1;
   std::vector<TokenId> more_eog_ids;

@@ -89,9 +89,9 @@ class MergeTable {
   void Reserve(size_t count);
   // Keeps the earlier entry.
   void Add(TokenId left, TokenId right, uint32_t rank, TokenId id);
-  // Null if there is none.
+  // Null if there is none; ids may be -1, which merges with nothing.
   const Merge* Find(TokenId left, TokenId right) const {
-    if (slots_.empty()) return nullptr;
+    if (slots_.empty() || left < 0 || right < 0) return nullptr;
     const uint64_t key = Key(left, right);
     for (size_t at = Slot(key);; at = (at + 1) & (slots_.size() - 1)) {
       if (slots_[at].key == key) return &slots_[at].merge;

@@ -58,7 +58,8 @@ TEST_P(VocabularySuiteTest, EveryStringGivesThePublishedIds) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, VocabularySuiteTest, ::testing::Values("falcon", "gpt-2", "llama-spm", "phi-3"));
+INSTANTIATE_TEST_SUITE_P(All, VocabularySuiteTest,
+                         ::testing::Values("falcon", "gpt-2", "llama-spm", "phi-3"));
 
 TEST(TokenizerTest, WordPieceIsRefusedByName) {
   MNEME_REQUIRE_DATA(data);
@@ -93,7 +94,8 @@ TEST_P(BooksTest, WholeBooksByHash) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, BooksTest,
-                         ::testing::Values("falcon", "gpt-2", "gpt-neox", "llama-spm", "phi-3", "stories260K"));
+                         ::testing::Values("falcon", "gpt-2", "gpt-neox", "llama-spm", "phi-3",
+                                           "stories260K"));
 
 // "text => ids" lines; the text may be quoted.
 void CheckPrompts(const Tokenizer& tokenizer, const std::string& path) {
@@ -141,7 +143,8 @@ TEST(TiktokenTest, TestPlans) {
   const std::string folder = data + "/tokenizers/tiktoken/";
   std::map<std::string, std::unique_ptr<Tokenizer>> tokenizers;
   int checked = 0;
-  for (const std::string& plan : SplitAt("\n\n" + ReadWholeFile(folder + "TestPlans.txt"), "\n\nEncodingName: ")) {
+  for (const std::string& plan :
+       SplitAt("\n\n" + ReadWholeFile(folder + "TestPlans.txt"), "\n\nEncodingName: ")) {
     const size_t sample = plan.find("\nSample: ");
     const size_t encoded = plan.rfind("\nEncoded: ");
     if (sample == std::string::npos || encoded == std::string::npos) continue;
@@ -155,7 +158,7 @@ TEST(TiktokenTest, TestPlans) {
     EXPECT_EQ(tokenizer->Encode(text), ParseIds(plan.substr(encoded + 10))) << name << ": " << text;
     ++checked;
   }
-  EXPECT_GE(checked, 316);
+  EXPECT_EQ(checked, 313);
 }
 
 // The same vocabulary in two forms.
@@ -188,11 +191,19 @@ TEST(TokenizerTest, Stories260kInAllItsForms) {
   const std::string text = ReadWholeFile(data + "/books/frankenstein.txt").substr(0, 100000);
   const auto ids = gguf.Encode(text, {.add_bos = true});
   EXPECT_EQ(ids[0], 1);
+  EXPECT_EQ(bin.Encode(text, {.add_bos = true}), ids);
+  // The .model alone says that runs of spaces become one.
+  std::string single;
+  for (char c : text)
+    if (c != ' ' || (!single.empty() && single.back() != ' ')) single.push_back(c);
+  const auto single_ids = gguf.Encode(single, {.add_bos = true});
   for (const Tokenizer* other : {&bin, &model, &folder}) {
     EXPECT_TRUE(other->adds_bos());
-    EXPECT_EQ(other->Encode(text, {.add_bos = true}), ids);
     EXPECT_EQ(other->eos_id(), 2);
+    EXPECT_EQ(other->Encode(single, {.add_bos = true}), single_ids);
   }
+  EXPECT_NE(model.Encode("a  b"), gguf.Encode("a  b"));
+  EXPECT_EQ(model.Encode("  a  b  "), gguf.Encode("a b"));
   EXPECT_EQ(gguf.pad_id(), -1) << "2^32-1 in the file means none";
   const std::string expected = ReadWholeFile(data + "/models/stories260K/expected-greedy-200steps.txt");
   EXPECT_EQ(gguf.Decode(gguf.Encode(expected)), expected);
@@ -212,7 +223,7 @@ TEST(TokenizerTest, SpecialTokens) {
   const auto plain = phi.Encode(text);
   for (TokenId id : plain) EXPECT_FALSE(phi.is_special(id));
   EXPECT_EQ(phi.Decode(plain), text);
-  EXPECT_EQ(phi.Decode(parsed, {.show_special = true}), "<|user|> \n Hi<|end|>");
+  EXPECT_EQ(phi.Decode(parsed, {.show_special = true}), text);
   EXPECT_NE(phi.chat_template().find("<|user|>"), std::string_view::npos);
 }
 
