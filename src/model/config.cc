@@ -90,7 +90,8 @@ void ReadSizes(const Hyperparameters& hyper, ModelConfig* c) {
   c->layer_window.assign(c->num_layers, 0);
 }
 
-float PositiveOrZero(const Hyperparameters& hyper, const std::optional<double>& value, std::string_view what) {
+float PositiveOrZero(const Hyperparameters& hyper, const std::optional<double>& value,
+                     std::string_view what) {
   const double number = value.value_or(0);
   if (!(number >= 0) || !std::isfinite(number)) {
     Fail(ErrorKind::kFile, "{}: the {} is {}, which must not be negative", hyper.path, what, number);
@@ -171,6 +172,8 @@ ModelConfig Configure(const Family& family, const FamilyInput& input, bool long_
     c.attention_scale = PositiveOrZero(hyper, hyper.attention_scale, "attention scale");
   }
   ReadActivation(hyper, &c);
+  c.half_gelu = hyper.container == Container::kGguf && hyper.activation.empty() &&
+                c.activation == Activation::kGeluTanh;
   const auto& epsilon = c.norm == NormKind::kRms ? hyper.rms_norm_epsilon : hyper.layer_norm_epsilon;
   if (!epsilon && hyper.container == Container::kGguf) {
     Fail(ErrorKind::kFile, "{}: has no '{}.attention.layer_norm_{}epsilon'", hyper.path, hyper.architecture,
@@ -190,15 +193,18 @@ Hyperparameters HyperparametersForGguf(const Family& family, const Hyperparamete
   out.trained_length = hyper.trained_length.value_or(static_cast<uint64_t>(c.trained_length));
   out.vocab_size = c.vocab_size;
   const auto collapse = [](const std::vector<size_t>& values) {
-    const bool is_constant = std::all_of(values.begin(), values.end(), [&](size_t v) { return v == values[0]; });
-    return is_constant ? std::vector<uint64_t>{values[0]} : std::vector<uint64_t>(values.begin(), values.end());
+    const bool is_constant =
+        std::all_of(values.begin(), values.end(), [&](size_t v) { return v == values[0]; });
+    return is_constant ? std::vector<uint64_t>{values[0]}
+                       : std::vector<uint64_t>(values.begin(), values.end());
   };
   out.num_kv_heads = collapse(c.num_kv_heads);
   out.ffn_dim = collapse(c.ffn_dim);
   out.key_dim = c.key_dim;
   out.value_dim = c.value_dim;
   (c.norm == NormKind::kRms ? out.rms_norm_epsilon : out.layer_norm_epsilon) = c.norm_epsilon;
-  out.activation = ActivationName(c.activation);
+  // Without a name, readers take the family's usual function in the half-precision form.
+  out.activation = c.half_gelu ? "" : ActivationName(c.activation);
   if (c.attention_scale != 1.0f / std::sqrt(static_cast<float>(c.key_dim))) {
     out.attention_scale = c.attention_scale;
   }

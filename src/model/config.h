@@ -47,6 +47,9 @@ struct ModelConfig {
   bool qk_norm_per_head = false;  // RMS norm of each head of q and k (qwen3, gemma3; stablelm by LayerNorm)
   bool qk_norm_whole = false;     // RMS norm over all heads together (olmo2)
   Activation activation = Activation::kSilu;
+  // GELU as the engines that GGUF files are made for compute it: argument and result rounded to half
+  // precision (a table of 65536 entries), 0 below -10, the argument itself above 10.
+  bool half_gelu = false;
   bool gated_ffn = true;
   float embedding_scale = 1.0f;     // gemma: sqrt(model_dim)
   float attention_scale = 0.0f;     // multiplies q.k

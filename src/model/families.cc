@@ -62,16 +62,11 @@ constexpr TensorName kGptNeoxNames[] = {
     {"ffn_down", "layers.{}.mlp.dense_4h_to_h"},
 };
 constexpr TensorName kGptjNames[] = {
-    {"token_embd", "wte"},
-    {"output_norm", "ln_f"},
-    {"output", "/lm_head"},
-    {"attn_norm", "h.{}.ln_1"},
-    {"attn_q", "h.{}.attn.q_proj"},
-    {"attn_k", "h.{}.attn.k_proj"},
-    {"attn_v", "h.{}.attn.v_proj"},
-    {"attn_output", "h.{}.attn.out_proj"},
-    {"ffn_up", "h.{}.mlp.fc_in"},
-    {"ffn_down", "h.{}.mlp.fc_out"},
+    {"token_embd", "wte"},          {"output_norm", "ln_f"},
+    {"output", "/lm_head"},         {"attn_norm", "h.{}.ln_1"},
+    {"attn_q", "h.{}.attn.q_proj"}, {"attn_k", "h.{}.attn.k_proj"},
+    {"attn_v", "h.{}.attn.v_proj"}, {"attn_output", "h.{}.attn.out_proj"},
+    {"ffn_up", "h.{}.mlp.fc_in"},   {"ffn_down", "h.{}.mlp.fc_out"},
 };
 constexpr TensorName kFalconNames[] = {
     {"token_embd", "word_embeddings"},
@@ -207,8 +202,8 @@ void ConfigureGemma(const FamilyInput&, ModelConfig* c) {
   c->embedding_scale = std::sqrt(static_cast<float>(c->model_dim));
 }
 
-// The largest models of gemma 2 and 3 scale queries by the width per head instead of the head's own size. GGUF
-// files do not say so; readers know it by the number of layers.
+// The largest models of gemma 2 and 3 scale queries by the width per head instead of the head's own size.
+// GGUF files do not say so; readers know it by the number of layers.
 void UseGemmaScale(const FamilyInput& in, size_t layers_of_largest, ModelConfig* c) {
   if (in.hyper.attention_scale) return;
   double size = static_cast<double>(c->key_dim);
@@ -284,9 +279,10 @@ void ConfigureMpt(const FamilyInput& in, ModelConfig* c) {
   size_t power = 1;
   while (power * 2 <= c->num_heads) power *= 2;
   for (size_t head = 0; head < c->num_heads; ++head) {
-    const double exponent = head < power ? static_cast<double>(head + 1) * max_bias / static_cast<double>(power)
-                                         : static_cast<double>(2 * (head - power) + 1) * max_bias /
-                                               static_cast<double>(2 * power);
+    const double exponent =
+        head < power
+            ? static_cast<double>(head + 1) * max_bias / static_cast<double>(power)
+            : static_cast<double>(2 * (head - power) + 1) * max_bias / static_cast<double>(2 * power);
     c->alibi_slopes.push_back(static_cast<float>(std::exp2(-exponent)));
   }
 }
@@ -461,15 +457,14 @@ std::span<const Family> FamilyTable() { return kFamilies; }
 const Family& FindFamily(const Hyperparameters& hyper) {
   std::string known;
   for (const Family& family : kFamilies) {
-    const auto names =
-        hyper.container == Container::kSafetensors ? family.folder_types : family.gguf_names;
+    const auto names = hyper.container == Container::kSafetensors ? family.folder_types : family.gguf_names;
     for (const std::string_view name : names) {
       if (name == hyper.architecture) return family;
     }
     known += fmt::format("{}{}", known.empty() ? "" : ", ", family.name);
   }
-  Fail(ErrorKind::kUnsupported, "{}: models of the architecture '{}' are not supported (known: {})", hyper.path,
-       hyper.architecture, known);
+  Fail(ErrorKind::kUnsupported, "{}: models of the architecture '{}' are not supported (known: {})",
+       hyper.path, hyper.architecture, known);
 }
 
 }  // namespace mneme

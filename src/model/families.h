@@ -1,6 +1,6 @@
-// The table of model families: one row turns what a file says (hyperparameters.h) into a ModelConfig, and says
-// under which names a Hugging Face folder keeps the weights. Adding a family is adding a row (families.cc) and a
-// golden file.
+// The table of model families: one row turns what a file says (hyperparameters.h) into a ModelConfig, and
+// says under which names a Hugging Face folder keeps the weights. Adding a family is adding a row
+// (families.cc) and a golden file.
 #pragma once
 
 #include <cstdint>
@@ -48,8 +48,8 @@ struct Family {
   // Pairs (2i, 2i + 1), in files of either kind.
   bool gguf_interleaved_rope = false;
   bool folder_interleaved_rope = false;
-  // Layers with a window rotate by this base, without scaling, where the file does not give another; 0: like the
-  // others.
+  // Layers with a window rotate by this base, without scaling, where the file does not give another; 0: like
+  // the others.
   double local_rope_base = 0;
 };
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstring>
 #include <vector>
 
@@ -18,8 +19,8 @@ namespace {
 
 // Values below which a pass over rows is not worth waking other threads for.
 constexpr size_t kMinSharedValues = size_t{1} << 15;
-// Logits that are computed at once: enough rows to share the reading of the weights, few enough bytes to stay out
-// of the way (a vocabulary of 150,000 times 512 rows would be 300 MB).
+// Logits that are computed at once: enough rows to share the reading of the weights, few enough bytes to stay
+// out of the way (a vocabulary of 150,000 times 512 rows would be 300 MB).
 constexpr size_t kLogitTileBytes = size_t{4} << 20;
 constexpr size_t kMinLogitTileRows = 8;
 
@@ -53,15 +54,40 @@ struct Layout {
     // The four parts of the arena start at multiples of 16 values.
     return max_rows * (3 * model_dim + arena) + logit_rows * vocab_size + 8 * 16;
   }
-  size_t bytes() const {
-    return float_count() * sizeof(float) + ActivationRows::Bytes(max_rows, max_cols);
-  }
+  size_t bytes() const { return float_count() * sizeof(float) + ActivationRows::Bytes(max_rows, max_cols); }
 };
 
 bool AnyQuantised(std::initializer_list<const LinearLayer*> linears) {
   return std::any_of(linears.begin(), linears.end(), [](const LinearLayer* linear) {
     return !linear->empty() && NeedsQuantised(linear->weights.encoding());
   });
+}
+
+// The nearest half-precision value, for |x| < 65520; written so that compilers vectorise it.
+float RoundToHalf(float x) {
+  const uint32_t bits = std::bit_cast<uint32_t>(x);
+  const uint32_t magnitude = bits & 0x7FFFFFFFu;
+  const float normal = std::bit_cast<float>((bits + 0xFFFu + ((bits >> 13) & 1u)) & ~0x1FFFu);
+  const float subnormal = (x + 0.75f) - 0.75f;  // multiples of 2^-24, by the addition's rounding
+  return magnitude >= 0x38800000u ? normal : subnormal;
+}
+
+// x[i] = GELU(x[i]), times up[i] unless up is null, as ModelConfig::half_gelu has it.
+void HalfGelu(float* x, const float* up, size_t count) {
+  constexpr size_t kStep = 256;
+  std::array<float, kStep> y;
+  for (size_t first = 0; first < count; first += kStep) {
+    const size_t num = std::min(kStep, count - first);
+    float* const part = x + first;
+    for (size_t i = 0; i < num; ++i) y[i] = RoundToHalf(std::clamp(part[i], -10.0f, 10.0f));
+    Activate(Activation::kGeluTanh, y.data(), num);
+    for (size_t i = 0; i < num; ++i) {
+      const float inside = part[i] <= -10.0f ? 0.0f : RoundToHalf(y[i]);
+      part[i] = part[i] >= 10.0f ? part[i] : inside;
+    }
+    if (up == nullptr) continue;
+    for (size_t i = 0; i < num; ++i) part[i] *= up[first + i];
+  }
 }
 
 }  // namespace
@@ -211,10 +237,11 @@ size_t Runner::Impl::Check(std::span<const ForwardChunk> chunks) const {
     }
     if (config.position == PositionKind::kLearned) {
       const Position last = chunk.context->next_position() + static_cast<Position>(chunk.tokens.size()) - 1;
-      if (chunk.context->next_position() < 0 || last >= static_cast<Position>(weights.position_embedding.num_rows)) {
+      if (chunk.context->next_position() < 0 ||
+          last >= static_cast<Position>(weights.position_embedding.num_rows)) {
         Fail(ErrorKind::kUnsupported,
-             "position {}: this model has learned positions and was made for {} tokens; it cannot go on", last,
-             weights.position_embedding.num_rows);
+             "position {}: this model has learned positions and was made for {} tokens; it cannot go on",
+             last, weights.position_embedding.num_rows);
       }
     }
   }
@@ -262,7 +289,8 @@ void Runner::Impl::Attention(size_t layer, const float* input, std::span<const F
   if (!w.k_norm.empty()) HeadNorm(w.k_norm, num_kv_heads, k);
   size_t row = 0;
   for (const ForwardChunk& chunk : chunks) {
-    chunk.context->Attend(layer, q + row * q_row, k + row * k_row, v + row * v_row, attended + row * out_row, pool);
+    chunk.context->Attend(layer, q + row * q_row, k + row * k_row, v + row * v_row, attended + row * out_row,
+                          pool);
     row += chunk.tokens.size();
   }
   SetActivations(attended, out_row, AnyQuantised({&w.o}));
@@ -284,12 +312,15 @@ void Runner::Impl::AddProduct(const LinearLayer& linear, const NormWeights& post
 void Runner::Impl::FeedForward(const LayerWeights& w, const float* input) {
   SetActivations(input, layout.model_dim, AnyQuantised({&w.gate, &w.up}));
   const size_t ffn = w.up.weights.num_rows();
-  const std::array<MatMulJob, 2> jobs = {Job(w.up, up, false), w.gate.empty() ? MatMulJob{} : Job(w.gate, gate, false)};
+  const std::array<MatMulJob, 2> jobs = {Job(w.up, up, false),
+                                         w.gate.empty() ? MatMulJob{} : Job(w.gate, gate, false)};
   MatMul(activations, {jobs.data(), w.gate.empty() ? size_t{1} : size_t{2}}, pool);
   float* const hidden = w.gate.empty() ? up : gate;
   ForRows(ffn, [&](size_t first, size_t last) {
     const size_t count = (last - first) * ffn;
-    if (w.gate.empty()) {
+    if (config.half_gelu) {
+      HalfGelu(hidden + first * ffn, w.gate.empty() ? nullptr : up + first * ffn, count);
+    } else if (w.gate.empty()) {
       Activate(config.activation, up + first * ffn, count);
     } else {
       ActivateGated(config.activation, gate + first * ffn, up + first * ffn, count);
@@ -348,7 +379,8 @@ void Runner::Impl::Logits(std::span<const ForwardChunk> chunks, const LogitsCall
     const size_t count = chunks[chunk].tokens.size();
     if (!chunks[chunk].no_logits) {
       for (size_t row = chunks[chunk].all_logits ? 0 : count - 1; row < count; ++row) {
-        NormRows(weights.output_norm, x + (first + row) * dim, 1, dim, dim, normed + logit_chunk.size() * dim);
+        NormRows(weights.output_norm, x + (first + row) * dim, 1, dim, dim,
+                 normed + logit_chunk.size() * dim);
         logit_chunk.push_back(chunk);
         logit_row.push_back(row);
         if (logit_chunk.size() == layout.logit_rows) FlushLogits(on_logits);

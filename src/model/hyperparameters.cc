@@ -14,11 +14,11 @@ namespace {
 
 using Json = nlohmann::json;
 using H = Hyperparameters;
-using Member = std::variant<std::optional<uint64_t> H::*, std::optional<double> H::*, std::optional<bool> H::*,
-                            std::string H::*, std::vector<uint64_t> H::*>;
+using Member = std::variant<std::optional<uint64_t> H::*, std::optional<double> H::*,
+                            std::optional<bool> H::*, std::string H::*, std::vector<uint64_t> H::*>;
 
-// A field: its GGUF key after "ARCHITECTURE.", and the paths in config.json that mean the same, the first that
-// is present and not null.
+// A field: its GGUF key after "ARCHITECTURE.", and the paths in config.json that mean the same, the first
+// that is present and not null.
 struct Field {
   Member member;
   std::string_view gguf;  // empty: not in GGUF
@@ -46,7 +46,9 @@ const Field kFields[] = {
      "mneme.activation",
      {"hidden_activation", "hidden_act", "activation_function", "activation"}},
     {&H::rotary_dim, "rope.dimension_count", {"rotary_dim"}},
-    {&H::rotary_fraction, "", {"rotary_pct", "partial_rotary_factor", "rope_parameters.partial_rotary_factor"}},
+    {&H::rotary_fraction,
+     "",
+     {"rotary_pct", "partial_rotary_factor", "rope_parameters.partial_rotary_factor"}},
     {&H::rope_base,
      "rope.freq_base",
      {"rope_theta", "rotary_emb_base", "rope_parameters.rope_theta",
@@ -286,7 +288,8 @@ void ReadFolder(const TensorSource& source, H* hyper) {
   if (const Json* types = FindPath(root, "layer_types"); types != nullptr && types->is_array()) {
     for (const Json& item : *types) {
       if (item != "sliding_attention" && item != "full_attention") {
-        Fail(ErrorKind::kUnsupported, "{}: 'layer_types' holds {}, which is not supported", path, item.dump());
+        Fail(ErrorKind::kUnsupported, "{}: 'layer_types' holds {}, which is not supported", path,
+             item.dump());
       }
       hyper->layer_is_local.push_back(item == "sliding_attention");
     }

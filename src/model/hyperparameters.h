@@ -1,6 +1,6 @@
 // What a model file says about its architecture, before any family gives it a meaning: one struct for GGUF
-// metadata, Hugging Face config.json and llama2.c headers. One table (hyperparameters.cc) holds the key of each
-// field in both vocabularies, so reading and writing cannot drift apart.
+// metadata, Hugging Face config.json and llama2.c headers. One table (hyperparameters.cc) holds the key of
+// each field in both vocabularies, so reading and writing cannot drift apart.
 #pragma once
 
 #include <cstddef>
@@ -41,7 +41,8 @@ struct Hyperparameters {
   std::string scaling_type;
   std::optional<double> scaling_factor;
   std::optional<uint64_t> original_length;
-  std::optional<double> attention_factor;  // on q and k, besides what YaRN gives by itself (GGUF) or in its place
+  std::optional<double>
+      attention_factor;  // on q and k, besides what YaRN gives by itself (GGUF) or in its place
   std::optional<double> beta_fast;
   std::optional<double> beta_slow;
   std::optional<double> mscale;

@@ -57,7 +57,7 @@ void HashConfig(const ModelConfig& c, Hasher* hash) {
        {static_cast<uint64_t>(c.norm), static_cast<uint64_t>(c.block), static_cast<uint64_t>(c.activation),
         static_cast<uint64_t>(c.position), static_cast<uint64_t>(c.post_norms),
         static_cast<uint64_t>(c.gated_ffn), static_cast<uint64_t>(c.qk_norm_per_head),
-        static_cast<uint64_t>(c.qk_norm_whole)}) {
+        static_cast<uint64_t>(c.qk_norm_whole), static_cast<uint64_t>(c.half_gelu)}) {
     hash->Put(value);
   }
   for (const float value : {c.norm_epsilon, c.embedding_scale, c.attention_scale, c.attention_soft_cap,
@@ -157,7 +157,8 @@ std::shared_ptr<const Model> Model::Load(const std::string& path, const LoadOpti
                             return TensorMap::HasWeight(*impl.source, family, canonical, 0);
                           }};
   impl.config = Configure(family, input, options.long_rope);
-  impl.weights = LoadWeights(*impl.source, family, impl.config, hyper.tied_head.value_or(false), options.pack, pool);
+  impl.weights =
+      LoadWeights(*impl.source, family, impl.config, hyper.tied_head.value_or(false), options.pack, pool);
   impl.shape = MakeContextShape(impl.config);
   for (const TensorInfo& tensor : impl.source->tensors()) impl.weight_bytes += tensor.bytes;
   if (options.load_tokenizer) impl.tokenizer = FindTokenizer(*impl.source, options);
@@ -191,7 +192,7 @@ uint64_t Model::fingerprint() const {
     HashView(weights.token_embedding, &hash);
     HashView(weights.position_embedding, &hash);
     ForEachLinear(weights, [&](const LinearLayer& linear) {
-      HashView(linear.weights.view(), &hash);
+      HashView(linear.file, &hash);
       hash.PutFloats(linear.bias);
     });
     for (const LayerWeights& layer : weights.layers) {

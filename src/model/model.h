@@ -30,8 +30,9 @@ struct LoadOptions {
   PackMode pack = PackMode::kAuto;
   std::string tokenizer_path;  // where the model carries none, or another is wanted
   bool load_tokenizer = true;
-  // Phi-3 and others come with two sets of rotary factors: for contexts up to the original length, and beyond it.
-  // The first is the default (and trained_length is the original length then), as it is the better within it.
+  // Phi-3 and others come with two sets of rotary factors: for contexts up to the original length, and beyond
+  // it. The first is the default (and trained_length is the original length then), as it is the better within
+  // it.
   bool long_rope = false;
 };
 

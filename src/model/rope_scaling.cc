@@ -28,7 +28,9 @@ void ApplyYarn(const Hyperparameters& hyper, double base, double factor, Rope* r
     const double interpolated = std::clamp(ramp, 0.0, 1.0);
     rope->frequencies[i] *= (1 - interpolated) + interpolated / factor;
   }
-  const auto magnitude = [&](double scale) { return factor <= 1 ? 1.0 : 0.1 * scale * std::log(factor) + 1.0; };
+  const auto magnitude = [&](double scale) {
+    return factor <= 1 ? 1.0 : 0.1 * scale * std::log(factor) + 1.0;
+  };
   double result = magnitude(1);
   if (hyper.container == Container::kGguf) {
     result *= hyper.attention_factor.value_or(1);
@@ -93,7 +95,8 @@ Rope MakeRope(const Hyperparameters& hyper, RopeLayout layout, size_t rotary_dim
   rope.layout = layout;
   rope.rotary_dim = rotary_dim;
   for (size_t i = 0; i < rotary_dim / 2; ++i) {
-    rope.frequencies.push_back(std::pow(base, -2.0 * static_cast<double>(i) / static_cast<double>(rotary_dim)));
+    rope.frequencies.push_back(
+        std::pow(base, -2.0 * static_cast<double>(i) / static_cast<double>(rotary_dim)));
   }
   if (!scaled) return rope;
   if (!hyper.frequency_divisors.empty()) Divide(hyper, hyper.frequency_divisors, &rope);
@@ -115,8 +118,8 @@ Rope MakeRope(const Hyperparameters& hyper, RopeLayout layout, size_t rotary_dim
   } else if (type == "linear" || (type.empty() && is_gguf)) {
     for (double& frequency : rope.frequencies) frequency /= factor;
   } else if (!type.empty() && type != "none") {
-    Fail(ErrorKind::kUnsupported, "{}: rope scaling '{}' is not supported (linear, yarn, llama3, longrope are)",
-         hyper.path, type);
+    Fail(ErrorKind::kUnsupported,
+         "{}: rope scaling '{}' is not supported (linear, yarn, llama3, longrope are)", hyper.path, type);
   }
   return rope;
 }

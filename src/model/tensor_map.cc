@@ -25,8 +25,8 @@ std::string GgufName(std::string_view canonical, std::string_view suffix, int la
   return fmt::format("blk.{}.{}.{}", layer, canonical, suffix);
 }
 
-// The first existing tensor among the names that the folder may use; `star` as in Fill. *described gets the name
-// to show if none exists.
+// The first existing tensor among the names that the folder may use; `star` as in Fill. *described gets the
+// name to show if none exists.
 const TensorInfo* FindInFolder(const TensorSource& source, const Family& family, std::string_view canonical,
                                std::string_view suffix, int layer, int star, std::string* described) {
   for (const TensorName& row : family.folder_names) {
@@ -54,11 +54,13 @@ const TensorInfo* FindRaw(const TensorSource& source, const Family& family, std:
   return source.Find(name);
 }
 
-std::string ShapeText(const std::vector<uint64_t>& shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
+std::string ShapeText(const std::vector<uint64_t>& shape) {
+  return fmt::format("[{}]", fmt::join(shape, ", "));
+}
 
 [[noreturn]] void FailShape(const TensorSource& source, const TensorInfo& tensor, std::string_view expected) {
-  Fail(ErrorKind::kFile, "{}: tensor '{}' has the shape {}, but the model's settings demand {}", source.path(),
-       tensor.name, ShapeText(tensor.shape), expected);
+  Fail(ErrorKind::kFile, "{}: tensor '{}' has the shape {}, but the model's settings demand {}",
+       source.path(), tensor.name, ShapeText(tensor.shape), expected);
 }
 
 // Bytes of one element of a plain encoding; 0 for block encodings.
@@ -75,9 +77,14 @@ void CheckEncoding(const TensorSource& source, const TensorInfo& tensor) {
 
 // Buffers and parts for other purposes that ride along in files and are no weights of the language model.
 bool IsIgnored(std::string_view name) {
-  constexpr std::string_view kSuffixes[] = {"rotary_emb.inv_freq", ".attn.bias",        ".attn.masked_bias",
-                                            ".attention.bias",     ".masked_bias",      "attn_rot_embd.weight",
-                                            "rope_freqs.weight",   "rope_factors_short.weight",
+  constexpr std::string_view kSuffixes[] = {"rotary_emb.inv_freq",
+                                            ".attn.bias",
+                                            ".attn.masked_bias",
+                                            ".attention.bias",
+                                            ".masked_bias",
+                                            "attn_rot_embd.weight",
+                                            "rope_freqs.weight",
+                                            "rope_factors_short.weight",
                                             "rope_factors_long.weight"};
   constexpr std::string_view kPrefixes[] = {"vision_tower.", "multi_modal_projector.", "model.vision_tower.",
                                             "model.multi_modal_projector."};
@@ -295,7 +302,8 @@ std::vector<float> TensorMap::FindNorm(std::string_view canonical, std::string_v
     FindRaw(source_, family_, canonical, suffix, layer, 0, &name);
     Fail(ErrorKind::kFile, "{}: has no tensor '{}'", source_.path(), name.empty() ? canonical : name);
   }
-  if (family_.folder_norms_minus_one && source_.container() == Container::kSafetensors && suffix == "weight") {
+  if (family_.folder_norms_minus_one && source_.container() == Container::kSafetensors &&
+      suffix == "weight") {
     for (float& value : values) value += 1.0f;
   }
   return values;
@@ -304,9 +312,10 @@ std::vector<float> TensorMap::FindNorm(std::string_view canonical, std::string_v
 void TensorMap::CheckAllUsed() const {
   for (const TensorInfo& tensor : source_.tensors()) {
     if (used_.contains(&tensor) || IsIgnored(tensor.name)) continue;
-    Fail(ErrorKind::kUnsupported,
-         "{}: tensor '{}' has no place in the family '{}' as it is known here; the model would be run wrongly",
-         source_.path(), tensor.name, family_.name);
+    Fail(
+        ErrorKind::kUnsupported,
+        "{}: tensor '{}' has no place in the family '{}' as it is known here; the model would be run wrongly",
+        source_.path(), tensor.name, family_.name);
   }
 }
 

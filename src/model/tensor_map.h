@@ -41,7 +41,8 @@ class TensorMap {
   TensorMap(const TensorSource& source, const Family& family, const ModelConfig& config);
 
   // Whether the weight or its fused form is there; usable before the configuration is known.
-  static bool HasWeight(const TensorSource& source, const Family& family, std::string_view canonical, int layer);
+  static bool HasWeight(const TensorSource& source, const Family& family, std::string_view canonical,
+                        int layer);
   // Rows of the token embedding matrix. Throws Error(kFile) if there is none.
   static uint64_t EmbeddingRows(const TensorSource& source, const Family& family);
 
@@ -60,11 +61,11 @@ class TensorMap {
   std::vector<float> FindQkvBias(int part, int layer);
   std::vector<float> FindGateUpBias(int part, int layer);
   // Weight or bias of a norm: a vector, or one per head, concatenated. Adds what the container leaves out.
-  std::vector<float> FindNorm(std::string_view canonical, std::string_view suffix, int layer, bool is_required,
-                              std::span<const size_t> allowed_counts);
+  std::vector<float> FindNorm(std::string_view canonical, std::string_view suffix, int layer,
+                              bool is_required, std::span<const size_t> allowed_counts);
 
-  // Throws Error(kUnsupported) naming a tensor that nothing asked for: a model with parts that the family does not
-  // have must not run without them.
+  // Throws Error(kUnsupported) naming a tensor that nothing asked for: a model with parts that the family
+  // does not have must not run without them.
   void CheckAllUsed() const;
 
   // Rows in one piece: in place where they are consecutive and aligned, else copied to memory of this map.

@@ -31,15 +31,15 @@ class Loader {
     weights_.token_embedding = map_.Contiguous(*embedding);
     if (config_.position == PositionKind::kLearned) {
       const size_t positions = static_cast<size_t>(config_.trained_length);
-      weights_.position_embedding = map_.Contiguous(*map_.Find("position_embd", -1, positions, model_dim, true));
+      weights_.position_embedding =
+          map_.Contiguous(*map_.Find("position_embd", -1, positions, model_dim, true));
     }
     for (size_t layer = 0; layer < config_.num_layers; ++layer) LoadLayer(static_cast<int>(layer));
     const size_t counts[] = {model_dim};
     weights_.output_norm = Norm("output_norm", -1, true, counts);
     // A file may hold the head and say that it is the embedding all the same.
     const auto head = map_.Find("output", -1, config_.vocab_size, model_dim, false);
-    weights_.output.weights =
-        Linear(head && !tied_head ? map_.Contiguous(*head) : weights_.token_embedding);
+    SetMatrix(head && !tied_head ? map_.Contiguous(*head) : weights_.token_embedding, &weights_.output);
     weights_.output.bias = map_.FindVector("output", "bias", -1, config_.vocab_size, false);
     map_.CheckAllUsed();
     weights_.owned_bytes = map_.owned_bytes();
@@ -72,15 +72,15 @@ class Loader {
     LoadHeadNorms(layer, &w);
     LinearLayer* const qkv[3] = {&w.q, &w.k, &w.v};
     for (int part = 0; part < 3; ++part) {
-      qkv[part]->weights = Linear(map_.Contiguous(*map_.FindQkv(part, layer)));
+      SetMatrix(map_.Contiguous(*map_.FindQkv(part, layer)), qkv[part]);
       qkv[part]->bias = map_.FindQkvBias(part, layer);
     }
     w.o = Plain("attn_output", layer, model_dim, config_.num_heads * config_.value_dim);
     const size_t ffn_dim = config_.ffn_dim[index];
     if (config_.gated_ffn) {
-      w.gate.weights = Linear(map_.Contiguous(*map_.FindGateUp(0, layer)));
+      SetMatrix(map_.Contiguous(*map_.FindGateUp(0, layer)), &w.gate);
       w.gate.bias = map_.FindGateUpBias(0, layer);
-      w.up.weights = Linear(map_.Contiguous(*map_.FindGateUp(1, layer)));
+      SetMatrix(map_.Contiguous(*map_.FindGateUp(1, layer)), &w.up);
       w.up.bias = map_.FindGateUpBias(1, layer);
     } else {
       w.up = Plain("ffn_up", layer, ffn_dim, model_dim);
@@ -109,31 +109,35 @@ class Loader {
     norm.weight = map_.FindNorm(name, "weight", layer, is_required, counts);
     norm.bias = map_.FindNorm(name, "bias", layer, false, counts);
     if (!norm.bias.empty() && (norm.bias.size() != norm.weight.size() || config_.norm == NormKind::kRms)) {
-      Fail(ErrorKind::kUnsupported, "{}: '{}' has a bias that the family's norm does not take", source_.path(),
-           name);
+      Fail(ErrorKind::kUnsupported, "{}: '{}' has a bias that the family's norm does not take",
+           source_.path(), name);
     }
     return norm;
   }
 
   LinearLayer Plain(std::string_view name, int layer, size_t num_rows, size_t num_cols) {
     LinearLayer linear;
-    linear.weights = Linear(map_.Contiguous(*map_.Find(name, layer, num_rows, num_cols, true)));
+    SetMatrix(map_.Contiguous(*map_.Find(name, layer, num_rows, num_cols, true)), &linear);
     linear.bias = map_.FindVector(name, "bias", layer, num_rows, false);
     return linear;
   }
 
-  LinearWeights Linear(const WeightView& view) {
+  void SetMatrix(const WeightView& view, LinearLayer* linear) {
+    linear->file = view;
     const size_t bytes = LinearWeights::PackedBytes(view.encoding, view.num_rows, view.num_cols);
-    if (pack_ == PackMode::kNever || bytes == 0) return LinearWeights::InPlace(view);
-    if (pack_ == PackMode::kAuto && view.num_rows < kMinPackRows) return LinearWeights::InPlace(view);
-    LinearWeights packed = LinearWeights::Packed(view, pool_);
+    const bool packs = pack_ != PackMode::kNever && bytes > 0 &&
+                       (pack_ == PackMode::kAlways || view.num_rows >= kMinPackRows);
+    if (!packs) {
+      linear->weights = LinearWeights::InPlace(view);
+      return;
+    }
+    linear->weights = LinearWeights::Packed(view, pool_);
     weights_.packed_bytes += bytes;
     ReleasePages(view);
-    return packed;
   }
 
-  // The file's pages of a matrix that has been repacked need not stay resident; they come back from the file if
-  // someone reads them.
+  // The file's pages of a matrix that has been repacked need not stay resident; they come back from the file
+  // if someone reads them.
   void ReleasePages(const WeightView& view) const {
     const auto is_inside = [&](const TensorInfo& tensor) {
       return view.data >= tensor.data && view.data < tensor.data + tensor.bytes;
@@ -141,7 +145,8 @@ class Loader {
     if (std::none_of(source_.tensors().begin(), source_.tensors().end(), is_inside)) return;
     const uintptr_t page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
     const uintptr_t first = (reinterpret_cast<uintptr_t>(view.data) + page - 1) / page * page;
-    const uintptr_t last = (reinterpret_cast<uintptr_t>(view.data) + view.num_rows * view.row_bytes()) / page * page;
+    const uintptr_t last =
+        (reinterpret_cast<uintptr_t>(view.data) + view.num_rows * view.row_bytes()) / page * page;
     if (last > first) ::madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
   }
 

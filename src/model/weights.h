@@ -24,6 +24,7 @@ struct NormWeights {
 // A matrix and its bias (empty: none). An empty matrix: the model has none.
 struct LinearLayer {
   LinearWeights weights;
+  WeightView file;  // the rows before repacking
   std::vector<float> bias;
   bool empty() const { return weights.empty(); }
   const float* bias_or_null() const { return bias.empty() ? nullptr : bias.data(); }

@@ -1,0 +1,72 @@
+// Helpers of this folder's tests.
+#pragma once
+
+#include <algorithm>
+#include <fstream>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/budget.h"
+#include "base/file.h"
+#include "base/thread_pool.h"
+#include "context/registry.h"
+#include "model/model.h"
+
+namespace mneme::testing {
+
+inline std::vector<TokenId> ReadIds(const std::string& path) {
+  std::ifstream file(path);
+  std::vector<TokenId> ids;
+  for (TokenId id; file >> id;) ids.push_back(id);
+  return ids;
+}
+
+inline std::vector<float> ReadFloats(const std::string& path) {
+  const std::string bytes = ReadWholeFile(path);
+  std::vector<float> values(bytes.size() / sizeof(float));
+  bytes.copy(reinterpret_cast<char*>(values.data()), values.size() * sizeof(float));
+  return values;
+}
+
+inline std::shared_ptr<const Model> LoadModel(const std::string& path, PackMode pack = PackMode::kNever,
+                                              size_t num_threads = 1, const std::string& tokenizer = "") {
+  ThreadPool pool(num_threads);
+  LoadOptions options;
+  options.pack = pack;
+  options.tokenizer_path = tokenizer;
+  return Model::Load(path, options, pool);
+}
+
+inline std::unique_ptr<Context> DenseContext(const Model& model, Budget& budget, size_t num_threads,
+                                             int64_t max_chunk = 512) {
+  ContextSettings settings;
+  settings.spec = "dense";
+  settings.key_encoding = Encoding::kF32;
+  settings.value_encoding = Encoding::kF32;
+  settings.max_chunk = max_chunk;
+  return MakeContext(model.context_shape(), settings, budget, num_threads);
+}
+
+// Logits after each token, fed in chunks.
+inline std::vector<float> EngineLogits(const Model& model, std::span<const TokenId> tokens, size_t chunk = 64,
+                                       size_t num_threads = 1) {
+  ThreadPool pool(num_threads);
+  Budget budget;
+  Runner runner(model, static_cast<int64_t>(chunk), pool, budget);
+  const auto context = DenseContext(model, budget, num_threads, static_cast<int64_t>(chunk));
+  std::vector<float> result;
+  for (size_t first = 0; first < tokens.size(); first += chunk) {
+    ForwardChunk part;
+    part.context = context.get();
+    part.tokens = tokens.subspan(first, std::min(chunk, tokens.size() - first));
+    part.all_logits = true;
+    runner.Forward({&part, 1}, [&](size_t, size_t, std::span<const float> logits) {
+      result.insert(result.end(), logits.begin(), logits.end());
+    });
+  }
+  return result;
+}
+
+}  // namespace mneme::testing
