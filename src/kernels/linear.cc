@@ -56,16 +56,18 @@ void StoreTotals(const MatMulJob& job, size_t row, size_t rows, size_t group, si
 
 // One chunk of kGroups groups; a group at or beyond `end` repeats the one before and is not stored.
 void Unpack(const LinearWeights& weights, size_t group, size_t end, size_t first_block, size_t blocks,
-            UnpackScratch* scratch, UnpackedChunk* chunks) {
+            bool to_bytes, UnpackScratch* scratch, UnpackedChunk* chunks) {
   const size_t group_bytes = PackedGroupBytes(weights.encoding(), weights.num_cols());
   const size_t chunk_bytes = PackedChunkBytes(weights.encoding(), kChunkBlocks);
   for (size_t g = 0; g < kGroups; ++g) {
     if (group + g >= end) {
       chunks[g] = chunks[g - 1];
     } else if (weights.is_packed()) {
-      const uint8_t* packed =
-          weights.packed() + (group + g) * group_bytes + first_block / kChunkBlocks * chunk_bytes;
-      chunks[g] = UnpackPacked(weights.encoding(), packed, blocks, scratch[g]);
+      const uint8_t* start = weights.packed() + (group + g) * group_bytes;
+      const uint8_t* packed = start + first_block / kChunkBlocks * chunk_bytes;
+      const bool last = (first_block + blocks) * kBlockCols == weights.num_cols();
+      const uint8_t* next = last ? start + kGroups * group_bytes : packed + chunk_bytes;
+      chunks[g] = UnpackPacked(weights.encoding(), packed, next, blocks, to_bytes, scratch[g]);
     } else {
       chunks[g] = UnpackStored(weights.view(), group + g, first_block * kBlockCols, blocks, scratch[g]);
     }
@@ -75,6 +77,9 @@ void Unpack(const LinearWeights& weights, size_t group, size_t end, size_t first
 // Few rows: each group's weights are read from end to end, sums stay in the cache.
 void MultiplyOneTile(const MatMulJob& job, const ActivationRows& x, size_t begin, size_t end) {
   const BlockKind kind = KindOf(job.weights->encoding());
+  // Packed weights are taken apart in registers; the scalar kernel reads bytes.
+  const bool to_bytes = !job.weights->is_packed() || HWY_TARGET == HWY_SCALAR;
+  const ChunkLayout layout = to_bytes ? ChunkLayout::kBytes : PackedLayout(job.weights->encoding());
   const ActTileView tile = TileOf(x, 0);
   UnpackScratch scratch[kGroups];
   UnpackedChunk chunks[kGroups];
@@ -83,8 +88,8 @@ void MultiplyOneTile(const MatMulJob& job, const ActivationRows& x, size_t begin
     LoadTotals(job, 0, tile.rows, group, true, totals);
     for (size_t block = 0; block < tile.blocks; block += kChunkBlocks) {
       const size_t blocks = std::min(kChunkBlocks, tile.blocks - block);
-      Unpack(*job.weights, group, end, block, blocks, scratch, chunks);
-      MultiplyTile(kind, chunks, tile, block, blocks, totals.values);
+      Unpack(*job.weights, group, end, block, blocks, to_bytes, scratch, chunks);
+      MultiplyTile(kind, layout, chunks, tile, block, blocks, totals.values);
     }
     StoreTotals(job, 0, tile.rows, group, end, totals);
   }
@@ -103,11 +108,12 @@ void MultiplyTiles(const MatMulJob& job, const ActivationRows& x, size_t begin, 
     for (size_t block = 0; block < num_blocks; block += kChunkBlocks) {
       const size_t blocks = std::min(kChunkBlocks, num_blocks - block);
       for (size_t group = begin; group < end; group += kGroups) {
-        Unpack(*job.weights, group, end, block, blocks, scratch, chunks);
+        Unpack(*job.weights, group, end, block, blocks, true, scratch, chunks);
         for (size_t t = pass; t < pass_end; ++t) {
           const ActTileView tile = TileOf(x, t);
           LoadTotals(job, t * kActTile, tile.rows, group, block == 0, totals);
-          MultiplyTile(kind, chunks, tile, block, blocks, totals.values);
+          MultiplyTile(kind, ChunkLayout::kBytes, chunks, tile, block, blocks, totals.values);
+          for (UnpackedChunk& chunk : chunks) chunk.next = nullptr;
           StoreTotals(job, t * kActTile, tile.rows, group, end, totals);
         }
       }

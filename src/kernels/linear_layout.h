@@ -62,11 +62,20 @@ inline BlockKind KindOf(Encoding encoding) {
   }
 }
 
-// One chunk of one group in the form that the tile kernels read.
+// How the weights of a chunk lie when a tile kernel reads them: as bytes, or still packed.
+enum class ChunkLayout {
+  kBytes,    // [8 steps][16 rows][4 columns]
+  kNibbles,  // [4][16 rows][4]: step 2j in the low nibbles of vector j, step 2j + 1 in the high ones
+  kSixBits,  // nibbles, then [2][16 rows][4] bytes of four 2-bit fields, field t of byte vector e for step 4e
+             // + t
+};
+
+// One chunk of one group as the tile kernels read it.
 struct UnpackedChunk {
-  const uint8_t* weights = nullptr;  // [blocks][8 steps][16 rows][4 columns]
+  const uint8_t* weights = nullptr;  // per block as ChunkLayout says
   const float* scales = nullptr;     // [blocks][1, or 2 with halves][16 rows]
   const float* mins = nullptr;       // as scales
+  const uint8_t* next = nullptr;     // packed bytes that will be read after this chunk, or null
 };
 
 struct UnpackScratch {
@@ -92,24 +101,44 @@ inline size_t PackedHeadBytes(Encoding encoding, size_t blocks) {
   }
 }
 
-inline size_t PackedChunkBytes(Encoding encoding, size_t blocks) {
-  const size_t head = PackedHeadBytes(encoding, blocks);
+// Integer scales, between the head and the weights.
+inline size_t PackedScaleBytes(Encoding encoding, size_t blocks) {
+  const size_t per_row = encoding == Encoding::kQ4_K ? 12 : encoding == Encoding::kQ6_K ? 16 : 0;
+  return blocks / 8 * per_row * kGroupRows;
+}
+
+inline ChunkLayout PackedLayout(Encoding encoding) {
   switch (encoding) {
-    case Encoding::kQ8_0:
-      return head + blocks * kBlockBytes;
     case Encoding::kQ4_0:
-      return head + blocks * kBlockBytes / 2;
     case Encoding::kQ4_K:
-      return head + blocks / 8 * (12 + 128) * kGroupRows;
+      return ChunkLayout::kNibbles;
     case Encoding::kQ6_K:
-      return head + blocks / 8 * (16 + 192) * kGroupRows;
+      return ChunkLayout::kSixBits;
     default:
-      return 0;
+      return ChunkLayout::kBytes;
   }
+}
+
+// Bytes of the weights of one block of one group.
+inline constexpr size_t LayoutBlockBytes(ChunkLayout layout) {
+  return layout == ChunkLayout::kBytes     ? kBlockBytes
+         : layout == ChunkLayout::kNibbles ? kBlockBytes / 2
+                                           : kBlockBytes / 4 * 3;
+}
+
+inline bool HasPackedForm(Encoding encoding) {
+  return IsFloat(encoding) || encoding == Encoding::kQ8_0 || encoding == Encoding::kQ4_0 ||
+         encoding == Encoding::kQ4_K || encoding == Encoding::kQ6_K;
+}
+
+inline size_t PackedChunkBytes(Encoding encoding, size_t blocks) {
+  return PackedHeadBytes(encoding, blocks) + PackedScaleBytes(encoding, blocks) +
+         blocks * LayoutBlockBytes(PackedLayout(encoding));
 }
 
 // 0 where the encoding has no packed form.
 inline size_t PackedGroupBytes(Encoding encoding, size_t num_cols) {
+  if (!HasPackedForm(encoding)) return 0;
   if (IsFloat(encoding)) return RoundUp(EncodedBytes(encoding, num_cols) * kGroupRows, 64);
   const size_t blocks = num_cols / kBlockCols;
   const size_t full = blocks / kChunkBlocks;

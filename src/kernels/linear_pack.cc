@@ -4,11 +4,10 @@
 // block:
 //   q8_0  head [block][16] d;               [block][8 steps][16 rows][4] bytes q + 128
 //   q4_0  head [block][16] d;               [block][4][16 rows][4] nibbles: step 2j low, step 2j + 1 high
-//   q4_k  head [super-block]{[16] d, [16] dmin}
-//         per super-block: [12][16 rows] packed scales and minimums, then eight blocks of nibbles as in q4_0
-//   q6_k  head [super-block][16] d
-//         per super-block: [16 sub-blocks][16 rows] scales, then eight blocks of {nibbles as in q4_0,
-//         [2][16 rows][4] bytes of four 2-bit fields, field t for step 4e + t}
+//   q4_k  head [super-block]{[16] d, [16] dmin}; [super-block][12][16 rows] packed scales and minimums;
+//         [block] nibbles as in q4_0
+//   q6_k  head [super-block][16] d; [super-block][16 sub-blocks][16 rows] scales;
+//         [block]{nibbles as in q4_0, [2][16 rows][4] bytes of four 2-bit fields, field t for step 4e + t}
 //   f32, f16, bf16  [column][16 rows]
 // Rows beyond the last are zero.
 #include <sys/mman.h>
@@ -74,13 +73,14 @@ void PackRowQ4_0(const BlockQ4_0* blocks, size_t num_blocks, size_t row, uint8_t
 }
 
 void PackRowQ4_K(const BlockQ4_K* blocks, size_t num_blocks, size_t row, uint8_t* out) {
-  uint8_t* rest = out + linear::PackedHeadBytes(Encoding::kQ4_K, num_blocks);
+  uint8_t* scales = out + linear::PackedHeadBytes(Encoding::kQ4_K, num_blocks);
+  uint8_t* rest = scales + linear::PackedScaleBytes(Encoding::kQ4_K, num_blocks);
   for (size_t super = 0; super < num_blocks / 8; ++super) {
     const BlockQ4_K& block = blocks[super];
     std::memcpy(out + (super * 2 * kGroupRows + row) * 2, &block.d, 2);
     std::memcpy(out + ((super * 2 + 1) * kGroupRows + row) * 2, &block.dmin, 2);
-    for (size_t i = 0; i < 12; ++i) rest[i * kGroupRows + row] = block.scales[i];
-    rest += 12 * kGroupRows;
+    for (size_t i = 0; i < 12; ++i) scales[i * kGroupRows + row] = block.scales[i];
+    scales += 12 * kGroupRows;
     for (size_t b = 0; b < 8; ++b, rest += kBlockBytes / 2) {
       uint8_t q[32];
       for (size_t i = 0; i < 32; ++i) {
@@ -93,12 +93,13 @@ void PackRowQ4_K(const BlockQ4_K* blocks, size_t num_blocks, size_t row, uint8_t
 }
 
 void PackRowQ6_K(const BlockQ6_K* blocks, size_t num_blocks, size_t row, uint8_t* out) {
-  uint8_t* rest = out + linear::PackedHeadBytes(Encoding::kQ6_K, num_blocks);
+  uint8_t* scales = out + linear::PackedHeadBytes(Encoding::kQ6_K, num_blocks);
+  uint8_t* rest = scales + linear::PackedScaleBytes(Encoding::kQ6_K, num_blocks);
   for (size_t super = 0; super < num_blocks / 8; ++super) {
     const BlockQ6_K& block = blocks[super];
     std::memcpy(out + (super * kGroupRows + row) * 2, &block.d, 2);
-    for (size_t i = 0; i < 16; ++i) rest[i * kGroupRows + row] = static_cast<uint8_t>(block.scales[i]);
-    rest += 16 * kGroupRows;
+    for (size_t i = 0; i < 16; ++i) scales[i * kGroupRows + row] = static_cast<uint8_t>(block.scales[i]);
+    scales += 16 * kGroupRows;
     for (size_t b = 0; b < 8; ++b, rest += kBlockBytes / 4 * 3) {
       const size_t half = b / 4;
       const size_t group = b % 4;

@@ -15,6 +15,7 @@
 #define MNEME_KERNELS_LINEAR_TILE_INL_H_
 #endif
 
+#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 
 // Highway 1.0.3 names AVX-512 with VNNI as a target but compiles it without the flag.
@@ -102,14 +103,14 @@ HWY_INLINE float LoadFloat(const uint8_t* from) {
   return value;
 }
 
-// Products of 4 weight bytes with 4 activations, added to each int32 lane. kOffset: the bytes hold q + 128,
-// else q below 64. Weights are prepared once and used for all rows of activations. Where the instruction
-// takes unsigned bytes, kCorrect: the sum starts at -128 * sum of the activations.
+// Products of 4 weight bytes with 4 activations, added to each int32 lane. The bytes hold q + kOffset (below
+// 64 where that is 0). Weights are prepared once and used for all rows of activations. Where the instruction
+// takes unsigned bytes, kCorrect: the sum starts at -kOffset * sum of the activations.
 #if MNEME_LINEAR_VNNI
 
-template <bool kOffset>
+template <int kOffset>
 struct Dot {
-  static constexpr bool kCorrect = kOffset;
+  static constexpr bool kCorrect = kOffset != 0;
   VU8 weights;
   HWY_INLINE explicit Dot(VU8 w) : weights(w) {}
   HWY_INLINE VI Add(VI sum, VI x) const { return VI{_mm512_dpbusd_epi32(sum.raw, weights.raw, x.raw)}; }
@@ -141,31 +142,31 @@ HWY_INLINE VU8 Magnitude(VU8 w) { return VU8{_mm_abs_epi8(w.raw)}; }
 
 // The 16-bit sums of pairs must not saturate: 2 * 128 * 127 fits, 2 * 255 * 127 would not. So signed weights
 // give their sign to the activations.
-template <bool kOffset>
+template <int kOffset>
 struct Dot {
   static constexpr bool kCorrect = false;
   VU8 weights;
   VU8 magnitudes;
   HWY_INLINE explicit Dot(VU8 w)
-      : weights(kOffset ? hn::Xor(w, hn::Set(DU8(), 128)) : w),
-        magnitudes(kOffset ? Magnitude(weights) : w) {}
+      : weights(kOffset != 0 ? hn::Sub(w, hn::Set(DU8(), kOffset)) : w),
+        magnitudes(kOffset != 0 ? Magnitude(weights) : w) {}
   HWY_INLINE VI Add(VI sum, VI x) const {
     const VU8 bytes = hn::BitCast(DU8(), x);
-    return hn::Add(sum, PairwiseProducts(magnitudes, kOffset ? WithSignOf(bytes, weights) : bytes));
+    return hn::Add(sum, PairwiseProducts(magnitudes, kOffset != 0 ? WithSignOf(bytes, weights) : bytes));
   }
 };
 
 #else
 
 // Even and odd bytes as int16: the sum of two products of signed bytes fits.
-template <bool kOffset>
+template <int kOffset>
 struct Dot {
   using DI16 = hn::Repartition<int16_t, DI>;
   static constexpr bool kCorrect = false;
   hn::Vec<DI16> even;
   hn::Vec<DI16> odd;
   HWY_INLINE explicit Dot(VU8 w) {
-    const auto words = hn::BitCast(DI16(), kOffset ? hn::Xor(w, hn::Set(DU8(), 128)) : w);
+    const auto words = hn::BitCast(DI16(), kOffset != 0 ? hn::Sub(w, hn::Set(DU8(), kOffset)) : w);
     even = hn::ShiftRight<8>(hn::ShiftLeft<8>(words));
     odd = hn::ShiftRight<8>(words);
   }
@@ -181,11 +182,41 @@ struct Dot {
 
 #endif
 
+// Bytes of step `step` of the block at `block`, for lanes from `at` of the group.
+template <ChunkLayout kLayout>
+HWY_INLINE VU8 LoadStep(const uint8_t* HWY_RESTRICT block, size_t step, size_t at) {
+  const DU8 d;
+  const hn::Repartition<uint16_t, DU8> d16;
+  if constexpr (kLayout == ChunkLayout::kBytes) {
+    return hn::LoadU(d, block + step * 64 + at);
+  } else {
+    const VU8 pair = hn::LoadU(d, block + step / 2 * 64 + at);
+    const VU8 shifted = step % 2 == 0 ? pair : hn::BitCast(d, hn::ShiftRight<4>(hn::BitCast(d16, pair)));
+    const VU8 nibbles = hn::And(shifted, hn::Set(d, 15));
+    if constexpr (kLayout == ChunkLayout::kNibbles) return nibbles;
+    const auto fields = hn::BitCast(d16, hn::LoadU(d, block + kBlockBytes / 2 + step / 4 * 64 + at));
+    const auto moved = step % 4 == 0   ? hn::ShiftLeft<4>(fields)
+                       : step % 4 == 1 ? hn::ShiftLeft<2>(fields)
+                       : step % 4 == 2 ? fields
+                                       : hn::ShiftRight<2>(fields);
+    return hn::Or(nibbles, hn::And(hn::BitCast(d, moved), hn::Set(d, 48)));
+  }
+}
+
+// What the bytes of a layout exceed the signed value by.
+template <ChunkLayout kLayout, bool kMinimum>
+constexpr int kOffsetOf = kMinimum                           ? 0
+                          : kLayout == ChunkLayout::kBytes   ? 128
+                          : kLayout == ChunkLayout::kNibbles ? 8
+                                                             : 32;
+
 // Adds the products of kRows rows of activations, from `first_row` of the tile, to totals[kRows].
-template <bool kHalves, bool kMinimum, size_t kRows>
+template <ChunkLayout kLayout, bool kHalves, bool kMinimum, size_t kRows>
 HWY_NOINLINE void TileKernel(const UnpackedChunk* HWY_RESTRICT chunks, const ActTileView& tile,
                              size_t first_row, size_t first_block, size_t blocks,
                              float (*HWY_RESTRICT totals)[kGroups * kGroupRows]) {
+  using DotType = Dot<kOffsetOf<kLayout, kMinimum> >;
+  constexpr size_t kLayoutBytes = LayoutBlockBytes(kLayout);
   constexpr size_t kParts = kHalves ? 2 : 1;
   constexpr size_t kSteps = kStepsPerBlock / kParts;
   constexpr size_t kPerGroup = kGroupRows / kLanes;
@@ -207,6 +238,13 @@ HWY_NOINLINE void TileKernel(const UnpackedChunk* HWY_RESTRICT chunks, const Act
     for (size_t i = 0; i < kRows; ++i) float_sums[v][i] = hn::Zero(df);
   }
   for (size_t b = 0; b < blocks; ++b) {
+    HWY_UNROLL(2)
+    for (size_t g = 0; g < kGroups; ++g) {
+      if (chunks[g].next == nullptr) continue;
+      constexpr size_t kShare = kLayoutBytes + 32;  // with this block's part of head and scales
+      HWY_UNROLL(9)
+      for (size_t at = 0; at < kShare; at += 64) hwy::Prefetch(chunks[g].next + b * kShare + at);
+    }
     VF scaled[kVectors][kRows];
     HWY_UNROLL(2)
     for (size_t part = 0; part < kParts; ++part) {
@@ -214,9 +252,11 @@ HWY_NOINLINE void TileKernel(const UnpackedChunk* HWY_RESTRICT chunks, const Act
       HWY_UNROLL(8)
       for (size_t i = 0; i < kRows; ++i) {
         VI start = hn::Zero(di);
-        if constexpr (Dot<!kMinimum>::kCorrect) {
+        if constexpr (DotType::kCorrect) {  // the activations hold -128 * sum
           start = hn::Set(
               di, LoadWord(kHalves ? halves + (part * tile_rows + i) * 4 : heads + (tile_rows + i) * 4));
+          if constexpr (kLayout == ChunkLayout::kNibbles) start = hn::ShiftRight<4>(start);
+          if constexpr (kLayout == ChunkLayout::kSixBits) start = hn::ShiftRight<2>(start);
         }
         HWY_UNROLL(8)
         for (size_t v = 0; v < kVectors; ++v) dots[v][i] = start;
@@ -227,8 +267,8 @@ HWY_NOINLINE void TileKernel(const UnpackedChunk* HWY_RESTRICT chunks, const Act
         const uint8_t* HWY_RESTRICT x = values + step * step_bytes;
         HWY_UNROLL(8)
         for (size_t v = 0; v < kVectors; ++v) {
-          const uint8_t* w = chunks[v / kPerGroup].weights + b * kBlockBytes + step * kGroupRows * 4;
-          const Dot<!kMinimum> dot(hn::LoadU(DU8(), w + v % kPerGroup * kLanes * 4));
+          const uint8_t* block = chunks[v / kPerGroup].weights + b * kLayoutBytes;
+          const DotType dot(LoadStep<kLayout>(block, step, v % kPerGroup * kLanes * 4));
           HWY_UNROLL(8)
           for (size_t i = 0; i < kRows; ++i)
             dots[v][i] = dot.Add(dots[v][i], hn::Set(di, LoadWord(x + i * 4)));
@@ -282,25 +322,25 @@ HWY_NOINLINE void TileKernel(const UnpackedChunk* HWY_RESTRICT chunks, const Act
   }
 }
 
-template <bool kHalves, bool kMinimum>
+template <ChunkLayout kLayout, bool kHalves, bool kMinimum>
 void TileOfKind(const UnpackedChunk* chunks, const ActTileView& tile, size_t first_block, size_t blocks,
                 float (*totals)[kGroups * kGroupRows]) {
   size_t row = 0;
   for (; row + kTileRows <= tile.rows; row += kTileRows) {
-    TileKernel<kHalves, kMinimum, kTileRows>(chunks, tile, row, first_block, blocks, totals + row);
+    TileKernel<kLayout, kHalves, kMinimum, kTileRows>(chunks, tile, row, first_block, blocks, totals + row);
   }
   switch (tile.rows - row) {
     case 1:
-      return TileKernel<kHalves, kMinimum, 1>(chunks, tile, row, first_block, blocks, totals + row);
+      return TileKernel<kLayout, kHalves, kMinimum, 1>(chunks, tile, row, first_block, blocks, totals + row);
 #if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
     case 2:
-      return TileKernel<kHalves, kMinimum, 2>(chunks, tile, row, first_block, blocks, totals + row);
+      return TileKernel<kLayout, kHalves, kMinimum, 2>(chunks, tile, row, first_block, blocks, totals + row);
     case 3:
-      return TileKernel<kHalves, kMinimum, 3>(chunks, tile, row, first_block, blocks, totals + row);
+      return TileKernel<kLayout, kHalves, kMinimum, 3>(chunks, tile, row, first_block, blocks, totals + row);
     case 4:
-      return TileKernel<kHalves, kMinimum, 4>(chunks, tile, row, first_block, blocks, totals + row);
+      return TileKernel<kLayout, kHalves, kMinimum, 4>(chunks, tile, row, first_block, blocks, totals + row);
     case 5:
-      return TileKernel<kHalves, kMinimum, 5>(chunks, tile, row, first_block, blocks, totals + row);
+      return TileKernel<kLayout, kHalves, kMinimum, 5>(chunks, tile, row, first_block, blocks, totals + row);
 #endif
     default:
       return;
@@ -310,21 +350,26 @@ void TileOfKind(const UnpackedChunk* chunks, const ActTileView& tile, size_t fir
 #endif  // HWY_TARGET
 
 // Adds one chunk's products to totals[tile.rows][kGroups * 16].
-inline void MultiplyTile(BlockKind kind, const UnpackedChunk* chunks, const ActTileView& tile,
-                         size_t first_block, size_t blocks, float (*totals)[kGroups * kGroupRows]) {
+inline void MultiplyTile(BlockKind kind, ChunkLayout layout, const UnpackedChunk* chunks,
+                         const ActTileView& tile, size_t first_block, size_t blocks,
+                         float (*totals)[kGroups * kGroupRows]) {
 #if HWY_TARGET == HWY_SCALAR
+  (void)layout;
   for (size_t row = 0; row < tile.rows; ++row) {
     const auto run = kind.halves ? (kind.minimum ? TileScalar<true, true> : TileScalar<true, false>)
                                  : (kind.minimum ? TileScalar<false, true> : TileScalar<false, false>);
     run(chunks[0], tile, row, first_block, blocks, totals[row]);
   }
 #else
-  if (kind.halves) {
-    if (kind.minimum) return TileOfKind<true, true>(chunks, tile, first_block, blocks, totals);
-    return TileOfKind<true, false>(chunks, tile, first_block, blocks, totals);
-  }
-  if (kind.minimum) return TileOfKind<false, true>(chunks, tile, first_block, blocks, totals);
-  return TileOfKind<false, false>(chunks, tile, first_block, blocks, totals);
+  constexpr ChunkLayout kBytes = ChunkLayout::kBytes;
+  constexpr ChunkLayout kNibbles = ChunkLayout::kNibbles;
+  const auto run =
+      layout == ChunkLayout::kSixBits ? TileOfKind<ChunkLayout::kSixBits, true, false>
+      : layout == kNibbles
+          ? (kind.minimum ? TileOfKind<kNibbles, false, true> : TileOfKind<kNibbles, false, false>)
+      : kind.halves ? (kind.minimum ? TileOfKind<kBytes, true, true> : TileOfKind<kBytes, true, false>)
+                    : (kind.minimum ? TileOfKind<kBytes, false, true> : TileOfKind<kBytes, false, false>);
+  run(chunks, tile, first_block, blocks, totals);
 #endif
 }
 

@@ -7,6 +7,7 @@
 #include "base/half.h"
 #include "formats/quant.h"
 #include "kernels/linear_layout.h"
+#include "kernels/linear_tile-inl.h"
 
 #if defined(MNEME_KERNELS_LINEAR_UNPACK_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef MNEME_KERNELS_LINEAR_UNPACK_INL_H_
@@ -15,6 +16,7 @@
 #define MNEME_KERNELS_LINEAR_UNPACK_INL_H_
 #endif
 
+#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -41,6 +43,22 @@ HWY_INLINE void WidenHalves(const void* halves, size_t count, float* out) {
 #endif
 }
 
+HWY_INLINE float HalfToFloat(uint16_t half) {
+#if HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_SSE4
+  return F16ToF32(half);
+#else
+  const hn::FixedTag<float, 4> df;
+  const hn::Rebind<uint16_t, decltype(df)> du;
+  const hn::Rebind<hwy::float16_t, decltype(df)> dh;
+  return hn::GetLane(hn::PromoteTo(df, hn::BitCast(dh, hn::Set(du, half))));
+#endif
+}
+
+// Asks for [from, from + bytes) into the caches.
+HWY_INLINE void PrefetchRange(const uint8_t* from, size_t bytes) {
+  for (size_t at = 0; at < bytes; at += 64) hwy::Prefetch(from + at);
+}
+
 // kCount words: nibbles to bytes, low ones to `low` and high ones to `high`, `add` added to each.
 template <size_t kCount>
 HWY_INLINE void SplitNibbles(const uint8_t* from, uint64_t add, uint8_t* low, uint8_t* high) {
@@ -55,18 +73,6 @@ HWY_INLINE void SplitNibbles(const uint8_t* from, uint64_t add, uint8_t* low, ui
 }
 
 // ---- From packed memory.
-
-HWY_INLINE void UnpackNibbleBlock(const uint8_t* from, uint64_t add, uint8_t* out) {
-  for (size_t j = 0; j < 4; ++j) SplitNibbles<8>(from + j * 64, add, out + j * 128, out + j * 128 + 64);
-}
-
-inline void UnpackQ4_0(const uint8_t* packed, size_t blocks, UnpackScratch& scratch) {
-  WidenHalves(packed, blocks * kGroupRows, scratch.scales);
-  const uint8_t* weights = packed + PackedHeadBytes(Encoding::kQ4_0, blocks);
-  for (size_t b = 0; b < blocks; ++b) {
-    UnpackNibbleBlock(weights + b * kBlockBytes / 2, Bytes(128 - 8), scratch.weights + b * kBlockBytes);
-  }
-}
 
 // Scales and minimums of one super-block, 16 rows: 12 bytes of each row, plane by plane, to [8][16].
 HWY_INLINE void UnpackScalePlanes(const uint8_t* planes, uint8_t* scales, uint8_t* mins) {
@@ -84,86 +90,100 @@ HWY_INLINE void UnpackScalePlanes(const uint8_t* planes, uint8_t* scales, uint8_
   std::memcpy(mins + 64, out, 64);
 }
 
-inline void UnpackQ4_K(const uint8_t* packed, size_t blocks, UnpackScratch& scratch) {
+// out[s][row] = factors[row] * bytes[s][row].
+template <typename Byte>
+HWY_INLINE void ScaleBytes(const float* factors, const Byte* bytes, size_t count, float* out) {
+#if HWY_TARGET == HWY_SCALAR
+  for (size_t i = 0; i < count * kGroupRows; ++i)
+    out[i] = factors[i % kGroupRows] * static_cast<float>(bytes[i]);
+#else
+  const hn::CappedTag<float, 16> df;
+  const hn::RebindToSigned<decltype(df)> di;
+  const hn::Rebind<Byte, decltype(df)> db;
+  for (size_t lane = 0; lane < kGroupRows; lane += hn::Lanes(df)) {
+    const auto factor = hn::LoadU(df, factors + lane);
+    for (size_t s = 0; s < count; ++s) {
+      const auto value = hn::ConvertTo(df, hn::PromoteTo(di, hn::LoadU(db, bytes + s * kGroupRows + lane)));
+      hn::StoreU(hn::Mul(factor, value), df, out + s * kGroupRows + lane);
+    }
+  }
+#endif
+}
+
+inline void UnpackScalesQ4_K(const uint8_t* packed, size_t blocks, UnpackScratch& scratch) {
   const uint8_t* rest = packed + PackedHeadBytes(Encoding::kQ4_K, blocks);
   for (size_t super = 0; super < blocks / 8; ++super) {
     alignas(64) float factors[2 * kGroupRows];
     alignas(64) uint8_t scales[8 * kGroupRows];
     alignas(64) uint8_t mins[8 * kGroupRows];
     WidenHalves(packed + super * 64, 2 * kGroupRows, factors);
-    UnpackScalePlanes(rest, scales, mins);
-    rest += 12 * kGroupRows;
-    float* out_scales = scratch.scales + super * 8 * kGroupRows;
-    float* out_mins = scratch.mins + super * 8 * kGroupRows;
-    for (size_t b = 0; b < 8; ++b) {
-      for (size_t row = 0; row < kGroupRows; ++row) {
-        out_scales[b * kGroupRows + row] = factors[row] * static_cast<float>(scales[b * kGroupRows + row]);
-        out_mins[b * kGroupRows + row] =
-            factors[kGroupRows + row] * static_cast<float>(mins[b * kGroupRows + row]);
-      }
-    }
-    for (size_t b = 0; b < 8; ++b, rest += kBlockBytes / 2) {
-      UnpackNibbleBlock(rest, 0, scratch.weights + (super * 8 + b) * kBlockBytes);
-    }
+    UnpackScalePlanes(rest + super * 12 * kGroupRows, scales, mins);
+    ScaleBytes(factors, scales, 8, scratch.scales + super * 8 * kGroupRows);
+    ScaleBytes(factors + kGroupRows, mins, 8, scratch.mins + super * 8 * kGroupRows);
   }
 }
 
-// Nibbles and 2-bit fields of one block to bytes q + 96, that is (q - 32) + 128.
-HWY_INLINE void UnpackSixBits(const uint8_t* from, uint8_t* out) {
-  for (size_t e = 0; e < 2; ++e) {
-    uint64_t fields[8];
-    std::memcpy(fields, from + kBlockBytes / 2 + e * 64, 64);
-    for (size_t j = 0; j < 2; ++j) {
-      uint64_t nibbles[8], a[8], b[8];
-      std::memcpy(nibbles, from + (2 * e + j) * 64, 64);
-      for (size_t i = 0; i < 8; ++i) {
-        const uint64_t two = fields[i] >> (4 * j);
-        a[i] = ((nibbles[i] & Bytes(15)) | ((two & Bytes(3)) << 4)) + Bytes(96);
-        b[i] = (((nibbles[i] >> 4) & Bytes(15)) | ((two & Bytes(12)) << 2)) + Bytes(96);
-      }
-      std::memcpy(out + (4 * e + 2 * j) * 64, a, 64);
-      std::memcpy(out + (4 * e + 2 * j + 1) * 64, b, 64);
-    }
-  }
-}
-
-inline void UnpackQ6_K(const uint8_t* packed, size_t blocks, UnpackScratch& scratch) {
+inline void UnpackScalesQ6_K(const uint8_t* packed, size_t blocks, UnpackScratch& scratch) {
   const uint8_t* rest = packed + PackedHeadBytes(Encoding::kQ6_K, blocks);
   for (size_t super = 0; super < blocks / 8; ++super) {
     alignas(64) float factors[kGroupRows];
     WidenHalves(packed + super * 32, kGroupRows, factors);
-    float* out_scales = scratch.scales + super * 16 * kGroupRows;
-    int8_t scales[16 * kGroupRows];
-    std::memcpy(scales, rest, sizeof(scales));
-    for (size_t s = 0; s < 16; ++s) {
-      for (size_t row = 0; row < kGroupRows; ++row) {
-        out_scales[s * kGroupRows + row] = factors[row] * static_cast<float>(scales[s * kGroupRows + row]);
+    ScaleBytes(factors, reinterpret_cast<const int8_t*>(rest) + super * 16 * kGroupRows, 16,
+               scratch.scales + super * 16 * kGroupRows);
+  }
+}
+
+inline void UnpackNibbles(const uint8_t* from, size_t blocks, uint64_t add, uint8_t* out) {
+  for (size_t j = 0; j < blocks * 4; ++j)
+    SplitNibbles<8>(from + j * 64, add, out + j * 128, out + j * 128 + 64);
+}
+
+// To bytes q + 96, that is (q - 32) + 128.
+inline void UnpackSixBits(const uint8_t* from, size_t blocks, uint8_t* out) {
+  for (size_t b = 0; b < blocks; ++b, from += kBlockBytes / 4 * 3, out += kBlockBytes) {
+    for (size_t e = 0; e < 2; ++e) {
+      uint64_t fields[8];
+      std::memcpy(fields, from + kBlockBytes / 2 + e * 64, 64);
+      for (size_t j = 0; j < 2; ++j) {
+        uint64_t nibbles[8], low[8], high[8];
+        std::memcpy(nibbles, from + (2 * e + j) * 64, 64);
+        for (size_t i = 0; i < 8; ++i) {
+          const uint64_t two = fields[i] >> (4 * j);
+          low[i] = ((nibbles[i] & Bytes(15)) | ((two & Bytes(3)) << 4)) + Bytes(96);
+          high[i] = (((nibbles[i] >> 4) & Bytes(15)) | ((two & Bytes(12)) << 2)) + Bytes(96);
+        }
+        std::memcpy(out + (4 * e + 2 * j) * 64, low, 64);
+        std::memcpy(out + (4 * e + 2 * j + 1) * 64, high, 64);
       }
-    }
-    rest += 16 * kGroupRows;
-    for (size_t b = 0; b < 8; ++b, rest += kBlockBytes / 4 * 3) {
-      UnpackSixBits(rest, scratch.weights + (super * 8 + b) * kBlockBytes);
     }
   }
 }
 
-// `packed` is the chunk's first byte.
-inline UnpackedChunk UnpackPacked(Encoding encoding, const uint8_t* packed, size_t blocks,
-                                  UnpackScratch& scratch) {
-  UnpackedChunk chunk = {.weights = scratch.weights, .scales = scratch.scales, .mins = scratch.mins};
+// `packed` is the chunk's first byte; `next` that of the chunk that this thread will read after it. to_bytes:
+// the result has the layout kBytes, else PackedLayout.
+inline UnpackedChunk UnpackPacked(Encoding encoding, const uint8_t* packed, const uint8_t* next,
+                                  size_t blocks, bool to_bytes, UnpackScratch& scratch) {
+  const uint8_t* weights = packed + PackedHeadBytes(encoding, blocks) + PackedScaleBytes(encoding, blocks);
+  UnpackedChunk chunk = {.weights = to_bytes ? scratch.weights : weights,
+                         .scales = scratch.scales,
+                         .mins = scratch.mins,
+                         .next = next};
   switch (encoding) {
     case Encoding::kQ8_0:
       WidenHalves(packed, blocks * kGroupRows, scratch.scales);
-      chunk.weights = packed + PackedHeadBytes(encoding, blocks);
+      chunk.weights = weights;
       break;
     case Encoding::kQ4_0:
-      UnpackQ4_0(packed, blocks, scratch);
+      WidenHalves(packed, blocks * kGroupRows, scratch.scales);
+      if (to_bytes) UnpackNibbles(weights, blocks, Bytes(128 - 8), scratch.weights);
       break;
     case Encoding::kQ4_K:
-      UnpackQ4_K(packed, blocks, scratch);
+      UnpackScalesQ4_K(packed, blocks, scratch);
+      if (to_bytes) UnpackNibbles(weights, blocks, 0, scratch.weights);
       break;
     default:
-      UnpackQ6_K(packed, blocks, scratch);
+      UnpackScalesQ6_K(packed, blocks, scratch);
+      if (to_bytes) UnpackSixBits(weights, blocks, scratch.weights);
       break;
   }
   return chunk;
@@ -189,62 +209,67 @@ HWY_INLINE void AddWords(uint8_t* q, const uint64_t* words, size_t count) {
   }
 }
 
+// Blocks are read where they lie: a copy would be stored and loaded at different boundaries, which stalls.
 template <typename Block>
-HWY_INLINE Block ReadBlock(const uint8_t*& data) {
+struct __attribute__((packed)) Unaligned {
   Block block;
-  std::memcpy(&block, data, sizeof(Block));
+};
+
+template <typename Block>
+HWY_INLINE const Unaligned<Block>* NextBlock(const uint8_t*& data) {
+  const auto* block = reinterpret_cast<const Unaligned<Block>*>(data);
   data += sizeof(Block);
   return block;
 }
 
 inline void DecodeRowQ8_0(const uint8_t* data, size_t blocks, uint8_t* q, float* scales, float*) {
   for (size_t b = 0; b < blocks; ++b) {
-    const auto block = ReadBlock<BlockQ8_0>(data);
+    const auto* at = NextBlock<BlockQ8_0>(data);
     uint64_t words[4];
-    std::memcpy(words, block.qs, 32);
+    std::memcpy(words, at->block.qs, 32);
     for (uint64_t& word : words) word ^= Bytes(128);
     std::memcpy(q + b * 32, words, 32);
-    scales[b * kGroupRows] = F16ToF32(block.d);
+    scales[b * kGroupRows] = HalfToFloat(at->block.d);
   }
 }
 
 inline void DecodeRowQ4_0(const uint8_t* data, size_t blocks, uint8_t* q, float* scales, float*) {
   for (size_t b = 0; b < blocks; ++b) {
-    const auto block = ReadBlock<BlockQ4_0>(data);
-    SplitNibbles<2>(block.qs, Bytes(128 - 8), q + b * 32, q + b * 32 + 16);
-    scales[b * kGroupRows] = F16ToF32(block.d);
+    const auto* at = NextBlock<BlockQ4_0>(data);
+    SplitNibbles<2>(at->block.qs, Bytes(128 - 8), q + b * 32, q + b * 32 + 16);
+    scales[b * kGroupRows] = HalfToFloat(at->block.d);
   }
 }
 
 inline void DecodeRowQ4_1(const uint8_t* data, size_t blocks, uint8_t* q, float* scales, float* mins) {
   for (size_t b = 0; b < blocks; ++b) {
-    const auto block = ReadBlock<BlockQ4_1>(data);
-    SplitNibbles<2>(block.qs, 0, q + b * 32, q + b * 32 + 16);
-    scales[b * kGroupRows] = F16ToF32(block.d);
-    mins[b * kGroupRows] = -F16ToF32(block.m);
+    const auto* at = NextBlock<BlockQ4_1>(data);
+    SplitNibbles<2>(at->block.qs, 0, q + b * 32, q + b * 32 + 16);
+    scales[b * kGroupRows] = HalfToFloat(at->block.d);
+    mins[b * kGroupRows] = -HalfToFloat(at->block.m);
   }
 }
 
 inline void DecodeRowQ5_0(const uint8_t* data, size_t blocks, uint8_t* q, float* scales, float*) {
   for (size_t b = 0; b < blocks; ++b) {
-    const auto block = ReadBlock<BlockQ5_0>(data);
+    const auto* at = NextBlock<BlockQ5_0>(data);
     uint64_t high[4];
-    SpreadBits(block.qh, 16, high);
-    SplitNibbles<2>(block.qs, Bytes(128 - 16), q + b * 32, q + b * 32 + 16);
+    SpreadBits(at->block.qh, 16, high);
+    SplitNibbles<2>(at->block.qs, Bytes(128 - 16), q + b * 32, q + b * 32 + 16);
     AddWords(q + b * 32, high, 4);
-    scales[b * kGroupRows] = F16ToF32(block.d);
+    scales[b * kGroupRows] = HalfToFloat(at->block.d);
   }
 }
 
 inline void DecodeRowQ5_1(const uint8_t* data, size_t blocks, uint8_t* q, float* scales, float* mins) {
   for (size_t b = 0; b < blocks; ++b) {
-    const auto block = ReadBlock<BlockQ5_1>(data);
+    const auto* at = NextBlock<BlockQ5_1>(data);
     uint64_t high[4];
-    SpreadBits(block.qh, 16, high);
-    SplitNibbles<2>(block.qs, 0, q + b * 32, q + b * 32 + 16);
+    SpreadBits(at->block.qh, 16, high);
+    SplitNibbles<2>(at->block.qs, 0, q + b * 32, q + b * 32 + 16);
     AddWords(q + b * 32, high, 4);
-    scales[b * kGroupRows] = F16ToF32(block.d);
-    mins[b * kGroupRows] = -F16ToF32(block.m);
+    scales[b * kGroupRows] = HalfToFloat(at->block.d);
+    mins[b * kGroupRows] = -HalfToFloat(at->block.m);
   }
 }
 
@@ -258,44 +283,44 @@ HWY_INLINE void TakeTwoBits(const uint8_t* from, unsigned shift, uint64_t add, u
 
 inline void DecodeRowQ2_K(const uint8_t* data, size_t blocks, uint8_t* q, float* scales, float* mins) {
   for (size_t super = 0; super < blocks / 8; ++super) {
-    const auto block = ReadBlock<BlockQ2_K>(data);
-    for (unsigned b = 0; b < 8; ++b, q += 32) TakeTwoBits(block.qs + b / 4 * 32, 2 * (b % 4), 0, q);
-    const float d = F16ToF32(block.d);
-    const float dmin = F16ToF32(block.dmin);
+    const auto* at = NextBlock<BlockQ2_K>(data);
+    for (unsigned b = 0; b < 8; ++b, q += 32) TakeTwoBits(at->block.qs + b / 4 * 32, 2 * (b % 4), 0, q);
+    const float d = HalfToFloat(at->block.d);
+    const float dmin = HalfToFloat(at->block.dmin);
     for (size_t s = 0; s < 16; ++s, scales += kGroupRows, mins += kGroupRows) {
-      *scales = d * static_cast<float>(block.scales[s] & 15);
-      *mins = dmin * static_cast<float>(block.scales[s] >> 4);
+      *scales = d * static_cast<float>(at->block.scales[s] & 15);
+      *mins = dmin * static_cast<float>(at->block.scales[s] >> 4);
     }
   }
 }
 
 inline void DecodeRowQ3_K(const uint8_t* data, size_t blocks, uint8_t* q, float* scales, float*) {
   for (size_t super = 0; super < blocks / 8; ++super) {
-    const auto block = ReadBlock<BlockQ3_K>(data);
+    const auto* at = NextBlock<BlockQ3_K>(data);
     uint64_t mask[4];
-    std::memcpy(mask, block.hmask, 32);
+    std::memcpy(mask, at->block.hmask, 32);
     for (unsigned b = 0; b < 8; ++b, q += 32) {
-      TakeTwoBits(block.qs + b / 4 * 32, 2 * (b % 4), Bytes(128 - 4), q);
+      TakeTwoBits(at->block.qs + b / 4 * 32, 2 * (b % 4), Bytes(128 - 4), q);
       uint64_t high[4];
       for (size_t i = 0; i < 4; ++i) high[i] = ((mask[i] >> b) & Bytes(1)) << 2;
       AddWords(q, high, 4);
     }
-    const float d = F16ToF32(block.d);
+    const float d = HalfToFloat(at->block.d);
     for (size_t s = 0; s < 16; ++s, scales += kGroupRows) {
-      const int low = s < 8 ? block.scales[s] & 15 : block.scales[s - 8] >> 4;
-      const int high = (block.scales[8 + s % 4] >> (2 * (s / 4))) & 3;
+      const int low = s < 8 ? at->block.scales[s] & 15 : at->block.scales[s - 8] >> 4;
+      const int high = (at->block.scales[8 + s % 4] >> (2 * (s / 4))) & 3;
       *scales = d * static_cast<float>((low | (high << 4)) - 32);
     }
   }
 }
 
 template <typename Block>
-HWY_INLINE void DecodeScaleMins(const Block& block, float* scales, float* mins) {
-  const float d = F16ToF32(block.d);
-  const float dmin = F16ToF32(block.dmin);
+HWY_INLINE void DecodeScaleMins(const Unaligned<Block>* at, float* scales, float* mins) {
+  const float d = HalfToFloat(at->block.d);
+  const float dmin = HalfToFloat(at->block.dmin);
   for (int s = 0; s < 8; ++s) {
     uint8_t scale, minimum;
-    UnpackScaleMin(block.scales, s, &scale, &minimum);
+    UnpackScaleMin(at->block.scales, s, &scale, &minimum);
     scales[static_cast<size_t>(s) * kGroupRows] = d * static_cast<float>(scale);
     mins[static_cast<size_t>(s) * kGroupRows] = dmin * static_cast<float>(minimum);
   }
@@ -303,19 +328,19 @@ HWY_INLINE void DecodeScaleMins(const Block& block, float* scales, float* mins) 
 
 inline void DecodeRowQ4_K(const uint8_t* data, size_t blocks, uint8_t* q, float* scales, float* mins) {
   for (size_t super = 0; super < blocks / 8; ++super) {
-    const auto block = ReadBlock<BlockQ4_K>(data);
-    for (size_t pair = 0; pair < 4; ++pair, q += 64) SplitNibbles<4>(block.qs + 32 * pair, 0, q, q + 32);
-    DecodeScaleMins(block, scales + super * 8 * kGroupRows, mins + super * 8 * kGroupRows);
+    const auto* at = NextBlock<BlockQ4_K>(data);
+    for (size_t pair = 0; pair < 4; ++pair, q += 64) SplitNibbles<4>(at->block.qs + 32 * pair, 0, q, q + 32);
+    DecodeScaleMins(at, scales + super * 8 * kGroupRows, mins + super * 8 * kGroupRows);
   }
 }
 
 inline void DecodeRowQ5_K(const uint8_t* data, size_t blocks, uint8_t* q, float* scales, float* mins) {
   for (size_t super = 0; super < blocks / 8; ++super) {
-    const auto block = ReadBlock<BlockQ5_K>(data);
+    const auto* at = NextBlock<BlockQ5_K>(data);
     uint64_t bits[4];
-    std::memcpy(bits, block.qh, 32);
+    std::memcpy(bits, at->block.qh, 32);
     for (size_t pair = 0; pair < 4; ++pair, q += 64) {
-      SplitNibbles<4>(block.qs + 32 * pair, 0, q, q + 32);
+      SplitNibbles<4>(at->block.qs + 32 * pair, 0, q, q + 32);
       uint64_t high[8];
       for (size_t i = 0; i < 4; ++i) {
         high[i] = ((bits[i] >> (2 * pair)) & Bytes(1)) << 4;
@@ -323,24 +348,25 @@ inline void DecodeRowQ5_K(const uint8_t* data, size_t blocks, uint8_t* q, float*
       }
       AddWords(q, high, 8);
     }
-    DecodeScaleMins(block, scales + super * 8 * kGroupRows, mins + super * 8 * kGroupRows);
+    DecodeScaleMins(at, scales + super * 8 * kGroupRows, mins + super * 8 * kGroupRows);
   }
 }
 
 inline void DecodeRowQ6_K(const uint8_t* data, size_t blocks, uint8_t* q, float* scales, float*) {
   for (size_t super = 0; super < blocks / 8; ++super) {
-    const auto block = ReadBlock<BlockQ6_K>(data);
+    const auto* at = NextBlock<BlockQ6_K>(data);
     for (size_t half = 0; half < 2; ++half, q += 128) {
-      SplitNibbles<8>(block.ql + 64 * half, Bytes(128 - 32), q, q + 64);
+      SplitNibbles<8>(at->block.ql + 64 * half, Bytes(128 - 32), q, q + 64);
       uint64_t bits[4], high[16];
-      std::memcpy(bits, block.qh + 32 * half, 32);
+      std::memcpy(bits, at->block.qh + 32 * half, 32);
       for (size_t group = 0; group < 4; ++group) {
         for (size_t i = 0; i < 4; ++i) high[group * 4 + i] = ((bits[i] >> (2 * group)) & Bytes(3)) << 4;
       }
       AddWords(q, high, 16);
     }
-    const float d = F16ToF32(block.d);
-    for (size_t s = 0; s < 16; ++s, scales += kGroupRows) *scales = d * static_cast<float>(block.scales[s]);
+    const float d = HalfToFloat(at->block.d);
+    for (size_t s = 0; s < 16; ++s, scales += kGroupRows)
+      *scales = d * static_cast<float>(at->block.scales[s]);
   }
 }
 
@@ -417,6 +443,12 @@ inline UnpackedChunk UnpackStored(const WeightView& view, size_t group, size_t c
   const uint8_t* data = view.data + EncodedBytes(view.encoding, col);
   for (size_t i = 0; i < kGroupRows; ++i) {
     const size_t row = std::min(first + i, view.num_rows - 1);
+    const size_t chunk_bytes = EncodedBytes(view.encoding, blocks * kBlockCols);
+    const bool last = col + blocks * kBlockCols >= view.num_cols;
+    const size_t next_row = std::min(first + kGroups * kGroupRows + i, view.num_rows - 1);
+    PrefetchRange(
+        last ? view.data + next_row * view.row_bytes() : data + row * view.row_bytes() + chunk_bytes,
+        chunk_bytes);
     DecodeRowChunk(view.encoding, data + row * view.row_bytes(), blocks, scratch.rows + i * kChunkCols,
                    scratch.scales + i, scratch.mins + i);
   }
