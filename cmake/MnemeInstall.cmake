@@ -5,7 +5,8 @@ get_property(mneme_layers GLOBAL PROPERTY MNEME_LAYERS)
 install(TARGETS ${mneme_layers} EXPORT mnemeTargets
         ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(DIRECTORY src/ DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/mneme
-        FILES_MATCHING PATTERN "*.h" PATTERN "*-inl.h" EXCLUDE PATTERN "cli" EXCLUDE)
+        FILES_MATCHING PATTERN "*.h" PATTERN "*-inl.h" EXCLUDE PATTERN "*test*.h" EXCLUDE PATTERN "cli" EXCLUDE
+        PATTERN "tables" EXCLUDE)
 install(EXPORT mnemeTargets NAMESPACE mneme:: DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/mneme)
 configure_package_config_file(cmake/mnemeConfig.cmake.in ${CMAKE_CURRENT_BINARY_DIR}/mnemeConfig.cmake
   INSTALL_DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/mneme)

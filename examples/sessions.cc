@@ -1,0 +1,104 @@
+// Several streams over one model: decoded together so that the weights are read once for all, cloned,
+// rewound, saved and restored. Each step checks the library's promise that the bits are those of doing it
+// alone.
+//   sessions MODEL STATE_FILE
+#include <algorithm>
+#include <cstdio>
+#include <exception>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "base/budget.h"
+#include "base/thread_pool.h"
+#include "model/model.h"
+#include "session/plan.h"
+#include "session/session.h"
+
+namespace {
+
+void Require(bool condition, const char* promise) {
+  if (!condition) throw std::runtime_error(std::string("broken promise: ") + promise);
+  std::printf("ok: %s\n", promise);
+}
+
+std::vector<float> Logits(mneme::Session& session) {
+  return {session.logits().begin(), session.logits().end()};
+}
+
+// The next tokens by greedy choice, one forward call per step for all sessions.
+std::vector<std::vector<mneme::TokenId>> DecodeTogether(const std::vector<mneme::Session*>& sessions,
+                                                        int steps) {
+  std::vector<std::vector<mneme::TokenId>> texts(sessions.size());
+  std::vector<mneme::TokenId> next(sessions.size());
+  for (int step = 0; step < steps; ++step) {
+    for (size_t i = 0; i < sessions.size(); ++i) {
+      next[i] = sessions[i]->Sample();
+      texts[i].push_back(next[i]);
+    }
+    mneme::Session::DecodeTogether(sessions, next);
+  }
+  return texts;
+}
+
+void Run(const std::string& model_path, const std::string& state_path) {
+  mneme::ThreadPool pool;
+  mneme::Budget budget(size_t{256} << 20);
+  mneme::LoadOptions load;
+  load.load_tokenizer = false;  // this program speaks in token ids
+  const auto model = mneme::Model::Load(model_path, load, pool);
+  const auto vocab_size = static_cast<mneme::TokenId>(model->config().vocab_size);
+
+  mneme::SessionOptions options;
+  options.context.spec = "sinks:sinks=2,window=16";
+  options.context.max_chunk = 32;
+  options.context =
+      mneme::ResolveSessionContext(*model, options, budget.cap_bytes(), -1, pool.num_threads()).settings;
+
+  // One set of activations serves all sessions.
+  const auto runner = mneme::Session::MakeRunner(model, options.context.max_chunk, pool, budget);
+  std::vector<std::unique_ptr<mneme::Session>> sessions;
+  std::vector<mneme::Session*> together;
+  for (mneme::TokenId i = 0; i < 3; ++i) {
+    sessions.push_back(std::make_unique<mneme::Session>(model, options, budget, pool, runner));
+    std::vector<mneme::TokenId> prompt;
+    for (mneme::TokenId j = 0; j < 20 * (i + 1); ++j) prompt.push_back((7 * j + i + 1) % vocab_size);
+    sessions.back()->Feed(prompt);
+    together.push_back(sessions.back().get());
+  }
+
+  const std::unique_ptr<mneme::Session> clone = sessions[1]->Clone();
+  const auto texts = DecodeTogether(together, 12);
+  Require(DecodeTogether({clone.get()}, 12)[0] == texts[1] && Logits(*clone) == Logits(*sessions[1]),
+          "decoding three sessions together gives the bits of decoding one alone");
+
+  const std::vector<float> before = Logits(*sessions[0]);
+  DecodeTogether({sessions[0].get()}, 5);
+  sessions[0]->Rewind(5);
+  Require(Logits(*sessions[0]) == before, "a rewound session is the session as it was");
+
+  sessions[2]->Save(state_path);
+  mneme::Session restored(model, options, budget, pool, runner);
+  restored.Restore(state_path);
+  Require(restored.num_tokens() == sessions[2]->num_tokens() &&
+              DecodeTogether({&restored}, 8) == DecodeTogether({sessions[2].get()}, 8) &&
+              Logits(restored) == Logits(*sessions[2]),
+          "a restored session goes on with the bits of one that never stopped");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 3) {
+    std::fprintf(stderr, "usage: sessions MODEL STATE_FILE\n");
+    return 2;
+  }
+  try {
+    Run(argv[1], argv[2]);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "sessions: %s\n", error.what());
+    return 1;
+  }
+  return 0;
+}

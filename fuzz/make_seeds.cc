@@ -1,0 +1,131 @@
+// Writes the seeds of every fuzz target: mneme_fuzz_seeds FOLDER makes FOLDER/TARGET/*. Made here, from our
+// own writers, so that the repository keeps no binary files and the seeds follow the formats.
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/file.h"
+#include "fuzz/tiny_model.h"
+#include "session/session.h"
+
+namespace mneme::fuzz {
+namespace {
+
+void Put(const std::filesystem::path& folder, const std::string& target, const std::string& name,
+         std::string_view bytes) {
+  std::filesystem::create_directories(folder / target);
+  std::ofstream file(folder / target / name, std::ios::binary);
+  file.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+  if (!file) Fail(ErrorKind::kFile, "{}: cannot be written", (folder / target / name).string());
+}
+
+// Metadata of every type and no tensors: small, so that mutations hit.
+std::string SmallGguf() {
+  GgufWriter writer;
+  writer.Set("general.architecture", std::string("qwen2"));
+  writer.Set("a", uint8_t{1});
+  writer.Set("b", int64_t{-1});
+  writer.Set("c", 1.5);
+  writer.Set("d", true);
+  writer.SetArray("e", std::vector<uint16_t>{1, 2, 3});
+  writer.SetArray("tokenizer.ggml.tokens", std::vector<std::string>{"a", "b", "ab"});
+  writer.SetArray("tokenizer.ggml.merges", std::vector<std::string>{"a b"});
+  writer.Set("tokenizer.ggml.model", std::string("gpt2"));
+  writer.Set("tokenizer.ggml.pre", std::string("llama-bpe"));
+  const float value = 1;
+  writer.AddTensor("t", Encoding::kF32, {1}, &value);
+  return GgufBytes(writer);
+}
+
+std::string State(const std::string& model_bytes, int64_t num_tokens) {
+  ThreadPool pool(1);
+  Budget budget;
+  SessionOptions options;
+  options.context.spec = "sinks:sinks=1,window=4";
+  options.context.max_chunk = 4;
+  options.context.max_rewind = 2;
+  Session session(LoadFromBytes(model_bytes.data(), model_bytes.size(), pool), options, budget, pool);
+  for (int64_t i = 0; i < num_tokens; ++i)
+    session.Feed(std::vector<TokenId>{static_cast<TokenId>(i % kTinyVocab)});
+  char name[] = "/tmp/mneme-fuzz-XXXXXX";
+  const int fd = mkstemp(name);
+  if (fd >= 0) close(fd);
+  session.Save(name);
+  std::string bytes = ReadWholeFile(name);
+  unlink(name);
+  return bytes;
+}
+
+void MakeSeeds(const std::filesystem::path& folder) {
+  const std::string f32 = GgufBytes(TinyGguf(Encoding::kF32));
+  const std::string q8_0 = GgufBytes(TinyGguf(Encoding::kQ8_0));
+  Put(folder, "gguf", "small", SmallGguf());
+  Put(folder, "gguf", "f32", f32);
+  Put(folder, "gguf", "q8_0", q8_0);
+  Put(folder, "gguf", "q4_0", GgufBytes(TinyGguf(Encoding::kQ4_0)));
+
+  const std::string tensors = TinySafetensors();
+  Put(folder, "safetensors", "file", tensors);
+  Put(folder, "safetensors", "folder", TinyConfigJson() + std::string(1, '\0') + tensors);
+  const std::string header =
+      R"({"__metadata__":{"a":"b"},"x":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}})";
+  std::string small(8, '\0');
+  small[0] = static_cast<char>(header.size());
+  Put(folder, "safetensors", "small", small + header + "ab");
+
+  Put(folder, "tokenizer_json", "byte_level", TinyTokenizerJson());
+  Put(folder, "tokenizer_json", "metaspace",
+      R"({"added_tokens":[{"id":0,"content":"<unk>","special":true}],"normalizer":{"type":"Sequence","normalizers":[)"
+      R"({"type":"Prepend","prepend":"▁"},{"type":"Replace","pattern":{"String":" "},"content":"▁"}]},)"
+      R"("pre_tokenizer":null,"decoder":null,"model":{"type":"BPE","unk_token":"<unk>","byte_fallback":true,)"
+      R"("vocab":{"<unk>":0,"▁":1,"a":2,"b":3,"ab":4,"▁ab":5},"merges":["a b",["▁","ab"]]}})");
+  Put(folder, "tokenizer_json", "unigram",
+      R"({"added_tokens":[],"normalizer":null,"pre_tokenizer":{"type":"Metaspace","replacement":"▁",)"
+      R"("prepend_scheme":"always"},"model":{"type":"Unigram","unk_id":0,"vocab":[["<unk>",0],["▁",-1],["a",-2],)"
+      R"(["ab",-2.5]]}})");
+  Put(folder, "tokenizer_model", "bpe", TinySentencePiece(2));
+  Put(folder, "tokenizer_model", "unigram", TinySentencePiece(1));
+
+  for (int kind = 0; kind < 14; ++kind) {
+    std::string text(10, '\0');
+    text[0] = static_cast<char>(kind);
+    text[1] = static_cast<char>(kind % 8);
+    text[2] = static_cast<char>(kind);
+    Put(folder, "tokenizers", "text" + std::to_string(kind),
+        text + "The cat's hat ABCdef 1234,5  \t\r\n\n(x)?! é中文 <|end|></s> the end\xFF");
+  }
+  std::string spaces("\0\xF8\1\2\3\4\5\6\7\x8", 10);
+  Put(folder, "tokenizers", "long", spaces + "    ");
+
+  for (const int64_t num_tokens : {0, 3, 30}) {
+    const std::string state = State(q8_0, num_tokens);
+    const std::string number = std::to_string(num_tokens);
+    Put(folder, "state", "whole" + number, std::string(1, '\0') + state);
+    Put(folder, "state", "body" + number, "\1" + state.substr(0, state.size() - 16));
+  }
+}
+
+}  // namespace
+}  // namespace mneme::fuzz
+
+int main(int argc, char** argv) {
+  if (argc != 2) {
+    std::fprintf(stderr, "usage: mneme_fuzz_seeds FOLDER\n");
+    return 2;
+  }
+  try {
+    mneme::fuzz::MakeSeeds(argv[1]);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "mneme_fuzz_seeds: %s\n", error.what());
+    return 1;
+  }
+  return 0;
+}
