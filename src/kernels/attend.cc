@@ -89,8 +89,9 @@ void ScoreBlocks(const AttendShape& shape, const KvSpan& span, const float* q, s
     const size_t count = std::min(kBlockTokens - slot, end - t);
     const uint8_t* data = span.blocks[(span.first_slot + t) / kBlockTokens] + kv_head * section.bytes;
     const uint8_t* scales = HasScales(layout.key_encoding) ? data + section.key_scales : nullptr;
-    WithKeySource(layout.key_encoding, data + section.keys,
-                  [&](const auto& source) { ScoreRows<1>(source, scales, layout.key_dim, q, s); });
+    WithKeySource(layout.key_encoding, data + section.keys, [&](const auto& source) {
+      ScoreRows<1>(source, scales, layout.key_dim, q, Prefetcher(), s);
+    });
     for (size_t i = 0; i < kBlockTokens; i += kLanes) {
       VF score = hn::Mul(hn::Load(d, s + i), hn::Set(d, shape.scale));
       if (shape.soft_cap != 0) {

@@ -48,7 +48,7 @@ struct TileState {
 struct ThreadScratch {
   float* q = nullptr;         // packed and scaled queries, [key_dim] per pair
   float* s = nullptr;         // [pair, kBlockTokens] logits, then weights
-  float* scaled_p = nullptr;  // [kSmallTile, kBlockTokens]
+  float* scaled_p = nullptr;  // [2, kSmallTile, kBlockTokens]
   float* keys = nullptr;      // decoded [key_dim, kBlockTokens]
   float* values = nullptr;    // decoded [kBlockTokens, value_stride]
   float* corrections = nullptr;
@@ -60,7 +60,7 @@ struct ThreadScratch {
   static size_t Bytes(size_t num_pairs, size_t key_dim, size_t value_stride) {
     const size_t padded = TileState::PaddedPairs(num_pairs);
     const size_t key_stride = (key_dim + 15) / 16 * 16;
-    const size_t floats = padded * key_stride + padded * kBlockTokens + kSmallTile * kBlockTokens +
+    const size_t floats = padded * key_stride + padded * kBlockTokens + 2 * kSmallTile * kBlockTokens +
                           kBlockTokens * (key_stride + value_stride) + 5 * padded +
                           2 * TileState::Floats(num_pairs, value_stride);
     return floats * sizeof(float);
@@ -78,7 +78,7 @@ struct ThreadScratch {
     ThreadScratch scratch;
     scratch.q = take(padded * key_stride);
     scratch.s = take(padded * kBlockTokens);
-    scratch.scaled_p = take(kSmallTile * kBlockTokens);
+    scratch.scaled_p = take(2 * kSmallTile * kBlockTokens);
     scratch.keys = take(key_stride * kBlockTokens);
     scratch.values = take(kBlockTokens * value_stride);
     scratch.corrections = take(padded);

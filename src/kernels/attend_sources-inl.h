@@ -16,6 +16,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 #include "kernels/kv_block.h"
 
@@ -55,9 +56,23 @@ HWY_INLINE VF LoadF16(const uint16_t* data) {
 #endif
 }
 
+// Lines to ask for while computing on others. One row of queries uses memory far faster than the hardware
+// prefetchers, which stop at every page and every head, would bring it.
+struct Prefetcher {
+  const uint8_t* next = nullptr;
+  const uint8_t* end = nullptr;
+  HWY_INLINE void Step() {
+    if (next >= end) return;
+    hwy::Prefetch(next);
+    hwy::Prefetch(next + 64);
+    next += 128;
+  }
+};
+
 // A source gives B[i][column .. column + kLanes). kOdd: i is known to be odd (even otherwise) wherever the
 // encoding packs two i in a byte.
 struct F32Source {
+  static constexpr bool kInCache = false;
   const float* data;
   size_t stride;
   template <bool kOdd>
@@ -66,7 +81,13 @@ struct F32Source {
   }
 };
 
+// What DecodeKeys and DecodeValues wrote.
+struct DecodedSource : F32Source {
+  static constexpr bool kInCache = true;
+};
+
 struct F16Source {
+  static constexpr bool kInCache = false;
   const uint16_t* data;
   size_t stride;
   template <bool kOdd>
@@ -76,6 +97,7 @@ struct F16Source {
 };
 
 struct BF16Source {
+  static constexpr bool kInCache = false;
   const uint16_t* data;
   size_t stride;
   template <bool kOdd>
@@ -87,6 +109,7 @@ struct BF16Source {
 };
 
 struct Q8Source {
+  static constexpr bool kInCache = false;
   const int8_t* data;
   size_t stride;
   template <bool kOdd>
@@ -102,6 +125,7 @@ HWY_INLINE VF FromNibbles(hn::Vec<DI> nibbles) {
 
 // Keys: a byte holds dimensions i and i + 1 of one token.
 struct Q4KeySource {
+  static constexpr bool kInCache = false;
   const uint8_t* data;
   template <bool kOdd>
   HWY_INLINE VF Load(size_t i, size_t column) const {
@@ -113,6 +137,7 @@ struct Q4KeySource {
 
 // Values in whole groups: a byte holds values j and j + 16 of a group of one token.
 struct Q4ValueSource {
+  static constexpr bool kInCache = false;
   const uint8_t* data;
   size_t stride;  // bytes per token
   template <bool kOdd>
@@ -129,8 +154,9 @@ HWY_INLINE VF LoadScales(const uint8_t* scales, size_t column) {
 }
 
 // acc[r][v] += sum over i in [begin, end) of a[r * kRow + i * kStep] * B[i][column + v * kLanes]. begin is
-// even where the source packs pairs.
-template <size_t R, size_t NV, size_t kRow, size_t kStep, bool kOdd, class Source>
+// even where the source packs pairs. With kGroup, every kKvGroup columns have their own A, kGroup floats
+// apart.
+template <size_t R, size_t NV, size_t kRow, size_t kStep, size_t kGroup, bool kOdd, class Source>
 HWY_INLINE void MultiplyStep(const Source& b, size_t i, size_t column, const float* HWY_RESTRICT a,
                              VF (&acc)[R][NV]) {
   const DF d;
@@ -139,28 +165,34 @@ HWY_INLINE void MultiplyStep(const Source& b, size_t i, size_t column, const flo
   for (size_t v = 0; v < NV; ++v) columns[v] = b.template Load<kOdd>(i, column + v * kLanes);
 #pragma GCC unroll 8
   for (size_t r = 0; r < R; ++r) {
-    const VF factor = hn::Set(d, a[r * kRow + i * kStep]);
 #pragma GCC unroll 8
-    for (size_t v = 0; v < NV; ++v) acc[r][v] = hn::MulAdd(factor, columns[v], acc[r][v]);
+    for (size_t v = 0; v < NV; ++v) {
+      const VF factor = hn::Set(d, a[v * kLanes / kKvGroup * kGroup + r * kRow + i * kStep]);
+      acc[r][v] = hn::MulAdd(factor, columns[v], acc[r][v]);
+    }
   }
 }
 
-template <size_t R, size_t NV, size_t kRow, size_t kStep, class Source>
+template <size_t R, size_t NV, size_t kRow, size_t kStep, size_t kGroup, class Source>
 HWY_INLINE void Multiply(const Source& b, size_t begin, size_t end, size_t column,
-                         const float* HWY_RESTRICT a, VF (&acc)[R][NV]) {
+                         const float* HWY_RESTRICT a, Prefetcher& prefetcher, VF (&acc)[R][NV]) {
   size_t i = begin;
   for (; i + 2 <= end; i += 2) {
-    MultiplyStep<R, NV, kRow, kStep, false>(b, i, column, a, acc);
-    MultiplyStep<R, NV, kRow, kStep, true>(b, i + 1, column, a, acc);
+    if constexpr (!Source::kInCache) {
+      prefetcher.Step();
+      prefetcher.Step();
+    }
+    MultiplyStep<R, NV, kRow, kStep, kGroup, false>(b, i, column, a, acc);
+    MultiplyStep<R, NV, kRow, kStep, kGroup, true>(b, i + 1, column, a, acc);
   }
-  if (i < end) MultiplyStep<R, NV, kRow, kStep, false>(b, i, column, a, acc);
+  if (i < end) MultiplyStep<R, NV, kRow, kStep, kGroup, false>(b, i, column, a, acc);
 }
 
 // s[r][t] = <q_r, k_t> for the 64 tokens of a block. q packed [key_dim][R]. scales null: none; else one
 // float16 per group of dimensions and token, applied to the sum over the group.
 template <size_t R, class Source>
 HWY_NOINLINE void ScoreRows(const Source& keys, const uint8_t* scales, size_t key_dim,
-                            const float* HWY_RESTRICT q, float* HWY_RESTRICT s) {
+                            const float* HWY_RESTRICT q, Prefetcher prefetcher, float* HWY_RESTRICT s) {
   const DF d;
   constexpr size_t NV = kVectorsOf(R);
   for (size_t column = 0; column < kBlockTokens; column += NV * kLanes) {
@@ -172,7 +204,7 @@ HWY_NOINLINE void ScoreRows(const Source& keys, const uint8_t* scales, size_t ke
 #pragma GCC unroll 8
         for (size_t v = 0; v < NV; ++v) acc[r][v] = hn::Zero(d);
       }
-      Multiply<R, NV, 1, R>(keys, begin, std::min(key_dim, begin + step), column, q, acc);
+      Multiply<R, NV, 1, R, 0>(keys, begin, std::min(key_dim, begin + step), column, q, prefetcher, acc);
 #pragma GCC unroll 8
       for (size_t v = 0; v < NV; ++v) {
         const size_t at = column + v * kLanes;
@@ -194,31 +226,6 @@ HWY_NOINLINE void ScoreRows(const Source& keys, const uint8_t* scales, size_t ke
   }
 }
 
-// acc[r][columns] = acc[r][columns] * corrections[r] + sum over tokens in [begin, end) of p[r][t] * v[t].
-template <size_t R, size_t NV, class Source>
-HWY_INLINE void ValueColumns(const Source& values, size_t begin, size_t end, const float* HWY_RESTRICT p,
-                             const float* corrections, size_t column, float* HWY_RESTRICT acc_rows,
-                             size_t acc_stride) {
-  const DF d;
-  VF acc[R][NV];
-#pragma GCC unroll 8
-  for (size_t r = 0; r < R; ++r) {
-    const VF correction = hn::Set(d, corrections[r]);
-#pragma GCC unroll 8
-    for (size_t v = 0; v < NV; ++v) {
-      acc[r][v] = hn::Mul(correction, hn::LoadU(d, acc_rows + r * acc_stride + column + v * kLanes));
-    }
-  }
-  Multiply<R, NV, kBlockTokens, 1>(values, begin, end, column, p, acc);
-#pragma GCC unroll 8
-  for (size_t r = 0; r < R; ++r) {
-#pragma GCC unroll 8
-    for (size_t v = 0; v < NV; ++v) {
-      hn::StoreU(acc[r][v], d, acc_rows + r * acc_stride + column + v * kLanes);
-    }
-  }
-}
-
 // What a product with values needs besides the source.
 struct ValueArgs {
   size_t begin, end;         // tokens
@@ -228,45 +235,82 @@ struct ValueArgs {
   size_t acc_stride;
   size_t num_columns;     // a multiple of kLanes
   const uint8_t* scales;  // null: none
-  float* scaled_p;        // [R][kBlockTokens] scratch, used with scales
+  float* scaled_p;        // scratch used with scales: [2][kSmallTile][kBlockTokens]
+  Prefetcher prefetcher;
 };
 
-template <size_t R, class Source>
-HWY_INLINE void ValueRange(const Source& values, const ValueArgs& args, const float* p, size_t column,
-                           size_t column_end) {
-  constexpr size_t NV = kVectorsOf(R);
-  for (; column + NV * kLanes <= column_end; column += NV * kLanes) {
-    ValueColumns<R, NV>(values, args.begin, args.end, p, args.corrections, column, args.acc, args.acc_stride);
-  }
-  if constexpr (NV > 2) {
-    for (; column + 2 * kLanes <= column_end; column += 2 * kLanes) {
-      ValueColumns<R, 2>(values, args.begin, args.end, p, args.corrections, column, args.acc,
-                         args.acc_stride);
+// acc[r][columns] = acc[r][columns] * corrections[r] + sum over tokens in [begin, end) of p[r][t] * v[t].
+template <size_t R, size_t NV, size_t kGroup, class Source>
+HWY_INLINE void ValueColumns(const Source& values, ValueArgs& args, const float* HWY_RESTRICT p,
+                             size_t column) {
+  const DF d;
+  float* HWY_RESTRICT acc_rows = args.acc + column;
+  VF acc[R][NV];
+#pragma GCC unroll 8
+  for (size_t r = 0; r < R; ++r) {
+    const VF correction = hn::Set(d, args.corrections[r]);
+#pragma GCC unroll 8
+    for (size_t v = 0; v < NV; ++v) {
+      acc[r][v] = hn::Mul(correction, hn::LoadU(d, acc_rows + r * args.acc_stride + v * kLanes));
     }
   }
-  if constexpr (NV > 1) {
-    for (; column < column_end; column += kLanes) {
-      ValueColumns<R, 1>(values, args.begin, args.end, p, args.corrections, column, args.acc,
-                         args.acc_stride);
+  Multiply<R, NV, kBlockTokens, 1, kGroup>(values, args.begin, args.end, column, p, args.prefetcher, acc);
+#pragma GCC unroll 8
+  for (size_t r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (size_t v = 0; v < NV; ++v) {
+      hn::StoreU(acc[r][v], d, acc_rows + r * args.acc_stride + v * kLanes);
     }
   }
 }
 
 template <size_t R, class Source>
-HWY_NOINLINE void ValueRows(const Source& values, const ValueArgs& args) {
-  if (args.scales == nullptr) return ValueRange<R>(values, args, args.p, 0, args.num_columns);
-  const DF d;
-  for (size_t group = 0; group < args.num_columns; group += kKvGroup) {
-    // The scale of a token belongs to its weight: p'[t] = p[t] * scale[t].
-    for (size_t t = 0; t < kBlockTokens; t += kLanes) {
-      const VF scale = LoadScales(args.scales, group / kKvGroup * kBlockTokens + t);
-#pragma GCC unroll 8
-      for (size_t r = 0; r < R; ++r) {
-        hn::Store(hn::Mul(scale, hn::Load(d, args.p + r * kBlockTokens + t)), d,
-                  args.scaled_p + r * kBlockTokens + t);
-      }
+HWY_INLINE void ValueRange(const Source& values, ValueArgs& args, const float* p, size_t column,
+                           size_t column_end) {
+  constexpr size_t NV = kVectorsOf(R);
+  for (; column + NV * kLanes <= column_end; column += NV * kLanes) {
+    ValueColumns<R, NV, 0>(values, args, p, column);
+  }
+  if constexpr (NV > 2) {
+    for (; column + 2 * kLanes <= column_end; column += 2 * kLanes) {
+      ValueColumns<R, 2, 0>(values, args, p, column);
     }
-    ValueRange<R>(values, args, args.scaled_p, group, std::min(args.num_columns, group + kKvGroup));
+  }
+  if constexpr (NV > 1) {
+    for (; column < column_end; column += kLanes) ValueColumns<R, 1, 0>(values, args, p, column);
+  }
+}
+
+// The scale of a token belongs to its weight: scaled[r][t] = p[r][t] * scale[group][t].
+template <size_t R>
+HWY_INLINE void ScaleWeights(const ValueArgs& args, size_t group, float* HWY_RESTRICT scaled) {
+  const DF d;
+  for (size_t t = 0; t < kBlockTokens; t += kLanes) {
+    const VF scale = LoadScales(args.scales, group * kBlockTokens + t);
+#pragma GCC unroll 8
+    for (size_t r = 0; r < R; ++r) {
+      const VF weight = hn::Load(d, args.p + r * kBlockTokens + t);
+      hn::Store(hn::Mul(scale, weight), d, scaled + r * kBlockTokens + t);
+    }
+  }
+}
+
+template <size_t R, class Source>
+HWY_NOINLINE void ValueRows(const Source& values, ValueArgs args) {
+  if (args.scales == nullptr) return ValueRange<R>(values, args, args.p, 0, args.num_columns);
+  size_t column = 0;
+  // Two groups at once where the tile is that wide: twice the independent sums.
+  constexpr size_t NV = kVectorsOf(R);
+  if constexpr (NV * kLanes == 2 * kKvGroup) {
+    for (; column + NV * kLanes <= args.num_columns; column += NV * kLanes) {
+      ScaleWeights<R>(args, column / kKvGroup, args.scaled_p);
+      ScaleWeights<R>(args, column / kKvGroup + 1, args.scaled_p + R * kBlockTokens);
+      ValueColumns<R, NV, R * kBlockTokens>(values, args, args.scaled_p, column);
+    }
+  }
+  for (; column < args.num_columns; column += kKvGroup) {
+    ScaleWeights<R>(args, column / kKvGroup, args.scaled_p);
+    ValueRange<R>(values, args, args.scaled_p, column, std::min(args.num_columns, column + kKvGroup));
   }
 }
 

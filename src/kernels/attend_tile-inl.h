@@ -39,18 +39,18 @@ inline size_t PadRows(size_t rows) { return rows <= 2 ? rows : rows <= 4 ? 4 : r
 
 template <class Source>
 void ScoreRowsOf(const Source& keys, const uint8_t* scales, size_t key_dim, size_t rows, const float* q,
-                 float* s) {
+                 const Prefetcher& prefetcher, float* s) {
   switch (rows) {
     case 1:
-      return ScoreRows<1>(keys, scales, key_dim, q, s);
+      return ScoreRows<1>(keys, scales, key_dim, q, prefetcher, s);
     case 2:
-      return ScoreRows<2>(keys, scales, key_dim, q, s);
+      return ScoreRows<2>(keys, scales, key_dim, q, prefetcher, s);
     case 4:
-      return ScoreRows<4>(keys, scales, key_dim, q, s);
+      return ScoreRows<4>(keys, scales, key_dim, q, prefetcher, s);
     case 6:
-      return ScoreRows<6>(keys, scales, key_dim, q, s);
+      return ScoreRows<6>(keys, scales, key_dim, q, prefetcher, s);
     default:
-      return ScoreRows<8>(keys, scales, key_dim, q, s);
+      return ScoreRows<8>(keys, scales, key_dim, q, prefetcher, s);
   }
 }
 
@@ -268,6 +268,7 @@ class TileKernel {
   // Adds blocks [first, last) of the span to state.
   void Blocks(int64_t first, int64_t last, const TileState& state) {
     for (int64_t block = first; block < last; ++block) {
+      next_ = block + 1 < last ? span_->blocks[block + 1] : nullptr;
       if (SetVisible(block)) OneBlock(block, state);
     }
   }
@@ -390,11 +391,15 @@ class TileKernel {
     const uint8_t* scales = HasScales(layout_.key_encoding) ? data + section.key_scales : nullptr;
     const float* q = scratch_.q + first * layout_.key_dim;
     float* s = scratch_.s + first * kBlockTokens;
+    Prefetcher prefetcher;
+    if (first == 0) prefetcher = {data + section.values, data + section.bytes};
     if (decode_keys_) {
-      ScoreRowsOf(F32Source{scratch_.keys, kBlockTokens}, scales, layout_.key_dim, padded, q, s);
+      ScoreRowsOf(DecodedSource{{scratch_.keys, kBlockTokens}}, scales, layout_.key_dim, padded, q,
+                  prefetcher, s);
     } else {
-      WithKeySource(layout_.key_encoding, data + section.keys,
-                    [&](const auto& source) { ScoreRowsOf(source, scales, layout_.key_dim, padded, q, s); });
+      WithKeySource(layout_.key_encoding, data + section.keys, [&](const auto& source) {
+        ScoreRowsOf(source, scales, layout_.key_dim, padded, q, prefetcher, s);
+      });
     }
   }
 
@@ -465,8 +470,12 @@ class TileKernel {
     args.num_columns = (layout_.value_dim + kLanes - 1) / kLanes * kLanes;
     args.scales = HasScales(layout_.value_encoding) ? data + section.value_scales : nullptr;
     args.scaled_p = scratch_.scaled_p;
+    if (first == 0 && next_ != nullptr) {
+      const uint8_t* next = next_ + tile_.kv_head * section.bytes;
+      args.prefetcher = {next, next + section.values};
+    }
     if (decode_values_) {
-      ValueRowsOf(F32Source{scratch_.values, job_.value_stride}, padded, args);
+      ValueRowsOf(DecodedSource{{scratch_.values, job_.value_stride}}, padded, args);
     } else {
       WithValueSource(layout_.value_encoding, data + section.values, layout_.value_dim,
                       [&](const auto& source) { ValueRowsOf(source, padded, args); });
@@ -481,6 +490,7 @@ class TileKernel {
   bool decode_keys_;
   bool decode_values_;
   const KvSpan* span_ = nullptr;
+  const uint8_t* next_ = nullptr;  // the block after the current one
 };
 
 }  // namespace HWY_NAMESPACE
