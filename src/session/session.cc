@@ -118,7 +118,7 @@ size_t Session::pending_text_bytes() const {
 }
 
 std::vector<TokenId> Session::RecentTokens() const {
-  const auto entries = impl_->history.Last(impl_->history.size());
+  const auto entries = impl_->history.Last(impl_->history.capacity());
   std::vector<TokenId> tokens(entries.size());
   std::transform(entries.begin(), entries.end(), tokens.begin(), TokenHistory::IdOf);
   return tokens;

@@ -12,8 +12,9 @@
 
 namespace mneme::testing {
 
+// One thread, because tests run many programs at once; ThreadsDoNotChangeBits makes its own pools.
 inline ThreadPool& TestPool() {
-  static ThreadPool pool(2);
+  static ThreadPool pool(1);
   return pool;
 }
 
