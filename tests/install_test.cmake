@@ -44,7 +44,7 @@ run(${CMAKE_COMMAND} -S ${SOURCE_DIR}/examples -B ${work}/examples -G ${GENERATO
 run(${CMAKE_COMMAND} --build ${work}/examples)
 
 # A random model and a text of some thousand words run through both.
-run(${WRITE_MODEL} ${work}/tiny.gguf)
+run(${prefix}/bin/mneme convert --random tiny ${work}/tiny.gguf)
 set(text "")
 foreach(i RANGE 1 2000)
   string(APPEND text "The cat number ${i} sat on the mat. ")
