@@ -4,6 +4,8 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "context/infini.h"
+#include "formats/gguf.h"
 #include "model/families.h"
 #include "model/rope_scaling.h"
 
@@ -247,6 +249,26 @@ Hyperparameters HyperparametersForGguf(const Family& family, const Hyperparamete
     }
   }
   return out;
+}
+
+void ReadMemoryMetadata(const GgufFile& file, ModelConfig* config) {
+  config->softmax_off_by_one = file.GetBool("mneme.attention.softmax_off_by_one").value_or(false);
+  const std::optional<uint64_t> segment = file.GetUint("mneme.infini.segment");
+  if (!segment) return;
+  const uint64_t previous = file.GetUint("mneme.infini.previous").value_or(0);
+  if (*segment == 0 || *segment > kMaxLength || previous > kMaxLength / *segment) {
+    Fail(ErrorKind::kFile,
+         "mneme.infini.segment is {} and mneme.infini.previous {}: no memory works like that", *segment,
+         previous);
+  }
+  config->memory.segment = static_cast<int64_t>(*segment);
+  config->memory.previous = static_cast<int64_t>(previous);
+  config->memory.update = ParseMemoryUpdate(file.GetString("mneme.infini.update").value_or("linear"));
+  const std::string_view first = file.GetString("mneme.infini.first").value_or("bypass");
+  if (first != "bypass" && first != "literal") {
+    Fail(ErrorKind::kFile, "mneme.infini.first is '{}', neither bypass nor literal", first);
+  }
+  config->memory.literal_first = first == "literal";
 }
 
 }  // namespace mneme

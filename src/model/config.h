@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "context/context.h"
 #include "kernels/elementwise.h"
 #include "kernels/rope.h"
 
@@ -62,6 +63,15 @@ struct ModelConfig {
   std::vector<size_t> layer_rope;     // [num_layers] index into ropes; empty without RoPE
   std::vector<float> alibi_slopes;    // [num_heads], or empty
   std::vector<int64_t> layer_window;  // [num_layers], 0: none
+
+  MemoryRules memory;               // Infini-attention; segment 0: none
+  bool softmax_off_by_one = false;  // a sink logit of 0 in every head
 };
+
+class GgufFile;
+
+// The keys mneme.infini.* and mneme.attention.softmax_off_by_one, where the file has them. Throws
+// Error(kFile) for a value that makes no sense, naming the key.
+void ReadMemoryMetadata(const GgufFile& file, ModelConfig* config);
 
 }  // namespace mneme

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cmath>
 #include <cstring>
 #include <vector>
 
@@ -29,6 +30,7 @@ struct Layout {
   size_t max_rows = 0;
   size_t model_dim = 0;
   size_t q = 0, k = 0, v = 0, attended = 0;  // per row, largest over the layers
+  size_t write_gate = 0;
   size_t ffn = 0;
   size_t arena = 0;  // per row: q, k, v, attended; later gate and up
   size_t max_cols = 0;
@@ -42,7 +44,8 @@ struct Layout {
     v = num_kv_heads * c.value_dim;
     attended = c.num_heads * c.value_dim;
     ffn = *std::max_element(c.ffn_dim.begin(), c.ffn_dim.end());
-    arena = std::max(q + k + v + attended, ffn * (c.gated_ffn ? 2 : 1));
+    write_gate = c.memory.update == MemoryUpdate::kGatedDelta ? num_kv_heads : 0;
+    arena = std::max(q + k + v + attended + write_gate, ffn * (c.gated_ffn ? 2 : 1));
     max_cols = std::max({model_dim, attended, ffn});
     vocab_size = c.vocab_size;
     logit_rows = std::clamp(kLogitTileBytes / (vocab_size * sizeof(float)), kMinLogitTileRows,
@@ -51,8 +54,8 @@ struct Layout {
   }
 
   size_t float_count() const {
-    // The four parts of the arena start at multiples of 16 values.
-    return max_rows * (3 * model_dim + arena) + logit_rows * vocab_size + 8 * 16;
+    // The parts of the arena start at multiples of 16 values.
+    return max_rows * (3 * model_dim + arena) + logit_rows * vocab_size + 9 * 16;
   }
   size_t bytes() const { return float_count() * sizeof(float) + ActivationRows::Bytes(max_rows, max_cols); }
 };
@@ -117,6 +120,7 @@ struct Runner::Impl {
     k = take(layout.max_rows * layout.k);
     v = take(layout.max_rows * layout.v);
     attended = take(layout.max_rows * layout.attended);
+    write_gate = take(layout.max_rows * layout.write_gate);
     next = arena;
     up = take(layout.max_rows * layout.ffn);
     gate = config.gated_ffn ? take(layout.max_rows * layout.ffn) : nullptr;
@@ -216,7 +220,7 @@ struct Runner::Impl {
   ActivationRows activations;
   AlignedArray<float> floats;
   float *x, *normed, *branch, *logits;  // into floats
-  float *q, *k, *v, *attended;
+  float *q, *k, *v, *attended, *write_gate;
   float *up, *gate;  // over q, k, v and attended, which are done with by then
   size_t num_rows = 0;
   std::vector<size_t> logit_chunk;  // of the rows gathered in `normed`
@@ -272,10 +276,16 @@ void Runner::Impl::Embed(std::span<const ForwardChunk> chunks) {
 
 void Runner::Impl::Attention(size_t layer, const float* input, std::span<const ForwardChunk> chunks) {
   const LayerWeights& w = weights.layers[layer];
-  SetActivations(input, layout.model_dim, AnyQuantised({&w.q, &w.k, &w.v}));
-  const std::array<MatMulJob, 3> jobs = {Job(w.q, q, false), Job(w.k, k, false), Job(w.v, v, false)};
-  MatMul(activations, jobs, pool);
+  SetActivations(input, layout.model_dim, AnyQuantised({&w.q, &w.k, &w.v, &w.memory_write}));
+  const bool has_write_gate = !w.memory_write.empty();
+  const std::array<MatMulJob, 4> jobs = {
+      Job(w.q, q, false), Job(w.k, k, false), Job(w.v, v, false),
+      has_write_gate ? Job(w.memory_write, write_gate, false) : MatMulJob{}};
+  MatMul(activations, {jobs.data(), has_write_gate ? size_t{4} : size_t{3}}, pool);
   const size_t num_kv_heads = config.num_kv_heads[layer];
+  for (size_t i = 0; i < num_rows * num_kv_heads && has_write_gate; ++i) {
+    write_gate[i] = 1.0f / (1.0f + std::exp(-write_gate[i]));
+  }
   const size_t q_row = config.num_heads * config.key_dim;
   const size_t k_row = num_kv_heads * config.key_dim;
   const size_t v_row = num_kv_heads * config.value_dim;
@@ -289,6 +299,7 @@ void Runner::Impl::Attention(size_t layer, const float* input, std::span<const F
   if (!w.k_norm.empty()) HeadNorm(w.k_norm, num_kv_heads, k);
   size_t row = 0;
   for (const ForwardChunk& chunk : chunks) {
+    if (has_write_gate) chunk.context->SetWriteGate(layer, write_gate + row * num_kv_heads);
     chunk.context->Attend(layer, q + row * q_row, k + row * k_row, v + row * v_row, attended + row * out_row,
                           pool);
     row += chunk.tokens.size();

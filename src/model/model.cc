@@ -70,6 +70,10 @@ void HashConfig(const ModelConfig& c, Hasher* hash) {
     for (const double frequency : rope.frequencies) hash->PutFloat(frequency);
   }
   hash->PutFloats(c.alibi_slopes);
+  for (const int64_t value : {c.memory.segment, c.memory.previous, static_cast<int64_t>(c.memory.update),
+                              static_cast<int64_t>(c.memory.literal_first)}) {
+    hash->Put(static_cast<uint64_t>(value));
+  }
 }
 
 // Samples of the bytes: the ends and places between, a page each at most.
@@ -88,9 +92,10 @@ void HashView(const WeightView& view, Hasher* hash) {
   }
 }
 
-ContextShape MakeContextShape(const ModelConfig& c) {
+ContextShape MakeContextShape(const ModelConfig& c, const ModelWeights& weights) {
   ContextShape shape;
   shape.trained_length = c.trained_length;
+  shape.memory = c.memory;
   shape.learned_positions = c.position == PositionKind::kLearned;
   for (size_t layer = 0; layer < c.num_layers; ++layer) {
     LayerAttention attention;
@@ -103,6 +108,8 @@ ContextShape MakeContextShape(const ModelConfig& c) {
     if (!c.ropes.empty()) attention.rope = c.ropes[c.layer_rope[layer]];
     attention.alibi_slopes = c.alibi_slopes;
     attention.layer_window = c.layer_window[layer];
+    attention.sink_logits = weights.layers[layer].sink_logits;
+    attention.memory_gate = weights.layers[layer].memory_gate;
     shape.layers.push_back(std::move(attention));
   }
   return shape;
@@ -157,9 +164,10 @@ std::shared_ptr<const Model> Model::Load(const std::string& path, const LoadOpti
                             return TensorMap::HasWeight(*impl.source, family, canonical, 0);
                           }};
   impl.config = Configure(family, input, options.long_rope);
+  if (const GgufFile* gguf = impl.source->gguf()) ReadMemoryMetadata(*gguf, &impl.config);
   impl.weights =
       LoadWeights(*impl.source, family, impl.config, hyper.tied_head.value_or(false), options.pack, pool);
-  impl.shape = MakeContextShape(impl.config);
+  impl.shape = MakeContextShape(impl.config, impl.weights);
   for (const TensorInfo& tensor : impl.source->tensors()) impl.weight_bytes += tensor.bytes;
   if (options.load_tokenizer) impl.tokenizer = FindTokenizer(*impl.source, options);
   if (impl.tokenizer != nullptr &&
@@ -196,6 +204,8 @@ uint64_t Model::fingerprint() const {
       hash.PutFloats(linear.bias);
     });
     for (const LayerWeights& layer : weights.layers) {
+      hash.PutFloats(layer.sink_logits);
+      hash.PutFloats(layer.memory_gate);
       for (const NormWeights* norm : {&layer.attn_norm, &layer.q_norm, &layer.k_norm, &layer.post_attn_norm,
                                       &layer.ffn_norm, &layer.post_ffn_norm}) {
         hash.PutFloats(norm->weight);

@@ -86,6 +86,14 @@ class Loader {
       w.up = Plain("ffn_up", layer, ffn_dim, model_dim);
     }
     w.down = Plain("ffn_down", layer, model_dim, ffn_dim);
+    w.sink_logits = map_.FindVector("attn_sinks", "weight", layer, config_.num_heads, false);
+    if (w.sink_logits.empty() && config_.softmax_off_by_one) w.sink_logits.assign(config_.num_heads, 0.0f);
+    if (config_.memory.segment > 0) {
+      w.memory_gate = map_.FindVector("infini_gate", "weight", layer, config_.num_heads, true);
+      if (config_.memory.update == MemoryUpdate::kGatedDelta) {
+        w.memory_write = Plain("infini_write", layer, config_.num_kv_heads[index], model_dim);
+      }
+    }
     weights_.layers.push_back(std::move(w));
   }
 

@@ -44,6 +44,11 @@ struct LayerWeights {
   LinearLayer up;              // [ffn_dim, model_dim]
   LinearLayer down;            // [model_dim, ffn_dim]
   NormWeights post_ffn_norm;
+  std::vector<float> sink_logits;  // [num_heads]: a learned logit without a value; empty: none
+  // Infini-attention: the gate logits [num_heads], and the write gate [num_kv_heads, model_dim] of
+  // gated-delta.
+  std::vector<float> memory_gate;
+  LinearLayer memory_write;
 };
 
 struct ModelWeights {
@@ -67,7 +72,7 @@ template <typename Fn>
 void ForEachLinear(const ModelWeights& weights, const Fn& fn) {
   for (const LayerWeights& layer : weights.layers) {
     for (const LinearLayer* linear :
-         {&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down}) {
+         {&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down, &layer.memory_write}) {
       if (!linear->empty()) fn(*linear);
     }
   }
