@@ -47,7 +47,8 @@ bool IdReader::Read(std::vector<TokenId>* ids) {
     const size_t last_space = at_end_ ? rest_.size() : rest_.find_last_of(kSpace);
     if (last_space == std::string::npos && rest_.size() <= kMaxNumberBytes) continue;
     const size_t end = last_space == std::string::npos ? rest_.size() : last_space;
-    *ids = ParseIds(std::string_view(rest_).substr(0, end), path_ == "-" ? "standard input" : path_, vocab_size_);
+    *ids = ParseIds(std::string_view(rest_).substr(0, end), path_ == "-" ? "standard input" : path_,
+                    vocab_size_);
     rest_.erase(0, end);
   }
   return !ids->empty();

@@ -13,13 +13,15 @@
 
 #include "base/error.h"
 #include "base/interrupt.h"
+#include "cli/options.h"
 #include "cli/verbs.h"
 
 namespace mneme::cli {
 namespace {
 
 constexpr const char* kDescription =
-    "mneme runs transformer language models on input that never ends, inside a memory cap, and tells what it\n"
+    "mneme runs transformer language models on input that never ends, inside a memory cap, and tells what "
+    "it\n"
     "kept and what it dropped. MODEL is a GGUF file, a Hugging Face folder with safetensors, or a llama2.c\n"
     "checkpoint.";
 
@@ -42,7 +44,8 @@ size_t EditDistance(std::string_view a, std::string_view b) {
   for (size_t j = 0; j <= b.size(); ++j) cost[0][j] = j;
   for (size_t i = 1; i <= a.size(); ++i) {
     for (size_t j = 1; j <= b.size(); ++j) {
-      cost[i][j] = std::min({cost[i - 1][j] + 1, cost[i][j - 1] + 1, cost[i - 1][j - 1] + (a[i - 1] != b[j - 1])});
+      cost[i][j] =
+          std::min({cost[i - 1][j] + 1, cost[i][j - 1] + 1, cost[i - 1][j - 1] + (a[i - 1] != b[j - 1])});
       if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1]) {
         cost[i][j] = std::min(cost[i][j], cost[i - 2][j - 2] + 1);
       }
@@ -98,8 +101,8 @@ int ReportParseError(const CLI::ParseError& error, const CLI::App& app) {
     }
     const std::string flag = typed.substr(0, typed.find('='));
     const std::string nearest = Nearest(flag, known);
-    message = fmt::format("{} '{}'{}", typed.starts_with("-") ? "unknown option" : "unexpected argument", flag,
-                          nearest.empty() ? "" : fmt::format("; did you mean '{}'?", nearest));
+    message = fmt::format("{} '{}'{}", typed.starts_with("-") ? "unknown option" : "unexpected argument",
+                          flag, nearest.empty() ? "" : fmt::format("; did you mean '{}'?", nearest));
   }
   std::replace(message.begin(), message.end(), '\n', ' ');
   fmt::print(stderr, "mneme: {}\nSee `{} --help`.\n", message, FullName(verb));
@@ -163,6 +166,9 @@ int main(int argc, char** argv) {
       return kExitError;
     }
     return code;
+  } catch (const mneme::cli::UsageError& error) {
+    fmt::print(stderr, "mneme: {}\n", error.what());
+    return mneme::cli::kExitUsage;
   } catch (const mneme::Error& error) {
     std::fflush(stdout);
     fmt::print(stderr, "mneme: {}\n", error.what());

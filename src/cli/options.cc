@@ -60,15 +60,29 @@ Encoding ToKvEncoding(const std::string& text, const char* option) {
         break;
     }
   }
-  Fail(ErrorKind::kInput, "{}: '{}' is not an encoding for keys and values; they are f32, f16, bf16, q8_0, q4_0",
-       option, text);
+  Fail(ErrorKind::kInput,
+       "{}: '{}' is not an encoding for keys and values; they are f32, f16, bf16, q8_0, q4_0", option, text);
 }
+
+// A value of the command line that cannot be read is a usage error.
+template <typename Fn>
+auto AsUsage(const Fn& fn) {
+  try {
+    return fn();
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::kInput) throw;
+    FailUsage(error.what());
+  }
+}
+
+ContextSettings ParseContextSettings(const ContextOptions& options);
 
 }  // namespace
 
 void AddModelOptions(CLI::App& verb, ModelOptions* options) {
-  verb.add_option("MODEL", options->path,
-                  "GGUF file, Hugging Face folder, or llama2.c checkpoint (default: the model that ships with mneme)")
+  verb.add_option(
+          "MODEL", options->path,
+          "GGUF file, Hugging Face folder, or llama2.c checkpoint (default: the model that ships with mneme)")
       ->type_name("");
   verb.add_option("--tokenizer", options->tokenizer,
                   "Tokenizer file, where the model carries none: tokenizer.json, .model, .bin, .gguf")
@@ -91,13 +105,16 @@ void AddContextOptions(CLI::App& verb, ContextOptions* options, bool with_contex
     verb.add_option("--context", options->spec, "What of the past a token sees (default: auto)")
         ->type_name("NAME[:key=value,...]")
         ->group(kGroup);
-    verb.add_option("--pin", options->pin, "The first N tokens are never dropped")->type_name("N")->group(kGroup);
+    verb.add_option("--pin", options->pin, "The first N tokens are never dropped")
+        ->type_name("N")
+        ->group(kGroup);
   }
   verb.add_option("--memory", options->memory,
                   "Cap for everything beside the weights: 256M, 4G (default: half of the free memory)")
       ->type_name("BYTES")
       ->group(kGroup);
-  verb.add_option("--kv", options->kv, "Encoding of cached keys and values: f32, f16, bf16, q8_0, q4_0 (default f16)")
+  verb.add_option("--kv", options->kv,
+                  "Encoding of cached keys and values: f32, f16, bf16, q8_0, q4_0 (default f16)")
       ->type_name("ENC")
       ->group(kGroup);
   verb.add_option("--kv-k", options->kv_keys, "The same for keys alone")->type_name("ENC")->group(kGroup);
@@ -105,7 +122,8 @@ void AddContextOptions(CLI::App& verb, ContextOptions* options, bool with_contex
   verb.add_option("--chunk", options->chunk, "Most tokens in one pass through the model (default 512)")
       ->type_name("N")
       ->group(kGroup);
-  verb.add_option("--start-position", options->start_position, "Position of the first token of the stream (default 0)")
+  verb.add_option("--start-position", options->start_position,
+                  "Position of the first token of the stream (default 0)")
       ->type_name("N")
       ->group(kGroup);
 }
@@ -113,7 +131,8 @@ void AddContextOptions(CLI::App& verb, ContextOptions* options, bool with_contex
 void AddSamplerOptions(CLI::App& verb, SamplerOptions* options) {
   constexpr const char* kGroup = "Sampling";
   SamplerSettings& settings = options->settings;
-  verb.add_option("--temperature,--temp", settings.temperature, "0 always takes the likeliest token (default 0)")
+  verb.add_option("--temperature,--temp", settings.temperature,
+                  "0 always takes the likeliest token (default 0)")
       ->type_name("T")
       ->group(kGroup);
   verb.add_option("--top-k", settings.top_k, "Keep the K likeliest (0: all)")->type_name("K")->group(kGroup);
@@ -123,10 +142,12 @@ void AddSamplerOptions(CLI::App& verb, SamplerOptions* options) {
   verb.add_option("--min-p", settings.min_p, "Drop what is less likely than P times the likeliest (0: none)")
       ->type_name("P")
       ->group(kGroup);
-  verb.add_option("--repetition-penalty", settings.repetition_penalty, "Make recent tokens less likely (1: no)")
+  verb.add_option("--repetition-penalty", settings.repetition_penalty,
+                  "Make recent tokens less likely (1: no)")
       ->type_name("X")
       ->group(kGroup);
-  verb.add_option("--repetition-window", settings.repetition_window, "How many tokens are recent (default 64)")
+  verb.add_option("--repetition-window", settings.repetition_window,
+                  "How many tokens are recent (default 64)")
       ->type_name("N")
       ->group(kGroup);
   verb.add_option("--seed", settings.seed, "Same seed, same text (default 0)")->type_name("N")->group(kGroup);
@@ -136,7 +157,7 @@ std::string ContextHelp() {
   std::string text = "Contexts (--context NAME[:key=value,...]):\n";
   for (const ContextRow& row : ContextTable()) {
     text += fmt::format("  {:<10}{}\n", row.name, row.help);
-    if (!row.paper.empty()) text += fmt::format("  {:<10}{}\n", "", row.paper);
+    if (row.paper.size() > 1) text += fmt::format("  {:<10}{}\n", "", row.paper);
     for (const ContextKey& key : row.keys) {
       text += fmt::format("  {:<10}  {} (default {}): {}\n", "", key.name, key.default_value, key.help);
     }
@@ -154,7 +175,8 @@ std::string ModelPath(const std::string& given) {
     if (FileExists(path)) return path;
   }
   Fail(ErrorKind::kInput,
-       "no model was named, and the model that ships with mneme (models/{}) is not installed; name a GGUF file, a "
+       "no model was named, and the model that ships with mneme (models/{}) is not installed; name a GGUF "
+       "file, a "
        "Hugging Face folder or a llama2.c checkpoint",
        kDefaultModel);
 }
@@ -170,6 +192,12 @@ std::shared_ptr<const Model> LoadModel(const ModelOptions& options, ThreadPool& 
 }
 
 ContextSettings ToContextSettings(const ContextOptions& options) {
+  return AsUsage([&] { return ParseContextSettings(options); });
+}
+
+namespace {
+
+ContextSettings ParseContextSettings(const ContextOptions& options) {
   ContextSettings settings;
   settings.spec = options.spec;
   if (settings.spec != "auto") ParseContextSpec(settings.spec);  // refused before the model is loaded
@@ -189,13 +217,15 @@ ContextSettings ToContextSettings(const ContextOptions& options) {
   return settings;
 }
 
+}  // namespace
+
 std::string MemoryCap::ToString() const {
   if (is_given) return FormatBytes(bytes);
   return FormatBytes(bytes) + ", half of the free memory; --memory sets another";
 }
 
 MemoryCap ToMemoryCap(const std::string& option) {
-  if (!option.empty()) return {ParseBytes(option, "--memory"), true};
+  if (!option.empty()) return {AsUsage([&] { return ParseBytes(option, "--memory"); }), true};
   const size_t available = AvailableMemoryBytes();
   return {available == 0 ? size_t{4} << 30 : available / 2, false};
 }
@@ -210,6 +240,9 @@ size_t AvailableMemoryBytes() {
   return available;
 }
 
-int64_t ToCount(const std::string& text, const std::string& option) { return ParseCount(text, option); }
+int64_t ToCount(const std::string& text, const std::string& option) {
+  if (text == "-1") return -1;
+  return AsUsage([&] { return ParseCount(text, option); });
+}
 
 }  // namespace mneme::cli

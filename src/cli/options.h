@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/budget.h"
+#include "base/error.h"
 #include "base/thread_pool.h"
 #include "context/context.h"
 #include "model/model.h"
@@ -42,6 +43,13 @@ struct SamplerOptions {
   SamplerSettings settings;
 };
 
+// The command line itself is wrong: exit code 2.
+class UsageError : public Error {
+ public:
+  explicit UsageError(std::string message) : Error(ErrorKind::kInput, std::move(message)) {}
+};
+[[noreturn]] inline void FailUsage(std::string message) { throw UsageError(std::move(message)); }
+
 // MODEL, --tokenizer, --pack, --threads.
 void AddModelOptions(CLI::App& verb, ModelOptions* options);
 // --memory, --kv, --kv-k, --kv-v, --chunk, --start-position, and with_context: --context, --pin.
@@ -58,7 +66,7 @@ std::string ModelPath(const std::string& given);
 std::shared_ptr<const Model> LoadModel(const ModelOptions& options, ThreadPool& pool,
                                        bool load_tokenizer = true);
 
-// Throws Error(kInput) naming the option. spec may still be "auto".
+// Throws UsageError naming the option. spec may still be "auto".
 ContextSettings ToContextSettings(const ContextOptions& options);
 
 // --memory, or half of what the machine has free now.

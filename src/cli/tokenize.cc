@@ -46,7 +46,8 @@ Tokenizer OpenTokenizer(const TokenizeArguments& arguments) {
   if (IsDirectory(path)) return LoadTokenizerFolder(path);
   MappedFile probe(path);
   const auto bytes = probe.bytes();
-  const bool is_gguf = bytes.size() >= 4 && std::string_view(reinterpret_cast<const char*>(bytes.data()), 4) == "GGUF";
+  const bool is_gguf =
+      bytes.size() >= 4 && std::string_view(reinterpret_cast<const char*>(bytes.data()), 4) == "GGUF";
   if (is_gguf) return LoadTokenizer(GgufFile(path));
   return LoadTokenizerFile(path);
 }
@@ -92,7 +93,8 @@ class IdOutput {
 };
 
 void Interrupted() {
-  Fail(ErrorKind::kInterrupted, "interrupted; no ids file was written, what is on standard output is incomplete");
+  Fail(ErrorKind::kInterrupted,
+       "interrupted; no ids file was written, what is on standard output is incomplete");
 }
 
 int Encode(const Tokenizer& tokenizer, const TokenizeArguments& arguments) {
@@ -157,18 +159,23 @@ int Tokenize(TokenizeArguments arguments) {
 void AddTokenize(CLI::App& app, Action* action) {
   auto arguments = std::make_shared<TokenizeArguments>();
   CLI::App* verb = app.add_subcommand("tokenize", "Turn text into token ids, or ids into text");
-  verb->add_option("MODEL", arguments->model, "Model or tokenizer file (default: the model that ships with mneme)")
+  verb->add_option("MODEL", arguments->model,
+                   "Model or tokenizer file (default: the model that ships with mneme)")
       ->type_name("");
-  verb->add_option("--tokenizer", arguments->tokenizer, "Tokenizer file, in place of the model's")->type_name("PATH");
-  verb->add_option("-f,--file", arguments->files, "Input, - is standard input (default); several are one text")
+  verb->add_option("--tokenizer", arguments->tokenizer, "Tokenizer file, in place of the model's")
+      ->type_name("PATH");
+  verb->add_option("-f,--file", arguments->files,
+                   "Input, - is standard input (default); several are one text")
       ->type_name("FILE")
       ->expected(1)
       ->take_all();
   verb->add_option("-p,--prompt", arguments->prompt, "Text, after the files")->type_name("TEXT");
-  verb->add_option("--ids-out", arguments->ids_out, "Write ids as 32-bit little-endian integers")->type_name("FILE");
+  verb->add_option("--ids-out", arguments->ids_out, "Write ids as 32-bit little-endian integers")
+      ->type_name("FILE");
   verb->add_flag("--count", arguments->count, "Print only how many");
   verb->add_flag("--pieces", arguments->pieces, "Print each id with its piece, a line each");
-  verb->add_flag("--decode", arguments->decode, "Input is ids (text, separated by white space); print their text");
+  verb->add_flag("--decode", arguments->decode,
+                 "Input is ids (text, separated by white space); print their text");
   verb->add_flag("--bos", arguments->bos, "Put the beginning-of-text token first");
   verb->add_flag("--eos", arguments->eos, "Put the end-of-text token last");
   verb->add_flag("--special", arguments->special, "Read and print control tokens such as <|im_end|> as such");

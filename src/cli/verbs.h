@@ -1,6 +1,6 @@
 // The verbs of the program. Each function describes one subcommand to the parser; when it is the one that was
-// typed, its action is stored and main runs it after parsing. An action returns the exit code: 0, or 130 after
-// an interrupt; it throws mneme::Error for everything else.
+// typed, its action is stored and main runs it after parsing. An action returns the exit code: 0, or 130
+// after an interrupt; it throws mneme::Error for everything else.
 #pragma once
 
 #include <functional>

@@ -1,0 +1,71 @@
+// Measurements of `mneme bench`: speed of one model by context, depth and threads, with the share of the
+// machine's measured limits that applies.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/thread_pool.h"
+#include "context/context.h"
+#include "model/model.h"
+
+namespace mneme::cli {
+
+// The limits that rows are compared with, for one number of threads.
+struct MachineFloor {
+  double bytes_per_second = 0;  // reading what one token reads
+  double flops_per_second = 0;  // of the arithmetic that prefill uses
+  std::string flops_name;       // "int8", "fp32"
+};
+
+// What a model asks of the machine.
+struct ModelCosts {
+  double flops_per_token = 0;         // products with weights, without the output matrix
+  bool is_quantised = false;          // most weights are integer blocks
+  size_t weight_bytes_per_token = 0;  // read to decode one
+};
+ModelCosts CostsOf(const Model& model);
+
+struct BenchRow {
+  std::string what;  // "prefill 512", "decode 64", "batch 8"
+  std::string context;
+  Position depth = 0;
+  std::string reached;  // "read": every token was fed; "filled": a full window at that position
+  size_t num_threads = 0;
+  double tokens_per_second = 0;  // median
+  double spread = 0;             // (largest - smallest) / median
+  double bytes_per_token = 0;    // weights and visible keys and values
+  double share = 0;              // of the floor; 0: not known
+  std::string share_of;          // "read bandwidth", "int8 peak"
+  std::string note;              // why there is no figure
+};
+
+struct BenchSettings {
+  ContextSettings context;  // unresolved
+  std::vector<int64_t> depths;
+  int64_t num_prefill = 512;  // 0: none
+  int64_t num_decode = 64;    // 0: none
+  int64_t batch = 0;          // sessions decoded together; 0 or 1: none
+  int64_t num_repeats = 3;
+  double max_seconds = 60;  // most time to read up to one depth; beyond it bounded contexts start there
+  size_t cap_bytes = SIZE_MAX;
+};
+
+// All rows of one context. Stops early, with the rows so far, after an interrupt. `floor` may be null.
+std::vector<BenchRow> MeasureContext(std::shared_ptr<const Model> model, const BenchSettings& settings,
+                                     const MachineFloor* floor, ThreadPool& pool);
+
+// Where the time of a decode step (num_rows 1) or a chunk of prefill goes: every kind of matrix product timed
+// alone over all layers, and what is left of the whole.
+struct ProfileRow {
+  std::string op;
+  double seconds = 0;
+  double bytes = 0;
+  double flops = 0;
+};
+std::vector<ProfileRow> ProfileModel(std::shared_ptr<const Model> model, const ContextSettings& context,
+                                     int64_t num_rows, size_t cap_bytes, ThreadPool& pool);
+
+}  // namespace mneme::cli

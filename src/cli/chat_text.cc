@@ -1,0 +1,92 @@
+#include "cli/chat_text.h"
+
+#include <fmt/core.h>
+
+#include "cli/options.h"
+
+namespace mneme::cli {
+namespace {
+
+// Stands for the user's message while the format is rendered around it.
+constexpr std::string_view kMark = "\x01message\x01";
+
+}  // namespace
+
+std::string ChatTemplateList() {
+  std::string list;
+  for (const ChatTemplate& format : ChatTemplates())
+    list += fmt::format("{}{}", list.empty() ? "" : ", ", format.name);
+  return list;
+}
+
+const ChatTemplate& ChooseChatTemplate(const Tokenizer& tokenizer, const std::string& name,
+                                       std::string* note) {
+  note->clear();
+  if (!name.empty()) {
+    const ChatTemplate* named = FindChatTemplate(name);
+    if (named == nullptr) {
+      FailUsage(fmt::format("--template: '{}' is not known; there are: {}", name, ChatTemplateList()));
+    }
+    return *named;
+  }
+  const ChatTemplate* recognised = RecogniseChatTemplate(tokenizer.chat_template());
+  if (recognised != nullptr) return *recognised;
+  *note = tokenizer.chat_template().empty()
+              ? "the model carries no chat template; plain turns are used (--template NAME sets another)"
+              : "the model's own chat template is not one that mneme knows; plain turns are used, which such "
+                "a model may "
+                "not follow (--template NAME sets another)";
+  return *FindChatTemplate("plain");
+}
+
+std::string DescribeChatTemplate(const Tokenizer& tokenizer) {
+  if (tokenizer.chat_template().empty()) return "none";
+  const ChatTemplate* recognised = RecogniseChatTemplate(tokenizer.chat_template());
+  return recognised != nullptr ? std::string(recognised->name) : "not recognised (--template names one)";
+}
+
+std::vector<std::string> StopStrings(const ChatTemplate& format) {
+  if (format.stop.empty()) return {};
+  return {std::string(format.stop)};
+}
+
+ChatRenderer MakeRenderer(const Tokenizer& tokenizer, const ChatTemplate& format) {
+  if (tokenizer.eos_id() < 0) return ChatRenderer(&format);
+  return ChatRenderer(&format, tokenizer.Piece(tokenizer.eos_id()));
+}
+
+ChatText::ChatText(const Tokenizer& tokenizer, const ChatTemplate& format, std::string_view system)
+    : tokenizer_(tokenizer),
+      format_(format),
+      encoder_(tokenizer, {.parse_special = true, .add_bos = tokenizer.adds_bos()}) {
+  ChatRenderer renderer = MakeRenderer(tokenizer, format);
+  std::vector<ChatSegment> segments;
+  if (!system.empty()) renderer.Add({ChatRole::kSystem, std::string(system)}, &segments);
+  renderer.Add({ChatRole::kUser, std::string(kMark)}, &segments);
+  renderer.StartReply(&segments);
+  bool past_mark = false;
+  for (const ChatSegment& segment : segments) {
+    const size_t mark = past_mark ? std::string::npos : segment.text.rfind(kMark);
+    if (mark == std::string::npos) {
+      (past_mark ? tail_ : head_).push_back(segment);
+      continue;
+    }
+    past_mark = true;
+    if (mark > 0) head_.push_back({segment.text.substr(0, mark), segment.parse_special});
+    const std::string rest = segment.text.substr(mark + kMark.size());
+    if (!rest.empty()) tail_.push_back({rest, segment.parse_special});
+  }
+}
+
+size_t ChatText::num_head_tokens() const {
+  return EncodeSegments(tokenizer_, head_, tokenizer_.adds_bos()).size();
+}
+
+void ChatText::Begin(std::vector<TokenId>* ids) { FeedSegments(head_, &encoder_, ids); }
+void ChatText::Feed(std::string_view text, std::vector<TokenId>* ids) { encoder_.FeedPlain(text, ids); }
+void ChatText::End(std::vector<TokenId>* ids) {
+  FeedSegments(tail_, &encoder_, ids);
+  encoder_.Finish(ids);
+}
+
+}  // namespace mneme::cli

@@ -1,0 +1,463 @@
+// Runs the built program as a person would: every verb, wrong arguments, missing files, pipes, signals.
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <csignal>
+#include <cstdint>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/testing.h"
+
+namespace mneme {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::json;
+
+struct Outcome {
+  int code = -1;  // exit code, or 1000 + signal
+  std::string out;
+  std::string err;
+};
+
+std::string ReadAll(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::stringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+class CliTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    std::string pattern = (fs::temp_directory_path() / "mneme_cli_XXXXXX").string();
+    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
+    folder_ = pattern;
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+
+  std::string Path(const std::string& name) const { return (folder_ / name).string(); }
+  std::string Write(const std::string& name, const std::string& text) const {
+    std::ofstream(folder_ / name, std::ios::binary) << text;
+    return Path(name);
+  }
+
+  // Starts the program; `input` is what it reads from standard input.
+  pid_t Start(const std::vector<std::string>& arguments, const std::string& input) {
+    const std::string in = Write("stdin", input);
+    const pid_t child = fork();
+    if (child != 0) return child;
+    std::vector<char*> argv = {const_cast<char*>(MNEME_PROGRAM)};
+    for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
+    argv.push_back(nullptr);
+    if (std::freopen(in.c_str(), "rb", stdin) == nullptr ||
+        std::freopen(Path("stdout").c_str(), "wb", stdout) == nullptr ||
+        std::freopen(Path("stderr").c_str(), "wb", stderr) == nullptr) {
+      _exit(126);
+    }
+    execv(MNEME_PROGRAM, argv.data());
+    _exit(127);
+  }
+  Outcome Finish(pid_t child) {
+    int status = 0;
+    waitpid(child, &status, 0);
+    Outcome outcome;
+    outcome.code = WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
+    outcome.out = ReadAll(Path("stdout"));
+    outcome.err = ReadAll(Path("stderr"));
+    return outcome;
+  }
+  Outcome RunProgram(const std::vector<std::string>& arguments, const std::string& input = "") {
+    return Finish(Start(arguments, input));
+  }
+
+  fs::path folder_;
+};
+
+void ExpectOneErrorLine(const Outcome& outcome, const std::string& part) {
+  const size_t begin = outcome.err.rfind("mneme: ");
+  ASSERT_NE(begin, std::string::npos) << outcome.err;
+  EXPECT_NE(outcome.err.find(part, begin), std::string::npos) << outcome.err;
+}
+
+// ---- without data
+
+TEST_F(CliTest, HelpAndVersionGoToStandardOutput) {
+  const Outcome help = RunProgram({"--help"});
+  EXPECT_EQ(help.code, 0);
+  for (const char* verb :
+       {"run", "chat", "inspect", "plan", "convert", "bench", "tokenize", "eval", "Examples"}) {
+    EXPECT_NE(help.out.find(verb), std::string::npos) << verb;
+  }
+  EXPECT_EQ(help.err, "");
+  const Outcome version = RunProgram({"--version"});
+  EXPECT_EQ(version.code, 0);
+  EXPECT_EQ(version.out.rfind("mneme ", 0), 0u) << version.out;
+}
+
+TEST_F(CliTest, RunHelpListsEveryContextWithItsPaper) {
+  const Outcome help = RunProgram({"run", "--help"});
+  EXPECT_EQ(help.code, 0);
+  for (const char* part : {"dense", "window", "sinks", "lambda", "xl", "auto", "2309.17453", "2308.16137",
+                           "1901.02860", "middle_tokens", "--memory"}) {
+    EXPECT_NE(help.out.find(part), std::string::npos) << part;
+  }
+}
+
+TEST_F(CliTest, EveryVerbHasHelp) {
+  for (const char* verb : {"run", "chat", "inspect", "plan", "convert", "bench", "tokenize", "eval"}) {
+    const Outcome help = RunProgram({verb, "--help"});
+    EXPECT_EQ(help.code, 0) << verb;
+    EXPECT_GT(help.out.size(), 200u) << verb;
+  }
+}
+
+TEST_F(CliTest, WrongUsageIsTwoAndSuggests) {
+  Outcome outcome = RunProgram({"rnu"});
+  EXPECT_EQ(outcome.code, 2);
+  ExpectOneErrorLine(outcome, "did you mean 'run'?");
+  outcome = RunProgram({"run", "model", "--contxt", "sinks"});
+  EXPECT_EQ(outcome.code, 2);
+  ExpectOneErrorLine(outcome, "did you mean '--context'?");
+  outcome = RunProgram({"eval", "perplexty"});
+  EXPECT_EQ(outcome.code, 2);
+  ExpectOneErrorLine(outcome, "perplexity");
+  EXPECT_EQ(RunProgram({}).code, 2);
+  EXPECT_EQ(RunProgram({"run", "model", "--threads", "0"}).code, 2);
+  EXPECT_EQ(RunProgram({"run", "model", "--memory", "lots"}).code, 2);
+  EXPECT_EQ(RunProgram({"run", "model", "--kv", "q6_k"}).code, 2);
+  EXPECT_EQ(RunProgram({"run", "model", "--context", "sinks:sinks=4,sinks=5"}).code, 2);
+  EXPECT_EQ(RunProgram({"run", "model", "--resume"}).code, 2);
+  EXPECT_EQ(RunProgram({"eval", "logits", "model"}).code, 2);
+}
+
+TEST_F(CliTest, MissingAndDamagedFilesAreOne) {
+  Outcome outcome = RunProgram({"run", Path("absent.gguf")});
+  EXPECT_EQ(outcome.code, 1);
+  ExpectOneErrorLine(outcome, "absent.gguf");
+  outcome = RunProgram({"inspect", Write("bad.gguf", "GGUF and then nothing")});
+  EXPECT_EQ(outcome.code, 1);
+  ExpectOneErrorLine(outcome, "bad.gguf");
+  outcome = RunProgram({"inspect", Write("empty.gguf", "")});
+  EXPECT_EQ(outcome.code, 1);
+  EXPECT_EQ(outcome.out, "");
+}
+
+// ---- with the small trained model
+
+#define MNEME_REQUIRE_MODEL(model)                                         \
+  MNEME_REQUIRE_DATA(data);                                                \
+  const std::string model = data + "/models/stories260K/stories260K.gguf"; \
+  if (!fs::exists(model)) GTEST_SKIP() << "no " << model
+
+TEST_F(CliTest, RunWritesTheExpectedStory) {
+  MNEME_REQUIRE_MODEL(model);
+  const Outcome outcome = RunProgram({"run", model, "-n", "199", "--kv", "f32", "--context", "dense"});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const std::string expected = ReadAll(data + "/models/stories260K/expected-greedy-200steps.txt");
+  const size_t compared = std::min(expected.size(), outcome.out.size());
+  ASSERT_GT(compared, 400u);
+  EXPECT_EQ(outcome.out.substr(0, compared - 1), expected.substr(0, compared - 1));
+  EXPECT_NE(outcome.err.find("context: dense"), std::string::npos) << outcome.err;
+}
+
+TEST_F(CliTest, FirstTokenComesSoon) {
+  MNEME_REQUIRE_MODEL(model);
+  double best = 1e9;
+  for (int i = 0; i < 5; ++i) {
+    const auto start = std::chrono::steady_clock::now();
+    ASSERT_EQ(RunProgram({"run", model, "-n", "1", "--quiet"}).code, 0);
+    best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  }
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  EXPECT_LT(best, 5.0);
+#else
+  EXPECT_LT(best, 0.5);  // 0.05 on an idle machine; this one may be busy
+#endif
+}
+
+TEST_F(CliTest, FilesPipesAndPromptsAreOneText) {
+  MNEME_REQUIRE_MODEL(model);
+  const std::string first = Write("first.txt", "Once upon a time, there was a lit");
+  const std::string second = Write("second.txt", "tle girl named ");
+  const std::vector<std::string> tail = {"-p", "Lily. She", "-n", "20", "-q"};
+  std::vector<std::string> from_files = {"run", model, "-f", first, "-f", second};
+  from_files.insert(from_files.end(), tail.begin(), tail.end());
+  std::vector<std::string> from_pipe = {"run", model, "-f", "-"};
+  from_pipe.insert(from_pipe.end(), tail.begin(), tail.end());
+  const Outcome files = RunProgram(from_files);
+  const Outcome pipe = RunProgram(from_pipe, ReadAll(first) + ReadAll(second));
+  const Outcome prompt = RunProgram(
+      {"run", model, "-p", "Once upon a time, there was a little girl named Lily. She", "-n", "20", "-q"});
+  ASSERT_EQ(files.code, 0) << files.err;
+  EXPECT_GT(files.out.size(), 10u);
+  EXPECT_EQ(files.out, pipe.out);
+  EXPECT_EQ(files.out, prompt.out);
+  EXPECT_EQ(files.err, "");
+}
+
+TEST_F(CliTest, StateContinuesWithTheSameText) {
+  MNEME_REQUIRE_MODEL(model);
+  const std::vector<std::string> common = {
+      "--context", "sinks:sinks=4,window=60", "--temperature", "0.8", "--seed", "5", "-q"};
+  const auto with = [&](std::vector<std::string> arguments) {
+    arguments.insert(arguments.end(), common.begin(), common.end());
+    return RunProgram(arguments);
+  };
+  const Outcome whole = with({"run", model, "-p", "One day", "-n", "60", "--ids", "--no-generate"});
+  EXPECT_EQ(whole.code, 1);  // words are not ids
+  const Outcome straight = with({"run", model, "-p", "One day", "-n", "60", "--ignore-end"});
+  ASSERT_EQ(straight.code, 0) << straight.err;
+  std::string pieces;
+  for (int i = 0; i < 3; ++i) {
+    std::vector<std::string> arguments = {"run",          model,     "-n",           "20",
+                                          "--ignore-end", "--state", Path("s.state")};
+    if (i == 0) arguments.insert(arguments.end(), {"-p", "One day"});
+    const Outcome part = with(arguments);
+    ASSERT_EQ(part.code, 0) << part.err;
+    pieces += part.out.substr(0, part.out.size() - 1);
+  }
+  EXPECT_EQ(pieces + "\n", straight.out);
+}
+
+TEST_F(CliTest, StateOfAnotherContextIsRefused) {
+  MNEME_REQUIRE_MODEL(model);
+  ASSERT_EQ(
+      RunProgram({"run", model, "-p", "Hi", "-n", "2", "--context", "sinks:window=50", "--state", Path("s")})
+          .code,
+      0);
+  const std::string before = ReadAll(Path("s"));
+  const Outcome outcome =
+      RunProgram({"run", model, "-n", "2", "--context", "sinks:window=60", "--state", Path("s")});
+  EXPECT_EQ(outcome.code, 1);
+  ExpectOneErrorLine(outcome, "window=");
+  EXPECT_EQ(ReadAll(Path("s")), before);
+  Write("s", before.substr(0, before.size() / 2));
+  EXPECT_EQ(RunProgram({"run", model, "-n", "2", "--state", Path("s")}).code, 1);
+}
+
+TEST_F(CliTest, InterruptSavesTheStateAndResumeGoesOn) {
+  MNEME_REQUIRE_MODEL(model);
+  const std::string book = data + "/books/war-and-peace.txt";
+  const std::vector<std::string> arguments = {
+      "run",     model,    "-f", book, "--no-generate", "--context", "sinks:sinks=4,window=60",
+      "--state", Path("s")};
+  const pid_t child = Start(arguments, "");
+  std::this_thread::sleep_for(std::chrono::milliseconds(700));
+  kill(child, SIGINT);
+  const Outcome outcome = Finish(child);
+  EXPECT_EQ(outcome.code, 130) << outcome.err;
+  EXPECT_NE(outcome.err.find("saved to"), std::string::npos) << outcome.err;
+  EXPECT_TRUE(fs::exists(Path("s")));
+  // The rest of the book, cut short, against the whole in one go.
+  std::vector<std::string> resumed = arguments;
+  resumed.push_back("--resume");
+  const pid_t second = Start(resumed, "");
+  std::this_thread::sleep_for(std::chrono::milliseconds(700));
+  kill(second, SIGINT);
+  const Outcome more = Finish(second);
+  EXPECT_EQ(more.code, 130) << more.err;
+  EXPECT_NE(more.err.find("resuming after"), std::string::npos) << more.err;
+}
+
+TEST_F(CliTest, ResumeGivesTheBitsOfAnUnbrokenRun) {
+  MNEME_REQUIRE_MODEL(model);
+  std::string text;
+  for (int i = 0; i < 200; ++i) text += "Once upon a time there was a dog. ";
+  const std::vector<std::string> common = {"--context", "sinks:sinks=4,window=60", "-n", "30"};
+  const auto with = [&](std::vector<std::string> arguments) {
+    arguments.insert(arguments.end(), common.begin(), common.end());
+    return RunProgram(arguments);
+  };
+  const Outcome straight = with({"run", model, "-f", Write("whole", text)});
+  // A pipe that gave the first half, cut in a word; then the whole file with --resume.
+  ASSERT_EQ(with({"run", model, "-f", Write("half", text.substr(0, text.size() / 2 + 1)), "--no-generate",
+                  "--state", Path("s")})
+                .code,
+            0);
+  const Outcome resumed = with({"run", model, "-f", Path("whole"), "--resume", "--state", Path("s")});
+  ASSERT_EQ(resumed.code, 0) << resumed.err;
+  EXPECT_EQ(resumed.out, straight.out);
+  EXPECT_GT(straight.out.size(), 20u);
+}
+
+TEST_F(CliTest, KillWhileSavingLeavesAWholeState) {
+  MNEME_REQUIRE_MODEL(model);
+  const std::vector<std::string> arguments = {"run", model, "-p", "a", "-n", "3", "--state", Path("s"), "-q"};
+  ASSERT_EQ(RunProgram(arguments).code, 0);
+  for (int delay = 0; delay < 12; ++delay) {
+    const pid_t child = Start(arguments, "");
+    std::this_thread::sleep_for(std::chrono::milliseconds(4 * delay));
+    kill(child, SIGKILL);
+    Finish(child);
+  }
+  const Outcome outcome = RunProgram(arguments);
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+}
+
+TEST_F(CliTest, ReportIsJson) {
+  MNEME_REQUIRE_MODEL(model);
+  std::string text;
+  for (int i = 0; i < 300; ++i) text += "The cat sat on the mat and looked at the moon. ";
+  const Outcome outcome = RunProgram({"run", model, "-f", Write("t", text), "-n", "10", "--memory", "16M",
+                                      "--context", "sinks", "--report", Path("r.json")});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const Json report = Json::parse(ReadAll(Path("r.json")));
+  for (const char* key : {"version", "model", "context", "memory", "ledger", "speed", "run"}) {
+    EXPECT_TRUE(report.contains(key)) << key;
+  }
+  EXPECT_LE(report["run"]["generated_tokens"].size(), 10u);
+  EXPECT_EQ(report["run"]["input_bytes"], text.size());
+}
+
+TEST_F(CliTest, DenseStopsAtTheCapAndSaysWhere) {
+  MNEME_REQUIRE_MODEL(model);
+  const Outcome outcome = RunProgram({"run", model, "-f", data + "/books/hard-times.txt", "--context",
+                                      "dense", "--memory", "6M", "--no-generate"});
+  EXPECT_EQ(outcome.code, 1);
+  ExpectOneErrorLine(outcome, "token");
+}
+
+TEST_F(CliTest, TooSmallACapIsRefusedWithTheOneThatWouldDo) {
+  MNEME_REQUIRE_MODEL(model);
+  const Outcome outcome = RunProgram({"run", model, "-p", "a", "--memory", "10K"});
+  EXPECT_EQ(outcome.code, 1);
+  EXPECT_EQ(outcome.out, "");
+  ExpectOneErrorLine(outcome, "--memory");
+}
+
+TEST_F(CliTest, IdsInAndOut) {
+  MNEME_REQUIRE_MODEL(model);
+  const Outcome outcome = RunProgram({"run", model, "--ids", "-p", "1 403 407", "-n", "5", "-q"});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  std::istringstream words(outcome.out);
+  int id = 0, count = 0;
+  while (words >> id) ++count;
+  EXPECT_EQ(count, 5) << outcome.out;
+  const Outcome bad = RunProgram({"run", model, "--ids", "-p", "1 99999", "-q"});
+  EXPECT_EQ(bad.code, 1);
+  ExpectOneErrorLine(bad, "99999");
+}
+
+TEST_F(CliTest, TokenizeRoundTripAndFiles) {
+  MNEME_REQUIRE_MODEL(model);
+  const std::string text = "Once upon a time, in a land far away.\nThe end \xF0\x9F\x8C\x99 of it.";
+  const Outcome ids = RunProgram({"tokenize", model}, text);
+  ASSERT_EQ(ids.code, 0) << ids.err;
+  const Outcome back = RunProgram({"tokenize", model, "--decode"}, ids.out);
+  EXPECT_EQ(back.out, text);
+  const Outcome count = RunProgram({"tokenize", model, "--count"}, text);
+  std::istringstream words(ids.out);
+  std::vector<int32_t> parsed;
+  for (int32_t id; words >> id;) parsed.push_back(id);
+  EXPECT_EQ(std::stoul(count.out), parsed.size());
+  ASSERT_EQ(RunProgram({"tokenize", model, "--ids-out", Path("ids")}, text).code, 0);
+  const std::string binary = ReadAll(Path("ids"));
+  ASSERT_EQ(binary.size(), parsed.size() * 4);
+  EXPECT_EQ(std::memcmp(binary.data(), parsed.data(), binary.size()), 0);
+}
+
+TEST_F(CliTest, InspectAndPlan) {
+  MNEME_REQUIRE_MODEL(model);
+  const Outcome text = RunProgram({"inspect", model, "--tensors"});
+  ASSERT_EQ(text.code, 0) << text.err;
+  EXPECT_NE(text.out.find("token_embd.weight"), std::string::npos);
+  const Outcome json = RunProgram({"inspect", model, "--json"});
+  const Json inspected = Json::parse(json.out);
+  EXPECT_EQ(inspected["model"]["family"], "llama");
+  EXPECT_EQ(inspected["can_run"], true);
+  const Outcome plan = RunProgram({"plan", model, "--tokens", "10M", "--memory", "16M", "--json"});
+  ASSERT_EQ(plan.code, 0) << plan.err;
+  bool dense_fits = true, sinks_fit = false;
+  for (const Json& row : Json::parse(plan.out)["contexts"]) {
+    if (row["name"] == "dense") dense_fits = row["fits"];
+    if (row["name"] == "sinks") sinks_fit = row["fits"];
+  }
+  EXPECT_FALSE(dense_fits);
+  EXPECT_TRUE(sinks_fit);
+}
+
+TEST_F(CliTest, LogitsHaveOneRowPerId) {
+  MNEME_REQUIRE_MODEL(model);
+  const std::string ids = Write("ids", "1 403 407\n261 378");
+  for (const char* chunk : {"1", "3", "512"}) {
+    const Outcome outcome = RunProgram(
+        {"eval", "logits", model, "--ids", ids, "--out", Path(std::string("l") + chunk), "--chunk", chunk});
+    ASSERT_EQ(outcome.code, 0) << outcome.err;
+  }
+  EXPECT_EQ(ReadAll(Path("l1")).size(), 5u * 512 * 4);
+  EXPECT_EQ(ReadAll(Path("l1")), ReadAll(Path("l512")));
+  EXPECT_EQ(ReadAll(Path("l3")), ReadAll(Path("l512")));
+}
+
+TEST_F(CliTest, PerplexityShowsTheWindowFailing) {
+  MNEME_REQUIRE_MODEL(model);
+  const Outcome outcome =
+      RunProgram({"eval", "perplexity", model, "-f", data + "/books/hard-times.txt", "--context",
+                  "sinks:window=200", "--context", "window:window=200", "--max-tokens", "3000", "--json",
+                  Path("p.json"), "--html", Path("p.html")});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const Json json = Json::parse(ReadAll(Path("p.json")));
+  ASSERT_EQ(json["contexts"].size(), 2u);
+  EXPECT_EQ(json["contexts"][0]["num_scored"], 2999);
+  EXPECT_LT(json["contexts"][0]["nll"].get<double>(), json["contexts"][1]["nll"].get<double>());
+  const std::string html = ReadAll(Path("p.html"));
+  EXPECT_NE(html.find("<svg"), std::string::npos);
+  EXPECT_EQ(html.find("http"), std::string::npos);
+}
+
+TEST_F(CliTest, ConvertAndRunTheResult) {
+  MNEME_REQUIRE_MODEL(model);
+  ASSERT_EQ(RunProgram({"convert", model, Path("q8.gguf"), "--encoding", "q8_0"}).code, 0);
+  const Outcome outcome = RunProgram({"run", Path("q8.gguf"), "-p", "Once upon", "-n", "5", "-q"});
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_LT(fs::file_size(Path("q8.gguf")), fs::file_size(model));
+}
+
+TEST_F(CliTest, BenchRows) {
+  MNEME_REQUIRE_MODEL(model);
+  const Outcome outcome =
+      RunProgram({"bench", model, "--prefill", "32", "--decode", "8", "--batch", "2", "--repeat", "1",
+                  "--depth", "0,1M", "--max-seconds", "0.1", "--context", "sinks", "--no-floor", "--json"});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const Json json = Json::parse(outcome.out);
+  ASSERT_EQ(json["rows"].size(), 5u) << outcome.out;
+  for (const Json& row : json["rows"]) EXPECT_GT(row["tokens_per_second"].get<double>(), 0) << row;
+  EXPECT_EQ(json["rows"][3]["reached"], "filled");
+}
+
+TEST_F(CliTest, ChatCommandsFromAPipe) {
+  MNEME_REQUIRE_MODEL(model);
+  const Outcome outcome = RunProgram(
+      {"chat", model, "-n", "8"}, "Hello\n/context\n/save " + Path("c") + "\n/rewind\nHello\n/stats\n/load " +
+                                      Path("c") + "\n/nonsense\n/help\n/quit\n");
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  std::istringstream lines(outcome.out);
+  std::string first, second;
+  std::getline(lines, first);
+  std::getline(lines, second);
+  EXPECT_EQ(first, second);  // rewound: the same again
+  EXPECT_TRUE(fs::exists(Path("c")));
+  EXPECT_NE(outcome.err.find("took back 1 turn"), std::string::npos) << outcome.err;
+  EXPECT_NE(outcome.err.find("/nonsense is not a command"), std::string::npos) << outcome.err;
+}
+
+TEST_F(CliTest, ClosedOutputEndsWithAnError) {
+  MNEME_REQUIRE_MODEL(model);
+  const std::string command = std::string(MNEME_PROGRAM) + " run " + model + " -n 2000 --ignore-end -q 2>" +
+                              Path("e") + " | head -c 10 > /dev/null";
+  ASSERT_EQ(std::system(command.c_str()), 0);
+  EXPECT_NE(ReadAll(Path("e")).find("standard output"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace mneme

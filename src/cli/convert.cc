@@ -1,0 +1,107 @@
+// mneme convert: from any container to GGUF, with quantising; and models with random weights, for measuring.
+#include "model/convert.h"
+
+#include <fmt/core.h>
+
+#include <CLI/CLI.hpp>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "base/progress.h"
+#include "base/thread_pool.h"
+#include "base/units.h"
+#include "cli/options.h"
+#include "cli/verbs.h"
+#include "formats/quant.h"
+#include "model/random_model.h"
+
+namespace mneme::cli {
+namespace {
+
+struct ConvertArguments {
+  std::vector<std::string> paths;
+  std::string encoding = "q8_0";
+  std::string random;
+  std::string tokenizer;
+  uint64_t seed = 0;
+  size_t num_threads = 0;
+};
+
+int Convert(const ConvertArguments& arguments) {
+  const std::optional<Encoding> encoding = ParseEncoding(arguments.encoding);
+  if (!encoding || !CanEncode(*encoding)) {
+    FailUsage(fmt::format(
+        "--encoding: '{}' is not one that can be written; there are f32, f16, bf16, q8_0, q4_0, q4_1, "
+        "q5_0, q5_1, q2_k, q3_k, q4_k, q5_k, q6_k",
+        arguments.encoding));
+  }
+  const size_t num_paths = arguments.random.empty() ? 2 : 1;
+  if (arguments.paths.size() != num_paths) {
+    FailUsage(arguments.random.empty()
+                  ? "convert takes two paths: the model to read, and the GGUF file to write"
+                  : "convert --random SHAPE takes one path: the GGUF file to write");
+  }
+  ThreadPool pool(arguments.num_threads);
+  const std::string& out = arguments.paths.back();
+  ConsoleProgress progress(arguments.random.empty() ? "converting" : "writing");
+  if (!arguments.random.empty()) {
+    RandomShape shape;
+    try {
+      shape = ParseRandomShape(arguments.random);
+    } catch (const Error& error) {
+      FailUsage(error.what());
+    }
+    WriteRandomModel(shape, *encoding, arguments.seed, out, pool, progress);
+    progress.Finish(out);
+    return 0;
+  }
+  ConvertOptions options;
+  options.encoding = *encoding;
+  options.tokenizer_path = arguments.tokenizer;
+  const ConvertReport report = ConvertModel(arguments.paths.front(), out, options, pool, progress);
+  progress.Finish(fmt::format("{}, {} tensors, {} from {}", out, report.num_tensors,
+                              FormatBytes(report.written_bytes), FormatBytes(report.read_bytes)));
+  for (const std::string& warning : report.warnings) fmt::print(stderr, "note: {}\n", warning);
+  return 0;
+}
+
+std::string ShapeList() {
+  std::string list;
+  for (const std::string_view name : RandomShapeNames())
+    list += fmt::format("{}{}", list.empty() ? "" : ", ", name);
+  return list;
+}
+
+}  // namespace
+
+void AddConvert(CLI::App& app, Action* action) {
+  auto arguments = std::make_shared<ConvertArguments>();
+  CLI::App* verb =
+      app.add_subcommand("convert", "Write a model as GGUF, quantised; or one with random weights");
+  verb->add_option("PATHS", arguments->paths, "IN OUT.gguf, or with --random only OUT.gguf")
+      ->type_name("")
+      ->expected(1, 2)
+      ->required();
+  verb->add_option("--encoding", arguments->encoding,
+                   "Of all matrices: f16, bf16, q8_0, q4_0, q4_k, q6_k... (default q8_0)")
+      ->type_name("ENC");
+  verb->add_option("--random", arguments->random,
+                   "Random weights in the shape of " + ShapeList() +
+                       ", or layers=2,dim=64,heads=4,kv_heads=2,ffn=128,vocab=512,length=256")
+      ->type_name("SHAPE");
+  verb->add_option("--seed", arguments->seed, "Of the random weights (default 0)")->type_name("N");
+  verb->add_option("--tokenizer", arguments->tokenizer, "Tokenizer file, where the model carries none")
+      ->type_name("PATH");
+  verb->add_option("--threads", arguments->num_threads, "Threads (default: all cores)")
+      ->type_name("N")
+      ->check(CLI::Range(1, 1024));
+  verb->footer(
+      "Examples:\n"
+      "  mneme convert ./TinyLlama-1.1B-Chat model-q8.gguf --encoding q8_0\n"
+      "  mneme convert --random tinyllama-1.1b random.gguf --encoding q4_0 --seed 1");
+  verb->callback([=] { *action = [=] { return Convert(*arguments); }; });
+}
+
+}  // namespace mneme::cli

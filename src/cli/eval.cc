@@ -1,0 +1,277 @@
+// mneme eval: how well a model does on a stream, and its numbers for comparison with other engines.
+#include <fmt/core.h>
+
+#include <CLI/CLI.hpp>
+#include <cmath>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/interrupt.h"
+#include "base/progress.h"
+#include "base/units.h"
+#include "cli/console.h"
+#include "cli/ids.h"
+#include "cli/input.h"
+#include "cli/options.h"
+#include "cli/stream.h"
+#include "cli/verbs.h"
+#include "eval/logits.h"
+#include "eval/perplexity.h"
+#include "session/plan.h"
+
+namespace mneme::cli {
+namespace {
+
+struct LogitsArguments {
+  ModelOptions model;
+  ContextOptions context;
+  std::string ids;
+  std::string out;
+};
+
+int Logits(const LogitsArguments& arguments) {
+  StreamSettings settings;
+  settings.context = ToContextSettings(arguments.context);
+  settings.memory = arguments.context.memory;
+  LoadedModel loaded(arguments.model, /*load_tokenizer=*/false);
+  Stream stream(loaded, settings);
+  PrintStart(stream, loaded);
+  const size_t vocab_size = loaded.model->config().vocab_size;
+  IdReader reader(arguments.ids, static_cast<int64_t>(vocab_size));
+  const int64_t num_ids = WriteLogits(
+      *stream.session, [&](std::vector<TokenId>* ids) { return reader.Read(ids); }, arguments.out);
+  if (InterruptRequested()) Fail(ErrorKind::kInterrupted, "interrupted after {} tokens", num_ids);
+  fmt::print(stderr, "{}: float32 [{}, {}]\n", arguments.out, num_ids, vocab_size);
+  return 0;
+}
+
+struct PerplexityArguments {
+  ModelOptions model;
+  ContextOptions context;
+  std::vector<std::string> specs;
+  std::vector<std::string> files;
+  std::string json;
+  std::string html;
+  std::string max_tokens;
+  size_t num_bins = 0;
+  bool ids = false;
+};
+
+class PerplexityVerb {
+ public:
+  explicit PerplexityVerb(const PerplexityArguments& arguments) : arguments_(arguments) {}
+  int operator()();
+
+ private:
+  PerplexityOptions Resolve(const Model& model, size_t num_threads, size_t cap_bytes) const;
+  void FeedText();
+  void FeedIds();
+  // False when there is nothing more to do.
+  bool Take(std::vector<TokenId>* ids);
+  void Update(Progress& progress, int64_t done, int64_t total);
+  void Write() const;
+
+  const PerplexityArguments& arguments_;
+  int64_t max_tokens_ = -1;
+  std::unique_ptr<LoadedModel> loaded_;
+  std::unique_ptr<PerplexityRun> run_;
+};
+
+PerplexityOptions PerplexityVerb::Resolve(const Model& model, size_t num_threads, size_t cap_bytes) const {
+  PerplexityOptions options;
+  options.num_even_bins = arguments_.num_bins;
+  const size_t num_contexts = std::max<size_t>(arguments_.specs.size(), 1);
+  for (size_t i = 0; i < num_contexts; ++i) {
+    ContextOptions one = arguments_.context;
+    if (!arguments_.specs.empty()) one.spec = arguments_.specs[i];
+    SessionOptions session;
+    session.context = ToContextSettings(one);
+    const ResolvedContext resolved =
+        ResolveSessionContext(model, session, cap_bytes / num_contexts, max_tokens_, num_threads);
+    if (!resolved.reason.empty())
+      fmt::print(stderr, "context: {} ({})\n", resolved.settings.spec, resolved.reason);
+    options.contexts.push_back(resolved.settings);
+  }
+  return options;
+}
+
+bool PerplexityVerb::Take(std::vector<TokenId>* ids) {
+  if (max_tokens_ >= 0) {
+    const size_t left = static_cast<size_t>(max_tokens_ - run_->num_tokens());
+    if (ids->size() > left) ids->resize(left);
+  }
+  const bool is_whole = run_->Feed(*ids);
+  ids->clear();
+  return is_whole && !InterruptRequested() && !run_->all_stopped() &&
+         (max_tokens_ < 0 || run_->num_tokens() < max_tokens_);
+}
+
+void PerplexityVerb::Update(Progress& progress, int64_t done, int64_t total) {
+  if (max_tokens_ >= 0) {
+    done = run_->num_tokens();
+    total = max_tokens_;
+  }
+  progress.Update(
+      done, total,
+      fmt::format("{} tokens, {}", FormatCount(run_->num_tokens()), FormatBytes(ResidentBytes())));
+}
+
+void PerplexityVerb::FeedText() {
+  const Tokenizer& tokenizer = loaded_->model->tokenizer();
+  EncodeOptions encode;
+  encode.add_bos = tokenizer.adds_bos();
+  StreamEncoder encoder(tokenizer, encode);
+  InputFiles input(arguments_.files);
+  ConsoleProgress progress("perplexity");
+  std::vector<TokenId> ids;
+  // Small pieces, so that the progress line moves and an interrupt is seen also where the model is large.
+  std::vector<char> buffer(4096);
+  bool goes_on = true;
+  while (goes_on && !InterruptRequested()) {
+    const size_t size = input.Read(buffer);
+    if (size == 0) break;
+    encoder.Feed({buffer.data(), size}, &ids);
+    goes_on = Take(&ids);
+    Update(progress, input.position_bytes(), input.size_bytes());
+  }
+  if (goes_on && !InterruptRequested()) {
+    encoder.Finish(&ids);
+    Take(&ids);
+  }
+  if (!InterruptRequested()) run_->Finish();
+  progress.Finish(fmt::format("{} tokens", FormatCount(run_->num_tokens())));
+}
+
+void PerplexityVerb::FeedIds() {
+  ConsoleProgress progress("perplexity");
+  std::vector<TokenId> ids;
+  bool goes_on = true;
+  for (const std::string& path : arguments_.files) {
+    IdReader reader(path, static_cast<int64_t>(loaded_->model->config().vocab_size));
+    while (goes_on && reader.Read(&ids)) {
+      goes_on = Take(&ids);
+      Update(progress, reader.source().position_bytes(), reader.source().size_bytes());
+    }
+  }
+  if (!InterruptRequested()) run_->Finish();
+  progress.Finish(fmt::format("{} tokens", FormatCount(run_->num_tokens())));
+}
+
+void PerplexityVerb::Write() const {
+  const std::vector<PerplexityResult> results = run_->Results();
+  PerplexityHeader header;
+  header.model = fmt::format("{} ({})", loaded_->model->config().name, loaded_->model->config().family);
+  header.trained_length = loaded_->model->config().trained_length;
+  std::string files;
+  for (const std::string& path : arguments_.files) {
+    const std::string name = path == "-" ? "standard input" : path.substr(path.rfind('/') + 1);
+    files += (files.empty() ? "" : ", ") + name;
+  }
+  header.input = fmt::format("{}, {} tokens", files, FormatCount(run_->num_tokens()));
+  header.command = fmt::format("mneme eval perplexity {}", ModelPath(arguments_.model.path));
+  for (const std::string& path : arguments_.files) header.command += " -f " + path;
+  for (const PerplexityResult& result : results) header.command += " --context " + result.context;
+  if (!arguments_.json.empty()) WriteReport(arguments_.json, PerplexityJson(header, results));
+  if (!arguments_.html.empty()) WriteReport(arguments_.html, PerplexityHtml(header, results));
+  if (arguments_.json == "-" || arguments_.html == "-") return;
+  WriteOut("nats per token ± standard error, by position of the predicted token\n\n");
+  WriteOut(FormatTable(PerplexityTable(results)));
+  for (const PerplexityResult& result : results) {
+    if (!result.stopped.empty()) {
+      WriteOut(fmt::format("\n{} stopped after {} tokens: {}\n", result.context,
+                           FormatCount(result.stopped_at), result.stopped));
+    }
+  }
+}
+
+int PerplexityVerb::operator()() {
+  if (!arguments_.max_tokens.empty()) max_tokens_ = ToCount(arguments_.max_tokens, "--max-tokens");
+  if (max_tokens_ >= 0 && max_tokens_ < 2)
+    FailUsage("--max-tokens: at least 2, since the first token is not predicted");
+  const MemoryCap cap = ToMemoryCap(arguments_.context.memory);
+  loaded_ = std::make_unique<LoadedModel>(arguments_.model, !arguments_.ids);
+  Budget budget(cap.bytes);
+  const PerplexityOptions options = Resolve(*loaded_->model, loaded_->pool.num_threads(), cap.bytes);
+  run_ = std::make_unique<PerplexityRun>(loaded_->model, options, budget, loaded_->pool);
+  if (arguments_.ids) {
+    FeedIds();
+  } else {
+    FeedText();
+  }
+  if (run_->num_tokens() < 2) {
+    Fail(ErrorKind::kInput, "the input has {} tokens; perplexity needs at least 2", run_->num_tokens());
+  }
+  Write();
+  fmt::print(stderr, "memory: peak {} of {}\n", FormatBytes(budget.peak_bytes()), FormatBytes(cap.bytes));
+  run_.reset();  // before the budget
+  if (InterruptRequested()) {
+    fmt::print(stderr, "mneme: interrupted; the figures are of what was read\n");
+    return kExitInterrupted;
+  }
+  return 0;
+}
+
+void AddLogits(CLI::App& eval, Action* action) {
+  auto arguments = std::make_shared<LogitsArguments>();
+  CLI::App* verb =
+      eval.add_subcommand("logits", "Write the logits of every token, to compare with other engines");
+  AddModelOptions(*verb, &arguments->model);
+  verb->add_option("--ids", arguments->ids,
+                   "Token ids as text, separated by white space; - is standard input")
+      ->type_name("FILE")
+      ->required();
+  verb->add_option("--out", arguments->out, "float32 little-endian [number of ids, vocabulary]")
+      ->type_name("FILE")
+      ->required();
+  AddContextOptions(*verb, &arguments->context);
+  verb->callback([=] { *action = [=] { return Logits(*arguments); }; });
+}
+
+void AddPerplexity(CLI::App& eval, Action* action) {
+  auto arguments = std::make_shared<PerplexityArguments>();
+  CLI::App* verb = eval.add_subcommand("perplexity", "Perplexity by position, several contexts side by side");
+  AddModelOptions(*verb, &arguments->model);
+  verb->add_option("-f,--file", arguments->files,
+                   "Text, - is standard input (default); several are read as one")
+      ->type_name("FILE")
+      ->expected(1)
+      ->take_all();
+  verb->add_flag("--ids", arguments->ids, "The input is token ids as text");
+  verb->add_option("--context", arguments->specs,
+                   "Context to measure; may be given more than once (default: auto)")
+      ->type_name("NAME[:key=value,...]")
+      ->expected(1)
+      ->take_all();
+  verb->add_option("--max-tokens", arguments->max_tokens, "Read no more than this")->type_name("N");
+  verb->add_option("--bins", arguments->num_bins,
+                   "About N even bins of positions (default: four to an octave)")
+      ->type_name("N")
+      ->check(CLI::Range(1, 100000));
+  verb->add_option("--json", arguments->json, "Write all bins")->type_name("FILE");
+  verb->add_option("--html", arguments->html, "Write a page with a plot; it needs nothing from the network")
+      ->type_name("FILE");
+  AddContextOptions(*verb, &arguments->context, /*with_context=*/false);
+  verb->footer(
+      "Example:\n"
+      "  mneme eval perplexity model.gguf -f book.txt --context sinks --context lambda --context window "
+      "--html book.html");
+  verb->callback([=] {
+    if (arguments->files.empty()) arguments->files.push_back("-");
+    *action = [=] { return PerplexityVerb(*arguments)(); };
+  });
+}
+
+}  // namespace
+
+void AddEval(CLI::App& app, Action* action) {
+  CLI::App* verb =
+      app.add_subcommand("eval", "Measure a model: perplexity by position; logits for comparison");
+  verb->require_subcommand(1);
+  AddLogits(*verb, action);
+  AddPerplexity(*verb, action);
+}
+
+}  // namespace mneme::cli

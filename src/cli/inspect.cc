@@ -1,0 +1,308 @@
+// mneme inspect: what is in a model file, whether it can be run here, and how.
+#include <fmt/core.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "base/units.h"
+#include "cli/chat_text.h"
+#include "cli/console.h"
+#include "cli/options.h"
+#include "cli/stream.h"
+#include "cli/verbs.h"
+#include "formats/tensor_source.h"
+#include "session/plan.h"
+
+namespace mneme::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+struct InspectArguments {
+  ModelOptions model;
+  ContextOptions context;
+  bool tensors = false;
+  bool metadata = false;
+  bool json = false;
+};
+
+struct EncodingShare {
+  int64_t num_tensors = 0;
+  uint64_t num_values = 0;
+  size_t bytes = 0;
+};
+
+std::string ShapeText(const std::vector<uint64_t>& shape) {
+  std::string text;
+  for (const uint64_t size : shape) text += fmt::format("{}{}", text.empty() ? "" : ", ", size);
+  return "[" + text + "]";
+}
+
+std::string_view ContainerName(const TensorSource& source) {
+  switch (source.container()) {
+    case Container::kGguf:
+      return "GGUF";
+    case Container::kSafetensors:
+      return "safetensors folder";
+    case Container::kLlama2c:
+      return "llama2.c checkpoint";
+  }
+  return "?";
+}
+
+// What one number per layer says: "8", or "4 .. 8" where layers differ.
+std::string PerLayer(const std::vector<size_t>& values) {
+  if (values.empty()) return "-";
+  const auto [low, high] = std::minmax_element(values.begin(), values.end());
+  return *low == *high ? fmt::format("{}", *low) : fmt::format("{} .. {}", *low, *high);
+}
+
+std::string WindowText(const ModelConfig& config) {
+  std::map<int64_t, int> counts;
+  for (const int64_t window : config.layer_window) ++counts[window];
+  if (counts.empty() || (counts.size() == 1 && counts.begin()->first == 0)) return "none";
+  std::string text;
+  for (const auto& [window, count] : counts) {
+    text += fmt::format("{}{} layers {}", text.empty() ? "" : ", ", count,
+                        window == 0 ? "full" : fmt::format("of {} tokens", window));
+  }
+  return text;
+}
+
+std::string_view PositionName(PositionKind kind) {
+  switch (kind) {
+    case PositionKind::kRope:
+      return "RoPE";
+    case PositionKind::kAlibi:
+      return "ALiBi";
+    case PositionKind::kLearned:
+      return "learned";
+  }
+  return "?";
+}
+
+// Everything that inspect found; the model may be missing with a reason.
+struct Findings {
+  std::unique_ptr<TensorSource> source;
+  std::map<std::string, EncodingShare> encodings;
+  uint64_t num_values = 0;
+  size_t bytes = 0;
+  std::unique_ptr<LoadedModel> loaded;
+  std::string refusal;  // why it cannot be run
+  std::string tokenizer_refusal;
+  std::vector<PlanRow> contexts;
+  MemoryCap cap;
+};
+
+Findings Find(const InspectArguments& arguments) {
+  Findings found;
+  found.cap = ToMemoryCap(arguments.context.memory);
+  ModelOptions model_options = arguments.model;
+  model_options.path = ModelPath(arguments.model.path);
+  model_options.pack = "never";
+  found.source = OpenTensorSource(model_options.path);
+  for (const TensorInfo& tensor : found.source->tensors()) {
+    EncodingShare& share = found.encodings[std::string(EncodingName(tensor.encoding))];
+    ++share.num_tensors;
+    share.num_values += tensor.num_values();
+    share.bytes += tensor.bytes;
+    found.num_values += tensor.num_values();
+    found.bytes += tensor.bytes;
+  }
+  try {
+    try {
+      found.loaded = std::make_unique<LoadedModel>(model_options);
+    } catch (const Error& error) {
+      found.tokenizer_refusal = error.what();
+      found.loaded = std::make_unique<LoadedModel>(model_options, /*load_tokenizer=*/false);
+    }
+  } catch (const Error& error) {
+    found.refusal = error.what();
+    return found;
+  }
+  PlanOptions options;
+  options.session.context = ToContextSettings(arguments.context);
+  options.cap_bytes = found.cap.bytes;
+  options.num_threads = found.loaded->pool.num_threads();
+  found.contexts = PlanRun(*found.loaded->model, options);
+  return found;
+}
+
+using Lines = std::vector<std::pair<std::string, std::string>>;
+
+Lines FileLines(const Findings& found) {
+  Lines lines;
+  std::string container(ContainerName(*found.source));
+  if (const GgufFile* gguf = found.source->gguf()) container += fmt::format(" version {}", gguf->version());
+  lines.emplace_back("file", fmt::format("{} ({})", found.source->path(), container));
+  std::string histogram;
+  for (const auto& [name, share] : found.encodings) {
+    histogram += fmt::format("{}{} {} ({} {})", histogram.empty() ? "" : ", ", FormatBytes(share.bytes), name,
+                             share.num_tensors, share.num_tensors == 1 ? "tensor" : "tensors");
+  }
+  lines.emplace_back(
+      "tensors", fmt::format("{}, {} values, {}", found.source->tensors().size(),
+                             FormatCount(static_cast<int64_t>(found.num_values)), FormatBytes(found.bytes)));
+  lines.emplace_back("encodings", histogram);
+  return lines;
+}
+
+Lines ModelLines(const Model& model) {
+  const ModelConfig& config = model.config();
+  Lines lines;
+  lines.emplace_back("name", config.name);
+  lines.emplace_back("family", config.family);
+  lines.emplace_back("layers", fmt::format("{}", config.num_layers));
+  lines.emplace_back("model_dim", fmt::format("{}", config.model_dim));
+  lines.emplace_back("heads", fmt::format("{}, {} for keys and values, {} wide", config.num_heads,
+                                          PerLayer(config.num_kv_heads), config.key_dim));
+  lines.emplace_back("ffn_dim", PerLayer(config.ffn_dim));
+  lines.emplace_back("vocabulary", fmt::format("{}", config.vocab_size));
+  lines.emplace_back("trained length",
+                     config.trained_length > 0 ? FormatCount(config.trained_length) : "unknown");
+  lines.emplace_back("positions", std::string(PositionName(config.position)));
+  lines.emplace_back("own windows", WindowText(config));
+  lines.emplace_back("read per token", FormatBytes(model.read_bytes_per_token()));
+  return lines;
+}
+
+Lines TokenizerLines(const Findings& found) {
+  Lines lines;
+  const Model& model = *found.loaded->model;
+  if (!model.has_tokenizer()) {
+    lines.emplace_back("tokenizer", "none: " + found.tokenizer_refusal);
+    return lines;
+  }
+  const Tokenizer& tokenizer = model.tokenizer();
+  lines.emplace_back("tokenizer", fmt::format("{}, pre-tokenizer {}, {} pieces", tokenizer.kind(),
+                                              tokenizer.pre_tokenizer(), tokenizer.vocab_size()));
+  lines.emplace_back("bos, eos",
+                     fmt::format("{}{}, {}{}", tokenizer.bos_id(), tokenizer.adds_bos() ? " (added)" : "",
+                                 tokenizer.eos_id(), tokenizer.adds_eos() ? " (added)" : ""));
+  lines.emplace_back("chat template", DescribeChatTemplate(tokenizer));
+  return lines;
+}
+
+std::string FitText(const PlanRow& row) {
+  if (row.fits)
+    return row.bytes.is_bounded ? "fits, " + FormatBytes(row.bytes.total()) : "grows with the stream";
+  return "no: " + row.note;
+}
+
+void PrintFindings(const Findings& found, const InspectArguments& arguments) {
+  Lines lines = FileLines(found);
+  if (found.loaded) {
+    for (const Lines& more : {ModelLines(*found.loaded->model), TokenizerLines(found)}) {
+      lines.insert(lines.end(), more.begin(), more.end());
+    }
+  }
+  for (const auto& [name, value] : lines) WriteOut(fmt::format("{:<16}{}\n", name, value));
+  if (!found.refusal.empty()) WriteOut(fmt::format("{:<16}no: {}\n", "can be run", found.refusal));
+  if (!found.contexts.empty()) {
+    WriteOut(fmt::format("\ncontexts (cap {}):\n", found.cap.ToString()));
+    for (const PlanRow& row : found.contexts)
+      WriteOut(fmt::format("  {:<10}{:<40} {}\n", row.name, row.spec, FitText(row)));
+  }
+  if (arguments.metadata && found.source->gguf() != nullptr) {
+    WriteOut("\nmetadata:\n");
+    for (const GgufValue& value : found.source->gguf()->metadata()) {
+      WriteOut(fmt::format("  {} = {}\n", value.key, value.ToString()));
+    }
+  }
+  if (arguments.tensors) {
+    std::vector<std::vector<std::string>> rows = {{"tensor", "encoding", "shape", "bytes"}};
+    for (const TensorInfo& tensor : found.source->tensors()) {
+      rows.push_back({tensor.name, std::string(EncodingName(tensor.encoding)), ShapeText(tensor.shape),
+                      FormatCount(static_cast<int64_t>(tensor.bytes))});
+    }
+    WriteOut("\n" + FormatTable(rows));
+  }
+}
+
+Json FindingsJson(const Findings& found, const InspectArguments& arguments) {
+  Json json;
+  const auto add = [](Json& object, const Lines& lines) {
+    for (const auto& [name, value] : lines) object[name] = value;
+  };
+  json["path"] = found.source->path();
+  json["container"] = ContainerName(*found.source);
+  json["num_tensors"] = found.source->tensors().size();
+  json["num_values"] = found.num_values;
+  json["weight_bytes"] = found.bytes;
+  for (const auto& [name, share] : found.encodings) {
+    json["encodings"][name] = {
+        {"tensors", share.num_tensors}, {"values", share.num_values}, {"bytes", share.bytes}};
+  }
+  json["can_run"] = found.loaded != nullptr;
+  json["refusal"] = found.refusal;
+  if (found.loaded) {
+    const ModelConfig& config = found.loaded->model->config();
+    Json& model = json["model"];
+    model["name"] = config.name;
+    model["family"] = config.family;
+    model["num_layers"] = config.num_layers;
+    model["model_dim"] = config.model_dim;
+    model["num_heads"] = config.num_heads;
+    model["num_kv_heads"] = config.num_kv_heads;
+    model["key_dim"] = config.key_dim;
+    model["ffn_dim"] = config.ffn_dim;
+    model["vocab_size"] = config.vocab_size;
+    model["trained_length"] = config.trained_length;
+    model["positions"] = PositionName(config.position);
+    model["read_bytes_per_token"] = found.loaded->model->read_bytes_per_token();
+    add(json["tokenizer"], TokenizerLines(found));
+  }
+  json["cap_bytes"] = found.cap.bytes;
+  json["contexts"] = Json::array();
+  for (const PlanRow& row : found.contexts) {
+    json["contexts"].push_back(
+        {{"name", row.name},
+         {"context", row.spec},
+         {"fits", row.fits},
+         {"bounded", row.bytes.is_bounded},
+         {"total_bytes", row.bytes.total() == SIZE_MAX ? Json() : Json(row.bytes.total())},
+         {"note", row.note}});
+  }
+  if (arguments.tensors) {
+    json["tensors"] = Json::array();
+    for (const TensorInfo& tensor : found.source->tensors()) {
+      json["tensors"].push_back({{"name", tensor.name},
+                                 {"encoding", EncodingName(tensor.encoding)},
+                                 {"shape", tensor.shape},
+                                 {"bytes", tensor.bytes}});
+    }
+  }
+  return json;
+}
+
+int Inspect(const InspectArguments& arguments) {
+  const Findings found = Find(arguments);
+  if (arguments.json) {
+    WriteOut(FindingsJson(found, arguments).dump(1, ' ', false, Json::error_handler_t::replace) + "\n");
+  } else {
+    PrintFindings(found, arguments);
+  }
+  return 0;
+}
+
+}  // namespace
+
+void AddInspect(CLI::App& app, Action* action) {
+  auto arguments = std::make_shared<InspectArguments>();
+  CLI::App* verb =
+      app.add_subcommand("inspect", "What is in a model file, does it fit, which contexts it supports");
+  AddModelOptions(*verb, &arguments->model);
+  verb->add_flag("--tensors", arguments->tensors, "List every tensor");
+  verb->add_flag("--metadata", arguments->metadata, "List the metadata of a GGUF file");
+  verb->add_flag("--json", arguments->json, "JSON in place of text");
+  AddContextOptions(*verb, &arguments->context, /*with_context=*/false);
+  verb->callback([=] { *action = [=] { return Inspect(*arguments); }; });
+}
+
+}  // namespace mneme::cli

@@ -1,0 +1,118 @@
+// mneme plan: memory and time of every context, before anything is run.
+#include "session/plan.h"
+
+#include <fmt/core.h>
+
+#include <CLI/CLI.hpp>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "base/units.h"
+#include "cli/console.h"
+#include "cli/options.h"
+#include "cli/stream.h"
+#include "cli/verbs.h"
+
+namespace mneme::cli {
+namespace {
+
+struct PlanArguments {
+  ModelOptions model;
+  ContextOptions context;
+  std::string num_tokens;
+  bool json = false;
+  bool no_time = false;
+};
+
+std::string BytesCell(size_t bytes) { return bytes == SIZE_MAX ? "grows" : FormatBytes(bytes); }
+
+std::string TimeCell(const PlanRow& row) { return row.seconds < 0 ? "-" : FormatSeconds(row.seconds); }
+
+void PrintRows(const std::vector<PlanRow>& rows) {
+  std::vector<std::vector<std::string>> table = {{"context", "KV", "scratch", "total", "time", "fits"}};
+  std::string notes;
+  for (const PlanRow& row : rows) {
+    table.push_back({row.spec, BytesCell(row.bytes.kv_bytes), BytesCell(row.bytes.scratch_bytes),
+                     BytesCell(row.bytes.total()), TimeCell(row), row.fits ? "yes" : "no"});
+    if (!row.note.empty()) notes += fmt::format("  {}: {}\n", row.name, row.note);
+  }
+  WriteOut(FormatTable(table));
+  if (!notes.empty()) WriteOut("\n" + notes);
+}
+
+nlohmann::ordered_json RowsJson(const std::vector<PlanRow>& rows) {
+  const auto bytes = [](size_t value) {
+    return value == SIZE_MAX ? nlohmann::ordered_json() : nlohmann::ordered_json(value);
+  };
+  auto json = nlohmann::ordered_json::array();
+  for (const PlanRow& row : rows) {
+    json.push_back(
+        {{"name", row.name},
+         {"context", row.spec},
+         {"kv_bytes", bytes(row.bytes.kv_bytes)},
+         {"scratch_bytes", bytes(row.bytes.scratch_bytes)},
+         {"other_bytes", bytes(row.bytes.other_bytes)},
+         {"total_bytes", bytes(row.bytes.total())},
+         {"bounded", row.bytes.is_bounded},
+         {"fits", row.fits},
+         {"seconds", row.seconds < 0 ? nlohmann::ordered_json() : nlohmann::ordered_json(row.seconds)},
+         {"note", row.note}});
+  }
+  return json;
+}
+
+int Plan(const PlanArguments& arguments) {
+  PlanOptions options;
+  options.session.context = ToContextSettings(arguments.context);
+  const MemoryCap cap = ToMemoryCap(arguments.context.memory);
+  options.cap_bytes = cap.bytes;
+  if (!arguments.num_tokens.empty()) options.num_tokens = ToCount(arguments.num_tokens, "--tokens");
+  LoadedModel loaded(arguments.model);
+  options.num_threads = loaded.pool.num_threads();
+  SpeedEstimate speed;
+  if (!arguments.no_time) {
+    speed = MeasureSpeed(loaded.model, loaded.pool);
+    options.speed = &speed;
+  }
+  const Model& model = *loaded.model;
+  const std::vector<PlanRow> rows = PlanRun(model, options);
+  if (arguments.json) {
+    nlohmann::ordered_json json;
+    json["model"] = model.config().name;
+    json["num_tokens"] = options.num_tokens;
+    json["cap_bytes"] = cap.bytes;
+    json["weight_bytes"] = model.weight_bytes();
+    json["packed_bytes"] = model.packed_bytes();
+    json["contexts"] = RowsJson(rows);
+    WriteOut(json.dump(1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
+    return 0;
+  }
+  WriteOut(fmt::format("{} ({}), {} of weights, {} besides where repacked\n", model.config().name,
+                       model.config().family, FormatBytes(model.weight_bytes()),
+                       FormatBytes(model.packed_bytes())));
+  WriteOut(fmt::format(
+      "{}, memory cap {}\n\n",
+      options.num_tokens < 0 ? "a stream without end" : FormatCount(options.num_tokens) + " tokens",
+      cap.ToString()));
+  PrintRows(rows);
+  return 0;
+}
+
+}  // namespace
+
+void AddPlan(CLI::App& app, Action* action) {
+  auto arguments = std::make_shared<PlanArguments>();
+  CLI::App* verb = app.add_subcommand("plan", "Memory and time of every context, before anything is run");
+  AddModelOptions(*verb, &arguments->model);
+  verb->add_option("--tokens", arguments->num_tokens,
+                   "Length of the stream: 200K, 10M (default: without end)")
+      ->type_name("N");
+  verb->add_flag("--no-time", arguments->no_time, "Do not measure the speed (half a second)");
+  verb->add_flag("--json", arguments->json, "JSON in place of a table");
+  AddContextOptions(*verb, &arguments->context, /*with_context=*/false);
+  verb->callback([=] { *action = [=] { return Plan(*arguments); }; });
+}
+
+}  // namespace mneme::cli

@@ -1,0 +1,437 @@
+// mneme run: reads input of any length, then writes.
+#include <fmt/core.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/interrupt.h"
+#include "base/progress.h"
+#include "base/units.h"
+#include "cli/chat_text.h"
+#include "cli/console.h"
+#include "cli/ids.h"
+#include "cli/input.h"
+#include "cli/options.h"
+#include "cli/stream.h"
+#include "cli/verbs.h"
+#include "session/report.h"
+
+namespace mneme::cli {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr size_t kMinPieceBytes = 4096;
+constexpr size_t kMaxPieceBytes = size_t{1} << 16;
+
+struct RunArguments {
+  ModelOptions model;
+  ContextOptions context;
+  SamplerOptions sampler;
+  std::vector<std::string> files;
+  std::string prompt;
+  std::string system;
+  std::string template_name;
+  std::string num_tokens = "256";
+  std::vector<std::string> stops;
+  std::string state;
+  std::string report;
+  int64_t num_pauses = 0;
+  bool chat = false;
+  bool pin_system = false;
+  bool ids = false;
+  bool no_generate = false;
+  bool resume = false;
+  bool special = false;
+  bool ignore_eog = false;
+  bool quiet = false;
+};
+
+double SecondsSince(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// One run, step by step. Members are what the steps share.
+class Run {
+ public:
+  explicit Run(const RunArguments& arguments) : arguments_(arguments), start_(Clock::now()) {}
+  int operator()();
+
+ private:
+  void Open();
+  void FeedSystem();
+  void FeedFiles();
+  void FeedChatIds();
+  void FeedPiece(std::string_view text);
+  void FeedIdFiles();
+  void FeedPrompt();
+  void Generate();
+  void SaveState();
+  void Say(const std::string& line) const {
+    if (!arguments_.quiet) fmt::print(stderr, "{}\n", line);
+  }
+  void Report();
+  std::string ProgressNote() const;
+  void UpdateProgress(Progress& progress, int64_t done, int64_t total) const;
+
+  const RunArguments& arguments_;
+  Clock::time_point start_;
+  std::unique_ptr<LoadedModel> loaded_;
+  std::unique_ptr<InputFiles> input_;
+  std::unique_ptr<Stream> stream_;
+  std::unique_ptr<ChatText> chat_;
+  std::vector<TokenId> chat_ids_;
+  GenerateResult result_;
+  bool has_generated_ = false;
+  bool prompt_was_read_ = false;  // by the run that --resume goes on from
+  std::string text_;
+  std::vector<TokenId> generated_;
+  std::string refused_;  // the message of a context that would not go on while reading
+};
+
+void Run::Open() {
+  StreamSettings settings;
+  settings.context = ToContextSettings(arguments_.context);
+  settings.sampler = arguments_.sampler.settings;
+  settings.memory = arguments_.context.memory;
+  settings.state = arguments_.state;
+  settings.show_special = arguments_.special;
+  if (!arguments_.ids) input_ = std::make_unique<InputFiles>(arguments_.files);
+  loaded_ = std::make_unique<LoadedModel>(arguments_.model);
+  const Model& model = *loaded_->model;
+  const bool uses_text = !arguments_.ids;
+  if (uses_text) {
+    const Tokenizer& tokenizer = model.tokenizer();
+    if (arguments_.chat || !arguments_.template_name.empty()) {
+      std::string note;
+      const ChatTemplate& format = ChooseChatTemplate(tokenizer, arguments_.template_name, &note);
+      if (!note.empty()) Say("chat: " + note);
+      chat_ = std::make_unique<ChatText>(tokenizer, format, arguments_.system);
+    }
+    settings.encode.add_bos = chat_ == nullptr && tokenizer.adds_bos();
+    if (arguments_.pin_system) {
+      settings.context.num_pinned = std::max<int64_t>(
+          settings.context.num_pinned,
+          chat_ ? static_cast<int64_t>(chat_->num_head_tokens())
+                : static_cast<int64_t>(tokenizer.Encode(arguments_.system, settings.encode).size()));
+    }
+    if (!arguments_.no_generate || !arguments_.files.empty()) {
+      const int64_t trained = std::max<int64_t>(model.context_shape().trained_length, 2048);
+      const int64_t num_read = CountTokens(tokenizer, arguments_.files, input_->size_bytes(), trained);
+      const int64_t num_other =
+          static_cast<int64_t>(tokenizer.Encode(arguments_.system + arguments_.prompt).size()) + 16;
+      const int64_t num_new = arguments_.no_generate ? 0 : ToCount(arguments_.num_tokens, "-n");
+      if (num_read >= 0) settings.num_tokens = num_read + num_other + num_new;
+    }
+  }
+  stream_ = std::make_unique<Stream>(*loaded_, settings);
+  if (!arguments_.quiet) PrintStart(*stream_, *loaded_);
+  if (stream_->is_restored) {
+    Say(fmt::format("state: {} restored, {} tokens were read before", arguments_.state,
+                    FormatCount(stream_->session->num_tokens())));
+  }
+}
+
+std::string Run::ProgressNote() const {
+  const Session& session = *stream_->session;
+  return fmt::format("{} tokens, {} tok/s, {}", FormatCount(session.num_tokens()),
+                     FormatCount(static_cast<int64_t>(session.stats().prefill.tokens_per_second())),
+                     FormatBytes(ResidentBytes()));
+}
+
+void Run::UpdateProgress(Progress& progress, int64_t done, int64_t total) const {
+  progress.Update(done, total, ProgressNote());
+}
+
+void Run::FeedSystem() {
+  Session& session = *stream_->session;
+  if (chat_) {
+    chat_->Begin(&chat_ids_);
+    FeedChatIds();
+  } else if (!arguments_.system.empty() && session.num_tokens() == 0 && session.text_bytes() == 0) {
+    session.FeedText(arguments_.system);  // else it was fed by the run that was saved
+  }
+}
+
+void Run::FeedChatIds() {
+  stream_->session->Feed(chat_ids_);
+  chat_ids_.clear();
+}
+
+void Run::FeedPiece(std::string_view text) {
+  if (!chat_) {
+    stream_->session->FeedText(text);
+    return;
+  }
+  chat_->Feed(text, &chat_ids_);
+  FeedChatIds();
+}
+
+void Run::FeedFiles() {
+  Session& session = *stream_->session;
+  if (arguments_.resume) {
+    if (!stream_->is_restored) {
+      Say("nothing to resume: the state does not exist yet; reading from the start");
+    } else {
+      const int64_t system_bytes = static_cast<int64_t>(arguments_.system.size());
+      const int64_t beyond = input_->Skip(session.text_bytes() - system_bytes);
+      prompt_was_read_ = beyond > 0 && beyond == static_cast<int64_t>(arguments_.prompt.size());
+      if (beyond > 0 && !prompt_was_read_) {
+        Fail(ErrorKind::kInput,
+             "the input ends {} bytes before the place where the saved run stood; --resume needs the same "
+             "input",
+             beyond);
+      }
+      Say(fmt::format("resuming after {} bytes of input", FormatCount(input_->position_bytes())));
+    }
+  }
+  if (arguments_.files.empty()) return;
+  ConsoleProgress console("reading");
+  NoProgress none;
+  Progress& progress = arguments_.quiet ? static_cast<Progress&>(none) : console;
+  std::vector<char> buffer(kMaxPieceBytes);
+  size_t piece = kMinPieceBytes;
+  while (!InterruptRequested()) {
+    const size_t size = input_->Read(std::span(buffer).first(piece));
+    if (size == 0) break;
+    const Clock::time_point before = Clock::now();
+    FeedPiece({buffer.data(), size});
+    const double seconds = SecondsSince(before);
+    if (seconds < 0.1) piece = std::min(piece * 2, kMaxPieceBytes);
+    if (seconds > 0.4) piece = std::max(piece / 2, kMinPieceBytes);
+    UpdateProgress(progress, input_->position_bytes(), input_->size_bytes());
+  }
+  if (!InterruptRequested()) progress.Finish(ProgressNote());
+}
+
+void Run::FeedIdFiles() {
+  Session& session = *stream_->session;
+  const int64_t vocab_size = static_cast<int64_t>(loaded_->model->config().vocab_size);
+  ConsoleProgress console("reading");
+  NoProgress none;
+  Progress& progress = arguments_.quiet ? static_cast<Progress&>(none) : console;
+  std::vector<TokenId> ids;
+  for (const std::string& path : arguments_.files) {
+    IdReader reader(path, vocab_size);
+    while (!InterruptRequested() && reader.Read(&ids)) {
+      session.Feed(ids);
+      UpdateProgress(progress, reader.source().position_bytes(), reader.source().size_bytes());
+    }
+  }
+  if (!arguments_.files.empty() && !InterruptRequested()) progress.Finish(ProgressNote());
+  if (!arguments_.prompt.empty()) session.Feed(ParseIds(arguments_.prompt, "-p", vocab_size));
+}
+
+void Run::FeedPrompt() {
+  Session& session = *stream_->session;
+  if (prompt_was_read_) return;
+  if (!arguments_.prompt.empty()) FeedPiece(arguments_.prompt);
+  if (chat_) {
+    chat_->End(&chat_ids_);
+    FeedChatIds();
+  }
+  if (session.num_tokens() > 0 || session.pending_text_bytes() > 0 || arguments_.no_generate) return;
+  // Nothing was given: the model writes from its beginning-of-text token.
+  const TokenId bos = loaded_->model->tokenizer().bos_id();
+  if (bos >= 0) session.Feed(std::span(&bos, 1));
+}
+
+void Run::Generate() {
+  Session& session = *stream_->session;
+  GenerateOptions options;
+  options.max_tokens = ToCount(arguments_.num_tokens, "-n");
+  options.stop_strings = arguments_.stops;
+  options.stop_at_eog = !arguments_.ignore_eog;
+  options.num_pauses = arguments_.num_pauses;
+  if (chat_) {
+    const std::vector<std::string> stops = StopStrings(chat_->format());
+    options.stop_strings.insert(options.stop_strings.end(), stops.begin(), stops.end());
+  }
+  result_ = session.Generate(options, [&](std::string_view text, TokenId token) {
+    if (token >= 0) generated_.push_back(token);
+    if (arguments_.ids) {
+      if (token >= 0) WriteOutNow(fmt::format("{}{}", generated_.size() > 1 ? " " : "", token));
+    } else {
+      text_ += text;
+      WriteOutNow(text);
+    }
+    return true;
+  });
+  has_generated_ = true;
+  WriteOutNow("\n");
+}
+
+void Run::SaveState() {
+  if (arguments_.state.empty()) return;
+  stream_->session->Save(arguments_.state);
+  const size_t pending = stream_->session->pending_text_bytes();
+  Say(fmt::format("state: saved to {} after {} tokens{}", arguments_.state,
+                  FormatCount(stream_->session->num_tokens()),
+                  pending > 0 ? fmt::format(" ({} bytes of text wait for what follows them)", pending) : ""));
+}
+
+void Run::Report() {
+  const Session& session = *stream_->session;
+  if (has_generated_ && !arguments_.quiet) {
+    Say(fmt::format("wrote {} tokens, ended by: {}{}", FormatCount(result_.num_tokens),
+                    StopReasonName(result_.reason),
+                    result_.message.empty() ? "" : fmt::format(" ({})", result_.message)));
+  }
+  if (!arguments_.quiet) fmt::print(stderr, "{}", ReportText(session, stream_->budget));
+  if (arguments_.report.empty()) return;
+  RunFacts facts;
+  facts.program_version = MNEME_VERSION;
+  facts.context_asked = arguments_.context.spec;
+  facts.context_reason = stream_->context_reason;
+  facts.wall_seconds = SecondsSince(start_);
+  facts.num_threads = loaded_->pool.num_threads();
+  auto json = nlohmann::ordered_json::parse(ReportJson(session, stream_->budget, facts));
+  auto& run = json["run"];
+  run["load_seconds"] = loaded_->load_seconds;
+  run["packed_weight_bytes"] = loaded_->model->packed_bytes();
+  run["input_bytes"] = input_ ? input_->position_bytes() : 0;
+  run["interrupted"] = InterruptRequested();
+  run["refused"] = refused_.empty() ? nlohmann::ordered_json() : nlohmann::ordered_json(refused_);
+  if (has_generated_) {
+    run["generated_tokens"] = generated_;
+    run["generated_text"] = text_;
+    run["ended_by"] = StopReasonName(result_.reason);
+    run["message"] = result_.message;
+  }
+  WriteReport(arguments_.report,
+              json.dump(1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
+}
+
+int Run::operator()() {
+  Open();
+  try {
+    if (arguments_.ids) {
+      FeedIdFiles();
+    } else {
+      FeedSystem();
+      FeedFiles();
+      if (!InterruptRequested()) FeedPrompt();
+    }
+    // With a state and nothing to write, the end of the text stays open: the next run goes on in the middle
+    // of a word.
+    if (!InterruptRequested() && !(arguments_.no_generate && !arguments_.state.empty())) {
+      stream_->session->FinishText();
+    }
+    if (!InterruptRequested() && !arguments_.no_generate) Generate();
+  } catch (const Error& error) {
+    // A dense context at its cap: what was read stays, is reported, and can be saved.
+    if (error.kind() != ErrorKind::kBudget && error.kind() != ErrorKind::kUnsupported) throw;
+    if (stream_->session->num_tokens() == 0) throw;
+    refused_ = error.what();
+  }
+  SaveState();
+  Report();
+  if (!refused_.empty()) {
+    fmt::print(stderr, "mneme: {}\n", refused_);
+    return kExitError;
+  }
+  if (InterruptRequested()) {
+    fmt::print(stderr, "mneme: interrupted after {} tokens{}\n", FormatCount(stream_->session->num_tokens()),
+               arguments_.state.empty() ? "; nothing was saved (--state FILE saves)"
+                                        : "; the same command with --resume goes on from there");
+    return kExitInterrupted;
+  }
+  return 0;
+}
+
+void CheckArguments(const RunArguments& arguments) {
+  if (arguments.resume && arguments.state.empty()) {
+    FailUsage("--resume goes on from a saved state: name it with --state FILE");
+  }
+  if (arguments.resume && (arguments.chat || !arguments.template_name.empty() || arguments.ids)) {
+    FailUsage("--resume goes with plain text; a state without it continues a chat or a list of ids");
+  }
+  if (arguments.pin_system && arguments.system.empty()) {
+    FailUsage("--pin-system pins the text of --system, and there is none");
+  }
+  if (arguments.ids && (arguments.chat || !arguments.system.empty() || !arguments.template_name.empty())) {
+    FailUsage("--ids takes token ids as they are: no --chat, --template or --system with it");
+  }
+}
+
+void AddInputOptions(CLI::App& verb, RunArguments& arguments) {
+  constexpr const char* kGroup = "Input and output";
+  const auto list = [](CLI::Option* option, const char* type) {
+    option->type_name(type)->expected(1)->take_all();
+  };
+  list(verb.add_option("-f,--file", arguments.files,
+                       "Read this file, - is standard input; several are read as one"),
+       "FILE");
+  verb.get_option("--file")->group(kGroup);
+  verb.add_option("-p,--prompt", arguments.prompt, "Text after the files")->type_name("TEXT")->group(kGroup);
+  verb.add_option("-n,--num-tokens", arguments.num_tokens,
+                  "Most tokens to write, -1 without end (default 256)")
+      ->type_name("N")
+      ->group(kGroup);
+  verb.add_flag("--no-generate", arguments.no_generate, "Only read")->group(kGroup);
+  list(verb.add_option("--stop", arguments.stops, "End before this text; may be given more than once"),
+       "TEXT");
+  verb.get_option("--stop")->group(kGroup);
+  verb.add_flag("--ignore-end", arguments.ignore_eog, "Write on where the model would end")->group(kGroup);
+  verb.add_flag("--special", arguments.special, "Show control tokens in the text")->group(kGroup);
+  verb.add_flag("--ids", arguments.ids, "Input and output are token ids as text, separated by white space")
+      ->group(kGroup);
+  verb.add_option("--pause", arguments.num_pauses,
+                  "Pause tokens before the answer, for models that have them")
+      ->type_name("N")
+      ->check(CLI::NonNegativeNumber)
+      ->group(kGroup);
+  verb.add_option("--state", arguments.state,
+                  "Go on where this file says, and save to it at the end or on Ctrl-C")
+      ->type_name("FILE")
+      ->group(kGroup);
+  verb.add_flag("--resume", arguments.resume,
+                "The input is that of the saved run: pass over what it has read")
+      ->group(kGroup);
+  verb.add_option("--report", arguments.report, "Write the report in full: ledger, bytes, speeds")
+      ->type_name("FILE.json")
+      ->group(kGroup);
+  verb.add_flag("-q,--quiet", arguments.quiet, "Only the text and errors")->group(kGroup);
+}
+
+}  // namespace
+
+void AddRun(CLI::App& app, Action* action) {
+  auto arguments = std::make_shared<RunArguments>();
+  CLI::App* verb = app.add_subcommand("run", "Read input of any length, then write");
+  AddModelOptions(*verb, &arguments->model);
+  AddInputOptions(*verb, *arguments);
+  AddContextOptions(*verb, &arguments->context);
+  constexpr const char* kChat = "Chat";
+  verb->add_flag("--chat", arguments->chat, "Wrap the input as a user's message in the model's chat template")
+      ->group(kChat);
+  verb->add_option("--system", arguments->system, "System prompt, first in the stream")
+      ->type_name("TEXT")
+      ->group(kChat);
+  verb->add_option("--template", arguments->template_name,
+                   "Chat template in place of the model's: " + ChatTemplateList())
+      ->type_name("NAME")
+      ->group(kChat);
+  verb->add_flag("--pin-system", arguments->pin_system, "Never drop the system prompt")->group(kChat);
+  AddSamplerOptions(*verb, &arguments->sampler);
+  verb->footer(
+      ContextHelp() +
+      "\nExamples:\n"
+      "  mneme run model.gguf -p \"Once upon a time\" -n 200 --temperature 0.8 --seed 7\n"
+      "  mneme run model.gguf -f book.txt -p \"And then\" --context sinks --memory 64M --report run.json\n"
+      "  tail -F app.log | mneme run model.gguf -f - --no-generate --state app.state");
+  verb->callback([=] {
+    *action = [=] {
+      CheckArguments(*arguments);
+      return Run(*arguments)();
+    };
+  });
+}
+
+}  // namespace mneme::cli
