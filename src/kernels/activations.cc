@@ -24,8 +24,13 @@ namespace hn = hwy::HWY_NAMESPACE;
 // A block whose largest magnitude is below this counts as zero: 127 / magnitude would overflow.
 constexpr float kTiny = 1e-30f;
 
-// 32 values to bytes; returns the scale, NaN if a value is NaN or infinite.
-HWY_INLINE float QuantiseBlock(const float* HWY_RESTRICT x, int8_t* HWY_RESTRICT q) {
+struct RoundedBlock {
+  float scale;  // NaN if a value is NaN or infinite
+  int32_t low;  // sum of the first 16 values
+  int32_t high;
+};
+
+HWY_INLINE RoundedBlock QuantiseBlock(const float* HWY_RESTRICT x, int8_t* HWY_RESTRICT q) {
   const hn::CappedTag<float, 16> df;
   const hn::RebindToSigned<decltype(df)> di;
   const hn::Rebind<int8_t, decltype(df)> dq;
@@ -39,43 +44,50 @@ HWY_INLINE float QuantiseBlock(const float* HWY_RESTRICT x, int8_t* HWY_RESTRICT
   const float magnitude = std::bit_cast<float>(bits);
   if (bits >= 0x7F800000 || magnitude < kTiny) {
     std::memset(q, 0, kBlockCols);
-    return bits >= 0x7F800000 ? std::bit_cast<float>(0x7FC00000) : 0.0f;
+    return {.scale = bits >= 0x7F800000 ? std::bit_cast<float>(0x7FC00000) : 0.0f, .low = 0, .high = 0};
   }
   const auto inverse = hn::Set(df, 127.0f / magnitude);
-  for (size_t i = 0; i < kBlockCols; i += kLanes) {
-    const auto rounded = hn::NearestInt(hn::Mul(hn::LoadU(df, x + i), inverse));
-    hn::StoreU(hn::DemoteTo(dq, rounded), dq, q + i);
+  int32_t sums[2];
+  for (size_t half = 0; half < 2; ++half) {
+    auto sum = hn::Zero(di);
+    for (size_t i = half * 16; i < half * 16 + 16; i += kLanes) {
+      const auto rounded = hn::NearestInt(hn::Mul(hn::LoadU(df, x + i), inverse));
+      sum = hn::Add(sum, rounded);
+      hn::StoreU(hn::DemoteTo(dq, rounded), dq, q + i);
+    }
+    sums[half] = hn::GetLane(hn::SumOfLanes(di, sum));
   }
-  return magnitude / 127.0f;
+  return {.scale = magnitude / 127.0f, .low = sums[0], .high = sums[1]};
+}
+
+// kRows: rows of the tile, 0 if known only at run time.
+template <size_t kRows>
+HWY_INLINE void QuantiseRows(const float* x, size_t stride, const ActTileView& tile) {
+  const size_t rows = kRows != 0 ? kRows : tile.rows;
+  for (size_t row = 0; row < rows; ++row) {
+    for (size_t block = 0; block < tile.blocks; ++block) {
+      alignas(64) int8_t q[kBlockCols];
+      const RoundedBlock rounded = QuantiseBlock(x + row * stride + block * kBlockCols, q);
+      uint8_t* values = tile.values(block) + row * 4;
+      for (size_t step = 0; step < kStepsPerBlock; ++step)
+        std::memcpy(values + step * rows * 4, q + step * 4, 4);
+      const auto store = [&](uint8_t* plane, size_t index, auto value)
+                             HWY_ATTR { std::memcpy(plane + (index * rows + row) * 4, &value, 4); };
+      store(tile.heads(block), 0, rounded.scale);
+      store(tile.heads(block), 1, -128 * (rounded.low + rounded.high));
+      store(tile.halves(block), 0, -128 * rounded.low);
+      store(tile.halves(block), 1, -128 * rounded.high);
+      store(tile.sums(block), 0, -rounded.scale * static_cast<float>(rounded.low + rounded.high));
+      store(tile.half_sums(block), 0, -rounded.scale * static_cast<float>(rounded.low));
+      store(tile.half_sums(block), 1, -rounded.scale * static_cast<float>(rounded.high));
+    }
+  }
 }
 
 void QuantiseTile(const float* x, size_t stride, const ActTileView& tile) {
-  for (size_t row = 0; row < tile.rows; ++row) {
-    for (size_t block = 0; block < tile.blocks; ++block) {
-      alignas(64) int8_t q[kBlockCols];
-      const float scale = QuantiseBlock(x + row * stride + block * kBlockCols, q);
-      int32_t low = 0;
-      int32_t high = 0;
-      for (size_t i = 0; i < 16; ++i) {
-        low += q[i];
-        high += q[16 + i];
-      }
-      uint8_t* values = tile.values(block) + row * 4;
-      for (size_t step = 0; step < kStepsPerBlock; ++step) {
-        std::memcpy(values + step * tile.rows * 4, q + step * 4, 4);
-      }
-      const auto store = [&](uint8_t* plane, size_t index, auto value) {
-        std::memcpy(plane + (index * tile.rows + row) * 4, &value, 4);
-      };
-      store(tile.heads(block), 0, scale);
-      store(tile.heads(block), 1, -128 * (low + high));
-      store(tile.halves(block), 0, -128 * low);
-      store(tile.halves(block), 1, -128 * high);
-      store(tile.sums(block), 0, -scale * static_cast<float>(low + high));
-      store(tile.half_sums(block), 0, -scale * static_cast<float>(low));
-      store(tile.half_sums(block), 1, -scale * static_cast<float>(high));
-    }
-  }
+  if (tile.rows == 1) return QuantiseRows<1>(x, stride, tile);
+  if (tile.rows == kActTile) return QuantiseRows<kActTile>(x, stride, tile);
+  QuantiseRows<0>(x, stride, tile);
 }
 
 }  // namespace mneme::linear::HWY_NAMESPACE

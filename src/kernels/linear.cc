@@ -84,12 +84,16 @@ void MultiplyOneTile(const MatMulJob& job, const ActivationRows& x, size_t begin
   UnpackScratch scratch[kGroups];
   UnpackedChunk chunks[kGroups];
   Totals totals;
+  const TileSums sums = {.from = totals.values[0],
+                         .from_stride = kGroups * kGroupRows,
+                         .to = totals.values[0],
+                         .to_stride = kGroups * kGroupRows};
   for (size_t group = begin; group < end; group += kGroups) {
     LoadTotals(job, 0, tile.rows, group, true, totals);
     for (size_t block = 0; block < tile.blocks; block += kChunkBlocks) {
       const size_t blocks = std::min(kChunkBlocks, tile.blocks - block);
       Unpack(*job.weights, group, end, block, blocks, to_bytes, scratch, chunks);
-      MultiplyTile(kind, layout, chunks, tile, block, blocks, totals.values);
+      MultiplyTile(kind, layout, chunks, tile, block, blocks, sums);
     }
     StoreTotals(job, 0, tile.rows, group, end, totals);
   }
@@ -103,18 +107,36 @@ void MultiplyTiles(const MatMulJob& job, const ActivationRows& x, size_t begin, 
   UnpackScratch scratch[kGroups];
   UnpackedChunk chunks[kGroups];
   Totals totals;
+  alignas(64) static constexpr float zeros[kGroups * kGroupRows] = {};
   for (size_t pass = 0; pass < num_tiles; pass += kTilesPerPass) {
     const size_t pass_end = std::min(num_tiles, pass + kTilesPerPass);
     for (size_t block = 0; block < num_blocks; block += kChunkBlocks) {
       const size_t blocks = std::min(kChunkBlocks, num_blocks - block);
       for (size_t group = begin; group < end; group += kGroups) {
         Unpack(*job.weights, group, end, block, blocks, true, scratch, chunks);
+        // Sums of whole groups run in the output itself.
+        const size_t n0 = group * kGroupRows;
+        const bool whole = group + kGroups <= end && n0 + kGroups * kGroupRows <= job.weights->num_rows();
+        const bool direct = whole && !(job.accumulate && job.bias != nullptr);
         for (size_t t = pass; t < pass_end; ++t) {
           const ActTileView tile = TileOf(x, t);
-          LoadTotals(job, t * kActTile, tile.rows, group, block == 0, totals);
-          MultiplyTile(kind, ChunkLayout::kBytes, chunks, tile, block, blocks, totals.values);
+          const size_t row = t * kActTile;
+          TileSums sums = {.from = totals.values[0],
+                           .from_stride = kGroups * kGroupRows,
+                           .to = totals.values[0],
+                           .to_stride = kGroups * kGroupRows};
+          if (direct) {
+            sums.to = job.out + row * job.out_stride + n0;
+            sums.to_stride = job.out_stride;
+            const bool fresh = block == 0 && !job.accumulate;
+            sums.from = !fresh ? sums.to : job.bias != nullptr ? job.bias + n0 : zeros;
+            sums.from_stride = fresh ? 0 : job.out_stride;
+          } else {
+            LoadTotals(job, row, tile.rows, group, block == 0, totals);
+          }
+          MultiplyTile(kind, ChunkLayout::kBytes, chunks, tile, block, blocks, sums);
+          if (!direct) StoreTotals(job, row, tile.rows, group, end, totals);
           for (UnpackedChunk& chunk : chunks) chunk.next = nullptr;
-          StoreTotals(job, t * kActTile, tile.rows, group, end, totals);
         }
       }
     }

@@ -44,11 +44,19 @@ struct Totals {
   alignas(64) float values[kFloatTile][kGroups * kGroupRows];
 };
 
+// Where a tile's sums start from and where they go, [row][kGroups * 16] each; the two may be the same.
+struct TileSums {
+  const float* from;
+  size_t from_stride;
+  float* to;
+  size_t to_stride;
+};
+
 #if HWY_TARGET == HWY_SCALAR
 
 template <bool kHalves, bool kMinimum>
 void TileScalar(const UnpackedChunk& chunk, const ActTileView& tile, size_t row, size_t first_block,
-                size_t blocks, float* totals) {
+                size_t blocks, const float* from, float* to) {
   constexpr size_t kParts = kHalves ? 2 : 1;
   float sums[kGroupRows] = {};
   for (size_t b = 0; b < blocks; ++b) {
@@ -78,7 +86,7 @@ void TileScalar(const UnpackedChunk& chunk, const ActTileView& tile, size_t row,
       }
     }
   }
-  for (size_t n = 0; n < kGroupRows; ++n) totals[n] += sums[n];
+  for (size_t n = 0; n < kGroupRows; ++n) to[n] = from[n] + sums[n];
 }
 
 #else  // HWY_TARGET != HWY_SCALAR
@@ -210,11 +218,10 @@ constexpr int kOffsetOf = kMinimum                           ? 0
                           : kLayout == ChunkLayout::kNibbles ? 8
                                                              : 32;
 
-// Adds the products of kRows rows of activations, from `first_row` of the tile, to totals[kRows].
+// The products of kRows rows of activations from `first_row` of the tile.
 template <ChunkLayout kLayout, bool kHalves, bool kMinimum, size_t kRows>
 HWY_NOINLINE void TileKernel(const UnpackedChunk* HWY_RESTRICT chunks, const ActTileView& tile,
-                             size_t first_row, size_t first_block, size_t blocks,
-                             float (*HWY_RESTRICT totals)[kGroups * kGroupRows]) {
+                             size_t first_row, size_t first_block, size_t blocks, const TileSums& sums_at) {
   using DotType = Dot<kOffsetOf<kLayout, kMinimum> >;
   constexpr size_t kLayoutBytes = LayoutBlockBytes(kLayout);
   constexpr size_t kParts = kHalves ? 2 : 1;
@@ -231,6 +238,12 @@ HWY_NOINLINE void TileKernel(const UnpackedChunk* HWY_RESTRICT chunks, const Act
   const uint8_t* HWY_RESTRICT sums =
       (kHalves ? tile.half_sums(first_block) : tile.sums(first_block)) + first_row * 4;
 
+  HWY_UNROLL(8)
+  for (size_t i = 0; i < kRows; ++i) {
+    HWY_UNROLL(2)
+    for (size_t g = 0; g < kGroups; ++g)
+      hwy::Prefetch(sums_at.to + (first_row + i) * sums_at.to_stride + g * kGroupRows);
+  }
   VF float_sums[kVectors][kRows];
   HWY_UNROLL(8)
   for (size_t v = 0; v < kVectors; ++v) {
@@ -316,31 +329,32 @@ HWY_NOINLINE void TileKernel(const UnpackedChunk* HWY_RESTRICT chunks, const Act
   for (size_t i = 0; i < kRows; ++i) {
     HWY_UNROLL(8)
     for (size_t v = 0; v < kVectors; ++v) {
-      float* to = totals[i] + v * kLanes;
-      hn::Store(hn::Add(hn::Load(df, to), float_sums[v][i]), df, to);
+      const float* from = sums_at.from + (first_row + i) * sums_at.from_stride + v * kLanes;
+      float* to = sums_at.to + (first_row + i) * sums_at.to_stride + v * kLanes;
+      hn::StoreU(hn::Add(hn::LoadU(df, from), float_sums[v][i]), df, to);
     }
   }
 }
 
 template <ChunkLayout kLayout, bool kHalves, bool kMinimum>
 void TileOfKind(const UnpackedChunk* chunks, const ActTileView& tile, size_t first_block, size_t blocks,
-                float (*totals)[kGroups * kGroupRows]) {
+                const TileSums& sums) {
   size_t row = 0;
   for (; row + kTileRows <= tile.rows; row += kTileRows) {
-    TileKernel<kLayout, kHalves, kMinimum, kTileRows>(chunks, tile, row, first_block, blocks, totals + row);
+    TileKernel<kLayout, kHalves, kMinimum, kTileRows>(chunks, tile, row, first_block, blocks, sums);
   }
   switch (tile.rows - row) {
     case 1:
-      return TileKernel<kLayout, kHalves, kMinimum, 1>(chunks, tile, row, first_block, blocks, totals + row);
+      return TileKernel<kLayout, kHalves, kMinimum, 1>(chunks, tile, row, first_block, blocks, sums);
 #if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
     case 2:
-      return TileKernel<kLayout, kHalves, kMinimum, 2>(chunks, tile, row, first_block, blocks, totals + row);
+      return TileKernel<kLayout, kHalves, kMinimum, 2>(chunks, tile, row, first_block, blocks, sums);
     case 3:
-      return TileKernel<kLayout, kHalves, kMinimum, 3>(chunks, tile, row, first_block, blocks, totals + row);
+      return TileKernel<kLayout, kHalves, kMinimum, 3>(chunks, tile, row, first_block, blocks, sums);
     case 4:
-      return TileKernel<kLayout, kHalves, kMinimum, 4>(chunks, tile, row, first_block, blocks, totals + row);
+      return TileKernel<kLayout, kHalves, kMinimum, 4>(chunks, tile, row, first_block, blocks, sums);
     case 5:
-      return TileKernel<kLayout, kHalves, kMinimum, 5>(chunks, tile, row, first_block, blocks, totals + row);
+      return TileKernel<kLayout, kHalves, kMinimum, 5>(chunks, tile, row, first_block, blocks, sums);
 #endif
     default:
       return;
@@ -349,16 +363,16 @@ void TileOfKind(const UnpackedChunk* chunks, const ActTileView& tile, size_t fir
 
 #endif  // HWY_TARGET
 
-// Adds one chunk's products to totals[tile.rows][kGroups * 16].
+// sums.to = sums.from + the chunk's products, for all rows of the tile.
 inline void MultiplyTile(BlockKind kind, ChunkLayout layout, const UnpackedChunk* chunks,
-                         const ActTileView& tile, size_t first_block, size_t blocks,
-                         float (*totals)[kGroups * kGroupRows]) {
+                         const ActTileView& tile, size_t first_block, size_t blocks, const TileSums& sums) {
 #if HWY_TARGET == HWY_SCALAR
   (void)layout;
   for (size_t row = 0; row < tile.rows; ++row) {
     const auto run = kind.halves ? (kind.minimum ? TileScalar<true, true> : TileScalar<true, false>)
                                  : (kind.minimum ? TileScalar<false, true> : TileScalar<false, false>);
-    run(chunks[0], tile, row, first_block, blocks, totals[row]);
+    run(chunks[0], tile, row, first_block, blocks, sums.from + row * sums.from_stride,
+        sums.to + row * sums.to_stride);
   }
 #else
   constexpr ChunkLayout kBytes = ChunkLayout::kBytes;
@@ -369,7 +383,7 @@ inline void MultiplyTile(BlockKind kind, ChunkLayout layout, const UnpackedChunk
           ? (kind.minimum ? TileOfKind<kNibbles, false, true> : TileOfKind<kNibbles, false, false>)
       : kind.halves ? (kind.minimum ? TileOfKind<kBytes, true, true> : TileOfKind<kBytes, true, false>)
                     : (kind.minimum ? TileOfKind<kBytes, false, true> : TileOfKind<kBytes, false, false>);
-  run(chunks, tile, first_block, blocks, totals);
+  run(chunks, tile, first_block, blocks, sums);
 #endif
 }
 
