@@ -1,4 +1,5 @@
 // tiktoken ranks, llama2.c vocabularies, and finding the right loader for a path.
+#include <algorithm>
 #include <filesystem>
 #include <utility>
 

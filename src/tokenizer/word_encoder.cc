@@ -12,6 +12,8 @@ namespace {
 
 constexpr uint32_t kNoMerge = ~uint32_t{0};
 constexpr size_t kCacheEntries = size_t{1} << 14;
+// A short text is done before a cache would be cleared.
+constexpr uint64_t kBytesBeforeCache = 4096;
 // Up to here a linear search for the best pair beats a heap.
 constexpr size_t kShortSymbols = 40;
 
@@ -95,7 +97,8 @@ void WordEncoder::MergeLong(const Find& find) {
 
 void WordEncoder::Encode(std::string_view word, std::vector<TokenId>* out) {
   if (word.empty()) return;
-  if (word.size() > CacheEntry::kMaxBytes) {
+  encoded_bytes_ += word.size();
+  if (word.size() > CacheEntry::kMaxBytes || encoded_bytes_ < kBytesBeforeCache) {
     EncodeUncached(word, out);
     return;
   }

@@ -82,7 +82,8 @@ class WordEncoder {
     char bytes[kMaxBytes];
     TokenId ids[kMaxIds];
   };
-  std::vector<CacheEntry> cache_;  // direct-mapped; made when the first words come
+  std::vector<CacheEntry> cache_;  // direct-mapped; made once a text turns out not to be short
+  uint64_t encoded_bytes_ = 0;
 };
 
 }  // namespace mneme
