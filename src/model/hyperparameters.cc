@@ -127,7 +127,8 @@ void ReadGgufField(const GgufFile& file, const std::string& key, const Field& fi
             out = {file.GetUint(key).value()};
             return;
           }
-          for (const int64_t item : file.GetIntArray(key).value()) {
+          const std::vector<int64_t> list = *file.GetIntArray(key);
+          for (const int64_t item : list) {
             if (item < 0) Fail(ErrorKind::kFile, "{}: '{}' holds a negative number", file.path(), key);
             out.push_back(static_cast<uint64_t>(item));
           }
@@ -165,7 +166,8 @@ void ReadGguf(const TensorSource& source, H* hyper) {
   const std::string pattern_key = fmt::format("{}.attention.sliding_window_pattern", *architecture);
   if (const GgufValue* pattern = file.FindValue(pattern_key)) {
     if (pattern->type == GgufType::kArray) {
-      for (const int64_t item : file.GetIntArray(pattern_key).value()) {
+      const std::vector<int64_t> list = *file.GetIntArray(pattern_key);
+      for (const int64_t item : list) {
         hyper->layer_is_local.push_back(item != 0);
       }
     } else {
