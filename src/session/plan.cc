@@ -139,8 +139,10 @@ SpeedEstimate MeasureSpeed(std::shared_ptr<const Model> model, ThreadPool& pool,
   }
   const size_t part = std::max<size_t>(points.size() / 3, 1);
   const auto faster = [](const Point& a, const Point& b) { return a.seconds < b.seconds; };
+  // Few of the early ones: they are there for what a token costs that sees nearly nothing.
+  const size_t num_early = std::min<size_t>(part, 3);
   const Point early =
-      *std::min_element(points.begin(), points.begin() + static_cast<ptrdiff_t>(part), faster);
+      *std::min_element(points.begin(), points.begin() + static_cast<ptrdiff_t>(num_early), faster);
   const Point late = *std::min_element(points.end() - static_cast<ptrdiff_t>(part), points.end(), faster);
   if (late.depth > early.depth) {
     estimate.visible_seconds = std::max(0.0, (late.seconds - early.seconds) / (late.depth - early.depth));
