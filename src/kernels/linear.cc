@@ -75,27 +75,32 @@ void Unpack(const LinearWeights& weights, size_t group, size_t end, size_t first
 }
 
 // Few rows: each group's weights are read from end to end, sums stay in the cache.
-void MultiplyOneTile(const MatMulJob& job, const ActivationRows& x, size_t begin, size_t end) {
+void MultiplyFewTiles(const MatMulJob& job, const ActivationRows& x, size_t begin, size_t end) {
   const BlockKind kind = KindOf(job.weights->encoding());
   // Packed weights are taken apart in registers; the scalar kernel reads bytes.
   const bool to_bytes = !job.weights->is_packed() || HWY_TARGET == HWY_SCALAR;
   const ChunkLayout layout = to_bytes ? ChunkLayout::kBytes : PackedLayout(job.weights->encoding());
-  const ActTileView tile = TileOf(x, 0);
+  const size_t num_blocks = x.num_cols() / kBlockCols;
+  const size_t num_tiles = CeilDivide(x.num_rows(), kActTile);
   UnpackScratch scratch[kGroups];
   UnpackedChunk chunks[kGroups];
   Totals totals;
-  const TileSums sums = {.from = totals.values[0],
-                         .from_stride = kGroups * kGroupRows,
-                         .to = totals.values[0],
-                         .to_stride = kGroups * kGroupRows};
   for (size_t group = begin; group < end; group += kGroups) {
-    LoadTotals(job, 0, tile.rows, group, true, totals);
-    for (size_t block = 0; block < tile.blocks; block += kChunkBlocks) {
-      const size_t blocks = std::min(kChunkBlocks, tile.blocks - block);
+    LoadTotals(job, 0, x.num_rows(), group, true, totals);
+    for (size_t block = 0; block < num_blocks; block += kChunkBlocks) {
+      const size_t blocks = std::min(kChunkBlocks, num_blocks - block);
       Unpack(*job.weights, group, end, block, blocks, to_bytes, scratch, chunks);
-      MultiplyTile(kind, layout, chunks, tile, block, blocks, sums);
+      for (size_t t = 0; t < num_tiles; ++t) {
+        float* values = totals.values[t * kActTile];
+        const TileSums sums = {.from = values,
+                               .from_stride = kGroups * kGroupRows,
+                               .to = values,
+                               .to_stride = kGroups * kGroupRows};
+        MultiplyTile(kind, layout, chunks, TileOf(x, t), block, blocks, sums);
+        for (UnpackedChunk& chunk : chunks) chunk.next = nullptr;  // asked for once
+      }
     }
-    StoreTotals(job, 0, tile.rows, group, end, totals);
+    StoreTotals(job, 0, x.num_rows(), group, end, totals);
   }
 }
 
@@ -154,11 +159,22 @@ void MultiplyPackedFloat(const MatMulJob& job, const ActivationRows& x, size_t b
     }
   };
   Totals totals;
-  if (x.num_rows() <= 6) {
+  if (x.num_rows() <= kFloatTile) {
+    // Few rows: weights pass once, in pieces that stay in the first-level cache for the second tile of rows.
+    const size_t tile = x.num_rows() <= 6 ? x.num_rows() : CeilDivide(x.num_rows(), 2);
+    const size_t piece = x.num_rows() <= 6 ? x.num_cols() : kFloatChunkCols;
     for (size_t group = begin; group < end; group += kGroups) {
       LoadTotals(job, 0, x.num_rows(), group, true, totals);
-      locate(group, 0);
-      PackedFloatDirect<kEncoding>(at, x.x(), x.stride(), x.num_rows(), x.num_cols(), totals.values);
+      for (size_t col = 0; col < x.num_cols(); col += piece) {
+        const size_t cols = std::min(piece, x.num_cols() - col);
+        locate(group, col);
+        for (size_t row = 0; row < x.num_rows(); row += tile) {
+          const size_t rows = std::min(tile, x.num_rows() - row);
+          const size_t skip = col + cols < x.num_cols() ? 1 : (kGroups - 1) * group_bytes;
+          PackedFloatDirect<kEncoding>(at, x.x() + row * x.stride() + col, x.stride(), rows, cols,
+                                       row == 0 ? skip : 0, totals.values[row], kGroups * kGroupRows);
+        }
+      }
       StoreTotals(job, 0, x.num_rows(), group, end, totals);
     }
     return;
@@ -168,15 +184,19 @@ void MultiplyPackedFloat(const MatMulJob& job, const ActivationRows& x, size_t b
     const size_t cols = std::min(kFloatChunkCols, x.num_cols() - col);
     for (size_t row = 0; row < x.num_rows(); row += kFloatTile) {
       const size_t rows = std::min(kFloatTile, x.num_rows() - row);
-      for (size_t i = 0; i < rows; ++i) {
-        const float* HWY_RESTRICT from = x.x() + (row + i) * x.stride() + col;
-        for (size_t k = 0; k < cols; ++k) interleaved[k * kFloatTile + i] = from[k];
-      }
+      InterleaveActivations(x.x() + row * x.stride() + col, x.stride(), rows, cols, interleaved);
       for (size_t group = begin; group < end; group += kGroups) {
-        LoadTotals(job, row, rows, group, col == 0, totals);
         locate(group, col);
-        PackedFloatInterleaved<kEncoding>(at, interleaved, rows, cols, totals.values);
-        StoreTotals(job, row, rows, group, end, totals);
+        // Sums of whole groups run in the output itself.
+        const size_t n0 = group * kGroupRows;
+        const bool whole = rows == kFloatTile && group + kGroups <= end &&
+                           n0 + kGroups * kGroupRows <= job.weights->num_rows();
+        if (!whole || col == 0) LoadTotals(job, row, rows, group, col == 0, totals);
+        if (whole && col == 0) StoreTotals(job, row, rows, group, end, totals);
+        float* sums = whole ? job.out + row * job.out_stride + n0 : totals.values[0];
+        PackedFloatInterleaved<kEncoding>(at, interleaved, rows, cols, sums,
+                                          whole ? job.out_stride : kGroups * kGroupRows);
+        if (!whole) StoreTotals(job, row, rows, group, end, totals);
       }
     }
   }
@@ -227,7 +247,7 @@ void MultiplyGroups(const MatMulJob& job, const ActivationRows& x, size_t begin,
     case Encoding::kBF16:
       return MultiplyFloat<Encoding::kBF16>(job, x, begin, end);
     default:
-      if (x.num_rows() <= kActTile) return MultiplyOneTile(job, x, begin, end);
+      if (x.num_rows() <= kFewRows) return MultiplyFewTiles(job, x, begin, end);
       return MultiplyTiles(job, x, begin, end);
   }
 }
@@ -252,10 +272,22 @@ using linear::kGroupRows;
 // A call below both limits takes a few microseconds on one thread, less than sharing it would cost.
 constexpr size_t kBytesWorthSharing = 96 << 10;
 constexpr size_t kProductsWorthSharing = 512 << 10;
-// Tasks per thread: enough that threads end together, few enough that each reads long runs of memory.
-constexpr size_t kTasksPerThread = 12;
-// Most groups in a task: what a pass of many rows keeps in the second-level cache.
+// Tasks per thread where weights are read once: enough that threads end together, few enough that each reads
+// long runs of memory.
+constexpr size_t kReadingTasksPerThread = 12;
+// With many rows of activations a task brings them into its caches once: larger tasks, as many for each
+// thread, of at most so many groups that a chunk of their weights stays in the second-level cache.
+constexpr size_t kManyRows = linear::kFloatTile + 1;
 constexpr size_t kMaxTaskGroups = 32;
+
+// Groups per task.
+size_t TaskGroups(size_t num_groups, size_t num_rows, size_t num_threads) {
+  size_t per_thread = kReadingTasksPerThread;
+  if (num_rows >= kManyRows) {
+    per_thread = std::max<size_t>(2, linear::CeilDivide(num_groups, num_threads * kMaxTaskGroups));
+  }
+  return linear::RoundUp(linear::CeilDivide(num_groups, num_threads * per_thread), 2);
+}
 
 size_t NumGroups(const MatMulJob& job) { return linear::CeilDivide(job.weights->num_rows(), kGroupRows); }
 
@@ -284,8 +316,7 @@ void MatMul(const ActivationRows& x, std::span<const MatMulJob> jobs, ThreadPool
     for (const MatMulJob& job : jobs) linear::Multiply(job, x, 0, NumGroups(job));
     return;
   }
-  const size_t share = linear::CeilDivide(num_groups, pool.num_threads() * kTasksPerThread);
-  const size_t task_groups = std::min(linear::RoundUp(share, 2), kMaxTaskGroups);
+  const size_t task_groups = TaskGroups(num_groups, x.num_rows(), pool.num_threads());
   size_t num_tasks = 0;
   for (const MatMulJob& job : jobs) num_tasks += linear::CeilDivide(NumGroups(job), task_groups);
   pool.Run(num_tasks, [&](size_t task, size_t) {

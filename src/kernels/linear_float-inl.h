@@ -16,6 +16,7 @@
 #define MNEME_KERNELS_LINEAR_FLOAT_INL_H_
 #endif
 
+#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -67,8 +68,8 @@ constexpr size_t kWeightBytes = kEncoding == Encoding::kF32 ? 4 : 2;
 // at x[i * row_step + k * kColStep].
 template <Encoding kEncoding, size_t kRows, size_t kStrips, size_t kColStep>
 HWY_INLINE void PackedStrips(const uint8_t* const* HWY_RESTRICT weights, const float* HWY_RESTRICT x,
-                             size_t row_step, size_t cols,
-                             float (*HWY_RESTRICT totals)[kGroups * kGroupRows]) {
+                             size_t row_step, size_t cols, ptrdiff_t ahead, float* HWY_RESTRICT totals,
+                             size_t out_stride) {
   constexpr size_t kColBytes = kGroupRows * kWeightBytes<kEncoding>;
   constexpr size_t kPerGroup = kGroupRows / kFloatLanes;
   const DFloat df;
@@ -86,6 +87,10 @@ HWY_INLINE void PackedStrips(const uint8_t* const* HWY_RESTRICT weights, const f
     for (size_t strip = 0; strip < kStrips; ++strip) {
       const size_t col = strip * kStripCols + k;
       VFloat w[kFloatVectors];
+      if (ahead != 0) {
+        HWY_UNROLL(2)
+        for (size_t g = 0; g < kGroups; ++g) hwy::Prefetch(weights[g] + col * kColBytes + ahead);
+      }
       HWY_UNROLL(16)
       for (size_t v = 0; v < kFloatVectors; ++v) {
         w[v] = LoadWeights<kEncoding>(weights[v / kPerGroup] + col * kColBytes +
@@ -104,7 +109,7 @@ HWY_INLINE void PackedStrips(const uint8_t* const* HWY_RESTRICT weights, const f
   for (size_t i = 0; i < kRows; ++i) {
     HWY_UNROLL(16)
     for (size_t v = 0; v < kFloatVectors; ++v) {
-      float* to = totals[i] + v * kFloatLanes;
+      float* to = totals + i * out_stride + v * kFloatLanes;
       VFloat total = hn::LoadU(df, to);
       HWY_UNROLL(4)
       for (size_t strip = 0; strip < kStrips; ++strip) total = hn::Add(total, sums[strip][v][i]);
@@ -113,61 +118,94 @@ HWY_INLINE void PackedStrips(const uint8_t* const* HWY_RESTRICT weights, const f
   }
 }
 
-// One chunk of at most kFloatChunkCols columns. `weights` point at the chunk's first column.
+// `cols` columns from `weights`. With skip, the groups' bytes are used once and then those `skip` bytes
+// beyond the end.
 template <Encoding kEncoding, size_t kRows, size_t kColStep>
 HWY_NOINLINE void PackedFloatTile(const uint8_t* const* weights, const float* x, size_t row_step, size_t cols,
-                                  float (*totals)[kGroups * kGroupRows]) {
+                                  ptrdiff_t skip, float* totals, size_t out_stride) {
   constexpr size_t kColBytes = kGroupRows * kWeightBytes<kEncoding>;
   // Few rows leave registers for several strips at once, which hides the latency of the chains.
   constexpr size_t kStrips = kRows == 1 ? 4 : kRows == 2 ? 2 : 1;
   const uint8_t* at[kGroups];
   for (size_t g = 0; g < kGroups; ++g) at[g] = weights[g];
   while (cols > 0) {
-    if (cols >= kStrips * kStripCols) {
-      PackedStrips<kEncoding, kRows, kStrips, kColStep>(at, x, row_step, kStripCols, totals);
-      for (size_t g = 0; g < kGroups; ++g) at[g] += kStrips * kStripCols * kColBytes;
-      x += kStrips * kStripCols * kColStep;
-      cols -= kStrips * kStripCols;
+    const bool together = cols >= kStrips * kStripCols;
+    const size_t count = together ? kStrips * kStripCols : std::min(cols, kStripCols);
+    const auto bytes = static_cast<ptrdiff_t>(count * kColBytes);
+    const ptrdiff_t ahead = skip == 0 ? 0 : cols == count ? bytes + skip : bytes;
+    if (together) {
+      PackedStrips<kEncoding, kRows, kStrips, kColStep>(at, x, row_step, kStripCols, ahead, totals,
+                                                        out_stride);
     } else {
-      const size_t strip = std::min(cols, kStripCols);
-      PackedStrips<kEncoding, kRows, 1, kColStep>(at, x, row_step, strip, totals);
-      for (size_t g = 0; g < kGroups; ++g) at[g] += strip * kColBytes;
-      x += strip * kColStep;
-      cols -= strip;
+      PackedStrips<kEncoding, kRows, 1, kColStep>(at, x, row_step, count, ahead, totals, out_stride);
     }
+    for (size_t g = 0; g < kGroups; ++g) at[g] += bytes;
+    x += count * kColStep;
+    cols -= count;
   }
 }
 
 // Rows of activations as they lie, at most 6.
 template <Encoding kEncoding>
 void PackedFloatDirect(const uint8_t* const* weights, const float* x, size_t stride, size_t rows, size_t cols,
-                       float (*totals)[kGroups * kGroupRows]) {
+                       ptrdiff_t skip, float* totals, size_t out_stride) {
   switch (rows) {
     case 1:
-      return PackedFloatTile<kEncoding, 1, 1>(weights, x, stride, cols, totals);
+      return PackedFloatTile<kEncoding, 1, 1>(weights, x, stride, cols, skip, totals, out_stride);
     case 2:
-      return PackedFloatTile<kEncoding, 2, 1>(weights, x, stride, cols, totals);
+      return PackedFloatTile<kEncoding, 2, 1>(weights, x, stride, cols, skip, totals, out_stride);
     case 3:
-      return PackedFloatTile<kEncoding, 3, 1>(weights, x, stride, cols, totals);
+      return PackedFloatTile<kEncoding, 3, 1>(weights, x, stride, cols, skip, totals, out_stride);
     case 4:
-      return PackedFloatTile<kEncoding, 4, 1>(weights, x, stride, cols, totals);
+      return PackedFloatTile<kEncoding, 4, 1>(weights, x, stride, cols, skip, totals, out_stride);
     case 5:
-      return PackedFloatTile<kEncoding, 5, 1>(weights, x, stride, cols, totals);
+      return PackedFloatTile<kEncoding, 5, 1>(weights, x, stride, cols, skip, totals, out_stride);
     default:
-      return PackedFloatTile<kEncoding, 6, 1>(weights, x, stride, cols, totals);
+      return PackedFloatTile<kEncoding, 6, 1>(weights, x, stride, cols, skip, totals, out_stride);
+  }
+}
+
+// x[rows][cols], rows `stride` apart, to out[cols][kFloatTile]. Other rows of `out` keep what they held.
+inline void InterleaveActivations(const float* HWY_RESTRICT x, size_t stride, size_t rows, size_t cols,
+                                  float* HWY_RESTRICT out) {
+  size_t row = 0;
+#if HWY_TARGET != HWY_SCALAR
+  const hn::FixedTag<float, 4> d;
+  const size_t whole = cols / 4 * 4;
+  for (; row + 4 <= rows; row += 4) {
+    for (size_t k = 0; k < whole; k += 4) {
+      const auto load = [&](size_t i) HWY_ATTR { return hn::LoadU(d, x + (row + i) * stride + k); };
+      const auto r0 = load(0), r1 = load(1), r2 = load(2), r3 = load(3);
+      const auto low02 = hn::InterleaveLower(d, r0, r2), low13 = hn::InterleaveLower(d, r1, r3);
+      const auto high02 = hn::InterleaveUpper(d, r0, r2), high13 = hn::InterleaveUpper(d, r1, r3);
+      float* to = out + k * kFloatTile + row;
+      hn::StoreU(hn::InterleaveLower(d, low02, low13), d, to);
+      hn::StoreU(hn::InterleaveUpper(d, low02, low13), d, to + kFloatTile);
+      hn::StoreU(hn::InterleaveLower(d, high02, high13), d, to + 2 * kFloatTile);
+      hn::StoreU(hn::InterleaveUpper(d, high02, high13), d, to + 3 * kFloatTile);
+    }
+    for (size_t k = whole; k < cols; ++k) {
+      for (size_t i = row; i < row + 4; ++i) out[k * kFloatTile + i] = x[i * stride + k];
+    }
+  }
+#endif
+  for (; row < rows; ++row) {
+    for (size_t k = 0; k < cols; ++k) out[k * kFloatTile + row] = x[row * stride + k];
   }
 }
 
 // Activations interleaved as [column][kFloatTile]; rows beyond `rows` are computed and not used.
 template <Encoding kEncoding>
 void PackedFloatInterleaved(const uint8_t* const* weights, const float* x, size_t rows, size_t cols,
-                            float (*totals)[kGroups * kGroupRows]) {
+                            float* totals, size_t out_stride) {
   if constexpr (kPackedRows == kFloatTile) {
-    if (rows > 6) return PackedFloatTile<kEncoding, kFloatTile, kFloatTile>(weights, x, 1, cols, totals);
-    return PackedFloatTile<kEncoding, 6, kFloatTile>(weights, x, 1, cols, totals);
+    if (rows > 6)
+      return PackedFloatTile<kEncoding, kFloatTile, kFloatTile>(weights, x, 1, cols, 0, totals, out_stride);
+    return PackedFloatTile<kEncoding, 6, kFloatTile>(weights, x, 1, cols, 0, totals, out_stride);
   } else {
     for (size_t row = 0; row < rows; row += 6) {
-      PackedFloatTile<kEncoding, 6, kFloatTile>(weights, x + row, 1, cols, totals + row);
+      PackedFloatTile<kEncoding, 6, kFloatTile>(weights, x + row, 1, cols, 0, totals + row * out_stride,
+                                                out_stride);
     }
   }
 }

@@ -39,9 +39,12 @@ constexpr size_t kGroups = 1;
 constexpr size_t kTileRows = 2;
 #endif
 
-// Running sums of one tile: [row][group][16].
+// Up to so many rows of activations, weights are read group after group; beyond, chunk after chunk.
+constexpr size_t kFewRows = 4 * kActTile;
+
+// Running sums of a few rows: [row][group][16].
 struct Totals {
-  alignas(64) float values[kFloatTile][kGroups * kGroupRows];
+  alignas(64) float values[kFewRows][kGroups * kGroupRows];
 };
 
 // Where a tile's sums start from and where they go, [row][kGroups * 16] each; the two may be the same.
