@@ -13,7 +13,7 @@
 #include "formats/gguf.h"
 #include "formats/quant.h"
 #include "fuzz/guard.h"
-#include "fuzz/tiny_model.h"
+#include "fuzz/load_from_bytes.h"
 #include "model/model.h"
 #include "tokenizer/tokenizer.h"
 

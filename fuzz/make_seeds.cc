@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/file.h"
+#include "fuzz/load_from_bytes.h"
 #include "fuzz/tiny_model.h"
 #include "session/session.h"
 

@@ -13,6 +13,7 @@
 #include "base/thread_pool.h"
 #include "context/registry.h"
 #include "fuzz/guard.h"
+#include "fuzz/load_from_bytes.h"
 #include "fuzz/tiny_model.h"
 #include "session/session.h"
 

@@ -1,6 +1,5 @@
 #include "fuzz/tiny_model.h"
 
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include <bit>
@@ -236,28 +235,6 @@ std::string TinySafetensors() {
   writer.SetMetadata("format", "pt");
   writer.Write(folder.File());
   return ReadWholeFile(folder.File());
-}
-
-std::shared_ptr<const Model> LoadFromBytes(const void* data, size_t bytes, ThreadPool& pool) {
-  const int fd = memfd_create("mneme-fuzz", 0);
-  MNEME_CHECK(fd >= 0);
-  std::shared_ptr<const Model> model;
-  try {
-    const char* from = static_cast<const char*>(data);
-    for (size_t done = 0; done < bytes;) {
-      const ssize_t written = write(fd, from + done, bytes - done);
-      MNEME_CHECK(written > 0);
-      done += static_cast<size_t>(written);
-    }
-    LoadOptions options;
-    options.pack = PackMode::kAlways;
-    model = Model::Load("/proc/self/fd/" + std::to_string(fd), options, pool);
-  } catch (...) {
-    close(fd);
-    throw;
-  }
-  close(fd);
-  return model;
 }
 
 std::string TinyTokenizerJson() {

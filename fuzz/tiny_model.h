@@ -2,13 +2,9 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 #include <string>
-#include <vector>
 
 #include "formats/gguf.h"
-#include "model/model.h"
-#include "tokenizer/tokenizer.h"
 
 namespace mneme::fuzz {
 
@@ -21,9 +17,6 @@ std::string GgufBytes(const GgufWriter& writer);
 // The same architecture as a Hugging Face folder's two files.
 std::string TinyConfigJson();
 std::string TinySafetensors();
-
-// Loads bytes as a GGUF file through a file without a name.
-std::shared_ptr<const Model> LoadFromBytes(const void* data, size_t bytes, ThreadPool& pool);
 
 // Small vocabularies, one of each kind. tokenizer.json of byte-level BPE; the protobuf of SentencePiece with
 // BPE (model_type 2) or unigram (1).

@@ -57,7 +57,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string_view part(reinterpret_cast<const char*>(data + 10), size - 10);
   std::string text(part);
   if ((data[1] & 0xF8) == 0xF8 && !part.empty()) {
-    while (text.size() < 2 * kMaxWordBytes + 1000) text += part;
+    while (text.size() < kMaxWordBytes + 1000) text += part;
   }
   fuzz::CheckStreams(entry.tokenizer, text, options, splits);
   if (entry.is_lossless && !options.parse_special && fuzz::IsUtf8(text)) {

@@ -39,11 +39,9 @@ memory=16M
 
 echo "Reading $(basename "$text") ($(($(wc -c <"$text") / 1024)) KiB) with $(basename "$model"), at most $memory beside the weights."
 echo
-set -x
-"$mneme" run "$model" -f "$text" --context sinks --memory "$memory" -n 60 --report "$report"
-code=$?
-{ set +x; } 2>/dev/null
-[ $code -eq 0 ] || exit $code
+command=("$mneme" run "$model" -f "$text" --context sinks --memory "$memory" -n 60 --report "$report")
+echo "\$ ${command[*]}"
+"${command[@]}" || exit $?
 echo
 echo "The report in full: $report"
 echo "What every context would take: $mneme plan $model --tokens 10M"

@@ -2,7 +2,7 @@
 # Runs every fuzz target, two at a time. Usage: scripts/fuzz.sh DIR MINUTES [TARGET...]
 # DIR holds the programs fuzz_* and their seeds (build/fuzz/fuzz after `cmake --build build/fuzz`). New inputs go to
 # DIR/corpus/TARGET, findings to DIR/findings/TARGET-*, logs to DIR/logs/TARGET.log. Exit 1 if there is a finding.
-# AT_ONCE=N runs N at a time.
+# AT_ONCE=N runs N at a time; TIMEOUT=SECONDS (60) is the longest that one input may take.
 set -uo pipefail
 
 dir=${1:?usage: scripts/fuzz.sh DIR MINUTES [TARGET...]}
@@ -23,11 +23,14 @@ mkdir -p logs findings
 
 run_one() {
   local target=$1
-  local max_len=16384
-  [ "$target" = tokenizers ] && max_len=2048
+  local max_len=65536  # the seeds of model files must fit
+  case $target in
+    tokenizer_*) max_len=8192 ;;
+    tokenizers) max_len=2048 ;;
+  esac
   mkdir -p "corpus/$target"
   UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 ASAN_OPTIONS=allocator_may_return_null=0 \
-    nice -n 15 "./fuzz_$target" -max_total_time=$((minutes * 60)) -max_len=$max_len -timeout=20 -rss_limit_mb=2048 \
+    nice -n 15 "./fuzz_$target" -max_total_time=$((minutes * 60)) -max_len=$max_len -timeout="${TIMEOUT:-60}" -rss_limit_mb=2048 \
     -malloc_limit_mb=1024 -dict="$here/fuzz/fuzz.dict" -artifact_prefix="findings/$target-" -print_final_stats=1 \
     "corpus/$target" "seeds/$target" >"logs/$target.log" 2>&1
   local code=$?

@@ -1,0 +1,15 @@
+// Models from memory, where the library takes files.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+
+#include "base/thread_pool.h"
+#include "model/model.h"
+
+namespace mneme::fuzz {
+
+// Loads bytes as a GGUF file through a file without a name. Throws what Model::Load throws.
+std::shared_ptr<const Model> LoadFromBytes(const void* data, size_t bytes, ThreadPool& pool);
+
+}  // namespace mneme::fuzz
