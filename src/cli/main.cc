@@ -124,6 +124,8 @@ int Main(int argc, char** argv) {
   AddBench(app, &action);
   AddTokenize(app, &action);
   AddEval(app, &action);
+  AddTrain(app, &action);
+  AddAdapt(app, &action);
 
   if (argc > 1 && argv[1][0] != '-') {
     std::vector<std::string> verbs;

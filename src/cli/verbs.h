@@ -21,6 +21,8 @@ void AddConvert(CLI::App& app, Action* action);
 void AddBench(CLI::App& app, Action* action);
 void AddTokenize(CLI::App& app, Action* action);
 void AddEval(CLI::App& app, Action* action);
+void AddTrain(CLI::App& app, Action* action);
+void AddAdapt(CLI::App& app, Action* action);
 
 inline constexpr int kExitError = 1;
 inline constexpr int kExitUsage = 2;

@@ -1,0 +1,158 @@
+#include "train/architecture.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "formats/gguf.h"
+#include "model/tensor_map.h"
+#include "train/vocabulary.h"
+
+namespace mneme::train {
+namespace {
+
+// Rows of each head from halves (f, f + r/2) to pairs (2f, 2f + 1).
+void InterleaveRows(size_t num_heads, size_t head_dim, size_t rotary_dim, size_t row_size,
+                    std::vector<float>* values) {
+  const std::vector<float> old = *values;
+  const size_t half = rotary_dim / 2;
+  for (size_t head = 0; head < num_heads; ++head) {
+    for (size_t to = 0; to < rotary_dim; ++to) {
+      const size_t from = to % 2 * half + to / 2;
+      std::copy_n(old.begin() + static_cast<ptrdiff_t>((head * head_dim + from) * row_size), row_size,
+                  values->begin() + static_cast<ptrdiff_t>((head * head_dim + to) * row_size));
+    }
+  }
+}
+
+}  // namespace
+
+Architecture MakeArchitecture(const ModelSettings& s, int64_t vocab_size) {
+  Architecture result;
+  Hyperparameters& h = result.hyper;
+  h.container = Container::kGguf;
+  h.path = "the configuration's [model]";
+  h.architecture = "llama";
+  h.name = s.name;
+  h.num_layers = static_cast<uint64_t>(s.num_layers);
+  h.model_dim = static_cast<uint64_t>(s.model_dim);
+  h.vocab_size = static_cast<uint64_t>(vocab_size);
+  h.trained_length = 2048;
+  h.num_heads = static_cast<uint64_t>(s.num_heads);
+  h.num_kv_heads = {static_cast<uint64_t>(s.num_kv_heads)};
+  h.ffn_dim = {static_cast<uint64_t>(s.ffn_dim)};
+  h.key_dim = h.value_dim = h.rotary_dim = static_cast<uint64_t>(s.head_dim);
+  h.rms_norm_epsilon = s.norm_epsilon;
+  h.rope_base = s.rope_base;
+  result.family = &FindFamily(h);
+  result.config = Configure(*result.family, {h, [](std::string_view) { return true; }}, false);
+  result.tied_head = s.tied_head;
+  return result;
+}
+
+BaseModel::BaseModel(const std::string& path) : source_(OpenTensorSource(path)) {
+  hyper_ = ReadHyperparameters(*source_);
+  const Family& family = FindFamily(hyper_);
+  if (!hyper_.vocab_size) hyper_.vocab_size = TensorMap::EmbeddingRows(*source_, family);
+  const FamilyInput input{hyper_, [&](std::string_view canonical) {
+                            return TensorMap::HasWeight(*source_, family, canonical, 0);
+                          }};
+  file_config_ = Configure(family, input, false);
+  architecture_.family = &family;
+  architecture_.config = file_config_;
+  architecture_.hyper = HyperparametersForGguf(family, hyper_, file_config_);
+  if (family.gguf_interleaved_rope) {
+    for (Rope& rope : architecture_.config.ropes) rope.layout = RopeLayout::kInterleaved;
+  }
+  TensorMap map(*source_, family, file_config_);
+  architecture_.tied_head =
+      !TensorMap::HasWeight(*source_, family, "output", -1) || hyper_.tied_head.value_or(false);
+  architecture_.qkv_bias = !map.FindQkvBias(0, 0).empty();
+}
+
+Tokenizer BaseModel::LoadTokenizer() const {
+  if (source_->gguf() != nullptr) return mneme::LoadTokenizer(*source_->gguf());
+  if (source_->safetensors() != nullptr) return LoadTokenizerFolder(source_->path());
+  Fail(ErrorKind::kUnsupported, "{}: comes without a tokenizer; convert it to GGUF with one first",
+       source_->path());
+}
+
+void BaseModel::ForEachTensor(const std::function<void(const NamedTensor&)>& use) const {
+  const ModelConfig& c = file_config_;
+  TensorMap map(*source_, *architecture_.family, c);
+  const bool interleave = !c.ropes.empty() && c.ropes[0].layout == RopeLayout::kHalves &&
+                          architecture_.config.ropes[0].layout == RopeLayout::kInterleaved;
+  const auto matrix = [&](const std::string& name, const MatrixRows& rows, size_t turned_heads = 0) {
+    NamedTensor tensor{
+        name, {static_cast<int64_t>(rows.num_rows), static_cast<int64_t>(rows.num_cols)}, DecodeRows(rows)};
+    if (interleave && turned_heads > 0) {
+      InterleaveRows(turned_heads, c.key_dim, c.ropes[0].rotary_dim, rows.num_cols, &tensor.values);
+    }
+    use(tensor);
+  };
+  const auto vector = [&](const std::string& name, std::vector<float> values, size_t turned_heads = 0) {
+    if (values.empty()) return;
+    if (interleave && turned_heads > 0)
+      InterleaveRows(turned_heads, c.key_dim, c.ropes[0].rotary_dim, 1, &values);
+    use({name, {static_cast<int64_t>(values.size())}, std::move(values)});
+  };
+  const size_t dim = c.model_dim;
+  matrix("token_embd.weight", *map.Find("token_embd", -1, c.vocab_size, dim, true));
+  vector("output_norm.weight", map.FindNorm("output_norm", "weight", -1, true, {&dim, 1}));
+  const auto head = map.Find("output", -1, c.vocab_size, dim, false);
+  if (head && !architecture_.tied_head) matrix("output.weight", *head);
+  for (size_t index = 0; index < c.num_layers; ++index) {
+    const int layer = static_cast<int>(index);
+    const auto name = [&](std::string_view what) { return fmt::format("blk.{}.{}", layer, what); };
+    vector(name("attn_norm.weight"), map.FindNorm("attn_norm", "weight", layer, true, {&dim, 1}));
+    vector(name("ffn_norm.weight"), map.FindNorm("ffn_norm", "weight", layer, true, {&dim, 1}));
+    if (c.qk_norm_per_head) {
+      vector(name("attn_q_norm.weight"), map.FindNorm("attn_q_norm", "weight", layer, true, {&c.key_dim, 1}));
+      vector(name("attn_k_norm.weight"), map.FindNorm("attn_k_norm", "weight", layer, true, {&c.key_dim, 1}));
+    }
+    const size_t turned[3] = {c.num_heads, c.num_kv_heads[index], 0};
+    const char* const parts[3] = {"attn_q", "attn_k", "attn_v"};
+    for (int part = 0; part < 3; ++part) {
+      matrix(name(fmt::format("{}.weight", parts[part])), *map.FindQkv(part, layer), turned[part]);
+      vector(name(fmt::format("{}.bias", parts[part])), map.FindQkvBias(part, layer), turned[part]);
+    }
+    matrix(name("attn_output.weight"), *map.Find("attn_output", layer, dim, c.num_heads * c.value_dim, true));
+    matrix(name("ffn_gate.weight"), *map.FindGateUp(0, layer));
+    matrix(name("ffn_up.weight"), *map.FindGateUp(1, layer));
+    matrix(name("ffn_down.weight"), *map.Find("ffn_down", layer, dim, c.ffn_dim[index], true));
+  }
+  // A tied file may hold the head all the same; anything else left over is a part that would be lost.
+  map.CheckAllUsed();
+}
+
+void ExportGguf(const std::string& path, const Architecture& architecture, const MemorySettings& memory,
+                const Tokenizer& tokenizer, const BaseModel* base, const std::vector<NamedTensor>& tensors) {
+  if (memory.attention == "memorizing") {
+    Fail(ErrorKind::kUnsupported,
+         "{}: the engine has no context for attention \"memorizing\"; it trains and "
+         "evaluates, for comparison, and is not exported",
+         path);
+  }
+  GgufWriter writer;
+  WriteHyperparameters(architecture.hyper, architecture.family->gguf_names[0], &writer);
+  if (base != nullptr && base->source().gguf() != nullptr) {
+    writer.CopyAllMetadata(*base->source().gguf());
+  } else {
+    WriteVocabulary(tokenizer, &writer);
+  }
+  if (memory.attention == "infini") {
+    writer.Set("mneme.infini.segment", static_cast<uint32_t>(memory.segment));
+    writer.Set("mneme.infini.previous", static_cast<uint32_t>(memory.previous));
+    writer.Set("mneme.infini.update", memory.update);
+    writer.Set("mneme.infini.first", memory.first);
+  }
+  for (const NamedTensor& tensor : tensors) {
+    std::vector<uint64_t> shape(tensor.shape.rbegin(), tensor.shape.rend());
+    writer.AddTensor(tensor.name, Encoding::kF32, std::move(shape), tensor.values.data());
+  }
+  writer.Write(path);
+}
+
+}  // namespace mneme::train

@@ -1,0 +1,64 @@
+#include "train/checkpoint.h"
+
+#include <xxhash.h>
+
+#include <memory>
+
+#include "base/error.h"
+#include "base/file.h"
+
+namespace mneme::train {
+namespace {
+
+constexpr std::string_view kMagic = "MNEMECK1";
+
+class HashingWriter : public StateWriter {
+ public:
+  explicit HashingWriter(AtomicFileWriter* file) : file_(file), hash_(XXH3_createState(), XXH3_freeState) {
+    MNEME_CHECK(hash_ != nullptr);
+    XXH3_64bits_reset(hash_.get());
+  }
+  void Write(const void* data, size_t bytes) override {
+    file_->Write(data, bytes);
+    XXH3_64bits_update(hash_.get(), data, bytes);
+  }
+  uint64_t value() const { return XXH3_64bits_digest(hash_.get()); }
+
+ private:
+  AtomicFileWriter* file_;
+  std::unique_ptr<XXH3_state_t, XXH_errorcode (*)(XXH3_state_t*)> hash_;
+};
+
+}  // namespace
+
+void WriteCheckpoint(const std::string& path, const std::function<void(StateWriter&)>& save) {
+  AtomicFileWriter file(path);
+  HashingWriter writer(&file);
+  writer.Write(kMagic.data(), kMagic.size());
+  save(writer);
+  const uint64_t hash = writer.value();
+  file.Write(&hash, sizeof(hash));
+  file.Commit();
+}
+
+void ReadCheckpoint(const std::string& path, const std::function<void(StateReader&)>& restore) {
+  const MappedFile file(path);
+  const std::string_view bytes(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
+  if (!bytes.starts_with(kMagic) || bytes.size() < kMagic.size() + sizeof(uint64_t)) {
+    Fail(ErrorKind::kFile, "{}: is not a checkpoint of this version", path);
+  }
+  const std::string_view content = bytes.substr(0, bytes.size() - sizeof(uint64_t));
+  uint64_t stored = 0;
+  bytes.substr(content.size()).copy(reinterpret_cast<char*>(&stored), sizeof(stored));
+  if (XXH3_64bits(content.data(), content.size()) != stored) {
+    Fail(ErrorKind::kFile, "{}: is damaged (its checksum does not fit); take an older copy or start anew",
+         path);
+  }
+  BufferReader reader(content.substr(kMagic.size()));
+  restore(reader);
+  if (reader.remaining_bytes() != 0) {
+    Fail(ErrorKind::kFile, "{}: has {} bytes more than this model needs", path, reader.remaining_bytes());
+  }
+}
+
+}  // namespace mneme::train

@@ -1,0 +1,459 @@
+#include "train/decoder.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/error.h"
+#include "base/random.h"
+#include "context/infini.h"
+
+namespace mneme::train {
+namespace {
+
+using torch::Tensor;
+
+void CheckSupported(const ModelConfig& c) {
+  const auto refuse = [&](std::string_view what) {
+    Fail(ErrorKind::kUnsupported,
+         "training has no {} ('{}' needs it); llama, mistral, qwen2 and qwen3 models train", what, c.family);
+  };
+  if (c.norm != NormKind::kRms) refuse("LayerNorm");
+  if (c.block != BlockKind::kSequential || c.post_norms) refuse("parallel blocks or norms after a sub-layer");
+  if (c.position != PositionKind::kRope || c.ropes.size() != 1) refuse("positions other than one RoPE");
+  if (!c.gated_ffn || c.activation != Activation::kSilu) refuse("feed-forward network other than gated SiLU");
+  if (c.qk_norm_whole) refuse("norm over all heads together");
+  if (c.attention_soft_cap != 0 || c.final_soft_cap != 0 || c.clamp_qkv != 0) refuse("soft caps or clamps");
+  if (c.embedding_scale != 1.0f) refuse("scaled embeddings");
+  for (const int64_t window : c.layer_window) {
+    if (window > 0) refuse("sliding windows");
+  }
+}
+
+uint64_t HashName(uint64_t seed, const std::string& name) {
+  uint64_t hash = 1469598103934665603u ^ (seed * 0x9E3779B97F4A7C15u);
+  for (const char c : name) hash = (hash ^ static_cast<uint8_t>(c)) * 1099511628211u;
+  return hash;
+}
+
+}  // namespace
+
+std::vector<Tensor*> DecoderState::Differentiable() {
+  std::vector<Tensor*> tensors;
+  for (LayerState& layer : layers) {
+    for (Tensor* t : {&layer.memory.m, &layer.memory.z, &layer.kept_k, &layer.kept_v, &layer.kept_write}) {
+      if (t->defined() && t->numel() > 0) tensors.push_back(t);
+    }
+  }
+  return tensors;
+}
+
+Decoder::Decoder(const Architecture& architecture, const MemorySettings& memory,
+                 const AdapterSettings& adapters, uint64_t seed, const torch::TensorOptions& options,
+                 bool bf16_products)
+    : config_(architecture.config),
+      qkv_bias_(architecture.qkv_bias),
+      memory_(memory),
+      update_(ParseMemoryUpdate(memory.update)),
+      options_(options),
+      bf16_products_(bf16_products),
+      adapter_scale_(adapters.scale),
+      seed_(seed) {
+  CheckSupported(config_);
+  torch::NoGradGuard no_grad;
+  const auto dim = static_cast<int64_t>(config_.model_dim);
+  const auto vocab = static_cast<int64_t>(config_.vocab_size);
+  embedding_ = Add("token_embd.weight", {vocab, dim}, 0.05, ParameterGroup::kMatrix);
+  layers_.resize(config_.num_layers);
+  const double out_share = 1 / std::sqrt(2.0 * static_cast<double>(config_.num_layers));
+  for (size_t layer = 0; layer < config_.num_layers; ++layer) AddLayer(layer, adapters, out_share);
+  output_norm_ = Add("output_norm.weight", {dim}, 0, ParameterGroup::kVector, 1);
+  if (!architecture.tied_head) output_ = Add("output.weight", {vocab, dim}, 0.05, ParameterGroup::kMatrix);
+}
+
+Tensor Decoder::Add(const std::string& name, std::vector<int64_t> shape, double deviation,
+                    ParameterGroup group, double mean) {
+  int64_t count = 1;
+  for (const int64_t size : shape) count *= size;
+  std::vector<double> values(static_cast<size_t>(count), mean);
+  if (deviation > 0) {
+    // From the name, so that adding one parameter does not change the others.
+    Random random(HashName(seed_, name));
+    for (double& value : values) value += deviation * random.Normal();
+  }
+  Tensor value = torch::tensor(values, torch::kFloat64).reshape(shape).to(options_).contiguous();
+  value.set_requires_grad(true);
+  parameters_.push_back({name, value, group, true});
+  return value;
+}
+
+void Decoder::AddLayer(size_t index, const AdapterSettings& adapters, double out_share) {
+  Layer& layer = layers_[index];
+  const auto dim = static_cast<int64_t>(config_.model_dim);
+  const auto ffn = static_cast<int64_t>(config_.ffn_dim[index]);
+  const auto heads = static_cast<int64_t>(config_.num_heads);
+  const auto kv_heads = static_cast<int64_t>(config_.num_kv_heads[index]);
+  const auto key_dim = static_cast<int64_t>(config_.key_dim);
+  const auto value_dim = static_cast<int64_t>(config_.value_dim);
+  const auto name = [&](const char* what) { return fmt::format("blk.{}.{}", index, what); };
+  const auto matrix = [&](const char* what, int64_t rows, int64_t cols, double share) {
+    return Add(name(what), {rows, cols}, share / std::sqrt(static_cast<double>(cols)),
+               ParameterGroup::kMatrix);
+  };
+  const auto vector = [&](const char* what, int64_t size, double mean) {
+    return Add(name(what), {size}, 0, ParameterGroup::kVector, mean);
+  };
+  layer.attn_norm = vector("attn_norm.weight", dim, 1);
+  layer.q = matrix("attn_q.weight", heads * key_dim, dim, 1);
+  layer.k = matrix("attn_k.weight", kv_heads * key_dim, dim, 1);
+  layer.v = matrix("attn_v.weight", kv_heads * value_dim, dim, 1);
+  layer.o = matrix("attn_output.weight", dim, heads * value_dim, out_share);
+  if (qkv_bias_) {
+    layer.q_bias = vector("attn_q.bias", heads * key_dim, 0);
+    layer.k_bias = vector("attn_k.bias", kv_heads * key_dim, 0);
+    layer.v_bias = vector("attn_v.bias", kv_heads * value_dim, 0);
+  }
+  if (config_.qk_norm_per_head) {
+    layer.q_norm = vector("attn_q_norm.weight", key_dim, 1);
+    layer.k_norm = vector("attn_k_norm.weight", key_dim, 1);
+  }
+  layer.ffn_norm = vector("ffn_norm.weight", dim, 1);
+  layer.gate = matrix("ffn_gate.weight", ffn, dim, 1);
+  layer.up = matrix("ffn_up.weight", ffn, dim, 1);
+  layer.down = matrix("ffn_down.weight", dim, ffn, out_share);
+  if (memory_.attention == "infini") {
+    layer.memory_gate = Add(name("infini_gate.weight"), {heads}, 0, ParameterGroup::kGate, memory_.gate_init);
+    if (update_ == MemoryUpdate::kGatedDelta) {
+      layer.write = Add(name("infini_write.weight"), {kv_heads, dim},
+                        0.5 / std::sqrt(static_cast<double>(dim)), ParameterGroup::kVector);
+      layer.write_bias =
+          Add(name("infini_write.bias"), {kv_heads}, 0, ParameterGroup::kVector, memory_.write_init);
+    }
+  }
+  if (has_neighbours(index)) {
+    layer.knn_gate = Add(name("knn_gate.weight"), {heads}, 0, ParameterGroup::kGate, memory_.gate_init);
+    layer.knn_scale = Add(name("knn_scale.weight"), {heads}, 0, ParameterGroup::kVector, 1);
+  }
+  if (adapters.rank == 0) return;
+  const auto adapter = [&](const char* what, int64_t rows, int64_t cols, Tensor* a, Tensor* b) {
+    *a = Add(name(what) + ".lora_a", {adapters.rank, cols}, 1 / std::sqrt(static_cast<double>(cols)),
+             ParameterGroup::kMatrix);
+    *b = Add(name(what) + ".lora_b", {rows, adapters.rank}, 0, ParameterGroup::kMatrix);
+  };
+  adapter("attn_q.weight", heads * key_dim, dim, &layer.q_a, &layer.q_b);
+  adapter("attn_k.weight", kv_heads * key_dim, dim, &layer.k_a, &layer.k_b);
+  adapter("attn_v.weight", kv_heads * value_dim, dim, &layer.v_a, &layer.v_b);
+  adapter("attn_output.weight", dim, heads * value_dim, &layer.o_a, &layer.o_b);
+}
+
+Parameter* Decoder::Find(const std::string& name) {
+  for (Parameter& parameter : parameters_) {
+    if (parameter.name == name) return &parameter;
+  }
+  return nullptr;
+}
+
+Tensor Decoder::Merged(const Parameter& parameter) const {
+  const Parameter *a = nullptr, *b = nullptr;
+  for (const Parameter& other : parameters_) {
+    if (other.name == parameter.name + ".lora_a") a = &other;
+    if (other.name == parameter.name + ".lora_b") b = &other;
+  }
+  if (a == nullptr || b == nullptr) return parameter.value;
+  return parameter.value + adapter_scale_ * torch::matmul(b->value, a->value);
+}
+
+bool Decoder::has_neighbours(size_t layer) const {
+  if (memory_.attention != "memorizing") return false;
+  const int64_t wanted =
+      memory_.knn_layer >= 0 ? memory_.knn_layer : static_cast<int64_t>(config_.num_layers * 3 / 4);
+  return static_cast<int64_t>(layer) == wanted;
+}
+
+int64_t Decoder::kept_segments() const {
+  if (memory_.attention == "dense") return -1;
+  return memory_.attention == "infini" ? memory_.previous : 0;
+}
+
+Tensor Decoder::Product(const Tensor& x, const Tensor& weight) const {
+  if (!bf16_products_) return torch::matmul(x, weight.t());
+  return torch::matmul(x.to(torch::kBFloat16), weight.to(torch::kBFloat16).t()).to(torch::kFloat32);
+}
+
+Tensor Decoder::Project(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& a,
+                        const Tensor& b) const {
+  Tensor y = Product(x, weight);
+  if (a.defined()) y = y + adapter_scale_ * Product(Product(x, a), b);
+  return bias.defined() ? y + bias : y;
+}
+
+Tensor Decoder::Norm(const Tensor& x, const Tensor& weight) const {
+  const double epsilon = static_cast<double>(config_.norm_epsilon);
+  return x * torch::rsqrt(x.square().mean(-1, true) + epsilon) * weight;
+}
+
+// Positions count from the oldest token that local attention sees: only differences matter.
+Tensor Decoder::Rotate(const Tensor& x, int64_t first_position) const {
+  const Rope& rope = config_.ropes[0];
+  const auto half = static_cast<int64_t>(rope.rotary_dim / 2);
+  const int64_t length = x.size(-2);
+  if (!rope_cos_.defined() || rope_cos_.size(0) < first_position + length) {
+    const int64_t positions = 2 * (first_position + length);
+    std::vector<float> cos(static_cast<size_t>(positions * half)), sin(cos.size()), table(rope.rotary_dim);
+    for (int64_t p = 0; p < positions; ++p) {
+      RopeTable(rope, p, table.data());
+      std::copy_n(table.begin(), half, cos.begin() + p * half);
+      std::copy_n(table.begin() + half, half, sin.begin() + p * half);
+    }
+    torch::NoGradGuard no_grad;
+    rope_cos_ = torch::tensor(cos).reshape({positions, half}).to(options_);
+    rope_sin_ = torch::tensor(sin).reshape({positions, half}).to(options_);
+  }
+  const Tensor cos = rope_cos_.narrow(0, first_position, length);
+  const Tensor sin = rope_sin_.narrow(0, first_position, length);
+  const Tensor turned = x.narrow(-1, 0, 2 * half);
+  Tensor result;
+  if (rope.layout == RopeLayout::kHalves) {
+    const Tensor first = turned.narrow(-1, 0, half), second = turned.narrow(-1, half, half);
+    result = torch::cat({first * cos - second * sin, first * sin + second * cos}, -1);
+  } else {
+    const Tensor pairs = turned.unflatten(-1, {half, 2});
+    const Tensor first = pairs.select(-1, 0), second = pairs.select(-1, 1);
+    result = torch::stack({first * cos - second * sin, first * sin + second * cos}, -1).flatten(-2);
+  }
+  if (2 * half == x.size(-1)) return result;
+  return torch::cat({result, x.narrow(-1, 2 * half, x.size(-1) - 2 * half)}, -1);
+}
+
+void Decoder::ProjectKeys(size_t index, const Tensor& x, Tensor* k, Tensor* v) const {
+  const Layer& layer = layers_[index];
+  const auto kv_heads = static_cast<int64_t>(config_.num_kv_heads[index]);
+  *k = Project(x, layer.k, layer.k_bias, layer.k_a, layer.k_b)
+           .unflatten(-1, {kv_heads, static_cast<int64_t>(config_.key_dim)});
+  if (layer.k_norm.defined()) *k = Norm(*k, layer.k_norm);
+  *k = k->transpose(1, 2);
+  *v = Project(x, layer.v, layer.v_bias, layer.v_a, layer.v_b)
+           .unflatten(-1, {kv_heads, static_cast<int64_t>(config_.value_dim)})
+           .transpose(1, 2);
+}
+
+Decoder::Heads Decoder::Project(size_t index, const Tensor& x) const {
+  const Layer& layer = layers_[index];
+  const auto kv_heads = static_cast<int64_t>(config_.num_kv_heads[index]);
+  const auto group = static_cast<int64_t>(config_.num_heads) / kv_heads;
+  Heads heads;
+  Tensor q = Project(x, layer.q, layer.q_bias, layer.q_a, layer.q_b)
+                 .unflatten(-1, {kv_heads, group, static_cast<int64_t>(config_.key_dim)});
+  if (layer.q_norm.defined()) q = Norm(q, layer.q_norm);
+  heads.q = q.permute({0, 2, 3, 1, 4});
+  ProjectKeys(index, x, &heads.k, &heads.v);
+  return heads;
+}
+
+// 0 where a query may look, -inf elsewhere: [N, L] or [B, 1, 1, N, L] over kept and own tokens.
+Tensor Decoder::Mask(int64_t num_tokens, const Tensor& kept_valid) const {
+  const Tensor own = torch::full({num_tokens, num_tokens}, -INFINITY, options_).triu(1);
+  if (!kept_valid.defined() || kept_valid.size(1) == 0) return own;
+  const Tensor kept = torch::zeros_like(kept_valid).masked_fill(kept_valid == 0, -INFINITY);
+  const int64_t batch = kept.size(0);
+  return torch::cat(
+      {kept.view({batch, 1, 1, 1, -1}).expand({batch, 1, 1, num_tokens, kept.size(1)}),
+       own.view({1, 1, 1, num_tokens, num_tokens}).expand({batch, 1, 1, num_tokens, num_tokens})},
+      -1);
+}
+
+Tensor Decoder::MixMemory(size_t index, const Tensor& x, const Heads& heads, const Tensor& local,
+                          LayerState* state, const DecoderState& shared, SegmentWatch* watch) const {
+  const Layer& layer = layers_[index];
+  const auto kv_heads = static_cast<int64_t>(config_.num_kv_heads[index]);
+  const Tensor gate = torch::sigmoid(layer.memory_gate).view({1, kv_heads, -1, 1, 1});
+  const Tensor has = shared.written.view({-1, 1, 1, 1, 1}) > 0;
+  const Tensor read =
+      torch::where(has, ReadMemory(update_, state->memory, heads.q), torch::zeros({1}, options_));
+  const Tensor mixed = gate * read + (1 - gate) * local;
+  const Tensor out = memory_.first == "literal" ? mixed : torch::where(has, mixed, local);
+
+  // The oldest segment leaves the window and enters the memory.
+  Tensor write;
+  if (update_ == MemoryUpdate::kGatedDelta) {
+    write = torch::sigmoid(torch::matmul(x, layer.write.t()) + layer.write_bias).transpose(1, 2);
+    if (watch != nullptr) {
+      const Tensor mean = write.mean() / static_cast<double>(config_.num_layers);
+      watch->write_mean = watch->write_mean.defined() ? watch->write_mean + mean : mean;
+    }
+  }
+  const int64_t num_tokens = x.size(1);
+  if (memory_.previous == 0) {
+    state->memory = WriteMemory(update_, state->memory, heads.k, heads.v, write);
+    return out;
+  }
+  const Tensor k = torch::cat({state->kept_k, heads.k}, 2), v = torch::cat({state->kept_v, heads.v}, 2);
+  const Tensor w = write.defined() ? torch::cat({state->kept_write, write}, 2) : write;
+  const int64_t leaves = k.size(2) - memory_.previous * num_tokens;
+  if (leaves > 0) {
+    const MemoryTensors after = WriteMemory(update_, state->memory, k.narrow(2, 0, leaves),
+                                            v.narrow(2, 0, leaves), w.defined() ? w.narrow(2, 0, leaves) : w);
+    // Tokens of another document than the row's present one are left out.
+    const Tensor stays = shared.kept_valid.select(1, 0) > 0;
+    state->memory.m = torch::where(stays.view({-1, 1, 1, 1}), after.m, state->memory.m);
+    state->memory.z = torch::where(stays.view({-1, 1, 1}), after.z, state->memory.z);
+  }
+  if (w.defined()) state->kept_write = leaves > 0 ? w.narrow(2, leaves, w.size(2) - leaves) : w;
+  return out;
+}
+
+Tensor Decoder::MixNeighbours(size_t index, const Heads& heads, const Tensor& local, LayerState* state,
+                              const Tensor& valid) const {
+  const Layer& layer = layers_[index];
+  const auto kv_heads = static_cast<int64_t>(config_.num_kv_heads[index]);
+  const auto unit = [](const Tensor& t) {
+    return t * torch::rsqrt(t.square().sum(-1, true) + static_cast<double>(kMemoryEpsilon));
+  };
+  const Tensor keys = unit(heads.k).detach();
+  Tensor out = local;
+  if (state->knn_k.size(2) > 0) {
+    const Tensor scale = layer.knn_scale.abs().view({1, kv_heads, -1, 1, 1});
+    const Tensor q = unit(heads.q) * scale * std::sqrt(static_cast<double>(config_.key_dim));
+    Tensor logits = torch::matmul(q, state->knn_k.unsqueeze(2).transpose(-1, -2));
+    logits = logits.masked_fill(valid.view({valid.size(0), 1, 1, 1, -1}) == 0, -INFINITY);
+    const int64_t count = std::min<int64_t>(memory_.knn_neighbours, logits.size(-1));
+    const auto [best, places] = logits.topk(count, -1);
+    // A row without any neighbour: its weights come out as NaN and are not used.
+    const Tensor any = (valid.sum(1) > 0).view({-1, 1, 1, 1, 1});
+    const Tensor weights = torch::softmax(torch::where(any, best, torch::zeros({1}, options_)), -1);
+    const int64_t batch = q.size(0), group = q.size(2), num_tokens = q.size(3),
+                  value_dim = state->knn_v.size(-1);
+    const Tensor flat = places.reshape({batch, kv_heads, -1, 1}).expand({-1, -1, -1, value_dim});
+    const Tensor values =
+        state->knn_v.gather(2, flat).view({batch, kv_heads, group, num_tokens, count, value_dim});
+    const Tensor read = torch::matmul(weights.unsqueeze(-2), values).squeeze(-2);
+    const Tensor gate = torch::sigmoid(layer.knn_gate).view({1, kv_heads, -1, 1, 1});
+    out = torch::where(any, gate * read + (1 - gate) * local, local);
+  }
+  const auto append = [&](const Tensor& old, const Tensor& added) {
+    const Tensor all = torch::cat({old, added}, 2);
+    const int64_t extra = all.size(2) - memory_.knn_size;
+    return extra > 0 ? all.narrow(2, extra, memory_.knn_size) : all;
+  };
+  state->knn_k = append(state->knn_k, keys);
+  state->knn_v = append(state->knn_v, heads.v.detach());
+  return out;
+}
+
+Tensor Decoder::Attention(size_t index, const Tensor& x, const Tensor& mask, LayerState* state,
+                          const DecoderState& shared, SegmentWatch* watch) const {
+  const int64_t num_tokens = x.size(1);
+  const Heads heads = Project(index, x);
+  Tensor k = heads.k, v = heads.v;
+  if (state->hidden.defined() && state->hidden.size(1) > 0) {
+    Tensor old_k, old_v;
+    ProjectKeys(index, state->hidden, &old_k, &old_v);
+    k = torch::cat({old_k, k}, 2);
+    v = torch::cat({old_v, v}, 2);
+  } else if (state->kept_k.size(2) > 0) {
+    k = torch::cat({state->kept_k, k}, 2);
+    v = torch::cat({state->kept_v, v}, 2);
+  }
+  const int64_t before = k.size(2) - num_tokens;
+  const Tensor q_turned = Rotate(heads.q, before);
+  const Tensor k_turned = Rotate(k, 0).unsqueeze(2);
+  const auto scale = static_cast<double>(config_.attention_scale);
+  const Tensor logits = torch::matmul(q_turned * scale, k_turned.transpose(-1, -2)) + mask;
+  Tensor out = torch::matmul(torch::softmax(logits, -1), v.unsqueeze(2));
+  if (memory_.attention == "infini") out = MixMemory(index, x, heads, out, state, shared, watch);
+  if (has_neighbours(index)) out = MixNeighbours(index, heads, out, state, shared.knn_valid);
+
+  if (const int64_t kept = kept_segments(); kept != 0) {
+    const int64_t length = kept < 0 ? k.size(2) : std::min(k.size(2), kept * num_tokens);
+    state->kept_k = k.narrow(2, k.size(2) - length, length);
+    state->kept_v = v.narrow(2, v.size(2) - length, length);
+  }
+  if (state->hidden.defined()) {
+    const Tensor all = torch::cat({state->hidden, x.detach()}, 1);
+    const int64_t length = std::min(all.size(1), memory_.previous * num_tokens);
+    state->hidden = all.narrow(1, all.size(1) - length, length);
+  }
+  // [B, K, G, N, E] -> [B, N, heads * E]
+  const Tensor joined = out.permute({0, 3, 1, 2, 4}).flatten(2);
+  const Layer& layer = layers_[index];
+  return Project(joined, layer.o, layer.o_bias, layer.o_a, layer.o_b);
+}
+
+DecoderState Decoder::EmptyState(int64_t batch) const {
+  DecoderState state;
+  const auto key_dim = static_cast<int64_t>(config_.key_dim);
+  const auto value_dim = static_cast<int64_t>(config_.value_dim);
+  for (size_t index = 0; index < config_.num_layers; ++index) {
+    const auto kv_heads = static_cast<int64_t>(config_.num_kv_heads[index]);
+    LayerState layer;
+    if (memory_.attention == "infini")
+      layer.memory = EmptyMemory(batch, kv_heads, key_dim, value_dim, options_);
+    layer.kept_k = torch::zeros({batch, kv_heads, 0, key_dim}, options_);
+    layer.kept_v = torch::zeros({batch, kv_heads, 0, value_dim}, options_);
+    layer.kept_write = torch::zeros({batch, kv_heads, 0}, options_);
+    if (memory_.attention == "xl" || memory_.attention == "memorizing") {
+      layer.hidden = torch::zeros({batch, 0, static_cast<int64_t>(config_.model_dim)}, options_);
+    }
+    layer.knn_k = torch::zeros({batch, kv_heads, 0, key_dim}, options_);
+    layer.knn_v = torch::zeros({batch, kv_heads, 0, value_dim}, options_);
+    state.layers.push_back(std::move(layer));
+  }
+  state.written = torch::zeros({batch}, options_);
+  state.kept_valid = torch::zeros({batch, 0}, options_);
+  state.knn_valid = torch::zeros({batch, 0}, options_);
+  return state;
+}
+
+void Decoder::Reset(const Tensor& resets, DecoderState* state) const {
+  const Tensor stay = 1 - resets;
+  state->written = state->written * stay;
+  state->kept_valid = state->kept_valid * stay.unsqueeze(1);
+  state->knn_valid = state->knn_valid * stay.unsqueeze(1);
+  for (LayerState& layer : state->layers) {
+    if (!layer.memory.m.defined()) continue;
+    layer.memory.m = layer.memory.m * stay.view({-1, 1, 1, 1});
+    layer.memory.z = layer.memory.z * stay.view({-1, 1, 1});
+  }
+}
+
+void Decoder::AdvanceShared(int64_t batch, int64_t num_tokens, DecoderState* state) const {
+  const Tensor ones = torch::ones({batch, num_tokens}, options_);
+  const auto append = [&](const Tensor& old, int64_t most) {
+    const Tensor all = torch::cat({old, ones}, 1);
+    const int64_t length = most < 0 ? all.size(1) : std::min(all.size(1), most);
+    return all.narrow(1, all.size(1) - length, length);
+  };
+  const bool caches = memory_.attention == "xl" || memory_.attention == "memorizing";
+  const int64_t kept = caches ? memory_.previous : kept_segments();
+  const Tensor all_kept = torch::cat({state->kept_valid, ones}, 1);
+  // The row's memory holds something once a token of its document left the window.
+  const int64_t leaves = all_kept.size(1) - memory_.previous * num_tokens;
+  if (memory_.attention == "infini" && leaves > 0) {
+    const Tensor left = std::get<0>(all_kept.narrow(1, 0, leaves).max(1));
+    state->written = torch::maximum(state->written, left);
+  }
+  state->kept_valid = append(state->kept_valid, kept < 0 ? -1 : kept * num_tokens);
+  if (memory_.attention == "memorizing") state->knn_valid = append(state->knn_valid, memory_.knn_size);
+}
+
+Tensor Decoder::Segment(const Tensor& tokens, const Tensor& resets, DecoderState* state,
+                        SegmentWatch* watch) const {
+  Reset(resets, state);
+  const Tensor mask = Mask(tokens.size(1), state->kept_valid);
+  Tensor x = torch::embedding(embedding_, tokens);
+  for (size_t index = 0; index < layers_.size(); ++index) {
+    const Layer& layer = layers_[index];
+    x = x + Attention(index, Norm(x, layer.attn_norm), mask, &state->layers[index], *state, watch);
+    const Tensor input = Norm(x, layer.ffn_norm);
+    x = x + Product(torch::silu(Product(input, layer.gate)) * Product(input, layer.up), layer.down);
+  }
+  AdvanceShared(tokens.size(0), tokens.size(1), state);
+  return Norm(x, output_norm_);
+}
+
+Tensor Decoder::Logits(const Tensor& hidden) const {
+  return Product(hidden, output_.defined() ? output_ : embedding_);
+}
+
+}  // namespace mneme::train

@@ -1,0 +1,172 @@
+#include "train/sequence.h"
+
+#include <torch/csrc/autograd/autograd.h>
+
+#include <cmath>
+
+namespace mneme::train {
+namespace {
+
+using torch::Tensor;
+
+// A batch on the device.
+struct Inputs {
+  Tensor tokens, targets, weights, resets, row_weights;
+  int64_t num_segments = 0;
+  int64_t segment = 0;
+
+  Inputs(const Batch& batch, const torch::TensorOptions& options)
+      : num_segments(batch.num_segments), segment(batch.segment) {
+    const int64_t length = num_segments * segment;
+    const auto device = options.device();
+    tokens = torch::tensor(batch.tokens, torch::kInt64).view({batch.batch, length}).to(device);
+    targets = torch::tensor(batch.targets, torch::kInt64).view({batch.batch, length}).to(device);
+    weights = torch::tensor(batch.weights, torch::kFloat32).view({batch.batch, length}).to(options);
+    resets = torch::tensor(batch.resets, torch::kFloat32).view({batch.batch, num_segments}).to(options);
+    row_weights = weights.sum(1, true).clamp_min(1e-8);
+  }
+  Tensor Tokens(int64_t s) const { return tokens.narrow(1, s * segment, segment); }
+  Tensor Targets(int64_t s) const { return targets.narrow(1, s * segment, segment); }
+  Tensor Weights(int64_t s) const { return weights.narrow(1, s * segment, segment); }
+  Tensor Resets(int64_t s) const { return resets.select(1, s); }
+};
+
+struct Sums {
+  double loss = 0, write = 0, answers = 0;
+  double num_answers = 0;
+};
+
+// The part of the loss that one segment carries, with the penalty; advances the state.
+Tensor SegmentLoss(const Decoder& decoder, const Inputs& in, int64_t s, const SequenceOptions& options,
+                   DecoderState* state, Sums* sums) {
+  SegmentWatch watch;
+  const Tensor hidden = decoder.Segment(in.Tokens(s), in.Resets(s), state, &watch);
+  const Tensor log_probs = torch::log_softmax(decoder.Logits(hidden), -1);
+  const Tensor nll = -log_probs.gather(-1, in.Targets(s).unsqueeze(-1)).squeeze(-1);
+  const Tensor weights = in.Weights(s);
+  const auto batch = static_cast<double>(weights.size(0));
+  Tensor loss = (nll * weights / in.row_weights).sum() / batch;
+  if (sums != nullptr) {
+    torch::NoGradGuard no_grad;
+    sums->loss += loss.item<double>();
+    // Rows of a task have tokens of full weight among others of less.
+    const Tensor is_task =
+        std::get<0>(torch::where(in.weights > 0, in.weights, torch::ones_like(in.weights)).min(1, true)) < 1;
+    const Tensor is_answer = torch::logical_and(weights == 1, is_task).to(nll.scalar_type());
+    sums->answers += (nll * is_answer).sum().item<double>();
+    sums->num_answers += is_answer.sum().item<double>();
+  }
+  if (watch.write_mean.defined()) {
+    const Tensor mean = watch.write_mean / static_cast<double>(in.num_segments);
+    if (sums != nullptr) sums->write += mean.item<double>();
+    if (options.write_penalty > 0) loss = loss + options.write_penalty * mean;
+  }
+  return loss * options.scale;
+}
+
+DecoderState Detached(const DecoderState& state) {
+  DecoderState copy = state;
+  for (Tensor* tensor : copy.Differentiable()) *tensor = tensor->detach();
+  return copy;
+}
+
+void BackpropagateWhole(const Decoder& decoder, const Inputs& in, const SequenceOptions& options,
+                        DecoderState* state, Sums* sums) {
+  Tensor loss;
+  for (int64_t s = 0; s < in.num_segments; ++s) {
+    const Tensor part = SegmentLoss(decoder, in, s, options, state, sums);
+    loss = loss.defined() ? loss + part : part;
+  }
+  loss.backward();
+}
+
+void BackpropagateBySegment(const Decoder& decoder, const Inputs& in, const SequenceOptions& options,
+                            DecoderState* state, Sums* sums) {
+  std::vector<DecoderState> borders;
+  {
+    torch::NoGradGuard no_grad;
+    for (int64_t s = 0; s < in.num_segments; ++s) {
+      borders.push_back(*state);
+      SegmentLoss(decoder, in, s, options, state, sums);
+    }
+  }
+  std::vector<Tensor> gradients;  // of what comes later, with respect to the state after segment s
+  for (int64_t s = in.num_segments - 1; s >= 0; --s) {
+    DecoderState now = Detached(borders[static_cast<size_t>(s)]);
+    borders.pop_back();
+    const std::vector<Tensor*> places = now.Differentiable();
+    std::vector<Tensor> leaves;
+    for (Tensor* place : places) {
+      place->set_requires_grad(true);
+      leaves.push_back(*place);
+    }
+    std::vector<Tensor> outputs = {SegmentLoss(decoder, in, s, options, &now, nullptr)};
+    std::vector<Tensor> seeds = {torch::ones_like(outputs[0])};
+    const std::vector<Tensor*> after = now.Differentiable();
+    for (size_t i = 0; i < gradients.size(); ++i) {
+      if (!gradients[i].defined() || !after[i]->requires_grad()) continue;
+      outputs.push_back(*after[i]);
+      seeds.push_back(gradients[i]);
+    }
+    torch::autograd::backward(outputs, seeds);
+    gradients.clear();
+    for (const Tensor& leaf : leaves) gradients.push_back(leaf.grad());
+  }
+}
+
+SequenceResult Finish(const Sums& sums, const DecoderState& state) {
+  SequenceResult result;
+  result.loss = sums.loss;
+  result.write_mean = sums.write;
+  result.answer_loss = sums.num_answers > 0 ? sums.answers / sums.num_answers : std::nan("");
+  torch::NoGradGuard no_grad;
+  for (const LayerState& layer : state.layers) {
+    LayerWatch watch;
+    if (layer.memory.m.defined()) {
+      watch.max_m = layer.memory.m.abs().max().item<double>();
+      watch.max_z = layer.memory.z.abs().max().item<double>();
+    }
+    result.layers.push_back(watch);
+  }
+  return result;
+}
+
+}  // namespace
+
+SequenceResult Backpropagate(const Decoder& decoder, const Batch& batch, const SequenceOptions& options) {
+  const Inputs in(batch, decoder.options());
+  DecoderState state = decoder.EmptyState(batch.batch);
+  Sums sums;
+  if (options.recompute) {
+    BackpropagateBySegment(decoder, in, options, &state, &sums);
+  } else {
+    BackpropagateWhole(decoder, in, options, &state, &sums);
+  }
+  return Finish(sums, state);
+}
+
+SequenceResult Evaluate(const Decoder& decoder, const Batch& batch) {
+  torch::NoGradGuard no_grad;
+  const Inputs in(batch, decoder.options());
+  DecoderState state = decoder.EmptyState(batch.batch);
+  Sums sums;
+  for (int64_t s = 0; s < in.num_segments; ++s) SegmentLoss(decoder, in, s, {}, &state, &sums);
+  return Finish(sums, state);
+}
+
+int64_t CountExact(const Decoder& decoder, const Batch& batch) {
+  torch::NoGradGuard no_grad;
+  const Inputs in(batch, decoder.options());
+  DecoderState state = decoder.EmptyState(batch.batch);
+  Tensor wrong = torch::zeros({batch.batch}, decoder.options());
+  for (int64_t s = 0; s < in.num_segments; ++s) {
+    const Tensor hidden = decoder.Segment(in.Tokens(s), in.Resets(s), &state);
+    const Tensor weights = in.Weights(s);
+    if (weights.sum().item<double>() == 0) continue;
+    const Tensor miss = torch::logical_and(decoder.Logits(hidden).argmax(-1) != in.Targets(s), weights > 0);
+    wrong += miss.sum(1).to(wrong.scalar_type());
+  }
+  return (wrong == 0).sum().item<int64_t>();
+}
+
+}  // namespace mneme::train

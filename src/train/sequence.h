@@ -1,0 +1,42 @@
+// Loss and gradient of a batch of sequences, segment by segment.
+#pragma once
+
+#include <torch/types.h>
+
+#include <vector>
+
+#include "train/data.h"
+#include "train/decoder.h"
+
+namespace mneme::train {
+
+struct SequenceOptions {
+  // Hold the graph of one segment at a time: run forward without a graph, keep the states at the borders,
+  // then go backward through the segments, each computed again from its border state, passing the gradient of
+  // the state on.
+  bool recompute = false;
+  double write_penalty = 0;
+  double scale = 1;  // of the loss, for micro-batches
+};
+
+struct LayerWatch {
+  double max_m = 0;
+  double max_z = 0;
+};
+
+struct SequenceResult {
+  double loss = 0;         // mean over rows of the weighted mean over tokens
+  double answer_loss = 0;  // mean over tokens of weight 1 in rows that also have others; NaN without any
+  double write_mean = 0;
+  std::vector<LayerWatch> layers;  // at the end of the sequences
+};
+
+// Adds to the gradients of the decoder's parameters.
+SequenceResult Backpropagate(const Decoder& decoder, const Batch& batch, const SequenceOptions& options);
+
+// Loss without gradient.
+SequenceResult Evaluate(const Decoder& decoder, const Batch& batch);
+// Of the rows, how many have all targets of positive weight as the most likely token.
+int64_t CountExact(const Decoder& decoder, const Batch& batch);
+
+}  // namespace mneme::train

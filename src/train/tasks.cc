@@ -1,0 +1,214 @@
+#include "train/tasks.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <string_view>
+
+#include "base/error.h"
+
+namespace mneme::train {
+namespace {
+
+constexpr std::array<std::string_view, 5> kGrass = {
+    "The grass is green.", "The sky is blue.", "The sun is yellow.", "Here we go.", "There and back again."};
+constexpr std::string_view kIntroduction =
+    "There is an important info hidden inside a lot of irrelevant text. Find it and memorize them. I will "
+    "quiz "
+    "you about the important information there.\n";
+// Names of keys, and keys and values of pairs.
+constexpr std::array<std::string_view, 64> kWords = {
+    "apple",  "river",  "stone",   "tiger",  "cloud",  "house",  "bread",  "chair",  "plant",  "horse",
+    "light",  "music",  "paper",   "queen",  "radio",  "sheep",  "table",  "uncle",  "voice",  "water",
+    "yacht",  "zebra",  "angel",   "beach",  "candle", "desert", "engine", "forest", "garden", "hammer",
+    "island", "jacket", "kitchen", "ladder", "mirror", "needle", "orange", "pencil", "rabbit", "silver",
+    "tunnel", "valley", "window",  "anchor", "basket", "castle", "doctor", "farmer", "guitar", "helmet",
+    "insect", "jungle", "lemon",   "market", "number", "oyster", "pirate", "rocket", "saddle", "temple",
+    "velvet", "walnut", "wizard",  "yellow"};
+
+std::string Digits(Random& random) { return fmt::format("{:05}", 10000 + random.Below(90000)); }
+
+// `count` different indices below `bound`, in random order.
+std::vector<size_t> Choose(size_t count, size_t bound, Random& random) {
+  std::vector<size_t> all(bound);
+  for (size_t i = 0; i < bound; ++i) all[i] = i;
+  for (size_t i = 0; i < count; ++i) std::swap(all[i], all[i + random.Below(bound - i)]);
+  all.resize(count);
+  return all;
+}
+
+void Answer(std::string_view answer, TaskText* task) {
+  const size_t begin = task->text.size();
+  task->text += answer;
+  task->answers.emplace_back(begin, task->text.size());
+}
+
+// Statements spread over the filler at random places, in order.
+std::string Spread(const std::vector<std::string>& statements, size_t num_bytes, const FillerSource& filler,
+                   Random& random) {
+  std::vector<double> places;
+  for (size_t i = 0; i < statements.size(); ++i) places.push_back(random.Uniform());
+  std::sort(places.begin(), places.end());
+  std::string text;
+  double last = 0;
+  for (size_t i = 0; i < statements.size(); ++i) {
+    const auto bytes = static_cast<size_t>((places[i] - last) * static_cast<double>(num_bytes));
+    last = places[i];
+    if (bytes > 0) text += filler(bytes, random) + "\n";
+    text += statements[i] + "\n";
+  }
+  const auto rest = static_cast<size_t>((1 - last) * static_cast<double>(num_bytes));
+  if (rest > 0) text += filler(rest, random) + "\n";
+  return text;
+}
+
+size_t DrawItems(const SourceSettings& source, size_t num_bytes, size_t item_bytes, size_t most,
+                 Random& random) {
+  const auto low = static_cast<size_t>(source.min_items);
+  const double room =
+      source.max_statements_share * static_cast<double>(num_bytes) / static_cast<double>(item_bytes);
+  const size_t high = std::clamp(static_cast<size_t>(room), low, static_cast<size_t>(source.max_items));
+  return std::min(most, low + random.Below(high - low + 1));
+}
+
+TaskText NamedKeys(const SourceSettings& source, size_t num_bytes, const FillerSource& filler,
+                   Random& random) {
+  constexpr size_t kItemBytes = 150;  // a statement and its question
+  const size_t count = DrawItems(source, num_bytes, kItemBytes, kWords.size(), random);
+  const std::vector<size_t> names = Choose(count, kWords.size(), random);
+  std::vector<std::string> statements, keys;
+  for (size_t i = 0; i < count; ++i) {
+    keys.push_back(Digits(random));
+    statements.push_back(fmt::format("The pass key {0} is {1}. Remember it. {1} is the pass key {0}.",
+                                     kWords[names[i]], keys[i]));
+  }
+  const size_t taken = count * kItemBytes;
+  TaskText task;
+  task.text = kIntroduction;
+  task.text += Spread(statements, num_bytes > taken ? num_bytes - taken : 0, filler, random);
+  for (const size_t i : Choose(count, count, random)) {
+    task.text += fmt::format("What is the pass key {0}? The pass key {0} is ", kWords[names[i]]);
+    Answer(keys[i], &task);
+    task.text += ".\n";
+  }
+  return task;
+}
+
+TaskText Pairs(const SourceSettings& source, size_t num_bytes, const FillerSource& filler, Random& random) {
+  constexpr size_t kItemBytes = 48;
+  const size_t count = DrawItems(source, num_bytes, kItemBytes, kWords.size(), random);
+  const std::vector<size_t> keys = Choose(count, kWords.size(), random);
+  std::vector<std::string> statements;
+  std::vector<size_t> values;
+  for (size_t i = 0; i < count; ++i) {
+    values.push_back(random.Below(kWords.size()));
+    statements.push_back(fmt::format("The {} has the {}.", kWords[keys[i]], kWords[values[i]]));
+  }
+  const size_t taken = count * kItemBytes;
+  TaskText task;
+  task.text = Spread(statements, num_bytes > taken ? num_bytes - taken : 0, filler, random);
+  task.text += "Who has what?\n";
+  for (const size_t i : Choose(count, count, random)) {
+    task.text += fmt::format("The {} has the ", kWords[keys[i]]);
+    Answer(kWords[values[i]], &task);
+    task.text += ".\n";
+  }
+  return task;
+}
+
+TaskText Copy(const SourceSettings& source, size_t num_bytes, const FillerSource& filler, Random& random) {
+  std::string line;
+  const auto count = static_cast<size_t>(source.min_items) +
+                     random.Below(static_cast<uint64_t>(source.max_items - source.min_items + 1));
+  for (size_t i = 0; i < count; ++i) {
+    line += (i > 0 ? " " : "") + std::string(kWords[random.Below(kWords.size())]);
+  }
+  TaskText task;
+  const size_t taken = 2 * line.size() + 16;
+  task.text = "Copy: " + line + "\n";
+  if (num_bytes > taken) task.text += filler(num_bytes - taken, random) + "\n";
+  task.text += "Copy: ";
+  Answer(line, &task);
+  task.text += "\n";
+  return task;
+}
+
+}  // namespace
+
+std::string GrassFiller(size_t num_bytes, Random& random) {
+  std::string text;
+  for (size_t i = random.Below(kGrass.size()); text.size() < num_bytes; ++i) {
+    if (!text.empty()) text += ' ';
+    text += kGrass[i % kGrass.size()];
+  }
+  return text;
+}
+
+TaskText PasskeyText(size_t num_bytes, double depth, const FillerSource& filler, Random& random) {
+  const std::string key = Digits(random);
+  const auto front = static_cast<size_t>(depth * static_cast<double>(num_bytes));
+  TaskText task;
+  task.text = kIntroduction;
+  if (front > 0) task.text += filler(front, random) + "\n";
+  task.text += fmt::format("The pass key is {0}. Remember it. {0} is the pass key.\n", key);
+  if (num_bytes > front) task.text += filler(num_bytes - front, random) + "\n";
+  task.text += "What is the pass key? The pass key is ";
+  Answer(key, &task);
+  task.text += ".\n";
+  return task;
+}
+
+TaskText MakeTask(const SourceSettings& source, size_t num_bytes, const FillerSource& filler,
+                  Random& random) {
+  if (source.kind == "passkey") return PasskeyText(num_bytes, random.Uniform(), filler, random);
+  if (source.kind == "named-keys" || source.kind == "needle")
+    return NamedKeys(source, num_bytes, filler, random);
+  if (source.kind == "pairs") return Pairs(source, num_bytes, filler, random);
+  MNEME_CHECK(source.kind == "copy");
+  return Copy(source, num_bytes, filler, random);
+}
+
+std::vector<std::string> TaskVocabularyLines(Random& random, size_t num_lines) {
+  std::vector<std::string> lines;
+  SourceSettings source;
+  source.max_items = 8;
+  for (size_t i = 0; lines.size() < num_lines; ++i) {
+    source.kind = std::array{"named-keys", "passkey", "pairs", "copy"}[i % 4];
+    const std::string text = MakeTask(source, 2000, GrassFiller, random).text;
+    for (size_t begin = 0; begin < text.size();) {
+      const size_t end = std::min(text.find('\n', begin), text.size());
+      if (end > begin) lines.push_back(text.substr(begin, end - begin));
+      begin = end + 1;
+    }
+  }
+  lines.resize(num_lines);
+  return lines;
+}
+
+WeightedIds EncodeTask(const Tokenizer& tokenizer, const TaskText& task, float other) {
+  WeightedIds result;
+  result.ids = tokenizer.Encode(task.text);
+  size_t total = 0;
+  for (const TokenId id : result.ids) total += tokenizer.Bytes(id).size();
+  // SentencePiece puts a space before a text.
+  MNEME_CHECK(total >= task.text.size());
+  const size_t added = total - task.text.size();
+  if (added > 1) {
+    Fail(ErrorKind::kUnsupported,
+         "the tokenizer changes text (it gives {} bytes for {}), so that answers cannot be marked; use a "
+         "vocabulary without normalisation",
+         total, task.text.size());
+  }
+  size_t begin = 0, next = 0;
+  for (const TokenId id : result.ids) {
+    const size_t end = begin + tokenizer.Bytes(id).size();
+    while (next < task.answers.size() && task.answers[next].second + added <= begin) ++next;
+    const bool is_answer = next < task.answers.size() && task.answers[next].first + added < end;
+    result.weights.push_back(is_answer ? 1.0f : other);
+    begin = end;
+  }
+  return result;
+}
+
+}  // namespace mneme::train

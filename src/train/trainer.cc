@@ -1,0 +1,458 @@
+#include "train/trainer.h"
+
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/interrupt.h"
+#include "base/random.h"
+#include "base/units.h"
+#include "train/architecture.h"
+#include "train/checkpoint.h"
+#include "train/data.h"
+#include "train/decoder.h"
+#include "train/optimizer.h"
+#include "train/sequence.h"
+#include "train/vocabulary.h"
+
+namespace mneme::train {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using Json = nlohmann::ordered_json;
+
+torch::Device ParseDevice(const std::string& name) {
+  const bool is_cuda = name.starts_with("cuda");
+  if (is_cuda && !at::hasCUDA()) {
+    Fail(ErrorKind::kUnsupported, "device '{}': this libtorch sees no CUDA device; use device = \"cpu\"",
+         name);
+  }
+  try {
+    return torch::Device(name);
+  } catch (const c10::Error&) {
+    Fail(ErrorKind::kInput, "device '{}' is not known; there are: cpu, cuda, cuda:N", name);
+  }
+}
+
+void MakeFolder(const std::string& path) {
+  std::error_code error;
+  std::filesystem::create_directories(path, error);
+  if (error) Fail(ErrorKind::kFile, "{}: cannot be made: {}", path, error.message());
+}
+
+// A line per step; lines of steps that a crash undid are removed on resume.
+class RunLog {
+ public:
+  RunLog(std::string path, int64_t from_step) : path_(std::move(path)) {
+    std::string kept;
+    if (FileExists(path_) && from_step > 0) {
+      const std::string old = ReadWholeFile(path_);
+      for (size_t begin = 0; begin < old.size();) {
+        const size_t end = old.find('\n', begin);
+        if (end == std::string::npos) break;
+        const std::string_view line(old.data() + begin, end - begin);
+        const Json json = Json::parse(line, nullptr, false);
+        if (json.is_object() && json.value("step", int64_t{0}) <= from_step) kept.append(line).append("\n");
+        begin = end + 1;
+      }
+    }
+    AtomicFileWriter writer(path_);
+    writer.Write(kept);
+    writer.Commit();
+    file_ = std::fopen(path_.c_str(), "a");
+    if (file_ == nullptr) Fail(ErrorKind::kFile, "{}: cannot be opened for writing", path_);
+  }
+  ~RunLog() { std::fclose(file_); }
+  RunLog(const RunLog&) = delete;
+  RunLog& operator=(const RunLog&) = delete;
+
+  void Write(const Json& line) {
+    const std::string text = line.dump() + "\n";
+    if (std::fwrite(text.data(), 1, text.size(), file_) != text.size() || std::fflush(file_) != 0) {
+      Fail(ErrorKind::kFile, "{}: cannot be written (is the disk full?); the last checkpoint is intact",
+           path_);
+    }
+  }
+
+ private:
+  std::string path_;
+  std::FILE* file_ = nullptr;
+};
+
+class Run {
+ public:
+  Run(const TrainConfig& config, const TrainEvents& events, const TrainLimits& limits);
+  TrainOutcome Go();
+
+ private:
+  void OpenVocabulary();
+  void MakeDecoder();
+  void LoadBase();
+  void FreezeForAdapt();
+  const StageSettings& StageAt(int64_t step) const;
+  Batch NextBatch();
+  void Step();
+  void CheckNumbers(const SequenceResult& result, double norm) const;
+  void Evaluate();
+  void Save();
+  void Restore();
+  void Export();
+  std::vector<double> Gates() const;
+  void Say(const std::string& line) const {
+    if (events_.say) events_.say(line);
+  }
+  std::string CheckpointPath() const { return config_.out + "/checkpoint.bin"; }
+
+  TrainConfig config_;
+  const TrainEvents events_;
+  const TrainLimits limits_;
+  std::optional<BaseModel> base_;
+  std::optional<Tokenizer> tokenizer_;
+  Architecture architecture_;
+  std::optional<Decoder> decoder_;
+  std::optional<AdamW> optimizer_;
+  std::optional<DataStream> data_;
+  std::optional<RunLog> log_;
+  int64_t step_ = 0;
+  double last_loss_ = std::nan("");
+  double smooth_loss_ = std::nan("");
+  double smooth_answer_ = std::nan("");
+  double tokens_per_second_ = 0;
+  std::string model_path_;
+};
+
+Run::Run(const TrainConfig& config, const TrainEvents& events, const TrainLimits& limits)
+    : config_(config), events_(events), limits_(limits) {
+  at::set_num_threads(static_cast<int>(config_.train.num_threads));
+  MakeFolder(config_.out);
+  if (!config_.model.base.empty()) base_.emplace(config_.model.base);
+  OpenVocabulary();
+  MakeDecoder();
+  optimizer_.emplace(decoder_->parameters(), config_.train);
+  data_.emplace(config_.sources, *tokenizer_, static_cast<uint64_t>(config_.train.seed) + 1);
+  if (!limits_.fresh && FileExists(CheckpointPath())) Restore();
+  log_.emplace(config_.out + "/log.jsonl", step_);
+}
+
+void Run::OpenVocabulary() {
+  if (base_) {
+    tokenizer_ = base_->LoadTokenizer();
+    return;
+  }
+  const std::string& path = config_.vocabulary.path;
+  if (!FileExists(path)) {
+    Say(fmt::format("training a vocabulary of {} pieces", config_.vocabulary.size));
+    const auto lines = DataStream::SampleLines(config_.sources, config_.vocabulary.sample_bytes,
+                                               static_cast<uint64_t>(config_.train.seed));
+    TrainVocabulary(config_.vocabulary, lines, path);
+  }
+  tokenizer_ = LoadTokenizerFile(path);
+}
+
+void Run::MakeDecoder() {
+  architecture_ = base_ ? base_->architecture() : MakeArchitecture(config_.model, tokenizer_->vocab_size());
+  AdapterSettings adapters;
+  if (config_.train.trainable == "lora") {
+    adapters.rank = config_.train.lora_rank;
+    adapters.scale = config_.train.lora_alpha / static_cast<double>(config_.train.lora_rank);
+  }
+  const auto options =
+      torch::TensorOptions().dtype(torch::kFloat32).device(ParseDevice(config_.train.device));
+  decoder_.emplace(architecture_, config_.memory, adapters, static_cast<uint64_t>(config_.train.seed),
+                   options, config_.train.precision == "bf16");
+  if (base_) {
+    LoadBase();
+    FreezeForAdapt();
+  }
+  int64_t count = 0;
+  for (const Parameter& parameter : decoder_->parameters()) count += parameter.value.numel();
+  Say(fmt::format("{} parameters, {} layers, attention {}{}, {} pieces, segment {}", FormatCount(count),
+                  architecture_.config.num_layers, config_.memory.attention,
+                  config_.memory.attention == "infini" ? " (" + config_.memory.update + ")" : "",
+                  tokenizer_->vocab_size(), config_.memory.segment));
+}
+
+void Run::LoadBase() {
+  torch::NoGradGuard no_grad;
+  size_t loaded = 0;
+  base_->ForEachTensor([&](const NamedTensor& tensor) {
+    Parameter* parameter = decoder_->Find(tensor.name);
+    if (parameter == nullptr) {
+      Fail(ErrorKind::kUnsupported, "{}: tensor '{}' has no place in the training module", config_.model.base,
+           tensor.name);
+    }
+    parameter->value.copy_(torch::tensor(tensor.values).reshape(parameter->value.sizes()));
+    ++loaded;
+  });
+  for (const Parameter& parameter : decoder_->parameters()) {
+    const bool is_new = parameter.name.find("infini_") != std::string::npos ||
+                        parameter.name.find("knn_") != std::string::npos ||
+                        parameter.name.find(".lora_") != std::string::npos;
+    if (!is_new) --loaded;
+  }
+  MNEME_CHECK(loaded == 0);
+}
+
+void Run::FreezeForAdapt() {
+  if (config_.train.trainable == "all") return;
+  for (Parameter& parameter : decoder_->parameters()) {
+    const bool is_memory = parameter.name.find("infini_") != std::string::npos ||
+                           parameter.name.find("knn_") != std::string::npos;
+    parameter.trains = is_memory || parameter.name.find(".lora_") != std::string::npos;
+  }
+}
+
+const StageSettings& Run::StageAt(int64_t step) const {
+  for (const StageSettings& stage : config_.stages) {
+    if (step < stage.steps) return stage;
+    step -= stage.steps;
+  }
+  return config_.stages.back();
+}
+
+Batch Run::NextBatch() {
+  const StageSettings& stage = StageAt(step_);
+  // From the step, so that it needs no state.
+  Random random(static_cast<uint64_t>(config_.train.seed) * 1000003 + static_cast<uint64_t>(step_));
+  const auto span = static_cast<uint64_t>(stage.max_segments - stage.min_segments + 1);
+  const int64_t num_segments = stage.min_segments + static_cast<int64_t>(random.Below(span));
+  return data_->Next(stage.batch, num_segments, config_.memory.segment);
+}
+
+Batch Rows(const Batch& batch, int64_t first, int64_t count) {
+  Batch part;
+  part.batch = count;
+  part.num_segments = batch.num_segments;
+  part.segment = batch.segment;
+  const auto cut = [&](const auto& from, int64_t row, auto* to) {
+    to->assign(from.begin() + first * row, from.begin() + (first + count) * row);
+  };
+  const int64_t length = batch.num_segments * batch.segment;
+  cut(batch.tokens, length, &part.tokens);
+  cut(batch.targets, length, &part.targets);
+  cut(batch.weights, length, &part.weights);
+  cut(batch.resets, batch.num_segments, &part.resets);
+  return part;
+}
+
+void Merge(const SequenceResult& part, double share, SequenceResult* all) {
+  all->loss += share * part.loss;
+  all->write_mean += share * part.write_mean;
+  if (!std::isnan(part.answer_loss)) {
+    all->answer_loss =
+        std::isnan(all->answer_loss) ? part.answer_loss : 0.5 * (all->answer_loss + part.answer_loss);
+  }
+  all->layers.resize(part.layers.size());
+  for (size_t i = 0; i < part.layers.size(); ++i) {
+    // A NaN must win.
+    const auto worse = [](double a, double b) { return a > b ? a : b; };
+    all->layers[i].max_m = worse(all->layers[i].max_m, part.layers[i].max_m);
+    all->layers[i].max_z = worse(all->layers[i].max_z, part.layers[i].max_z);
+  }
+}
+
+void Run::CheckNumbers(const SequenceResult& result, double norm) const {
+  for (size_t layer = 0; layer < result.layers.size(); ++layer) {
+    const LayerWatch& watch = result.layers[layer];
+    if (watch.max_m <= config_.train.z_limit && watch.max_z <= config_.train.z_limit) continue;
+    Fail(ErrorKind::kInput,
+         "step {}: the memory of layer {} left its bounds (|M| {:.3g}, |z| {:.3g}, limit {:.3g}); the "
+         "checkpoint "
+         "before is intact: go on with a lower learning rate",
+         step_, layer, watch.max_m, watch.max_z, config_.train.z_limit);
+  }
+  if (std::isfinite(result.loss) && std::isfinite(norm)) return;
+  std::string where = "the head";
+  for (const Parameter& parameter : decoder_->parameters()) {
+    const torch::Tensor& gradient = parameter.value.grad();
+    if (gradient.defined() && !gradient.isfinite().all().item<bool>()) {
+      where = parameter.name;
+      break;
+    }
+  }
+  Fail(ErrorKind::kInput,
+       "step {}: loss {} and gradient norm {} (first in '{}'); the checkpoint before is intact: go on with a "
+       "lower "
+       "learning rate",
+       step_, result.loss, norm, where);
+}
+
+void Run::Step() {
+  const auto start = Clock::now();
+  const Batch batch = NextBatch();
+  const int64_t micro = config_.train.micro_batch > 0 ? config_.train.micro_batch : batch.batch;
+  SequenceOptions options;
+  options.recompute = config_.train.recompute;
+  const double own_penalty = StageAt(step_).write_penalty;
+  options.write_penalty = own_penalty < 0 ? config_.memory.write_penalty : own_penalty;
+  SequenceResult result;
+  result.answer_loss = std::nan("");
+  for (int64_t first = 0; first < batch.batch; first += micro) {
+    const int64_t count = std::min(micro, batch.batch - first);
+    options.scale = static_cast<double>(count) / static_cast<double>(batch.batch);
+    Merge(Backpropagate(*decoder_, Rows(batch, first, count), options), options.scale, &result);
+  }
+  const double norm = optimizer_->ClipGradients();
+  CheckNumbers(result, norm);
+  const double share = LearningRateShare(config_.train, step_, config_.num_steps());
+  optimizer_->Step(share);
+  ++step_;
+
+  const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+  const auto num_tokens = static_cast<int64_t>(batch.tokens.size());
+  const double rate = static_cast<double>(num_tokens) / seconds;
+  tokens_per_second_ = tokens_per_second_ == 0 ? rate : 0.9 * tokens_per_second_ + 0.1 * rate;
+  const auto smooth = [](double old, double now) {
+    return std::isnan(old) ? now : std::isnan(now) ? old : 0.95 * old + 0.05 * now;
+  };
+  last_loss_ = result.loss;
+  smooth_loss_ = smooth(smooth_loss_, result.loss);
+  smooth_answer_ = smooth(smooth_answer_, result.answer_loss);
+  Json line = {{"step", step_},        {"loss", result.loss},
+               {"gradient", norm},     {"rate", share * config_.train.learning_rate},
+               {"tokens", num_tokens}, {"segments", batch.num_segments},
+               {"seconds", seconds}};
+  if (!std::isnan(result.answer_loss)) line["answer_loss"] = result.answer_loss;
+  if (config_.memory.attention == "infini") {
+    if (config_.memory.update == "gated-delta") line["write"] = result.write_mean;
+    Json m = Json::array(), z = Json::array();
+    for (const LayerWatch& watch : result.layers) {
+      m.push_back(watch.max_m);
+      z.push_back(watch.max_z);
+    }
+    line["max_m"] = m;
+    if (config_.memory.update != "gated-delta") line["max_z"] = z;
+    line["gates"] = Gates();
+  }
+  log_->Write(line);
+  if (events_.progress != nullptr) {
+    events_.progress->Update(
+        step_, config_.num_steps(),
+        fmt::format("loss {:.3f}, answers {:.3f}, {} tok/s", smooth_loss_, smooth_answer_,
+                    FormatCount(static_cast<int64_t>(tokens_per_second_))));
+  }
+}
+
+std::vector<double> Run::Gates() const {
+  std::vector<double> gates;
+  torch::NoGradGuard no_grad;
+  for (const Parameter& parameter : decoder_->parameters()) {
+    if (parameter.group != ParameterGroup::kGate) continue;
+    const torch::Tensor shares =
+        torch::sigmoid(parameter.value).to(torch::kCPU, torch::kFloat64).contiguous();
+    gates.insert(gates.end(), shares.data_ptr<double>(), shares.data_ptr<double>() + shares.numel());
+  }
+  return gates;
+}
+
+void Run::Evaluate() {
+  const int64_t trials = config_.train.evaluate_trials;
+  std::string text;
+  for (const int64_t num_segments : config_.train.evaluate_segments) {
+    std::string row;
+    for (const double depth : {0.0, 0.5, 0.9}) {
+      constexpr int64_t kRows = 8;
+      int64_t right = 0;
+      for (int64_t done = 0; done < trials && !InterruptRequested(); done += kRows) {
+        const int64_t count = std::min(kRows, trials - done);
+        right += CountExact(*decoder_, data_->Passkeys(count, num_segments, config_.memory.segment, depth,
+                                                       static_cast<uint64_t>(done + num_segments * 1000)));
+      }
+      if (InterruptRequested()) return;
+      const double accuracy = static_cast<double>(right) / static_cast<double>(trials);
+      log_->Write({{"step", step_},
+                   {"task", "passkey"},
+                   {"length", num_segments * config_.memory.segment},
+                   {"segments", num_segments},
+                   {"depth", depth},
+                   {"trials", trials},
+                   {"accuracy", accuracy}});
+      row += fmt::format("{}{:.2f}", row.empty() ? "" : "/", accuracy);
+    }
+    text += fmt::format("  {} tokens {}", num_segments * config_.memory.segment, row);
+  }
+  Say(fmt::format("step {}: passkey by depth 0/0.5/0.9:{}", step_, text));
+}
+
+void Run::Save() {
+  WriteCheckpoint(CheckpointPath(), [&](StateWriter& writer) {
+    writer.PutString(ShapeText(config_));
+    writer.Put<int64_t>(step_);
+    writer.Put<uint64_t>(tokenizer_->fingerprint());
+    optimizer_->Save(writer);
+    data_->Save(writer);
+  });
+  Export();
+}
+
+void Run::Restore() {
+  ReadCheckpoint(CheckpointPath(), [&](StateReader& reader) {
+    if (reader.GetString() != ShapeText(config_)) {
+      Fail(ErrorKind::kMismatch,
+           "{}: is a checkpoint of another [model] or [memory]; take another 'out' folder, or start anew "
+           "with --fresh",
+           CheckpointPath());
+    }
+    step_ = reader.Get<int64_t>();
+    if (reader.Get<uint64_t>() != tokenizer_->fingerprint()) {
+      Fail(ErrorKind::kMismatch, "{}: was made with another vocabulary", CheckpointPath());
+    }
+    optimizer_->Restore(reader);
+    data_->Restore(reader);
+  });
+  Say(fmt::format("going on from step {}", step_));
+}
+
+void Run::Export() {
+  if (config_.memory.attention == "memorizing") return;
+  torch::NoGradGuard no_grad;
+  std::vector<NamedTensor> tensors;
+  for (const Parameter& parameter : decoder_->parameters()) {
+    if (parameter.name.find(".lora_") != std::string::npos) continue;
+    const torch::Tensor value = decoder_->Merged(parameter).to(torch::kCPU, torch::kFloat32).contiguous();
+    tensors.push_back({parameter.name,
+                       value.sizes().vec(),
+                       {value.data_ptr<float>(), value.data_ptr<float>() + value.numel()}});
+  }
+  const std::string path = config_.out + "/model.gguf";
+  ExportGguf(path, architecture_, config_.memory, *tokenizer_, base_ ? &*base_ : nullptr, tensors);
+  model_path_ = path;
+}
+
+TrainOutcome Run::Go() {
+  const int64_t total = config_.num_steps();
+  const int64_t end = limits_.stop_after < 0 ? total : std::min(total, step_ + limits_.stop_after);
+  bool is_saved = false;
+  while (step_ < end && !InterruptRequested()) {
+    Step();
+    is_saved = step_ % config_.train.checkpoint_every == 0;
+    if (is_saved) Save();
+    if (config_.train.evaluate_every > 0 && step_ % config_.train.evaluate_every == 0) Evaluate();
+  }
+  if (!is_saved) Save();
+  if (events_.progress != nullptr) {
+    events_.progress->Finish(fmt::format("step {} of {}, loss {:.4f}", step_, total, smooth_loss_));
+  }
+  return {step_, last_loss_, step_ >= total, InterruptRequested(), model_path_};
+}
+
+}  // namespace
+
+TrainOutcome Train(const TrainConfig& config, const TrainEvents& events, const TrainLimits& limits) {
+  try {
+    return Run(config, events, limits).Go();
+  } catch (const c10::Error& error) {
+    Fail(ErrorKind::kInput, "libtorch: {}", error.what_without_backtrace());
+  }
+}
+
+}  // namespace mneme::train
