@@ -97,7 +97,7 @@ void RunProduct(benchmark::State& state, Setup setup, Encoding encoding, Shape s
   const bool quantised = NeedsQuantised(encoding);
   size_t next = 0;
   for (auto _ : state) {
-    rows.Set(x.data(), num_rows, shape.num_cols, shape.num_cols, quantised, pool);
+    rows.Set(x.data(), num_rows, shape.num_cols, shape.num_cols, FormFor(encoding), pool);
     const MatMulJob job = {
         .weights = &weights[next++ % copies], .out = out.data(), .out_stride = shape.num_rows};
     MatMul(rows, {&job, 1}, pool);

@@ -289,8 +289,8 @@ ProfileRow ProfileProducts(const char* name, const std::vector<const LinearLayer
   row.seconds = LeastSeconds([&] {
     for (const LinearLayer* linear : linears) {
       const LinearWeights& weights = linear->weights;
-      activations.Set(x.data(), rows, weights.num_cols(), weights.num_cols(),
-                      NeedsQuantised(weights.encoding()), pool);
+      activations.Set(x.data(), rows, weights.num_cols(), weights.num_cols(), FormFor(weights.encoding()),
+                      pool);
       const MatMulJob job{&weights, linear->bias_or_null(), out.data(), weights.num_rows(), false};
       MatMul(activations, std::span(&job, 1), pool);
     }

@@ -299,7 +299,17 @@ void CheckJob(const MatMulJob& job, const ActivationRows& x) {
 
 }  // namespace
 
-bool NeedsQuantised(Encoding encoding) { return !linear::IsFloat(encoding); }
+ActivationForm FormFor(Encoding encoding) {
+  if (linear::IsFloat(encoding)) return ActivationForm::kFloat;
+  return EncodingBlockValues(encoding) == 256 ? ActivationForm::kBlocks256 : ActivationForm::kBlocks32;
+}
+
+ActivationForm CommonForm(ActivationForm a, ActivationForm b) {
+  if (a == ActivationForm::kBlocks32 || b == ActivationForm::kBlocks32) return ActivationForm::kBlocks32;
+  return std::max(a, b);
+}
+
+bool NeedsQuantised(Encoding encoding) { return FormFor(encoding) != ActivationForm::kFloat; }
 
 void MatMul(const ActivationRows& x, std::span<const MatMulJob> jobs, ThreadPool& pool) {
   if (x.num_rows() == 0) return;

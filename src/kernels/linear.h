@@ -61,6 +61,15 @@ class LinearWeights {
   AlignedArray<uint8_t> packed_;
 };
 
+// What products read of the activations: float32, or 8-bit integers with one scale per 32 or per 256 values.
+// All integer weights can be multiplied with either; the *_K encodings, whose blocks have 256 values, by
+// custom meet the latter.
+enum class ActivationForm : uint8_t { kFloat, kBlocks32, kBlocks256 };
+// The form for weights of one encoding. Where several matrices share one ActivationRows, CommonForm.
+ActivationForm FormFor(Encoding encoding);
+// 32 if either is 32, else 256 if either is 256, else float.
+ActivationForm CommonForm(ActivationForm a, ActivationForm b);
+
 // Activations of one chunk, rounded once and used by several products. Reused from call to call; owns its
 // memory.
 class ActivationRows {
@@ -70,8 +79,9 @@ class ActivationRows {
   static size_t Bytes(size_t max_rows, size_t max_cols);
 
   // Takes x [num_rows, num_cols], rows `stride` values apart. Keeps the pointer for float weights (x must
-  // stay unchanged until the products are done) and rounds to 8-bit blocks where needs_quantised.
-  void Set(const float* x, size_t num_rows, size_t num_cols, size_t stride, bool needs_quantised,
+  // stay unchanged until the products are done) and rounds to 8-bit blocks as `form` says. For kBlocks256
+  // num_cols must be a multiple of 256.
+  void Set(const float* x, size_t num_rows, size_t num_cols, size_t stride, ActivationForm form,
            ThreadPool& pool);
 
   const float* x() const { return x_; }

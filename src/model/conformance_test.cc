@@ -48,12 +48,17 @@ bool IsFloat32(const std::string& path) {
 bool IsHalf(const std::string& path) { return path.find("F16") != std::string::npos; }
 
 // Our difference from the twin: float32 rounding for float weights; for integer blocks the rounding of the
-// activations to 8 bits, about 0.4 % per product, which random weights carry on undamped.
-double TwinTolerance(const std::string& path) { return IsFloat32(path) || IsHalf(path) ? 2e-5 : 2.5e-2; }
+// activations to 8 bits (0.4 % per product with a scale per 32 values, more with one per 256), which random
+// weights carry on undamped.
+double TwinTolerance(const std::string& path) {
+  if (IsFloat32(path) || IsHalf(path)) return 2e-5;
+  return path.find("_K") != std::string::npos ? 4e-2 : 2.5e-2;
+}
 
-// The peer rounds activations too: as we do for integer blocks of 32; to 8 bits in blocks of 256 for the K
-// types, and to the weights' own format for half precision.
-double PeerTolerance(const std::string& path) { return IsFloat32(path) ? 1e-4 : IsHalf(path) ? 1e-2 : 4e-2; }
+// The peer rounds activations to the same integers as we do; a rounding that falls the other way now and then
+// is what remains. With half-precision weights it rounds activations to the weights' own format, which we do
+// not.
+double PeerTolerance(const std::string& path) { return IsFloat32(path) ? 1e-4 : IsHalf(path) ? 1e-2 : 2e-2; }
 
 void CheckFile(const std::string& path, const std::vector<TokenId>& ids, const std::string& logits_path) {
   SCOPED_TRACE(path);
@@ -70,7 +75,7 @@ void CheckFile(const std::string& path, const std::vector<TokenId>& ids, const s
                 from_twin, from_peer, top);
     EXPECT_LT(from_twin, model->config().half_gelu ? 1e-4 : TwinTolerance(path));
     EXPECT_LT(from_peer, PeerTolerance(path));
-    EXPECT_GE(top, IsFloat32(path) ? 0.98 : 0.85);
+    EXPECT_GE(top, IsFloat32(path) ? 0.98 : 0.95);
   }
 }
 

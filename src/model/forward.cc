@@ -60,10 +60,12 @@ struct Layout {
   size_t bytes() const { return float_count() * sizeof(float) + ActivationRows::Bytes(max_rows, max_cols); }
 };
 
-bool AnyQuantised(std::initializer_list<const LinearLayer*> linears) {
-  return std::any_of(linears.begin(), linears.end(), [](const LinearLayer* linear) {
-    return !linear->empty() && NeedsQuantised(linear->weights.encoding());
-  });
+ActivationForm FormOf(std::initializer_list<const LinearLayer*> linears) {
+  ActivationForm form = ActivationForm::kFloat;
+  for (const LinearLayer* linear : linears) {
+    if (!linear->empty()) form = CommonForm(form, FormFor(linear->weights.encoding()));
+  }
+  return form;
 }
 
 // The nearest half-precision value, for |x| < 65520; written so that compilers vectorise it.
@@ -187,8 +189,8 @@ struct Runner::Impl {
     }
   }
 
-  void SetActivations(const float* from, size_t num_cols, bool needs_quantised) {
-    activations.Set(from, num_rows, num_cols, num_cols, needs_quantised, pool);
+  void SetActivations(const float* from, size_t num_cols, ActivationForm form) {
+    activations.Set(from, num_rows, num_cols, num_cols, form, pool);
   }
 
   static MatMulJob Job(const LinearLayer& linear, float* out, bool accumulate) {
@@ -276,7 +278,7 @@ void Runner::Impl::Embed(std::span<const ForwardChunk> chunks) {
 
 void Runner::Impl::Attention(size_t layer, const float* input, std::span<const ForwardChunk> chunks) {
   const LayerWeights& w = weights.layers[layer];
-  SetActivations(input, layout.model_dim, AnyQuantised({&w.q, &w.k, &w.v, &w.memory_write}));
+  SetActivations(input, layout.model_dim, FormOf({&w.q, &w.k, &w.v, &w.memory_write}));
   const bool has_write_gate = !w.memory_write.empty();
   const std::array<MatMulJob, 4> jobs = {
       Job(w.q, q, false), Job(w.k, k, false), Job(w.v, v, false),
@@ -304,7 +306,7 @@ void Runner::Impl::Attention(size_t layer, const float* input, std::span<const F
                           pool);
     row += chunk.tokens.size();
   }
-  SetActivations(attended, out_row, AnyQuantised({&w.o}));
+  SetActivations(attended, out_row, FormOf({&w.o}));
   AddProduct(w.o, w.post_attn_norm);
 }
 
@@ -321,7 +323,7 @@ void Runner::Impl::AddProduct(const LinearLayer& linear, const NormWeights& post
 }
 
 void Runner::Impl::FeedForward(const LayerWeights& w, const float* input) {
-  SetActivations(input, layout.model_dim, AnyQuantised({&w.gate, &w.up}));
+  SetActivations(input, layout.model_dim, FormOf({&w.gate, &w.up}));
   const size_t ffn = w.up.weights.num_rows();
   const std::array<MatMulJob, 2> jobs = {Job(w.up, up, false),
                                          w.gate.empty() ? MatMulJob{} : Job(w.gate, gate, false)};
@@ -337,7 +339,7 @@ void Runner::Impl::FeedForward(const LayerWeights& w, const float* input) {
       ActivateGated(config.activation, gate + first * ffn, up + first * ffn, count);
     }
   });
-  SetActivations(hidden, ffn, AnyQuantised({&w.down}));
+  SetActivations(hidden, ffn, FormOf({&w.down}));
   AddProduct(w.down, w.post_ffn_norm);
 }
 
@@ -369,7 +371,7 @@ void Runner::Impl::RunLayer(size_t layer, std::span<const ForwardChunk> chunks) 
 void Runner::Impl::FlushLogits(const LogitsCallback& on_logits) {
   const size_t count = logit_chunk.size();
   if (count == 0) return;
-  activations.Set(normed, count, layout.model_dim, layout.model_dim, AnyQuantised({&weights.output}), pool);
+  activations.Set(normed, count, layout.model_dim, layout.model_dim, FormOf({&weights.output}), pool);
   const MatMulJob job = Job(weights.output, logits, false);
   MatMul(activations, {&job, 1}, pool);
   for (size_t i = 0; i < count; ++i) {
