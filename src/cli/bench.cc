@@ -332,7 +332,8 @@ void AddBench(CLI::App& app, Action* action) {
   CLI::App* verb =
       app.add_subcommand("bench", "Tokens per second, with the share of what the machine can do");
   AddModelOptions(*verb, &arguments->model);
-  verb->remove_option(verb->get_option("--threads"));
+  verb->remove_option(verb->get_option("--threads"));    // here a list
+  verb->remove_option(verb->get_option("--tokenizer"));  // here a flag
   verb->add_option("--threads", arguments->threads, "Threads; a list measures each: 1,2 (default: all cores)")
       ->type_name("N,...");
   verb->add_option("--depth", arguments->depths, "Depths at which to decode: 0,16K,1M, K is 1024 (default 0)")

@@ -378,7 +378,8 @@ TEST_F(CliTest, InspectAndPlan) {
   const Outcome plan = RunProgram({"plan", model, "--tokens", "10M", "--memory", "16M", "--json"});
   ASSERT_EQ(plan.code, 0) << plan.err;
   bool dense_fits = true, sinks_fit = false;
-  for (const Json& row : Json::parse(plan.out)["contexts"]) {
+  const Json planned = Json::parse(plan.out);
+  for (const Json& row : planned["contexts"]) {
     if (row["name"] == "dense") dense_fits = row["fits"];
     if (row["name"] == "sinks") sinks_fit = row["fits"];
   }

@@ -53,6 +53,9 @@ int64_t CountTokens(const Tokenizer& tokenizer, const std::vector<std::string>& 
                     int64_t exact_up_to) {
   if (size_bytes < 0) return -1;
   if (size_bytes > exact_up_to * kBytesPerToken) return std::max(exact_up_to + 1, size_bytes / 4);
+  // Standard input cannot be read twice, even where it is a file: a token for each byte is the most there can
+  // be.
+  if (std::find(paths.begin(), paths.end(), "-") != paths.end()) return size_bytes;
   StreamEncoder encoder(tokenizer);
   std::vector<TokenId> ids;
   int64_t count = 0;

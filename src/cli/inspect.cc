@@ -190,9 +190,10 @@ Lines TokenizerLines(const Findings& found) {
 }
 
 std::string FitText(const PlanRow& row) {
-  if (row.fits)
-    return row.bytes.is_bounded ? "fits, " + FormatBytes(row.bytes.total()) : "grows with the stream";
-  return "no: " + row.note;
+  if (row.fits && row.bytes.is_bounded) return "fits, " + FormatBytes(row.bytes.total());
+  if (!row.bytes.is_bounded && row.bytes.kv_bytes == SIZE_MAX)
+    return "exact; grows with the stream up to the cap";
+  return row.fits ? "fits" : "no: " + row.note;
 }
 
 void PrintFindings(const Findings& found, const InspectArguments& arguments) {

@@ -89,7 +89,7 @@ int ReportParseError(const CLI::ParseError& error, const CLI::App& app) {
   const CLI::App& verb = InnermostParsed(app);
   std::string message = error.what();
   const std::vector<std::string> extras = verb.remaining();
-  if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr && !extras.empty()) {
+  if (!extras.empty() && dynamic_cast<const CLI::ArgumentMismatch*>(&error) == nullptr) {
     const std::string& typed = extras.front();
     std::vector<std::string> known;
     for (const CLI::Option* option : verb.get_options()) {

@@ -200,6 +200,7 @@ namespace {
 ContextSettings ParseContextSettings(const ContextOptions& options) {
   ContextSettings settings;
   settings.spec = options.spec;
+  if (!options.memory.empty()) ParseBytes(options.memory, "--memory");
   if (settings.spec != "auto") ParseContextSpec(settings.spec);  // refused before the model is loaded
   if (!options.kv.empty()) settings.key_encoding = settings.value_encoding = ToKvEncoding(options.kv, "--kv");
   if (!options.kv_keys.empty()) settings.key_encoding = ToKvEncoding(options.kv_keys, "--kv-k");

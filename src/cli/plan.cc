@@ -34,8 +34,9 @@ void PrintRows(const std::vector<PlanRow>& rows) {
   std::vector<std::vector<std::string>> table = {{"context", "KV", "scratch", "total", "time", "fits"}};
   std::string notes;
   for (const PlanRow& row : rows) {
-    table.push_back({row.spec, BytesCell(row.bytes.kv_bytes), BytesCell(row.bytes.scratch_bytes),
-                     BytesCell(row.bytes.total()), TimeCell(row), row.fits ? "yes" : "no"});
+    table.push_back({row.name == "auto" ? "auto: " + row.spec : row.spec, BytesCell(row.bytes.kv_bytes),
+                     BytesCell(row.bytes.scratch_bytes), BytesCell(row.bytes.total()), TimeCell(row),
+                     row.fits ? "yes" : "no"});
     if (!row.note.empty()) notes += fmt::format("  {}: {}\n", row.name, row.note);
   }
   WriteOut(FormatTable(table));

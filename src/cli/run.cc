@@ -346,6 +346,7 @@ int Run::operator()() {
 }
 
 void CheckArguments(const RunArguments& arguments) {
+  ToCount(arguments.num_tokens, "-n");
   if (arguments.resume && arguments.state.empty()) {
     FailUsage("--resume goes on from a saved state: name it with --state FILE");
   }

@@ -61,8 +61,12 @@ void PrintStart(const Stream& stream, const LoadedModel& loaded) {
                  ? fmt::format(", {} repacked for speed (not under the cap; --pack never)",
                                FormatBytes(model.packed_bytes()))
                  : "");
-  fmt::print(stderr, "context: {}{}\n", stream.session->context().Describe(),
-             stream.context_reason.empty() ? "" : fmt::format(" ({})", stream.context_reason));
+  const std::string context = stream.session->context().Describe();
+  const std::string& reason = stream.context_reason;
+  fmt::print(stderr, "context: {}\n",
+             reason.empty()                ? context
+             : reason.starts_with(context) ? "auto picked " + reason
+                                           : fmt::format("{} ({})", context, reason));
   fmt::print(stderr, "memory cap: {}\n", stream.cap.ToString());
 }
 
