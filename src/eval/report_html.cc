@@ -239,7 +239,7 @@ std::vector<double> AxisTicks(double low, double high, bool log, size_t max_tick
     }
   }
   for (double i = std::ceil(low / step - 1e-9); i * step <= high + step * 1e-9; ++i)
-    ticks.push_back(i * step);
+    ticks.push_back(i * step + 0.0);  // no negative zero
   return ticks.size() >= 2 ? ticks : std::vector<double>{low, high};
 }
 
