@@ -127,7 +127,7 @@ struct Dot {
   HWY_INLINE VI Add(VI sum, VI x) const { return VI{_mm512_dpbusd_epi32(sum.raw, weights.raw, x.raw)}; }
 };
 
-#elif HWY_ARCH_X86
+#elif HWY_ARCH_X86 && HWY_TARGET != HWY_EMU128
 
 #if HWY_TARGET == HWY_AVX3
 HWY_INLINE VI PairwiseProducts(VU8 a, VU8 b) {
@@ -164,6 +164,18 @@ struct Dot {
   HWY_INLINE VI Add(VI sum, VI x) const {
     const VU8 bytes = hn::BitCast(DU8(), x);
     return hn::Add(sum, PairwiseProducts(magnitudes, kOffset != 0 ? WithSignOf(bytes, weights) : bytes));
+  }
+};
+
+#elif HWY_ARCH_ARM_A64 && defined(__ARM_FEATURE_DOTPROD)
+
+template <int kOffset>
+struct Dot {
+  static constexpr bool kCorrect = false;
+  int8x16_t weights;
+  HWY_INLINE explicit Dot(VU8 w) : weights(vreinterpretq_s8_u8(hn::Sub(w, hn::Set(DU8(), kOffset)).raw)) {}
+  HWY_INLINE VI Add(VI sum, VI x) const {
+    return VI{vdotq_s32(sum.raw, weights, vreinterpretq_s8_s32(x.raw))};
   }
 };
 
