@@ -67,6 +67,9 @@ constexpr std::array kTable = {
                "LM-Infinite, arXiv 2308.16137", kLambdaKeys},
     ContextRow{"xl", "whole previous segments at true distances", "Transformer-XL, arXiv 1901.02860",
                kXlKeys},
+    ContextRow{"infini",
+               "local segments and a compressive memory of all before them, for models trained with one",
+               "Infini-attention, arXiv 2404.07143", kInfiniKeys},
 };
 
 // Where the trained length is not known.
