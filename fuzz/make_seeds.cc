@@ -103,7 +103,7 @@ void MakeSeeds(const std::filesystem::path& folder) {
     Put(folder, "tokenizers", "text" + std::to_string(kind),
         text + "The cat's hat ABCdef 1234,5  \t\r\n\n(x)?! é中文 <|end|></s> the end\xFF");
   }
-  std::string spaces("\0\xF8\1\2\3\4\5\6\7\x8", 10);
+  std::string spaces("\0\xFF\1\2\3\4\5\6\7\x8", 10);
   Put(folder, "tokenizers", "long", spaces + "    ");
 
   for (const int64_t num_tokens : {0, 3, 30}) {

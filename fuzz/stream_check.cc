@@ -1,5 +1,6 @@
 #include "fuzz/stream_check.h"
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -38,8 +39,9 @@ std::vector<TokenId> EncodePiecewise(const Tokenizer& tokenizer, std::string_vie
   StreamEncoder encoder(tokenizer, options);
   std::vector<TokenId> ids;
   const uint64_t longest = 1 + random.Below(text.size() + 1);
+  const uint64_t shortest = text.size() / 256;  // long texts in few pieces: a state holds what is pending
   for (size_t at = 0; at < text.size();) {
-    const size_t bytes = std::min<size_t>(random.Below(longest + 1), text.size() - at);
+    const size_t bytes = std::min<size_t>(std::max(shortest, random.Below(longest + 1)), text.size() - at);
     encoder.Feed(text.substr(at, bytes), &ids);
     at += bytes;
     if (random.Below(8) == 0) {

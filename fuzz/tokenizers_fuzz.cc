@@ -56,7 +56,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   std::memcpy(&splits, data + 2, sizeof(splits));
   const std::string_view part(reinterpret_cast<const char*>(data + 10), size - 10);
   std::string text(part);
-  if ((data[1] & 0xF8) == 0xF8 && !part.empty()) {
+  if (data[1] == 0xFF && !part.empty()) {
     while (text.size() < kMaxWordBytes + 1000) text += part;
   }
   fuzz::CheckStreams(entry.tokenizer, text, options, splits);

@@ -246,6 +246,23 @@ TEST(Documents, NameOnlyWhatExists) {
   }
 }
 
+TEST(Documents, ReadmeHasEveryContextOfTheProgram) {
+  const std::string help = HelpOf("run");
+  const size_t begin = help.find("Contexts (--context");
+  ASSERT_NE(begin, std::string::npos);
+  static const std::regex row("^  ([a-z]+) +[^ ]");
+  const std::string readme = ReadFile(Root() / "README.md");
+  size_t num_contexts = 0;
+  for (const std::string& line : Lines(help.substr(begin, help.find("Examples:", begin) - begin))) {
+    std::smatch match;
+    if (!std::regex_search(line, match, row)) continue;
+    ++num_contexts;
+    EXPECT_NE(readme.find("\n| `" + match[1].str() + "` |"), std::string::npos)
+        << "the table of contexts in README.md has no row for " << match[1];
+  }
+  EXPECT_GE(num_contexts, 6u);
+}
+
 TEST(Documents, TheCheckFindsWhatItShould) {
   Facts facts;
   facts.path_exists = [](const std::string& path) { return path == "src/base/error.h" || path == "docs/"; };
