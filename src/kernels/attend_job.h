@@ -28,15 +28,15 @@ inline size_t ValueStride(size_t value_dim) { return (value_dim + 15) / 16 * 16;
 
 // Maximum m, sum l and weighted values acc of the pairs of a tile over some keys; m in units of log2.
 struct TileState {
-  float* maxima = nullptr;  // [kTilePairs + 2]
-  float* sums = nullptr;    // [kTilePairs + 2]
-  float* acc = nullptr;     // [kTilePairs + 2, value_stride]
+  float* maxima = nullptr;  // [padded pairs]
+  float* sums = nullptr;    // [padded pairs]
+  float* acc = nullptr;     // [padded pairs, value_stride]
 
   static size_t Floats(size_t num_pairs, size_t value_stride) {
     return 2 * PaddedPairs(num_pairs) + PaddedPairs(num_pairs) * value_stride;
   }
-  // Register tiles may be up to two pairs larger than the tile; multiples of 16 keep rows aligned.
-  static size_t PaddedPairs(size_t num_pairs) { return (num_pairs + 2 + 15) / 16 * 16; }
+  // The last register tile may reach past the last pair; multiples of 16 keep rows aligned.
+  static size_t PaddedPairs(size_t num_pairs) { return (num_pairs + kMicroPairs + 15) / 16 * 16; }
   static TileState At(float* memory, size_t num_pairs, size_t value_stride) {
     const size_t padded = PaddedPairs(num_pairs);
     (void)value_stride;

@@ -19,6 +19,7 @@
 #include "hwy/cache_control.h"
 #include "hwy/highway.h"
 #include "kernels/kv_block.h"
+#include "kernels/simd_targets.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace mneme {
@@ -161,11 +162,11 @@ HWY_INLINE void MultiplyStep(const Source& b, size_t i, size_t column, const flo
                              VF (&acc)[R][NV]) {
   const DF d;
   VF columns[NV];
-#pragma GCC unroll 8
+  MNEME_UNROLL
   for (size_t v = 0; v < NV; ++v) columns[v] = b.template Load<kOdd>(i, column + v * kLanes);
-#pragma GCC unroll 8
+  MNEME_UNROLL
   for (size_t r = 0; r < R; ++r) {
-#pragma GCC unroll 8
+    MNEME_UNROLL
     for (size_t v = 0; v < NV; ++v) {
       const VF factor = hn::Set(d, a[v * kLanes / kKvGroup * kGroup + r * kRow + i * kStep]);
       acc[r][v] = hn::MulAdd(factor, columns[v], acc[r][v]);
@@ -199,22 +200,22 @@ HWY_NOINLINE void ScoreRows(const Source& keys, const uint8_t* scales, size_t ke
     const size_t step = scales == nullptr ? key_dim : kKvGroup;
     for (size_t begin = 0; begin < key_dim; begin += step) {
       VF acc[R][NV];
-#pragma GCC unroll 8
+      MNEME_UNROLL
       for (size_t r = 0; r < R; ++r) {
-#pragma GCC unroll 8
+        MNEME_UNROLL
         for (size_t v = 0; v < NV; ++v) acc[r][v] = hn::Zero(d);
       }
       Multiply<R, NV, 1, R, 0>(keys, begin, std::min(key_dim, begin + step), column, q, prefetcher, acc);
-#pragma GCC unroll 8
+      MNEME_UNROLL
       for (size_t v = 0; v < NV; ++v) {
         const size_t at = column + v * kLanes;
         if (scales == nullptr) {
-#pragma GCC unroll 8
+          MNEME_UNROLL
           for (size_t r = 0; r < R; ++r) hn::Store(acc[r][v], d, s + r * kBlockTokens + at);
           continue;
         }
         const VF scale = LoadScales(scales, begin / kKvGroup * kBlockTokens + at);
-#pragma GCC unroll 8
+        MNEME_UNROLL
         for (size_t r = 0; r < R; ++r) {
           float* sum = s + r * kBlockTokens + at;
           const VF scaled =
@@ -246,18 +247,18 @@ HWY_INLINE void ValueColumns(const Source& values, ValueArgs& args, const float*
   const DF d;
   float* HWY_RESTRICT acc_rows = args.acc + column;
   VF acc[R][NV];
-#pragma GCC unroll 8
+  MNEME_UNROLL
   for (size_t r = 0; r < R; ++r) {
     const VF correction = hn::Set(d, args.corrections[r]);
-#pragma GCC unroll 8
+    MNEME_UNROLL
     for (size_t v = 0; v < NV; ++v) {
       acc[r][v] = hn::Mul(correction, hn::LoadU(d, acc_rows + r * args.acc_stride + v * kLanes));
     }
   }
   Multiply<R, NV, kBlockTokens, 1, kGroup>(values, args.begin, args.end, column, p, args.prefetcher, acc);
-#pragma GCC unroll 8
+  MNEME_UNROLL
   for (size_t r = 0; r < R; ++r) {
-#pragma GCC unroll 8
+    MNEME_UNROLL
     for (size_t v = 0; v < NV; ++v) {
       hn::StoreU(acc[r][v], d, acc_rows + r * args.acc_stride + v * kLanes);
     }
@@ -287,7 +288,7 @@ HWY_INLINE void ScaleWeights(const ValueArgs& args, size_t group, float* HWY_RES
   const DF d;
   for (size_t t = 0; t < kBlockTokens; t += kLanes) {
     const VF scale = LoadScales(args.scales, group * kBlockTokens + t);
-#pragma GCC unroll 8
+    MNEME_UNROLL
     for (size_t r = 0; r < R; ++r) {
       const VF weight = hn::Load(d, args.p + r * kBlockTokens + t);
       hn::Store(hn::Mul(scale, weight), d, scaled + r * kBlockTokens + t);

@@ -1,6 +1,6 @@
-// Norms, activations, and reductions over logits. All take float32 and accumulate in float32 by a fixed order
-// per row (lane count of the target, never the thread), except where noted. In-place (out == x) is allowed
-// everywhere.
+// Norms, activations, and reductions over logits. All take float32. Sums are float32 within runs of 512
+// values and double across them, in a fixed order per row (lane count of the target, never the thread).
+// In-place (out == x) is allowed everywhere. NaN in gives NaN out.
 #pragma once
 
 #include <cstddef>
