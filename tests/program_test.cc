@@ -35,7 +35,9 @@ TEST(Program, LinksFewLibraries) {
   ASSERT_NE(output.find("libc"), std::string::npos) << output;
   for (const std::string& line : Lines(output)) {
     const std::string name = LibraryName(line);
-    if (!name.empty()) EXPECT_EQ(Allowed().count(name), 1u) << line;
+    if (!name.empty()) {
+      EXPECT_EQ(Allowed().count(name), 1u) << line;
+    }
   }
 }
 

@@ -67,7 +67,9 @@ TEST_F(SnapshotTest, GoingOnAfterRestoreIsBitIdentical) {
       EXPECT_EQ(restored.num_tokens(), static_cast<int64_t>(at));
       EXPECT_EQ(restored.RecentTokens(), original.RecentTokens());
       EXPECT_EQ(restored.context().Ledger(), original.context().Ledger());
-      if (at > 0) EXPECT_TRUE(SameBits(LogitsOf(restored), LogitsOf(original))) << spec << " at " << at;
+      if (at > 0) {
+        EXPECT_TRUE(SameBits(LogitsOf(restored), LogitsOf(original))) << spec << " at " << at;
+      }
       original.Feed(all.subspan(at, 37));
       restored.Feed(all.subspan(at, 37));
       EXPECT_TRUE(SameBits(LogitsOf(restored), LogitsOf(original))) << spec << " at " << at;

@@ -284,7 +284,9 @@ TEST(StreamDecoderTest, NeverGivesHalfACharacter) {
     }
     decoder.Finish(&out);
     EXPECT_EQ(out, whole);
-    if (i % 2 == 1) EXPECT_EQ(out, text);
+    if (i % 2 == 1) {
+      EXPECT_EQ(out, text);
+    }
   }
 }
 
