@@ -39,7 +39,14 @@ struct BlockScale {
 // The nearest half-precision number where that is a normal one, else the value itself.
 HWY_INLINE float RoundToHalf(float value) {
   const float magnitude = std::abs(value);
-  return magnitude >= 0x1p-14f && magnitude < 65504.0f ? F16ToF32(F32ToF16(value)) : value;
+  if (!(magnitude >= 0x1p-14f && magnitude < 65504.0f)) return value;
+#if HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128 || HWY_TARGET == HWY_SSE4
+  return F16ToF32(F32ToF16(value));
+#else
+  const hn::FixedTag<float, 4> df;
+  const hn::Rebind<hwy::float16_t, decltype(df)> dh;
+  return hn::GetLane(hn::PromoteTo(df, hn::DemoteTo(dh, hn::Set(df, value))));
+#endif
 }
 
 // Scale of 32 or 256 values: the largest magnitude becomes 127. The scale of 32 is rounded to half precision

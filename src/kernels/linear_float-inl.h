@@ -74,44 +74,44 @@ HWY_INLINE void PackedStrips(const uint8_t* const* HWY_RESTRICT weights, const f
   constexpr size_t kPerGroup = kGroupRows / kFloatLanes;
   const DFloat df;
   VFloat sums[kStrips][kFloatVectors][kRows];
-  HWY_UNROLL(4)
+  MNEME_LINEAR_UNROLL(4)
   for (size_t strip = 0; strip < kStrips; ++strip) {
-    HWY_UNROLL(16)
+    MNEME_LINEAR_UNROLL(16)
     for (size_t v = 0; v < kFloatVectors; ++v) {
-      HWY_UNROLL(12)
+      MNEME_LINEAR_UNROLL(12)
       for (size_t i = 0; i < kRows; ++i) sums[strip][v][i] = hn::Zero(df);
     }
   }
   for (size_t k = 0; k < cols; ++k) {
-    HWY_UNROLL(4)
+    MNEME_LINEAR_UNROLL(4)
     for (size_t strip = 0; strip < kStrips; ++strip) {
       const size_t col = strip * kStripCols + k;
       VFloat w[kFloatVectors];
       if (ahead != 0) {
-        HWY_UNROLL(2)
+        MNEME_LINEAR_UNROLL(2)
         for (size_t g = 0; g < kGroups; ++g) hwy::Prefetch(weights[g] + col * kColBytes + ahead);
       }
-      HWY_UNROLL(16)
+      MNEME_LINEAR_UNROLL(16)
       for (size_t v = 0; v < kFloatVectors; ++v) {
         w[v] = LoadWeights<kEncoding>(weights[v / kPerGroup] + col * kColBytes +
                                       v % kPerGroup * kFloatLanes * kWeightBytes<kEncoding>);
       }
-      HWY_UNROLL(12)
+      MNEME_LINEAR_UNROLL(12)
       for (size_t i = 0; i < kRows; ++i) {
         const VFloat value = hn::Set(df, x[i * row_step + col * kColStep]);
-        HWY_UNROLL(16)
+        MNEME_LINEAR_UNROLL(16)
         for (size_t v = 0; v < kFloatVectors; ++v)
           sums[strip][v][i] = hn::MulAdd(w[v], value, sums[strip][v][i]);
       }
     }
   }
-  HWY_UNROLL(12)
+  MNEME_LINEAR_UNROLL(12)
   for (size_t i = 0; i < kRows; ++i) {
-    HWY_UNROLL(16)
+    MNEME_LINEAR_UNROLL(16)
     for (size_t v = 0; v < kFloatVectors; ++v) {
       float* to = totals + i * out_stride + v * kFloatLanes;
       VFloat total = hn::LoadU(df, to);
-      HWY_UNROLL(4)
+      MNEME_LINEAR_UNROLL(4)
       for (size_t strip = 0; strip < kStrips; ++strip) total = hn::Add(total, sums[strip][v][i]);
       hn::StoreU(total, df, to);
     }
@@ -216,19 +216,19 @@ HWY_NOINLINE void StoredFloatTile(const uint8_t* const* HWY_RESTRICT weights, co
                                   size_t stride, size_t cols, float (*HWY_RESTRICT out)[kStoredWeights]) {
   const DFloat df;
   VFloat sums[kStoredWeights][kRows];
-  HWY_UNROLL(4)
+  MNEME_LINEAR_UNROLL(4)
   for (size_t n = 0; n < kStoredWeights; ++n) {
-    HWY_UNROLL(8)
+    MNEME_LINEAR_UNROLL(8)
     for (size_t i = 0; i < kRows; ++i) sums[n][i] = hn::Zero(df);
   }
   const auto step = [&](const uint8_t* const* w, const float* const* values) HWY_ATTR {
     VFloat columns[kRows];
-    HWY_UNROLL(8)
+    MNEME_LINEAR_UNROLL(8)
     for (size_t i = 0; i < kRows; ++i) columns[i] = hn::LoadU(df, values[i]);
-    HWY_UNROLL(4)
+    MNEME_LINEAR_UNROLL(4)
     for (size_t n = 0; n < kStoredWeights; ++n) {
       const VFloat row = LoadWeights<kEncoding>(w[n]);
-      HWY_UNROLL(8)
+      MNEME_LINEAR_UNROLL(8)
       for (size_t i = 0; i < kRows; ++i) sums[n][i] = hn::MulAdd(row, columns[i], sums[n][i]);
     }
   };
@@ -236,9 +236,9 @@ HWY_NOINLINE void StoredFloatTile(const uint8_t* const* HWY_RESTRICT weights, co
   for (size_t k = 0; k < whole; k += kFloatLanes) {
     const uint8_t* w[kStoredWeights];
     const float* values[kRows];
-    HWY_UNROLL(4)
+    MNEME_LINEAR_UNROLL(4)
     for (size_t n = 0; n < kStoredWeights; ++n) w[n] = weights[n] + k * kWeightBytes<kEncoding>;
-    HWY_UNROLL(8)
+    MNEME_LINEAR_UNROLL(8)
     for (size_t i = 0; i < kRows; ++i) values[i] = x + i * stride + k;
     step(w, values);
   }
@@ -258,9 +258,9 @@ HWY_NOINLINE void StoredFloatTile(const uint8_t* const* HWY_RESTRICT weights, co
     }
     step(w, values);
   }
-  HWY_UNROLL(8)
+  MNEME_LINEAR_UNROLL(8)
   for (size_t i = 0; i < kRows; ++i) {
-    HWY_UNROLL(4)
+    MNEME_LINEAR_UNROLL(4)
     for (size_t n = 0; n < kStoredWeights; ++n) out[i][n] = hn::GetLane(hn::SumOfLanes(df, sums[n][i]));
   }
 }

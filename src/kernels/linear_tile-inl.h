@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "kernels/linear_layout.h"
+#include "kernels/simd_targets.h"
 
 #if defined(MNEME_KERNELS_LINEAR_TILE_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef MNEME_KERNELS_LINEAR_TILE_INL_H_
@@ -17,6 +18,15 @@
 
 #include "hwy/cache_control.h"
 #include "hwy/highway.h"
+
+// Loops over arrays of vectors are unrolled so that the arrays live in registers. Sanitizers check every
+// access; unrolled, that takes minutes to compile.
+#undef MNEME_LINEAR_UNROLL
+#if defined(MNEME_SANITIZED)
+#define MNEME_LINEAR_UNROLL(factor)
+#else
+#define MNEME_LINEAR_UNROLL(factor) HWY_UNROLL(factor)
+#endif
 
 // Highway 1.0.3 names AVX-512 with VNNI as a target but compiles it without the flag.
 #undef MNEME_LINEAR_VNNI
@@ -253,31 +263,31 @@ HWY_NOINLINE void TileKernel(const UnpackedChunk* HWY_RESTRICT chunks, const Act
   const uint8_t* HWY_RESTRICT sums =
       (kHalves ? tile.half_sums(first_block) : tile.sums(first_block)) + first_row * 4;
 
-  HWY_UNROLL(8)
+  MNEME_LINEAR_UNROLL(8)
   for (size_t i = 0; i < kRows; ++i) {
-    HWY_UNROLL(2)
+    MNEME_LINEAR_UNROLL(2)
     for (size_t g = 0; g < kGroups; ++g)
       hwy::Prefetch(sums_at.to + (first_row + i) * sums_at.to_stride + g * kGroupRows);
   }
   VF float_sums[kVectors][kRows];
-  HWY_UNROLL(8)
+  MNEME_LINEAR_UNROLL(8)
   for (size_t v = 0; v < kVectors; ++v) {
-    HWY_UNROLL(8)
+    MNEME_LINEAR_UNROLL(8)
     for (size_t i = 0; i < kRows; ++i) float_sums[v][i] = hn::Zero(df);
   }
   for (size_t b = 0; b < blocks; ++b) {
-    HWY_UNROLL(2)
+    MNEME_LINEAR_UNROLL(2)
     for (size_t g = 0; g < kGroups; ++g) {
       if (chunks[g].next == nullptr) continue;
       constexpr size_t kShare = kLayoutBytes + 32;  // with this block's part of head and scales
-      HWY_UNROLL(9)
+      MNEME_LINEAR_UNROLL(9)
       for (size_t at = 0; at < kShare; at += 64) hwy::Prefetch(chunks[g].next + b * kShare + at);
     }
     VF scaled[kVectors][kRows];
-    HWY_UNROLL(2)
+    MNEME_LINEAR_UNROLL(2)
     for (size_t part = 0; part < kParts; ++part) {
       VI dots[kVectors][kRows];
-      HWY_UNROLL(8)
+      MNEME_LINEAR_UNROLL(8)
       for (size_t i = 0; i < kRows; ++i) {
         VI start = hn::Zero(di);
         if constexpr (DotType::kCorrect) {  // the activations hold -128 * sum
@@ -286,48 +296,48 @@ HWY_NOINLINE void TileKernel(const UnpackedChunk* HWY_RESTRICT chunks, const Act
           if constexpr (kLayout == ChunkLayout::kNibbles) start = hn::ShiftRight<4>(start);
           if constexpr (kLayout == ChunkLayout::kSixBits) start = hn::ShiftRight<2>(start);
         }
-        HWY_UNROLL(8)
+        MNEME_LINEAR_UNROLL(8)
         for (size_t v = 0; v < kVectors; ++v) dots[v][i] = start;
       }
-      HWY_UNROLL(8)
+      MNEME_LINEAR_UNROLL(8)
       for (size_t s = 0; s < kSteps; ++s) {
         const size_t step = part * kSteps + s;
         const uint8_t* HWY_RESTRICT x = values + step * step_bytes;
-        HWY_UNROLL(8)
+        MNEME_LINEAR_UNROLL(8)
         for (size_t v = 0; v < kVectors; ++v) {
           const uint8_t* block = chunks[v / kPerGroup].weights + b * kLayoutBytes;
           const DotType dot(LoadStep<kLayout>(block, step, v % kPerGroup * kLanes * 4));
-          HWY_UNROLL(8)
+          MNEME_LINEAR_UNROLL(8)
           for (size_t i = 0; i < kRows; ++i)
             dots[v][i] = dot.Add(dots[v][i], hn::Set(di, LoadWord(x + i * 4)));
         }
       }
-      HWY_UNROLL(8)
+      MNEME_LINEAR_UNROLL(8)
       for (size_t v = 0; v < kVectors; ++v) {
         const float* scales = chunks[v / kPerGroup].scales + (b * kParts + part) * kGroupRows;
         const VF scale = hn::LoadU(df, scales + v % kPerGroup * kLanes);
-        HWY_UNROLL(8)
+        MNEME_LINEAR_UNROLL(8)
         for (size_t i = 0; i < kRows; ++i) {
           const VF dot = hn::ConvertTo(df, dots[v][i]);
           scaled[v][i] = part == 0 ? hn::Mul(dot, scale) : hn::MulAdd(dot, scale, scaled[v][i]);
         }
       }
     }
-    HWY_UNROLL(8)
+    MNEME_LINEAR_UNROLL(8)
     for (size_t i = 0; i < kRows; ++i) {
       const VF scale_x = hn::Set(df, LoadFloat(heads + i * 4));
-      HWY_UNROLL(8)
+      MNEME_LINEAR_UNROLL(8)
       for (size_t v = 0; v < kVectors; ++v)
         float_sums[v][i] = hn::MulAdd(scaled[v][i], scale_x, float_sums[v][i]);
     }
     if constexpr (kMinimum) {
-      HWY_UNROLL(2)
+      MNEME_LINEAR_UNROLL(2)
       for (size_t part = 0; part < kParts; ++part) {
-        HWY_UNROLL(8)
+        MNEME_LINEAR_UNROLL(8)
         for (size_t v = 0; v < kVectors; ++v) {
           const float* mins = chunks[v / kPerGroup].mins + (b * kParts + part) * kGroupRows;
           const VF minimum = hn::LoadU(df, mins + v % kPerGroup * kLanes);
-          HWY_UNROLL(8)
+          MNEME_LINEAR_UNROLL(8)
           for (size_t i = 0; i < kRows; ++i) {
             const VF sum_x = hn::Set(df, LoadFloat(sums + (part * tile_rows + i) * 4));
             float_sums[v][i] = hn::MulAdd(minimum, sum_x, float_sums[v][i]);
@@ -340,9 +350,9 @@ HWY_NOINLINE void TileKernel(const UnpackedChunk* HWY_RESTRICT chunks, const Act
     halves += 2 * step_bytes;
     sums += kParts * step_bytes;
   }
-  HWY_UNROLL(8)
+  MNEME_LINEAR_UNROLL(8)
   for (size_t i = 0; i < kRows; ++i) {
-    HWY_UNROLL(8)
+    MNEME_LINEAR_UNROLL(8)
     for (size_t v = 0; v < kVectors; ++v) {
       const float* from = sums_at.from + (first_row + i) * sums_at.from_stride + v * kLanes;
       float* to = sums_at.to + (first_row + i) * sums_at.to_stride + v * kLanes;
