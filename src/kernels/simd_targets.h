@@ -16,6 +16,8 @@
 // leave them as loops: instrumenting the unrolled code takes a compiler ten minutes.
 #if defined(MNEME_SANITIZED)
 #define MNEME_UNROLL
+#elif defined(__clang__)
+#define MNEME_UNROLL _Pragma("unroll")
 #else
 #define MNEME_UNROLL _Pragma("GCC unroll 8")
 #endif
