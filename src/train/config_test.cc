@@ -84,6 +84,14 @@ TEST(TrainConfig, ReferenceNamesEveryKeyAndIsItselfValid) {
   EXPECT_NE(MessageOf(reference).find("kind"), std::string::npos);
 }
 
+TEST(TrainConfig, RecipesOfTheTreeAreValid) {
+  for (const char* name : {"tiny-cpu", "tiny-gpu"}) {
+    const TrainConfig config = LoadTrainConfig(std::string(MNEME_SOURCE_DIR) + "/recipes/" + name + ".toml");
+    EXPECT_GT(config.num_steps(), 0) << name;
+    EXPECT_NE(config.out.find(std::string("runs/") + name), std::string::npos) << config.out;
+  }
+}
+
 TEST(TrainConfig, ShapeTextSeesWhatShapesTheWeights) {
   TrainConfig a, b;
   b.train.learning_rate = 5;

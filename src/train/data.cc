@@ -341,8 +341,8 @@ std::vector<std::string> DataStream::SampleLines(const std::vector<SourceSetting
     }
   }
   if (has_tasks) {
-    // A third of the whole, so that the words of the tasks become pieces.
-    const size_t count = std::max<size_t>(400, static_cast<size_t>(bytes) / 2 / 400);
+    // About half of the whole, so that the words of the tasks become pieces.
+    const size_t count = std::max<size_t>(400, static_cast<size_t>(bytes) / 400);
     for (std::string& line : TaskVocabularyLines(random, count)) lines.push_back(std::move(line));
   }
   return lines;

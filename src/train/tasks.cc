@@ -170,17 +170,23 @@ TaskText MakeTask(const SourceSettings& source, size_t num_bytes, const FillerSo
 }
 
 std::vector<std::string> TaskVocabularyLines(Random& random, size_t num_lines) {
+  constexpr size_t kWordsPerLine = 40;
   std::vector<std::string> lines;
   SourceSettings source;
   source.max_items = 8;
   for (size_t i = 0; lines.size() < num_lines; ++i) {
     source.kind = std::array{"named-keys", "passkey", "pairs", "copy"}[i % 4];
-    const std::string text = MakeTask(source, 2000, GrassFiller, random).text;
+    const std::string text = MakeTask(source, 1000, GrassFiller, random).text;
     for (size_t begin = 0; begin < text.size();) {
       const size_t end = std::min(text.find('\n', begin), text.size());
       if (end > begin) lines.push_back(text.substr(begin, end - begin));
       begin = end + 1;
     }
+    // Names in such numbers that each becomes one piece: a name of several is much harder to learn as a key.
+    std::string words;
+    for (size_t j = 0; j < kWordsPerLine; ++j)
+      words += " " + std::string(kWords[random.Below(kWords.size())]);
+    for (int j = 0; j < 8; ++j) lines.push_back(words);
   }
   lines.resize(num_lines);
   return lines;
