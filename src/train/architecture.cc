@@ -141,6 +141,11 @@ void ExportGguf(const std::string& path, const Architecture& architecture, const
     writer.CopyAllMetadata(*base->source().gguf());
   } else {
     WriteVocabulary(tokenizer, &writer);
+    // Sequences of a run from scratch begin with their text.
+    if (base == nullptr) {
+      writer.Set("tokenizer.ggml.add_bos_token", false);
+      writer.Set("tokenizer.ggml.add_eos_token", false);
+    }
   }
   if (memory.attention == "infini") {
     writer.Set("mneme.infini.segment", static_cast<uint32_t>(memory.segment));
