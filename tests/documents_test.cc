@@ -79,7 +79,7 @@ std::vector<std::string> Words(const std::string& text) {
 // top.
 bool IsPath(const std::string& word) {
   static const std::regex path(
-      R"re(^(\.?/)?(src|docs|tests|fuzz|examples|scripts|cmake|bench|\.ci)/[A-Za-z0-9_./-]*$)re");
+      R"re(^(\.?/)?(src|docs|tests|fuzz|examples|scripts|cmake|bench|recipes|models|\.ci)/[A-Za-z0-9_./-]*$)re");
   static const std::regex top(
       R"re(^(README|CONTRIBUTING|CHANGELOG|CMakeLists|CMakePresets)\.(md|txt|json)$)re");
   return std::regex_match(word, path) || std::regex_match(word, top);
