@@ -2,7 +2,10 @@
 
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/file.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
@@ -48,6 +51,26 @@ void MakeFolder(const std::string& path) {
   std::filesystem::create_directories(path, error);
   if (error) Fail(ErrorKind::kFile, "{}: cannot be made: {}", path, error.message());
 }
+
+// One run at a time in a folder: two would overwrite each other's checkpoints.
+class FolderLock {
+ public:
+  explicit FolderLock(const std::string& folder) {
+    const std::string path = folder + "/lock";
+    file_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (file_ < 0) Fail(ErrorKind::kFile, "{}: cannot be opened for writing", path);
+    if (::flock(file_, LOCK_EX | LOCK_NB) == 0) return;
+    ::close(file_);
+    Fail(ErrorKind::kFile,
+         "{}: another run is using this folder; wait for it, stop it, or take another 'out'", folder);
+  }
+  ~FolderLock() { ::close(file_); }
+  FolderLock(const FolderLock&) = delete;
+  FolderLock& operator=(const FolderLock&) = delete;
+
+ private:
+  int file_ = -1;
+};
 
 // A line per step; lines of steps that a crash undid are removed on resume.
 class RunLog {
@@ -115,6 +138,7 @@ class Run {
   TrainConfig config_;
   const TrainEvents events_;
   const TrainLimits limits_;
+  std::optional<FolderLock> lock_;
   std::optional<BaseModel> base_;
   std::optional<Tokenizer> tokenizer_;
   Architecture architecture_;
@@ -134,6 +158,7 @@ Run::Run(const TrainConfig& config, const TrainEvents& events, const TrainLimits
     : config_(config), events_(events), limits_(limits) {
   at::set_num_threads(static_cast<int>(config_.train.num_threads));
   MakeFolder(config_.out);
+  lock_.emplace(config_.out);
   if (!config_.model.base.empty()) base_.emplace(config_.model.base);
   OpenVocabulary();
   MakeDecoder();

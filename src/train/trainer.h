@@ -6,6 +6,7 @@
 //   checkpoint.bin     parameters, optimiser, place in the data; replaced atomically, checksummed
 //   log.jsonl          one line per step, and one per evaluation
 //   model.gguf         what the engine runs, written with every checkpoint
+//   lock               held while a run uses the folder
 #pragma once
 
 #include <cstdint>

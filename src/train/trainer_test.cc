@@ -86,6 +86,27 @@ TEST_F(Training, LossFalls) {
   EXPECT_LT(Train(config, {}).loss, 0.8 * first);
 }
 
+// Tries to start a second run in the folder of the first.
+class IntrudingProgress : public Progress {
+ public:
+  explicit IntrudingProgress(const TrainConfig& config) : config_(config) {}
+  void Update(int64_t done, int64_t, std::string_view) override {
+    if (done != 1) return;
+    EXPECT_THROW(Train(config_, {}), Error);
+  }
+  void Finish(std::string_view) override {}
+
+ private:
+  const TrainConfig config_;
+};
+
+TEST_F(Training, TwoRunsDoNotShareAFolder) {
+  IntrudingProgress progress(Config(ConfigText()));
+  TrainEvents events;
+  events.progress = &progress;
+  EXPECT_EQ(Train(Config(ConfigText()), events).step, 6);
+}
+
 class InterruptingProgress : public Progress {
  public:
   void Update(int64_t done, int64_t, std::string_view) override {
@@ -291,7 +312,7 @@ TEST(Adapt, UntouchedModelsOutputIsReproducedWithTheGatesShut) {
   MNEME_REQUIRE_DATA(data);
   const ScratchFolder folder;
   folder.Write("text.txt", "Once upon a time there was a little girl.\nShe liked to play.\n");
-  for (const std::string base :
+  for (const std::string& base :
        {data + "/models/stories260K/stories260K.gguf", data + "/models/derived/stories260K-hf"}) {
     if (!std::filesystem::exists(base)) continue;
     for (const std::string trainable : {"all", "gates", "lora"}) {

@@ -6,7 +6,9 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <filesystem>
 #include <string_view>
+#include <system_error>
 
 namespace mneme::train {
 namespace {
@@ -55,7 +57,9 @@ std::string PrepareBlas(char** argv, int64_t num_threads) {
     if (best.width > WidthOf(core)) setenv("OPENBLAS_CORETYPE", best.core, 0);
     setenv("OPENBLAS_NUM_THREADS", std::to_string(num_threads).c_str(), 0);
     setenv("OMP_NUM_THREADS", std::to_string(num_threads).c_str(), 0);
-    execv("/proc/self/exe", argv);  // returns only where this is not possible
+    // By its path, so that process lists show the program's name. Returns only where this is not possible.
+    std::error_code error;
+    execv(std::filesystem::read_symlink("/proc/self/exe", error).c_str(), argv);
   }
   const std::string_view before = std::getenv(kGuard);
   if (!before.empty() && before != core) {
