@@ -118,17 +118,26 @@ std::string ReportJson(const Session& session, const Budget& budget, const RunFa
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
+namespace {
+
+// Whole numbers from 1000 on: "93,010"; four digits below: "44.81".
+std::string FormatRate(double rate) {
+  return rate >= 1000 ? FormatCount(static_cast<int64_t>(rate + 0.5)) : fmt::format("{:.4g}", rate);
+}
+
+}  // namespace
+
 std::string ReportText(const Session& session, const Budget& budget) {
   const SessionStats& stats = session.stats();
   std::string text;
   const auto add_speed = [&text](const char* name, const SpeedLog& log) {
     if (log.num_tokens() == 0) return;
-    text += fmt::format("{}: {} tokens in {}, {:.4g} tokens/s", name, FormatCount(log.num_tokens()),
-                        FormatSeconds(log.busy_seconds()), log.tokens_per_second());
+    text += fmt::format("{}: {} tokens in {}, {} tokens/s", name, FormatCount(log.num_tokens()),
+                        FormatSeconds(log.busy_seconds()), FormatRate(log.tokens_per_second()));
     const Flatness flatness = log.flatness();
     if (flatness.last_tokens_per_second > 0) {
-      text += fmt::format(" (first tenth {:.4g}, last tenth {:.4g})", flatness.first_tokens_per_second,
-                          flatness.last_tokens_per_second);
+      text += fmt::format(" (first tenth {}, last tenth {})", FormatRate(flatness.first_tokens_per_second),
+                          FormatRate(flatness.last_tokens_per_second));
     }
     text += "\n";
   };
