@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/half.h"
+#include "base/interrupt.h"
 #include "base/random.h"
 #include "base/testing.h"
 #include "base/thread_pool.h"
@@ -135,6 +136,16 @@ TEST(File, AtomicWriterLeavesOldFileUntilCommit) {
   EXPECT_EQ(ReadWholeFile(path), "new");
   EXPECT_THROW(MappedFile("/nonexistent/file"), Error);
   EXPECT_THROW(AtomicFileWriter("/nonexistent/dir/file"), Error);
+}
+
+TEST(File, AnInterruptDoesNotCutAWholeFile) {
+  const std::string path = ::testing::TempDir() + "/whole.txt";
+  std::ofstream(path) << "all of it";
+  RequestInterrupt();
+  EXPECT_EQ(ReadWholeFile(path), "all of it");
+  char buffer[16];
+  EXPECT_EQ(ByteSource(path).Read(buffer), 0u);  // a stream does stop
+  ClearInterrupt();
 }
 
 TEST(File, FullDiskIsAnErrorAndNothingIsLost) {

@@ -83,7 +83,7 @@ bool IsDirectory(const std::string& path) {
 }
 
 std::string ReadWholeFile(const std::string& path, size_t max_bytes) {
-  ByteSource source(path);
+  ByteSource source(path, /*stops_on_interrupt=*/false);  // half a file is no file
   if (source.size_bytes() > static_cast<int64_t>(max_bytes)) {
     Fail(ErrorKind::kFile, "{}: has {} bytes; at most {} can be read here", path, source.size_bytes(),
          max_bytes);
@@ -100,7 +100,8 @@ std::string ReadWholeFile(const std::string& path, size_t max_bytes) {
   return text;
 }
 
-ByteSource::ByteSource(const std::string& path) : path_(path) {
+ByteSource::ByteSource(const std::string& path, bool stops_on_interrupt)
+    : path_(path), stops_on_interrupt_(stops_on_interrupt) {
   if (path == "-") {
     path_ = "standard input";
     fd_ = STDIN_FILENO;
@@ -124,7 +125,7 @@ ByteSource::~ByteSource() {
 
 size_t ByteSource::Read(std::span<char> buffer) {
   for (;;) {
-    if (InterruptRequested()) return 0;
+    if (stops_on_interrupt_ && InterruptRequested()) return 0;
     const ssize_t count = ::read(fd_, buffer.data(), buffer.size());
     if (count >= 0) {
       position_bytes_ += count;

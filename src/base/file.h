@@ -41,8 +41,8 @@ bool IsDirectory(const std::string& path);
 // Bytes of unknown length from a file, a pipe or standard input ("-").
 class ByteSource {
  public:
-  // Throws Error(kFile) if the path cannot be opened.
-  explicit ByteSource(const std::string& path);
+  // Throws Error(kFile) if the path cannot be opened. stops_on_interrupt: see Read.
+  explicit ByteSource(const std::string& path, bool stops_on_interrupt = true);
   ~ByteSource();
   ByteSource(const ByteSource&) = delete;
   ByteSource& operator=(const ByteSource&) = delete;
@@ -58,6 +58,7 @@ class ByteSource {
 
  private:
   std::string path_;
+  bool stops_on_interrupt_;
   int fd_ = -1;
   int64_t size_bytes_ = -1;
   int64_t position_bytes_ = 0;

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "context/context_test_util.h"
+#include "context/registry.h"
 
 namespace mneme {
 namespace {
@@ -173,6 +174,28 @@ TEST(Infini, RestoredContinuesWithTheSameBits) {  // T41
       }
     }
   }
+}
+
+TEST(Infini, TheTableMakesItFromTheModelsRulesAndRefusesModelsWithout) {
+  ContextShape shape = InfiniShape();
+  shape.memory = {.segment = 16, .previous = 1, .update = MemoryUpdate::kDelta, .literal_first = true};
+  ContextSettings settings = Settings();
+  const ResolvedContext resolved = ResolveContext(shape, settings, SIZE_MAX, -1);  // auto
+  EXPECT_EQ(resolved.settings.spec, "infini:segment=16,previous=1,update=delta,first=literal");
+  EXPECT_NE(resolved.reason, "");
+  Budget budget;
+  const auto context = MakeContext(shape, resolved.settings, budget, 1);
+  EXPECT_EQ(context->Describe(), resolved.settings.spec);
+  const ContextBytes bytes = PeakContextBytes(shape, resolved.settings, -1, 1);
+  EXPECT_TRUE(bytes.is_bounded);
+  EXPECT_EQ(bytes.total(), budget.used_bytes());
+  settings.spec = "infini:update=gated-delta";
+  EXPECT_THROW(ResolveContext(shape, settings, SIZE_MAX, -1), Error);
+  settings.spec = "infini:first=maybe";
+  EXPECT_THROW(ResolveContext(shape, settings, SIZE_MAX, -1), Error);
+  settings.spec = "infini";
+  EXPECT_THROW(ResolveContext(shape, settings, 1000, -1), Error);  // a cap too small
+  EXPECT_THROW(ResolveContext(MakeShape(Positions::kRopeHalves), settings, SIZE_MAX, -1), Error);
 }
 
 TEST(Infini, LedgerSaysCompressed) {

@@ -252,6 +252,13 @@ ContextSettings Fixed(const ContextShape& shape, ContextSettings settings, const
 
 ResolvedContext ResolveNamed(const ContextShape& shape, const ContextSettings& settings,
                              const ContextSpec& spec, size_t cap_bytes, size_t num_threads) {
+  if (spec.name == "infini") {
+    const size_t bytes = BytesWith(shape, settings, spec, kUnbounded, -1, num_threads);
+    if (bytes > cap_bytes) {
+      Fail(ErrorKind::kBudget, "context infini takes {} and does not fit into {}; give --memory more",
+           FormatBytes(bytes), FormatBytes(cap_bytes));
+    }
+  }
   if (!HasAutomaticWindow(spec)) return {Fixed(shape, settings, spec, kUnbounded), ""};
   const int64_t window = LargestWindow(shape, settings, spec, cap_bytes, num_threads);
   if (window == 0) {
@@ -349,8 +356,11 @@ ResolvedContext ResolveContext(const ContextShape& shape, const ContextSettings&
 
 ContextBytes PeakContextBytes(const ContextShape& shape, const ContextSettings& settings, int64_t num_tokens,
                               size_t num_threads) {
-  const std::unique_ptr<Policy> policy =
-      MakePolicy(shape, settings, ParseContextSpec(settings.spec), kUnbounded);
+  const ContextSpec spec = ParseContextSpec(settings.spec);
+  if (spec.name == "infini") {
+    return InfiniContext::PeakBytes(shape, settings, MakeInfiniOptions(shape, settings, spec), num_threads);
+  }
+  const std::unique_ptr<Policy> policy = MakePolicy(shape, settings, spec, kUnbounded);
   return SpanContext::PeakBytes(shape, settings, *policy, num_tokens, num_threads);
 }
 
