@@ -266,10 +266,7 @@ int Profile(const BenchArguments& arguments) {
 
 int BenchTokenizer(const BenchArguments& arguments) {
   if (arguments.files.empty()) FailUsage("bench --tokenizer reads a text: name it with -f FILE");
-  ModelOptions options = arguments.model;
-  options.pack = "never";
-  LoadedModel loaded(options);
-  const Tokenizer& tokenizer = loaded.model->tokenizer();
+  const Tokenizer tokenizer = OpenTokenizer(arguments.model.path, arguments.model.tokenizer);
   Json json = Json::array();
   std::vector<std::vector<std::string>> table = {{"text", "bytes", "tokens", "MB/s", "decode MB/s"}};
   for (const std::string& path : arguments.files) {

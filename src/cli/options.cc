@@ -13,6 +13,7 @@
 #include "base/types.h"
 #include "base/units.h"
 #include "context/registry.h"
+#include "formats/gguf.h"
 
 namespace mneme::cli {
 namespace {
@@ -244,6 +245,17 @@ size_t AvailableMemoryBytes() {
 int64_t ToCount(const std::string& text, const std::string& option) {
   if (text == "-1") return -1;
   return AsUsage([&] { return ParseCount(text, option); });
+}
+
+Tokenizer OpenTokenizer(const std::string& model, const std::string& tokenizer_path) {
+  if (!tokenizer_path.empty()) return LoadTokenizerFile(tokenizer_path);
+  const std::string path = ModelPath(model);
+  if (IsDirectory(path)) return LoadTokenizerFolder(path);
+  const MappedFile probe(path);
+  const auto bytes = probe.bytes();
+  const bool is_gguf =
+      bytes.size() >= 4 && std::string_view(reinterpret_cast<const char*>(bytes.data()), 4) == "GGUF";
+  return is_gguf ? LoadTokenizer(GgufFile(path)) : LoadTokenizerFile(path);
 }
 
 }  // namespace mneme::cli

@@ -84,4 +84,8 @@ size_t AvailableMemoryBytes();
 // "--tokens 10M", "-n 200": counts of tokens with K, M, G as powers of 1000.
 int64_t ToCount(const std::string& text, const std::string& option);
 
+// The tokenizer of `model` (a model, or a file with only a vocabulary), or `tokenizer_path` if it is not
+// empty. Costs no model: only the vocabulary is read. Throws as the loaders in tokenizer/tokenizer.h do.
+Tokenizer OpenTokenizer(const std::string& model, const std::string& tokenizer_path);
+
 }  // namespace mneme::cli

@@ -39,19 +39,6 @@ struct TokenizeArguments {
 
 constexpr size_t kReadBytes = size_t{1} << 16;
 
-// A tokenizer costs no model: only the vocabulary of the file is read.
-Tokenizer OpenTokenizer(const TokenizeArguments& arguments) {
-  if (!arguments.tokenizer.empty()) return LoadTokenizerFile(arguments.tokenizer);
-  const std::string path = ModelPath(arguments.model);
-  if (IsDirectory(path)) return LoadTokenizerFolder(path);
-  MappedFile probe(path);
-  const auto bytes = probe.bytes();
-  const bool is_gguf =
-      bytes.size() >= 4 && std::string_view(reinterpret_cast<const char*>(bytes.data()), 4) == "GGUF";
-  if (is_gguf) return LoadTokenizer(GgufFile(path));
-  return LoadTokenizerFile(path);
-}
-
 // Where ids go: a binary file, or text on standard output.
 class IdOutput {
  public:
@@ -149,7 +136,7 @@ int Decode(const Tokenizer& tokenizer, const TokenizeArguments& arguments) {
 }
 
 int Tokenize(TokenizeArguments arguments) {
-  const Tokenizer tokenizer = OpenTokenizer(arguments);
+  const Tokenizer tokenizer = OpenTokenizer(arguments.model, arguments.tokenizer);
   if (arguments.files.empty() && arguments.prompt.empty()) arguments.files.push_back("-");
   return arguments.decode ? Decode(tokenizer, arguments) : Encode(tokenizer, arguments);
 }

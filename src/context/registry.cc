@@ -274,7 +274,7 @@ ResolvedContext ResolveAuto(const ContextShape& shape, const ContextSettings& se
                             int64_t num_tokens, size_t num_threads) {
   const ContextSpec dense{"dense", {}};
   if (shape.memory.segment > 0 && settings.num_pinned == 0) {
-    ResolvedContext resolved{Fixed(shape, settings, {"infini", {}}, kUnbounded), ""};
+    ResolvedContext resolved{Fixed(shape, settings, ParseContextSpec("infini"), kUnbounded), ""};
     resolved.reason = resolved.settings.spec + ", because this model was trained with that memory";
     return resolved;
   }
