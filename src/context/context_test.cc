@@ -355,6 +355,25 @@ TEST(Context, BytesStayWithinTheFormula) {  // T15
   }
 }
 
+TEST(Context, SegmentsWithAllOfThePastAreDenseAndWithoutAnyAreAlone) {  // T38
+  ThreadPool pool(1);
+  for (const Positions positions : {Positions::kRopeHalves, Positions::kAlibi}) {
+    const ContextShape shape = MakeShape(positions);
+    const Stream stream(shape.layers[0], 160, 16);
+    const auto outputs = [&](const char* spec, int64_t from, int64_t to) {
+      Budget budget;
+      const auto context = MakeContext(shape, Settings(spec), budget, 1);
+      return FeedTokens(*context, stream, from, to, 24, pool);
+    };
+    // Segment by segment with the whole past cached: one pass, bit for bit.
+    EXPECT_TRUE(outputs("xl:segment=16,previous=100", 0, 160) == outputs("dense", 0, 160));
+    // No past: every segment is a stream of its own (positions differ, distances do not).
+    const std::vector<float> alone = outputs("xl:segment=16,previous=0", 0, 160);
+    const std::vector<float> fresh = outputs("dense", 48, 64);
+    EXPECT_LT(RelativeDifference(std::span(alone).subspan(48 * 96, 16 * 96), fresh), kF32Tolerance);
+  }
+}
+
 TEST(Context, CachePositionsOfThePaperExample) {  // T12
   const auto policy = MakeSinksPolicy(4, 3);
   const RowView view = policy->View(9);
