@@ -138,6 +138,7 @@ using Lines = std::vector<std::pair<std::string, std::string>>;
 
 Lines FileLines(const Findings& found) {
   Lines lines;
+  lines.reserve(16);
   std::string container(ContainerName(*found.source));
   if (const GgufFile* gguf = found.source->gguf()) container += fmt::format(" version {}", gguf->version());
   lines.emplace_back("file", fmt::format("{} ({})", found.source->path(), container));
