@@ -37,6 +37,9 @@ int Logits(const LogitsArguments& arguments) {
   settings.context = ToContextSettings(arguments.context);
   settings.memory = arguments.context.memory;
   LoadedModel loaded(arguments.model, /*load_tokenizer=*/false);
+  // Others compute exact attention; a model with a memory has no other meaning than with it.
+  const bool has_memory = loaded.model->context_shape().memory.segment > 0;
+  if (settings.context.spec == "auto" && !has_memory) settings.context.spec = "dense";
   Stream stream(loaded, settings);
   PrintStart(stream, loaded);
   const size_t vocab_size = loaded.model->config().vocab_size;
@@ -226,7 +229,10 @@ void AddLogits(CLI::App& eval, Action* action) {
   verb->add_option("--out", arguments->out, "float32 little-endian [number of ids, vocabulary]")
       ->type_name("FILE")
       ->required();
+  arguments->context.kv = "f32";
   AddContextOptions(*verb, &arguments->context);
+  verb->footer(
+      "Made for comparing implementations, so the defaults here are exact: --context dense and --kv f32.");
   verb->callback([=] { *action = [=] { return Logits(*arguments); }; });
 }
 
