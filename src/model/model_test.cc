@@ -9,6 +9,7 @@
 #include <fstream>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -615,6 +616,42 @@ TEST(Model, ConfigurationsOfFamilies) {
   const auto gpt2 = LoadModel(folder + "gpt2.gguf");
   EXPECT_TRUE(gpt2->context_shape().learned_positions);
   EXPECT_EQ(gpt2->config().trained_length, 512);
+}
+
+// The file with a sink logit per head in every layer (0: none), or with the metadata that says
+// softmax-off-by-one.
+std::string WithSinks(const std::string& path, const std::string& out, std::optional<float> logit) {
+  const GgufFile file(path);
+  GgufWriter writer;
+  writer.CopyAllMetadata(file);
+  if (!logit) writer.Set("mneme.attention.softmax_off_by_one", true);
+  for (const GgufTensor& tensor : file.tensors()) {
+    writer.AddTensor(tensor.name, tensor.encoding, tensor.shape, tensor.data);
+  }
+  const size_t num_heads = *file.GetUint("llama.attention.head_count");
+  const std::vector<float> logits(num_heads, logit.value_or(0.0f));
+  const size_t num_layers = logit ? *file.GetUint("llama.block_count") : 0;
+  for (size_t layer = 0; layer < num_layers; ++layer) {
+    writer.AddTensor("blk." + std::to_string(layer) + ".attn_sinks.weight", Encoding::kF32, {num_heads},
+                     logits.data());
+  }
+  writer.Write(out);
+  return out;
+}
+
+TEST(Model, LearnedSinkLogitsAndSoftmaxOffByOne) {  // T2, through a whole model
+  MNEME_REQUIRE_DATA(data);
+  const std::string path = data + "/conformance/models/llama-gqa.gguf";
+  const auto ids = testing::ReadIds(data + "/conformance/models/tokens.txt");
+  const std::string out = ::testing::TempDir() + "/sinks.gguf";
+  const std::vector<float> plain = EngineLogits(*LoadModel(path), ids);
+  // A logit so low that it takes no mass changes nothing; a logit of 0 is softmax-off-by-one; both come from
+  // the file.
+  EXPECT_EQ(EngineLogits(*LoadModel(WithSinks(path, out, -1e30f)), ids), plain);
+  const std::vector<float> learned = EngineLogits(*LoadModel(WithSinks(path, out, 0.0f)), ids);
+  const std::vector<float> off_by_one = EngineLogits(*LoadModel(WithSinks(path, out, std::nullopt)), ids);
+  EXPECT_EQ(learned, off_by_one);
+  EXPECT_GT(RelativeDifference(learned, plain), 1e-2);
 }
 
 }  // namespace
