@@ -156,7 +156,8 @@ class Session {
   // the saved session: Error(kMismatch) names the one that differs; Error(kFile) for a file that is damaged
   // or of another version. The file is checked whole before anything changes. One case cannot be undone: the
   // budget has no room for a second context while this session is not empty, and the file, although its
-  // checksum is right, is not one that Save wrote; the session is empty then, and the message says so.
+  // checksum is right, is not one that Save wrote, or its state is larger than the cap; the session is empty
+  // then, and the message says so.
   void Restore(const std::string& path);
   void RestoreBytes(std::string_view bytes, const std::string& name = "state");
   // A second session in the same state, on the same budget, pool and Runner. Throws Error(kBudget).
