@@ -283,10 +283,14 @@ void HtmlPage::Code(std::string_view text) {
 }
 
 void HtmlPage::AddPlot(const Plot& plot) {
+  AddFigure(RenderSvg(plot, 860, 400), RenderSvg(plot, 360, 300), plot.title);
+}
+
+void HtmlPage::AddFigure(std::string_view wide_svg, std::string_view narrow_svg, std::string_view caption) {
   body_ += fmt::format(
       "<figure>\n<div class=\"wide\">{}</div>\n<div "
       "class=\"narrow\">{}</div>\n<figcaption>{}</figcaption>\n</figure>\n",
-      RenderSvg(plot, 860, 400), RenderSvg(plot, 360, 300), EscapeHtml(plot.title));
+      wide_svg, narrow_svg, EscapeHtml(caption));
 }
 
 void HtmlPage::Table(const std::vector<std::vector<std::string>>& rows, std::string_view caption) {

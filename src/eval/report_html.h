@@ -56,6 +56,8 @@ class HtmlPage {
   void Paragraph(std::string_view text);
   void Code(std::string_view text);
   void AddPlot(const Plot& plot);
+  // A picture drawn twice, for wide and for narrow screens: <svg> elements, taken as they are.
+  void AddFigure(std::string_view wide_svg, std::string_view narrow_svg, std::string_view caption);
   // The first row is the header; the first column is left-aligned. `caption` may be empty.
   void Table(const std::vector<std::vector<std::string>>& rows, std::string_view caption = "");
   // The whole document, UTF-8.
