@@ -52,6 +52,12 @@ struct MemoryRules {
   MemoryUpdate update = MemoryUpdate::kLinear;
   // While the memory is empty: (1 - gate) * local (literal) instead of local (bypass).
   bool literal_first = false;
+  // A value is stored under the key of the token before it (in its segment), so that a query finds what
+  // followed: one layer then recalls a continuation, where aligned pairs need two.
+  bool key_shift = false;
+  // gated-delta: the write gate is max(0, (sigmoid - floor) / (1 - floor)), so that it can be exactly shut
+  // and any length of text leaves the memory bit-identical. 0: the plain sigmoid.
+  float write_floor = 0;
 };
 
 // What a context must know about the model.

@@ -186,9 +186,13 @@ void InfiniContext::WriteSegment(Layer& layer, int64_t segment, ThreadPool& pool
                 layer.write_gates.get() + static_cast<size_t>(index % kept_tokens_) * shape.num_kv_heads,
                 shape.num_kv_heads * sizeof(float));
   }
-  MemoryWrite(shape, to, segment == 0, segment_k_.get(), segment_v_.get(),
-              layer.write_gates == nullptr ? nullptr : segment_gate_.get(),
-              static_cast<size_t>(options_.segment), write_scratch_.get(), pool);
+  // Shifted keys: the first token has no key before it in its segment, the last one no token after it.
+  const size_t shift = options_.key_shift ? 1 : 0;
+  const float* gates =
+      layer.write_gates == nullptr ? nullptr : segment_gate_.get() + shift * shape.num_kv_heads;
+  MemoryWrite(shape, to, segment == 0, segment_k_.get(),
+              segment_v_.get() + shift * shape.num_kv_heads * shape.value_dim, gates,
+              static_cast<size_t>(options_.segment) - shift, write_scratch_.get(), pool);
 }
 
 void InfiniContext::Attend(size_t layer_index, const float* q, const float* k, const float* v, float* out,

@@ -32,6 +32,7 @@ struct InfiniOptions {
   int64_t previous = 0;
   MemoryUpdate update = MemoryUpdate::kLinear;
   bool literal_first = false;
+  bool key_shift = false;  // MemoryRules::key_shift
 };
 
 // "linear", "delta", "gated-delta".

@@ -63,9 +63,11 @@ std::vector<double> Definition(const ContextShape& shape, const Stream& stream, 
     const int64_t now = std::max<int64_t>(0, index / options.segment - options.previous);
     for (; committed < now; ++committed) {
       const int64_t begin = committed * options.segment;
-      MemoryWriteReference(memory_shape, memory.data(), committed == 0, stream.K(begin), stream.V(begin),
-                           options.update == MemoryUpdate::kGatedDelta ? gates.data() + begin * 2 : nullptr,
-                           static_cast<size_t>(options.segment));
+      const int64_t shift = options.key_shift ? 1 : 0;
+      MemoryWriteReference(
+          memory_shape, memory.data(), committed == 0, stream.K(begin), stream.V(begin + shift),
+          options.update == MemoryUpdate::kGatedDelta ? gates.data() + (begin + shift) * 2 : nullptr,
+          static_cast<size_t>(options.segment - shift));
     }
     std::vector<double> row = BruteForce(stream, index, XlRule(options.segment, options.previous));
     std::vector<double> read(row.size());
@@ -86,8 +88,11 @@ TEST(Infini, MatchesTheDefinitionAtEveryLengthAroundABorder) {  // T22, T25
   for (const MemoryUpdate update : kUpdates) {
     for (const int64_t previous : {0, 2}) {
       for (const bool literal : {false, true}) {
-        const InfiniOptions options{
-            .segment = 24, .previous = previous, .update = update, .literal_first = literal};
+        const InfiniOptions options{.segment = 24,
+                                    .previous = previous,
+                                    .update = update,
+                                    .literal_first = literal,
+                                    .key_shift = literal};
         const std::vector<double> expected = Definition(shape, stream, 200, options);
         std::vector<float> first;
         for (const int64_t chunk : {1, 23, 24, 25, 40}) {

@@ -165,6 +165,7 @@ InfiniOptions MakeInfiniOptions(const ContextShape& shape, const ContextSettings
     Fail(ErrorKind::kInput, "context infini: first={} is neither bypass nor literal", first);
   }
   infini.literal_first = first == "literal";
+  infini.key_shift = rules.key_shift;
   return infini;
 }
 

@@ -269,6 +269,16 @@ void ReadMemoryMetadata(const GgufFile& file, ModelConfig* config) {
     Fail(ErrorKind::kFile, "mneme.infini.first is '{}', neither bypass nor literal", first);
   }
   config->memory.literal_first = first == "literal";
+  config->memory.key_shift = file.GetBool("mneme.infini.key_shift").value_or(false);
+  config->memory.write_floor = static_cast<float>(file.GetFloat("mneme.infini.write_floor").value_or(0));
+  if (!(config->memory.write_floor >= 0 && config->memory.write_floor < 1)) {
+    Fail(ErrorKind::kFile, "mneme.infini.write_floor is {}; it must be at least 0 and below 1",
+         config->memory.write_floor);
+  }
+  if (config->memory.key_shift && *segment < 2) {
+    Fail(ErrorKind::kFile, "mneme.infini.key_shift needs segments of at least 2 tokens; they have {}",
+         *segment);
+  }
 }
 
 }  // namespace mneme

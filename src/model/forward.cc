@@ -286,7 +286,8 @@ void Runner::Impl::Attention(size_t layer, const float* input, std::span<const F
   MatMul(activations, {jobs.data(), has_write_gate ? size_t{4} : size_t{3}}, pool);
   const size_t num_kv_heads = config.num_kv_heads[layer];
   for (size_t i = 0; i < num_rows * num_kv_heads && has_write_gate; ++i) {
-    write_gate[i] = 1.0f / (1.0f + std::exp(-write_gate[i]));
+    const float open = 1.0f / (1.0f + std::exp(-write_gate[i]));
+    write_gate[i] = std::max(0.0f, (open - config.memory.write_floor) / (1.0f - config.memory.write_floor));
   }
   const size_t q_row = config.num_heads * config.key_dim;
   const size_t k_row = num_kv_heads * config.key_dim;

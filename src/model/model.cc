@@ -70,10 +70,12 @@ void HashConfig(const ModelConfig& c, Hasher* hash) {
     for (const double frequency : rope.frequencies) hash->PutFloat(frequency);
   }
   hash->PutFloats(c.alibi_slopes);
-  for (const int64_t value : {c.memory.segment, c.memory.previous, static_cast<int64_t>(c.memory.update),
-                              static_cast<int64_t>(c.memory.literal_first)}) {
+  for (const int64_t value :
+       {c.memory.segment, c.memory.previous, static_cast<int64_t>(c.memory.update),
+        static_cast<int64_t>(c.memory.literal_first), static_cast<int64_t>(c.memory.key_shift)}) {
     hash->Put(static_cast<uint64_t>(value));
   }
+  hash->PutFloat(c.memory.write_floor);
 }
 
 // Samples of the bytes: the ends and places between, a page each at most.

@@ -51,6 +51,10 @@ void Visit(V& v, MemorySettings& s) {
     "while nothing is in the memory: output = local attention, or (1 - gate) of it as the paper has it");
   v("gate_init", s.gate_init, Limits{-30, 30}, "initial logit of the gates; 0 mixes both halves evenly");
   v("write_init", s.write_init, Limits{-30, 30}, "gated-delta: initial bias of the write gate's logit");
+  v("key_shift", s.key_shift, Limits{},
+    "store each value under the key of the token before it, so that one layer recalls what followed");
+  v("write_floor", s.write_floor, Limits{0, 0.9},
+    "gated-delta: write gates below this are exactly shut, and the rest is stretched to reach from 0 to 1");
   v("write_penalty", s.write_penalty, Limits{0, 1000},
     "gated-delta: this times the mean write gate is added to the loss, so that the memory is written seldom");
   v("knn_layer", s.knn_layer, Limits{-1, 1000},

@@ -35,6 +35,8 @@ struct MemorySettings {
   std::string first = "bypass";
   double gate_init = 0;
   double write_init = 0;
+  bool key_shift = false;
+  double write_floor = 0;
   double write_penalty = 0;
   int64_t knn_layer = -1;
   int64_t knn_size = 8192;

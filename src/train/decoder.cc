@@ -263,6 +263,15 @@ Tensor Decoder::Mask(int64_t num_tokens, const Tensor& kept_valid) const {
       -1);
 }
 
+MemoryTensors Decoder::WriteSegment(const MemoryTensors& memory, const Tensor& k, const Tensor& v,
+                                    const Tensor& write) const {
+  const int64_t pairs = k.size(2) - 1;
+  if (!memory_.key_shift) return WriteMemory(update_, memory, k, v, write);
+  if (pairs < 1) return memory;
+  return WriteMemory(update_, memory, k.narrow(2, 0, pairs), v.narrow(2, 1, pairs),
+                     write.defined() ? write.narrow(2, 1, pairs) : write);
+}
+
 Tensor Decoder::MixMemory(size_t index, const Tensor& x, const Heads& heads, const Tensor& local,
                           LayerState* state, const DecoderState& shared, SegmentWatch* watch) const {
   const Layer& layer = layers_[index];
@@ -279,21 +288,24 @@ Tensor Decoder::MixMemory(size_t index, const Tensor& x, const Heads& heads, con
   if (update_ == MemoryUpdate::kGatedDelta) {
     write = torch::sigmoid(torch::matmul(x, layer.write.t()) + layer.write_bias).transpose(1, 2);
     if (watch != nullptr) {
+      // Before the floor, so that the penalty pushes gates that are shut away from their threshold.
       const Tensor mean = write.mean() / static_cast<double>(config_.num_layers);
       watch->write_mean = watch->write_mean.defined() ? watch->write_mean + mean : mean;
     }
+    const double floor = memory_.write_floor;
+    if (floor > 0) write = ((write - floor) / (1 - floor)).clamp_min(0);
   }
   const int64_t num_tokens = x.size(1);
   if (memory_.previous == 0) {
-    state->memory = WriteMemory(update_, state->memory, heads.k, heads.v, write);
+    state->memory = WriteSegment(state->memory, heads.k, heads.v, write);
     return out;
   }
   const Tensor k = torch::cat({state->kept_k, heads.k}, 2), v = torch::cat({state->kept_v, heads.v}, 2);
   const Tensor w = write.defined() ? torch::cat({state->kept_write, write}, 2) : write;
   const int64_t leaves = k.size(2) - memory_.previous * num_tokens;
   if (leaves > 0) {
-    const MemoryTensors after = WriteMemory(update_, state->memory, k.narrow(2, 0, leaves),
-                                            v.narrow(2, 0, leaves), w.defined() ? w.narrow(2, 0, leaves) : w);
+    const MemoryTensors after = WriteSegment(state->memory, k.narrow(2, 0, leaves), v.narrow(2, 0, leaves),
+                                             w.defined() ? w.narrow(2, 0, leaves) : w);
     // Tokens of another document than the row's present one are left out.
     const Tensor stays = shared.kept_valid.select(1, 0) > 0;
     state->memory.m = torch::where(stays.view({-1, 1, 1, 1}), after.m, state->memory.m);

@@ -120,6 +120,8 @@ class Decoder {
   torch::Tensor Mask(int64_t num_tokens, const torch::Tensor& kept_valid) const;
   torch::Tensor Attention(size_t layer, const torch::Tensor& x, const torch::Tensor& mask, LayerState* state,
                           const DecoderState& shared, SegmentWatch* watch) const;
+  MemoryTensors WriteSegment(const MemoryTensors& memory, const torch::Tensor& k, const torch::Tensor& v,
+                             const torch::Tensor& write) const;
   torch::Tensor MixMemory(size_t layer, const torch::Tensor& x, const Heads& heads,
                           const torch::Tensor& local, LayerState* state, const DecoderState& shared,
                           SegmentWatch* watch) const;

@@ -7,27 +7,12 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "base/recall_text.h"
 
 namespace mneme::train {
 namespace {
 
-constexpr std::array<std::string_view, 5> kGrass = {
-    "The grass is green.", "The sky is blue.", "The sun is yellow.", "Here we go.", "There and back again."};
-constexpr std::string_view kIntroduction =
-    "There is an important info hidden inside a lot of irrelevant text. Find it and memorize them. I will "
-    "quiz "
-    "you about the important information there.\n";
-// Names of keys, and keys and values of pairs.
-constexpr std::array<std::string_view, 64> kWords = {
-    "apple",  "river",  "stone",   "tiger",  "cloud",  "house",  "bread",  "chair",  "plant",  "horse",
-    "light",  "music",  "paper",   "queen",  "radio",  "sheep",  "table",  "uncle",  "voice",  "water",
-    "yacht",  "zebra",  "angel",   "beach",  "candle", "desert", "engine", "forest", "garden", "hammer",
-    "island", "jacket", "kitchen", "ladder", "mirror", "needle", "orange", "pencil", "rabbit", "silver",
-    "tunnel", "valley", "window",  "anchor", "basket", "castle", "doctor", "farmer", "guitar", "helmet",
-    "insect", "jungle", "lemon",   "market", "number", "oyster", "pirate", "rocket", "saddle", "temple",
-    "velvet", "walnut", "wizard",  "yellow"};
-
-std::string Digits(Random& random) { return fmt::format("{:05}", 10000 + random.Below(90000)); }
+const std::span<const std::string_view> kWords = RecallWords();
 
 // `count` different indices below `bound`, in random order.
 std::vector<size_t> Choose(size_t count, size_t bound, Random& random) {
@@ -79,16 +64,15 @@ TaskText NamedKeys(const SourceSettings& source, size_t num_bytes, const FillerS
   const std::vector<size_t> names = Choose(count, kWords.size(), random);
   std::vector<std::string> statements, keys;
   for (size_t i = 0; i < count; ++i) {
-    keys.push_back(Digits(random));
-    statements.push_back(fmt::format("The pass key {0} is {1}. Remember it. {1} is the pass key {0}.",
-                                     kWords[names[i]], keys[i]));
+    keys.push_back(DrawDigits(random));
+    statements.push_back(NamedKeyStatement(kWords[names[i]], keys[i]));
   }
   const size_t taken = count * kItemBytes;
   TaskText task;
-  task.text = kIntroduction;
+  task.text = PasskeyIntroduction();
   task.text += Spread(statements, num_bytes > taken ? num_bytes - taken : 0, filler, random);
   for (const size_t i : Choose(count, count, random)) {
-    task.text += fmt::format("What is the pass key {0}? The pass key {0} is ", kWords[names[i]]);
+    task.text += NamedKeyQuestion(kWords[names[i]]) + " ";
     Answer(keys[i], &task);
     task.text += ".\n";
   }
@@ -103,14 +87,15 @@ TaskText Pairs(const SourceSettings& source, size_t num_bytes, const FillerSourc
   std::vector<size_t> values;
   for (size_t i = 0; i < count; ++i) {
     values.push_back(random.Below(kWords.size()));
-    statements.push_back(fmt::format("The {} has the {}.", kWords[keys[i]], kWords[values[i]]));
+    statements.push_back(PairStatement(kWords[keys[i]], kWords[values[i]]));
   }
   const size_t taken = count * kItemBytes;
   TaskText task;
   task.text = Spread(statements, num_bytes > taken ? num_bytes - taken : 0, filler, random);
-  task.text += "Who has what?\n";
+  task.text += PairsHeading();
+  task.text += '\n';
   for (const size_t i : Choose(count, count, random)) {
-    task.text += fmt::format("The {} has the ", kWords[keys[i]]);
+    task.text += PairQuestion(kWords[keys[i]]) + " ";
     Answer(kWords[values[i]], &task);
     task.text += ".\n";
   }
@@ -137,23 +122,24 @@ TaskText Copy(const SourceSettings& source, size_t num_bytes, const FillerSource
 }  // namespace
 
 std::string GrassFiller(size_t num_bytes, Random& random) {
+  const auto sentences = GrassSentences();
   std::string text;
-  for (size_t i = random.Below(kGrass.size()); text.size() < num_bytes; ++i) {
+  for (size_t i = random.Below(sentences.size()); text.size() < num_bytes; ++i) {
     if (!text.empty()) text += ' ';
-    text += kGrass[i % kGrass.size()];
+    text += sentences[i % sentences.size()];
   }
   return text;
 }
 
 TaskText PasskeyText(size_t num_bytes, double depth, const FillerSource& filler, Random& random) {
-  const std::string key = Digits(random);
+  const std::string key = DrawDigits(random);
   const auto front = static_cast<size_t>(depth * static_cast<double>(num_bytes));
   TaskText task;
-  task.text = kIntroduction;
+  task.text = PasskeyIntroduction();
   if (front > 0) task.text += filler(front, random) + "\n";
-  task.text += fmt::format("The pass key is {0}. Remember it. {0} is the pass key.\n", key);
+  task.text += PasskeyStatement(key) + "\n";
   if (num_bytes > front) task.text += filler(num_bytes - front, random) + "\n";
-  task.text += "What is the pass key? The pass key is ";
+  task.text += PasskeyQuestion() + " ";
   Answer(key, &task);
   task.text += ".\n";
   return task;

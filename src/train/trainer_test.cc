@@ -245,6 +245,8 @@ struct ExportCase {
   std::string attention, update, first;
   int64_t previous;
   std::string spec;
+  bool key_shift = false;
+  double write_floor = 0;
 };
 
 class Exported : public ::testing::TestWithParam<ExportCase> {};
@@ -257,6 +259,8 @@ TEST_P(Exported, EngineAndModuleAgreeAtEveryBorder) {
   MemorySettings memory = testing::Attention(given.attention, 8, given.previous, given.update);
   memory.first = given.first;
   memory.gate_init = 0.5;
+  memory.key_shift = given.key_shift;
+  memory.write_floor = given.write_floor;
   std::vector<std::string> pieces = {"<unk>", "<s>", "</s>"};
   for (char c = 'a'; c <= 'z'; ++c) pieces.emplace_back(1, c);
   const Tokenizer tokenizer = TokenizerFromPieces(pieces, std::vector<float>(pieces.size(), 0.0f));
@@ -300,10 +304,16 @@ INSTANTIATE_TEST_SUITE_P(Kinds, Exported,
                                            ExportCase{"infini", "gated-delta", "literal", 0, "infini"},
                                            ExportCase{"infini", "linear", "bypass", 1, "infini"},
                                            ExportCase{"infini", "gated-delta", "bypass", 2, "infini"},
+                                           ExportCase{"infini", "gated-delta", "bypass", 0, "infini", true,
+                                                      0.5},
+                                           ExportCase{"infini", "gated-delta", "bypass", 1, "infini", true},
+                                           ExportCase{"infini", "delta", "bypass", 0, "infini", true},
                                            ExportCase{"xl", "delta", "bypass", 1, "xl:segment=8,previous=1"}),
                          [](const auto& info) {
                            std::string name = info.param.attention + "_" + info.param.update + "_" +
-                                              info.param.first + std::to_string(info.param.previous);
+                                              info.param.first + std::to_string(info.param.previous) +
+                                              (info.param.key_shift ? "_shifted" : "") +
+                                              (info.param.write_floor > 0 ? "_floor" : "");
                            std::replace(name.begin(), name.end(), '-', '_');
                            return name;
                          });
