@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "train/tasks.h"
+#include "train/text_files.h"
 #include "train/train_test_util.h"
 #include "train/vocabulary.h"
 
@@ -203,6 +204,20 @@ TEST(TrainData, RefusesCorporaThatAreNoText) {
   EXPECT_THROW(open(folder.Write("binary.txt", std::string("text\0text", 9))), Error);
   EXPECT_THROW(open(folder.Write("latin.txt", "caf\xE9 au lait")), Error);
   EXPECT_NO_THROW(open(folder.Write("good.txt", "Ünïcode is fine.\n")));
+}
+
+TEST(TrainTextFiles, RandomTextNeverCutsACharacterInTwo) {
+  const ScratchFolder folder;
+  const TextFiles files({folder.Write("a.txt", "\u201cNo\u201d \u2014 \u00e9t\u00e9\n\u201c\u201d\u201c\n")});
+  Random random(3);
+  for (size_t bytes = 0; bytes < 12; ++bytes) {
+    for (int i = 0; i < 20; ++i) {
+      const std::string text = files.RandomText(bytes, random);
+      EXPECT_LE(text.size(), bytes);
+      EXPECT_EQ(TestTokenizer().Decode(TestTokenizer().Encode(text)).find("\uFFFD"), std::string::npos)
+          << text;
+    }
+  }
 }
 
 }  // namespace

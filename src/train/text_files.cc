@@ -37,6 +37,16 @@ void CheckText(const std::string& path, std::string_view text) {
   }
 }
 
+// Without the bytes of a UTF-8 character that the end cuts in two.
+std::string_view WholeCharacters(std::string_view text) {
+  size_t lead = text.size();
+  while (lead > 0 && text.size() - lead < 4 && (static_cast<uint8_t>(text[lead - 1]) & 0xC0) == 0x80) --lead;
+  if (lead == 0) return text;
+  const auto first = static_cast<uint8_t>(text[lead - 1]);
+  const size_t length = first < 0xC0 ? 1 : first < 0xE0 ? 2 : first < 0xF0 ? 3 : 4;
+  return lead - 1 + length > text.size() ? text.substr(0, lead - 1) : text;
+}
+
 }  // namespace
 
 TextFiles::TextFiles(const std::vector<std::string>& paths) {
@@ -63,6 +73,8 @@ std::string TextFiles::RandomText(size_t num_bytes, Random& random) const {
   std::string_view from = text(place.file).substr(place.offset, num_bytes);
   if (const size_t space = from.find_last_of(" \n"); space != std::string_view::npos && space > 0) {
     from = from.substr(0, space);
+  } else {
+    from = WholeCharacters(from);
   }
   std::string result;
   for (const char c : from) {
