@@ -57,6 +57,15 @@ size_t DrawItems(const SourceSettings& source, size_t num_bytes, size_t item_byt
   return std::min(most, low + random.Below(high - low + 1));
 }
 
+// Keys of even digits rarely hold a doubled one, the case that a reader by pairs of digits gets wrong.
+std::string DrawKey(double digit_repeats, Random& random) {
+  std::string key = DrawDigits(random);
+  for (size_t i = 1; i < key.size() && digit_repeats > 0; ++i) {
+    if (random.Uniform() < digit_repeats) key[i] = key[i - 1];
+  }
+  return key;
+}
+
 TaskText NamedKeys(const SourceSettings& source, size_t num_bytes, const FillerSource& filler,
                    Random& random) {
   constexpr size_t kItemBytes = 150;  // a statement and its question
@@ -64,7 +73,7 @@ TaskText NamedKeys(const SourceSettings& source, size_t num_bytes, const FillerS
   const std::vector<size_t> names = Choose(count, kWords.size(), random);
   std::vector<std::string> statements, keys;
   for (size_t i = 0; i < count; ++i) {
-    keys.push_back(DrawDigits(random));
+    keys.push_back(DrawKey(source.digit_repeats, random));
     statements.push_back(NamedKeyStatement(kWords[names[i]], keys[i]));
   }
   const size_t taken = count * kItemBytes;
@@ -131,8 +140,9 @@ std::string GrassFiller(size_t num_bytes, Random& random) {
   return text;
 }
 
-TaskText PasskeyText(size_t num_bytes, double depth, const FillerSource& filler, Random& random) {
-  const std::string key = DrawDigits(random);
+TaskText PasskeyText(size_t num_bytes, double depth, const FillerSource& filler, Random& random,
+                     double digit_repeats) {
+  const std::string key = DrawKey(digit_repeats, random);
   const auto front = static_cast<size_t>(depth * static_cast<double>(num_bytes));
   TaskText task;
   task.text = PasskeyIntroduction();
@@ -147,7 +157,8 @@ TaskText PasskeyText(size_t num_bytes, double depth, const FillerSource& filler,
 
 TaskText MakeTask(const SourceSettings& source, size_t num_bytes, const FillerSource& filler,
                   Random& random) {
-  if (source.kind == "passkey") return PasskeyText(num_bytes, random.Uniform(), filler, random);
+  if (source.kind == "passkey")
+    return PasskeyText(num_bytes, random.Uniform(), filler, random, source.digit_repeats);
   if (source.kind == "named-keys" || source.kind == "needle")
     return NamedKeys(source, num_bytes, filler, random);
   if (source.kind == "pairs") return Pairs(source, num_bytes, filler, random);

@@ -27,7 +27,8 @@ std::string GrassFiller(size_t num_bytes, Random& random);
 
 // The passkey task: about num_bytes of filler, the key at `depth` of it (0 front, 1 just before the
 // question).
-TaskText PasskeyText(size_t num_bytes, double depth, const FillerSource& filler, Random& random);
+TaskText PasskeyText(size_t num_bytes, double depth, const FillerSource& filler, Random& random,
+                     double digit_repeats = 0);
 
 // One text of the source's kind with about num_bytes of filler.
 TaskText MakeTask(const SourceSettings& source, size_t num_bytes, const FillerSource& filler, Random& random);
