@@ -89,6 +89,9 @@ void Visit(V& v, SourceSettings& s) {
   v("max_statements_share", s.max_statements_share, Limits{0.01, 1},
     "statements take at most this share of a sequence");
   v("filler_loss", s.filler_loss, Limits{0, 1}, "weight of the loss on tokens that are not the answer");
+  v("digit_repeats", s.digit_repeats, Limits{0, 1},
+    "passkey, named-keys, needle: chance that a digit of a key equals the one before it, beyond chance; doubled "
+    "digits are what is learned last");
   v("pause_rate", s.pause_rate, Limits{0, 0.5},
     "text: share of <pause> tokens inserted at random places; targets that are <pause> carry no loss");
 }
@@ -128,9 +131,19 @@ void Visit(V& v, OptimizerSettings& s) {
   v("threads", s.num_threads, Limits{1, 1024}, "on the CPU");
   v("seed", s.seed, Limits{0, 1e18}, "of weights and data");
   v("checkpoint_every", s.checkpoint_every, Limits{1, 1e12}, "steps between checkpoints");
-  v("evaluate_every", s.evaluate_every, Limits{0, 1e12}, "steps between passkey evaluations; 0: none");
-  v("evaluate_segments", s.evaluate_segments, Limits{1, 1 << 24}, "lengths of the evaluation, in segments");
+  v("evaluate_every", s.evaluate_every, Limits{0, 1e12},
+    "steps between evaluations (passkeys, held-back text); 0: none, but the text once at the end");
+  v("evaluate_segments", s.evaluate_segments, Limits{1, 1 << 24},
+    "lengths of the passkey evaluation, in segments; []: none");
   v("evaluate_trials", s.evaluate_trials, Limits{1, 4096}, "trials per length");
+  v("evaluate_files", s.evaluate_files, Names{},
+    "held-back text files: each streams through consecutive segments, memory carried on; mean loss in nats "
+    "per token with its standard error, and the bytes held from segment to segment; a finished run that is "
+    "started again evaluates only");
+  v("evaluate_tokens", s.evaluate_tokens, Limits{2, 1e12}, "tokens of each held-back file, from its front");
+  v("evaluate_reset", s.evaluate_reset, Limits{-1, 1 << 24},
+    "held-back text: empty the state after so many segments; 0: never; -1: dense after the longest training "
+    "sequence, since it has no window of its own, the others never");
   v("z_limit", s.z_limit, Limits{1, 1e38}, "largest |z| or |M| before the run stops");
 }
 
@@ -368,6 +381,7 @@ TrainConfig ParseTrainConfig(std::string_view text, const std::string& path) {
   for (SourceSettings& source : config.sources) {
     for (std::string& file : source.files) file = Resolve(file, path);
   }
+  for (std::string& file : config.train.evaluate_files) file = Resolve(file, path);
   return config;
 }
 

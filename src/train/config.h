@@ -62,6 +62,7 @@ struct SourceSettings {
   int64_t max_items = 1;
   double max_statements_share = 0.5;
   double filler_loss = 0.03;
+  double digit_repeats = 0;
   double pause_rate = 0;
 };
 
@@ -97,6 +98,9 @@ struct OptimizerSettings {
   int64_t evaluate_every = 0;
   std::vector<int64_t> evaluate_segments = {4, 16, 64};
   int64_t evaluate_trials = 16;
+  std::vector<std::string> evaluate_files;
+  int64_t evaluate_tokens = 1 << 16;
+  int64_t evaluate_reset = -1;
   double z_limit = 1e9;
 };
 

@@ -25,6 +25,8 @@
 #include "train/decoder.h"
 #include "train/optimizer.h"
 #include "train/sequence.h"
+#include "train/text_evaluation.h"
+#include "train/text_files.h"
 #include "train/vocabulary.h"
 
 namespace mneme::train {
@@ -126,6 +128,8 @@ class Run {
   void Step();
   void CheckNumbers(const SequenceResult& result, double norm) const;
   void Evaluate();
+  void EvaluatePasskeys();
+  void EvaluateFiles();
   void Save();
   void Restore();
   void Export();
@@ -145,6 +149,7 @@ class Run {
   std::optional<Decoder> decoder_;
   std::optional<AdamW> optimizer_;
   std::optional<DataStream> data_;
+  std::vector<TextFiles> held_back_;  // one file each
   std::optional<RunLog> log_;
   int64_t step_ = 0;
   double last_loss_ = std::nan("");
@@ -164,6 +169,7 @@ Run::Run(const TrainConfig& config, const TrainEvents& events, const TrainLimits
   MakeDecoder();
   optimizer_.emplace(decoder_->parameters(), config_.train);
   data_.emplace(config_.sources, *tokenizer_, static_cast<uint64_t>(config_.train.seed) + 1);
+  for (const std::string& file : config_.train.evaluate_files) held_back_.emplace_back(std::vector{file});
   if (!limits_.fresh && FileExists(CheckpointPath())) Restore();
   log_.emplace(config_.out + "/log.jsonl", step_);
 }
@@ -380,7 +386,13 @@ std::vector<double> Run::Gates() const {
 }
 
 void Run::Evaluate() {
+  EvaluatePasskeys();
+  EvaluateFiles();
+}
+
+void Run::EvaluatePasskeys() {
   const int64_t trials = config_.train.evaluate_trials;
+  if (config_.train.evaluate_segments.empty()) return;
   std::string text;
   for (const int64_t num_segments : config_.train.evaluate_segments) {
     std::string row;
@@ -406,6 +418,53 @@ void Run::Evaluate() {
     text += fmt::format("  {} tokens {}", num_segments * config_.memory.segment, row);
   }
   Say(fmt::format("step {}: passkey by depth 0/0.5/0.9:{}", step_, text));
+}
+
+void Run::EvaluateFiles() {
+  TextEvaluation options;
+  options.segment = config_.memory.segment;
+  options.max_tokens = config_.train.evaluate_tokens;
+  options.reset_segments = config_.train.evaluate_reset;
+  options.stop = [] { return InterruptRequested(); };
+  if (options.reset_segments < 0) {
+    options.reset_segments = 0;
+    for (const StageSettings& stage : config_.stages) {
+      if (config_.memory.attention != "dense") break;
+      options.reset_segments = std::max(options.reset_segments, stage.max_segments);
+    }
+  }
+  for (size_t i = 0; i < held_back_.size(); ++i) {
+    const std::string& path = config_.train.evaluate_files[i];
+    const TextScore score = EvaluateText(*decoder_, *tokenizer_, held_back_[i].text(0), options);
+    if (score.stopped) return;
+    const double per_byte = score.nll * static_cast<double>(score.num_tokens) /
+                            static_cast<double>(std::max<int64_t>(score.num_bytes, 1));
+    Json line = {{"step", step_},
+                 {"task", "text"},
+                 {"file", std::filesystem::path(path).filename().string()},
+                 {"attention", config_.memory.attention},
+                 {"tokens", score.num_tokens},
+                 {"bytes", score.num_bytes},
+                 {"nll", score.nll},
+                 {"standard_error", score.standard_error},
+                 {"perplexity", std::exp(score.nll)},
+                 {"bits_per_byte", per_byte / std::log(2.0)},
+                 {"reset_segments", options.reset_segments},
+                 {"held_bytes", score.held.total()},
+                 {"held",
+                  {{"memory", score.held.memory},
+                   {"window", score.held.window},
+                   {"cache", score.held.cache},
+                   {"neighbours", score.held.neighbours}}},
+                 {"blocks", score.blocks}};
+    if (config_.memory.attention == "infini") line["update"] = config_.memory.update;
+    log_->Write(line);
+    Say(fmt::format(
+        "step {}: {}: {:.4f} +- {:.4f} nats per token (perplexity {:.3f}) over {} tokens; {} held "
+        "from segment to segment",
+        step_, path, score.nll, score.standard_error, std::exp(score.nll), score.num_tokens,
+        FormatBytes(static_cast<size_t>(score.held.total()))));
+  }
 }
 
 void Run::Save() {
@@ -456,14 +515,16 @@ void Run::Export() {
 TrainOutcome Run::Go() {
   const int64_t total = config_.num_steps();
   const int64_t end = limits_.stop_after < 0 ? total : std::min(total, step_ + limits_.stop_after);
-  bool is_saved = false;
+  bool is_saved = false, is_evaluated = false;
   while (step_ < end && !InterruptRequested()) {
     Step();
     is_saved = step_ % config_.train.checkpoint_every == 0;
     if (is_saved) Save();
-    if (config_.train.evaluate_every > 0 && step_ % config_.train.evaluate_every == 0) Evaluate();
+    is_evaluated = config_.train.evaluate_every > 0 && step_ % config_.train.evaluate_every == 0;
+    if (is_evaluated) Evaluate();
   }
   if (!is_saved) Save();
+  if (step_ >= total && !is_evaluated) EvaluateFiles();
   if (events_.progress != nullptr) {
     events_.progress->Finish(fmt::format("step {} of {}, loss {:.4f}", step_, total, smooth_loss_));
   }

@@ -57,6 +57,7 @@ struct Curves {
   Curve loss, answers, write, max_m, max_z;
   std::array<Curve, 6> gates;  // share of the heads below each border, and above the last
   std::map<int64_t, std::map<std::string, Curve>> recall;  // by step, by depth
+  std::map<std::string, Curve> text;                       // by held-back file
 };
 
 void ReadStep(const Json& line, Curves* curves) {
@@ -95,7 +96,11 @@ Curves ReadLog(const std::string& path) {
     const Json line = Json::parse(log.substr(begin, end - begin), nullptr, false);
     begin = end + 1;
     if (!line.is_object()) continue;
-    if (line.contains("task")) {
+    if (line.value("task", "") == "text") {
+      Curve& curve = curves.text[line.value("file", "")];
+      curve.x.push_back(line.value("step", 0.0));
+      curve.y.push_back(line.value("nll", 0.0));
+    } else if (line.contains("task")) {
       Curve& curve =
           curves.recall[line.value("step", int64_t{0})][fmt::format("depth {}", line.value("depth", 0.0))];
       curve.x.push_back(line.value("segments", 0.0) * (1 - line.value("depth", 0.0)));
@@ -120,6 +125,7 @@ std::string TrainingPage(const std::string& log_path, const std::string& title) 
             .markers = {}};
   AddCurve("weighted loss", curves.loss, &loss);
   AddCurve("answers", curves.answers, &loss);
+  for (const auto& [file, curve] : curves.text) AddCurve(file + " (held back)", curve, &loss);
   page.AddPlot(loss);
   if (!curves.recall.empty()) {
     page.Heading("Recall");
