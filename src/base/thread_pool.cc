@@ -8,6 +8,8 @@
 #include <immintrin.h>
 #endif
 
+#include "base/error.h"
+
 namespace mneme {
 namespace {
 
@@ -45,24 +47,27 @@ ThreadPool::~ThreadPool() {
 }
 
 void ThreadPool::TakeTasks(size_t thread) {
-  for (;;) {
-    const size_t task = next_task_.fetch_add(1, std::memory_order_relaxed);
-    if (task >= num_tasks_) return;
-    call_(fn_, task, thread);
+  uint64_t offer = offer_.load(std::memory_order_acquire);
+  while (static_cast<uint32_t>(offer) != 0) {
+    if (!offer_.compare_exchange_weak(offer, offer - 1, std::memory_order_acquire)) continue;
+    call_(fn_, num_tasks_ - static_cast<uint32_t>(offer), thread);
+    num_unfinished_.fetch_sub(1, std::memory_order_release);
+    offer = offer_.load(std::memory_order_acquire);
   }
 }
 
 void ThreadPool::RunErased(size_t num_tasks, const void* fn, Call call) {
+  MNEME_CHECK(num_tasks <= UINT32_MAX);
   fn_ = fn;
   call_ = call;
   num_tasks_ = num_tasks;
-  next_task_.store(0, std::memory_order_relaxed);
-  num_busy_.store(static_cast<uint32_t>(workers_.size()), std::memory_order_relaxed);
-  generation_.fetch_add(1);  // sequentially consistent: ordered against num_sleeping_ below
+  num_unfinished_.store(num_tasks, std::memory_order_relaxed);
+  const uint32_t generation = generation_.load(std::memory_order_relaxed) + 1;
+  offer_.store(uint64_t{generation} << 32 | num_tasks, std::memory_order_release);
+  generation_.store(generation);  // sequentially consistent: ordered against num_sleeping_ below
   if (num_sleeping_.load() > 0) generation_.notify_all();
   TakeTasks(0);
-  // Every worker must have left TakeTasks before the fields above may change again.
-  for (int spin = 0; num_busy_.load(std::memory_order_acquire) != 0; ++spin) {
+  for (int spin = 0; num_unfinished_.load(std::memory_order_acquire) != 0; ++spin) {
     if (spin < kSpins) {
       Pause();
     } else {
@@ -85,7 +90,6 @@ void ThreadPool::Work(size_t thread) {
     seen = now;
     if (stop_.load()) return;
     TakeTasks(thread);
-    num_busy_.fetch_sub(1, std::memory_order_release);
   }
 }
 

@@ -1,5 +1,9 @@
 // Fixed set of workers for short parallel regions: a decode step has a hundred of them, each a few
 // microseconds long. Workers spin briefly between regions and then sleep, so an idle session costs no CPU.
+//
+// A region needs the workers that took a task, and no others: one that other work keeps off its core, or that
+// is still waking up, is not waited for. So beside a busy neighbour a region is at worst as slow as one
+// thread.
 #pragma once
 
 #include <atomic>
@@ -22,10 +26,10 @@ class ThreadPool {
 
   size_t num_threads() const { return num_threads_; }
 
-  // Calls fn(task, thread) for task = 0..num_tasks-1 and thread in [0, num_threads()); returns when all are
-  // done. Tasks are taken in order by whichever thread is free, so results must not depend on who runs what:
-  // a task writes only its own output and uses per-thread scratch only inside. fn must not throw. Allocates
-  // nothing.
+  // Calls fn(task, thread) for task = 0..num_tasks-1 (fewer than 2^32) and thread in [0, num_threads());
+  // returns when all are done. Tasks are taken in order by whichever thread is free, so results must not
+  // depend on who runs what: a task writes only its own output and uses per-thread scratch only inside. fn
+  // must not throw. Allocates nothing.
   template <typename Fn>
   void Run(size_t num_tasks, const Fn& fn) {
     if (num_tasks == 0) return;
@@ -47,13 +51,17 @@ class ThreadPool {
   size_t num_threads_;
   std::vector<std::thread> workers_;
 
-  // Written by the caller before it bumps generation_ (release), read by workers after they see it (acquire).
+  // Of the current region. Written by the caller before it offers tasks (release), read by who has taken one
+  // (acquire): the caller does not come back, and so does not change them, before that task is done.
   const void* fn_ = nullptr;
   Call call_ = nullptr;
   size_t num_tasks_ = 0;
-  alignas(64) std::atomic<size_t> next_task_{0};
+  // Number of the region in the upper half, tasks that nobody has taken in the lower. The number keeps a
+  // worker that slept through a region from taking a task of the next one with what it read before.
+  alignas(64) std::atomic<uint64_t> offer_{0};
+  alignas(64) std::atomic<size_t> num_unfinished_{0};
+  // Changes with every region; what workers sleep on.
   alignas(64) std::atomic<uint32_t> generation_{0};
-  alignas(64) std::atomic<uint32_t> num_busy_{0};
   std::atomic<uint32_t> num_sleeping_{0};
   std::atomic<bool> stop_{false};
 };

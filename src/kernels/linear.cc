@@ -26,55 +26,104 @@ namespace mneme::linear::HWY_NAMESPACE {
 // Row tiles whose activations, of one chunk, stay in the second-level cache while all weights pass.
 constexpr size_t kTilesPerPass = 86;
 
-// What the sums of rows [row, row + rows) and the outputs from group `group` start from: nothing, the bias,
-// the old output, or, after the first chunk, what was stored before.
-void LoadTotals(const MatMulJob& job, size_t row, size_t rows, size_t group, bool first, Totals& totals) {
-  const size_t n0 = group * kGroupRows;
-  const size_t count = std::min(kGroups * kGroupRows, job.weights->num_rows() - n0);
+// The outputs of one group of a job.
+struct GroupOutputs {
+  GroupOutputs(const MatMulJob& job, size_t group)
+      : first(group * kGroupRows), count(std::min(kGroupRows, job.weights->num_rows() - first)) {}
+  size_t first;
+  size_t count;  // outputs; the last group may have fewer than kGroupRows
+};
+
+// What the sums of rows [row, row + rows) and of one group start from: nothing, the bias, the old output, or,
+// after the first chunk, what was stored before. Slot `g` of the totals.
+void LoadGroup(const MatMulJob& job, size_t row, size_t rows, size_t group, size_t g, bool first,
+               Totals& totals) {
+  const GroupOutputs outputs(job, group);
   for (size_t i = 0; i < rows; ++i) {
-    float* HWY_RESTRICT values = totals.values[i];
-    const float* HWY_RESTRICT out = job.out + (row + i) * job.out_stride + n0;
-    if (count < kGroups * kGroupRows || (first && !job.accumulate)) {
-      std::memset(values, 0, sizeof(totals.values[i]));
+    float* HWY_RESTRICT values = totals.values[i] + g * kGroupRows;
+    const float* HWY_RESTRICT out = job.out + (row + i) * job.out_stride + outputs.first;
+    if (outputs.count < kGroupRows || (first && !job.accumulate)) {
+      std::memset(values, 0, kGroupRows * sizeof(float));
     }
-    if (!first || job.accumulate) std::memcpy(values, out, count * sizeof(float));
+    if (!first || job.accumulate) std::memcpy(values, out, outputs.count * sizeof(float));
     if (first && job.bias != nullptr) {
-      for (size_t n = 0; n < count; ++n) values[n] += job.bias[n0 + n];
+      for (size_t n = 0; n < outputs.count; ++n) values[n] += job.bias[outputs.first + n];
+    }
+  }
+}
+
+void StoreGroup(const MatMulJob& job, size_t row, size_t rows, size_t group, size_t g, const Totals& totals) {
+  const GroupOutputs outputs(job, group);
+  for (size_t i = 0; i < rows; ++i) {
+    std::memcpy(job.out + (row + i) * job.out_stride + outputs.first, totals.values[i] + g * kGroupRows,
+                outputs.count * sizeof(float));
+  }
+}
+
+// Sums of a group that is computed and not stored.
+void ClearGroup(size_t rows, size_t g, Totals& totals) {
+  for (size_t i = 0; i < rows; ++i)
+    std::memset(totals.values[i] + g * kGroupRows, 0, kGroupRows * sizeof(float));
+}
+
+// The same for kGroups groups from `group`; those at or beyond `end` are not stored.
+void LoadTotals(const MatMulJob& job, size_t row, size_t rows, size_t group, size_t end, bool first,
+                Totals& totals) {
+  for (size_t g = 0; g < kGroups; ++g) {
+    if (group + g < end) {
+      LoadGroup(job, row, rows, group + g, g, first, totals);
+    } else {
+      ClearGroup(rows, g, totals);
     }
   }
 }
 
 void StoreTotals(const MatMulJob& job, size_t row, size_t rows, size_t group, size_t end,
                  const Totals& totals) {
-  const size_t n0 = group * kGroupRows;
-  const size_t count =
-      std::min({kGroups * kGroupRows, job.weights->num_rows() - n0, (end - group) * kGroupRows});
-  for (size_t i = 0; i < rows; ++i) {
-    std::memcpy(job.out + (row + i) * job.out_stride + n0, totals.values[i], count * sizeof(float));
-  }
+  for (size_t g = 0; g < kGroups && group + g < end; ++g) StoreGroup(job, row, rows, group + g, g, totals);
 }
 
-// One chunk of kGroups groups; a group at or beyond `end` repeats the one before and is not stored.
-void Unpack(const LinearWeights& weights, size_t group, size_t end, size_t first_block, size_t blocks,
-            bool to_bytes, UnpackScratch* scratch, UnpackedChunk* chunks) {
+// One chunk of one group. What this thread reads next lies `next_bytes` after its packed form.
+UnpackedChunk UnpackGroup(const LinearWeights& weights, size_t group, size_t first_block, size_t blocks,
+                          bool to_bytes, size_t next_bytes, UnpackScratch& scratch) {
+  if (!weights.is_packed())
+    return UnpackStored(weights.view(), group, first_block * kBlockCols, blocks, scratch);
   const size_t group_bytes = PackedGroupBytes(weights.encoding(), weights.num_cols());
   const size_t chunk_bytes = PackedChunkBytes(weights.encoding(), kChunkBlocks);
-  for (size_t g = 0; g < kGroups; ++g) {
-    if (group + g >= end) {
-      chunks[g] = chunks[g - 1];
-    } else if (weights.is_packed()) {
-      const uint8_t* start = weights.packed() + (group + g) * group_bytes;
-      const uint8_t* packed = start + first_block / kChunkBlocks * chunk_bytes;
-      const bool last = (first_block + blocks) * kBlockCols == weights.num_cols();
-      const uint8_t* next = last ? start + kGroups * group_bytes : packed + chunk_bytes;
-      chunks[g] = UnpackPacked(weights.encoding(), packed, next, blocks, to_bytes, scratch[g]);
-    } else {
-      chunks[g] = UnpackStored(weights.view(), group + g, first_block * kBlockCols, blocks, scratch[g]);
-    }
-  }
+  const uint8_t* packed = weights.packed() + group * group_bytes + first_block / kChunkBlocks * chunk_bytes;
+  UnpackedChunk chunk = UnpackPacked(weights.encoding(), packed, blocks, to_bytes, scratch);
+  chunk.next = packed + next_bytes;
+  return chunk;
 }
 
-// Few rows: each group's weights are read from end to end, sums stay in the cache.
+// The groups of a task in kGroups streams, each the groups of one part of the task in order: memory is read
+// as so many runs without a jump, which is what hardware prefetchers follow. With one row of activations
+// prefetches of our own only take their place in the queue of misses.
+struct Streams {
+  Streams(size_t task_begin, size_t task_end)
+      : begin(task_begin), end(task_end), length(CeilDivide(task_end - task_begin, kGroups)) {}
+
+  size_t Group(size_t i, size_t g) const { return begin + g * length + i; }
+  // The last stream may be shorter.
+  bool Has(size_t i, size_t g) const { return Group(i, g) < end; }
+  void Load(const MatMulJob& job, size_t rows, size_t i, Totals& totals) const {
+    for (size_t g = 0; g < kGroups; ++g) {
+      if (Has(i, g)) {
+        LoadGroup(job, 0, rows, Group(i, g), g, true, totals);
+      } else {
+        ClearGroup(rows, g, totals);
+      }
+    }
+  }
+  void Store(const MatMulJob& job, size_t rows, size_t i, const Totals& totals) const {
+    for (size_t g = 0; g < kGroups && Has(i, g); ++g) StoreGroup(job, 0, rows, Group(i, g), g, totals);
+  }
+
+  size_t begin, end;
+  size_t length;
+};
+
+// Few rows: weights are read from end to end, sums stay in the cache.
 void MultiplyFewTiles(const MatMulJob& job, const ActivationRows& x, size_t begin, size_t end) {
   const BlockKind kind = KindOf(job.weights->encoding());
   // Packed weights are taken apart in registers; the scalar kernel reads bytes.
@@ -82,14 +131,21 @@ void MultiplyFewTiles(const MatMulJob& job, const ActivationRows& x, size_t begi
   const ChunkLayout layout = to_bytes ? ChunkLayout::kBytes : PackedLayout(job.weights->encoding());
   const size_t num_blocks = x.num_cols() / kBlockCols;
   const size_t num_tiles = CeilDivide(x.num_rows(), kActTile);
+  const Streams streams(begin, end);
   UnpackScratch scratch[kGroups];
   UnpackedChunk chunks[kGroups];
   Totals totals;
-  for (size_t group = begin; group < end; group += kGroups) {
-    LoadTotals(job, 0, x.num_rows(), group, true, totals);
+  for (size_t i = 0; i < streams.length; ++i) {
+    streams.Load(job, x.num_rows(), i, totals);
     for (size_t block = 0; block < num_blocks; block += kChunkBlocks) {
       const size_t blocks = std::min(kChunkBlocks, num_blocks - block);
-      Unpack(*job.weights, group, end, block, blocks, to_bytes, scratch, chunks);
+      const size_t chunk_bytes = PackedChunkBytes(job.weights->encoding(), blocks);
+      for (size_t g = 0; g < kGroups; ++g) {
+        // Where a stream has ended the first is computed twice, and stored once.
+        chunks[g] = streams.Has(i, g) ? UnpackGroup(*job.weights, streams.Group(i, g), block, blocks,
+                                                    to_bytes, chunk_bytes, scratch[g])
+                                      : chunks[0];
+      }
       for (size_t t = 0; t < num_tiles; ++t) {
         float* values = totals.values[t * kActTile];
         const TileSums sums = {.from = values,
@@ -100,7 +156,7 @@ void MultiplyFewTiles(const MatMulJob& job, const ActivationRows& x, size_t begi
         for (UnpackedChunk& chunk : chunks) chunk.next = nullptr;  // asked for once
       }
     }
-    StoreTotals(job, 0, x.num_rows(), group, end, totals);
+    streams.Store(job, x.num_rows(), i, totals);
   }
 }
 
@@ -113,12 +169,17 @@ void MultiplyTiles(const MatMulJob& job, const ActivationRows& x, size_t begin, 
   UnpackedChunk chunks[kGroups];
   Totals totals;
   alignas(64) static constexpr float zeros[kGroups * kGroupRows] = {};
+  const size_t group_bytes = PackedGroupBytes(job.weights->encoding(), x.num_cols());
   for (size_t pass = 0; pass < num_tiles; pass += kTilesPerPass) {
     const size_t pass_end = std::min(num_tiles, pass + kTilesPerPass);
     for (size_t block = 0; block < num_blocks; block += kChunkBlocks) {
       const size_t blocks = std::min(kChunkBlocks, num_blocks - block);
       for (size_t group = begin; group < end; group += kGroups) {
-        Unpack(*job.weights, group, end, block, blocks, true, scratch, chunks);
+        for (size_t g = 0; g < kGroups; ++g) {
+          chunks[g] = group + g < end ? UnpackGroup(*job.weights, group + g, block, blocks, true,
+                                                    kGroups * group_bytes, scratch[g])
+                                      : chunks[0];
+        }
         // Sums of whole groups run in the output itself.
         const size_t n0 = group * kGroupRows;
         const bool whole = group + kGroups <= end && n0 + kGroups * kGroupRows <= job.weights->num_rows();
@@ -137,7 +198,7 @@ void MultiplyTiles(const MatMulJob& job, const ActivationRows& x, size_t begin, 
             sums.from = !fresh ? sums.to : job.bias != nullptr ? job.bias + n0 : zeros;
             sums.from_stride = fresh ? 0 : job.out_stride;
           } else {
-            LoadTotals(job, row, tile.rows, group, block == 0, totals);
+            LoadTotals(job, row, tile.rows, group, end, block == 0, totals);
           }
           MultiplyTile(kind, ChunkLayout::kBytes, chunks, tile, block, blocks, sums);
           if (!direct) StoreTotals(job, row, tile.rows, group, end, totals);
@@ -152,33 +213,38 @@ template <Encoding kEncoding>
 void MultiplyPackedFloat(const MatMulJob& job, const ActivationRows& x, size_t begin, size_t end) {
   constexpr size_t kColBytes = kGroupRows * kWeightBytes<kEncoding>;
   const size_t group_bytes = PackedGroupBytes(kEncoding, x.num_cols());
+  Totals totals;
+  if (x.num_rows() <= kFloatTile) {
+    // Few rows: weights pass once, in streams as in MultiplyFewTiles, and in pieces that stay in the
+    // first-level cache for the second tile of rows.
+    const size_t tile = x.num_rows() <= 6 ? x.num_rows() : CeilDivide(x.num_rows(), 2);
+    const size_t piece = x.num_rows() <= 6 ? x.num_cols() : kFloatChunkCols;
+    const Streams streams(begin, end);
+    for (size_t i = 0; i < streams.length; ++i) {
+      streams.Load(job, x.num_rows(), i, totals);
+      for (size_t col = 0; col < x.num_cols(); col += piece) {
+        const size_t cols = std::min(piece, x.num_cols() - col);
+        const uint8_t* at[kGroups];
+        for (size_t g = 0; g < kGroups; ++g) {
+          const size_t group = streams.Group(i, streams.Has(i, g) ? g : 0);
+          at[g] = job.weights->packed() + group * group_bytes + col * kColBytes;
+        }
+        for (size_t row = 0; row < x.num_rows(); row += tile) {
+          const size_t rows = std::min(tile, x.num_rows() - row);
+          PackedFloatDirect<kEncoding>(at, x.x() + row * x.stride() + col, x.stride(), rows, cols,
+                                       totals.values[row], kGroups * kGroupRows);
+        }
+      }
+      streams.Store(job, x.num_rows(), i, totals);
+    }
+    return;
+  }
   const uint8_t* at[kGroups];
   const auto locate = [&](size_t group, size_t col) {
     for (size_t g = 0; g < kGroups; ++g) {
       at[g] = job.weights->packed() + std::min(group + g, end - 1) * group_bytes + col * kColBytes;
     }
   };
-  Totals totals;
-  if (x.num_rows() <= kFloatTile) {
-    // Few rows: weights pass once, in pieces that stay in the first-level cache for the second tile of rows.
-    const size_t tile = x.num_rows() <= 6 ? x.num_rows() : CeilDivide(x.num_rows(), 2);
-    const size_t piece = x.num_rows() <= 6 ? x.num_cols() : kFloatChunkCols;
-    for (size_t group = begin; group < end; group += kGroups) {
-      LoadTotals(job, 0, x.num_rows(), group, true, totals);
-      for (size_t col = 0; col < x.num_cols(); col += piece) {
-        const size_t cols = std::min(piece, x.num_cols() - col);
-        locate(group, col);
-        for (size_t row = 0; row < x.num_rows(); row += tile) {
-          const size_t rows = std::min(tile, x.num_rows() - row);
-          const size_t skip = col + cols < x.num_cols() ? 1 : (kGroups - 1) * group_bytes;
-          PackedFloatDirect<kEncoding>(at, x.x() + row * x.stride() + col, x.stride(), rows, cols,
-                                       row == 0 ? skip : 0, totals.values[row], kGroups * kGroupRows);
-        }
-      }
-      StoreTotals(job, 0, x.num_rows(), group, end, totals);
-    }
-    return;
-  }
   alignas(64) float interleaved[kFloatChunkCols * kFloatTile] = {};
   for (size_t col = 0; col < x.num_cols(); col += kFloatChunkCols) {
     const size_t cols = std::min(kFloatChunkCols, x.num_cols() - col);
@@ -191,7 +257,7 @@ void MultiplyPackedFloat(const MatMulJob& job, const ActivationRows& x, size_t b
         const size_t n0 = group * kGroupRows;
         const bool whole = rows == kFloatTile && group + kGroups <= end &&
                            n0 + kGroups * kGroupRows <= job.weights->num_rows();
-        if (!whole || col == 0) LoadTotals(job, row, rows, group, col == 0, totals);
+        if (!whole || col == 0) LoadTotals(job, row, rows, group, end, col == 0, totals);
         if (whole && col == 0) StoreTotals(job, row, rows, group, end, totals);
         float* sums = whole ? job.out + row * job.out_stride + n0 : totals.values[0];
         PackedFloatInterleaved<kEncoding>(at, interleaved, rows, cols, sums,
@@ -272,22 +338,49 @@ using linear::kGroupRows;
 // A call below both limits takes a few microseconds on one thread, less than sharing it would cost.
 constexpr size_t kBytesWorthSharing = 96 << 10;
 constexpr size_t kProductsWorthSharing = 512 << 10;
-// Tasks per thread where weights are read once: enough that threads end together, few enough that each reads
-// long runs of memory.
-constexpr size_t kReadingTasksPerThread = 12;
-// With many rows of activations a task brings them into its caches once: larger tasks, as many for each
+// With many rows of activations a task brings them into its caches once: large tasks, as many for each
 // thread, of at most so many groups that a chunk of their weights stays in the second-level cache.
 constexpr size_t kManyRows = linear::kFloatTile + 1;
 constexpr size_t kMaxTaskGroups = 32;
+// With few rows memory sets the pace. Each thread first reads one long run, so many sixteenths of its share;
+// what remains is cut into small tasks that whoever is first takes, so that all threads end together.
+constexpr size_t kLongSixteenths = 13;
+constexpr size_t kSmallTasksPerThread = 3;
 
-// Groups per task.
-size_t TaskGroups(size_t num_groups, size_t num_rows, size_t num_threads) {
-  size_t per_thread = kReadingTasksPerThread;
-  if (num_rows >= kManyRows) {
-    per_thread = std::max<size_t>(2, linear::CeilDivide(num_groups, num_threads * kMaxTaskGroups));
+// How the groups of all jobs, one job after the other, are cut into tasks.
+struct TaskCuts {
+  size_t num_groups;
+  size_t num_long;  // tasks [0, num_long) have long_groups groups each, the others small_groups
+  size_t long_groups;
+  size_t small_groups;
+
+  TaskCuts(size_t groups, size_t num_rows, size_t num_threads) : num_groups(groups) {
+    const size_t share = linear::CeilDivide(groups, num_threads);
+    if (num_rows >= kManyRows) {
+      const size_t per_thread = std::max<size_t>(2, linear::CeilDivide(share, kMaxTaskGroups));
+      num_long = 0;
+      long_groups = 0;
+      small_groups = linear::RoundUp(linear::CeilDivide(share, per_thread), 2);
+    } else if (num_threads == 1) {
+      num_long = 1;
+      long_groups = groups;
+      small_groups = 1;
+    } else {
+      num_long = num_threads;
+      long_groups = share * kLongSixteenths / 16 / 2 * 2;
+      small_groups = linear::RoundUp(linear::CeilDivide(share - long_groups, kSmallTasksPerThread), 2);
+    }
   }
-  return linear::RoundUp(linear::CeilDivide(num_groups, num_threads * per_thread), 2);
-}
+  size_t num_tasks() const {
+    return num_long +
+           linear::CeilDivide(num_groups - std::min(num_groups, num_long * long_groups), small_groups);
+  }
+  size_t Begin(size_t task) const {
+    const size_t begin =
+        std::min(task, num_long) * long_groups + (task - std::min(task, num_long)) * small_groups;
+    return std::min(begin, num_groups);
+  }
+};
 
 size_t NumGroups(const MatMulJob& job) { return linear::CeilDivide(job.weights->num_rows(), kGroupRows); }
 
@@ -326,19 +419,17 @@ void MatMul(const ActivationRows& x, std::span<const MatMulJob> jobs, ThreadPool
     for (const MatMulJob& job : jobs) linear::Multiply(job, x, 0, NumGroups(job));
     return;
   }
-  const size_t task_groups = TaskGroups(num_groups, x.num_rows(), pool.num_threads());
-  size_t num_tasks = 0;
-  for (const MatMulJob& job : jobs) num_tasks += linear::CeilDivide(NumGroups(job), task_groups);
-  pool.Run(num_tasks, [&](size_t task, size_t) {
+  const TaskCuts cuts(num_groups, x.num_rows(), pool.num_threads());
+  pool.Run(cuts.num_tasks(), [&](size_t task, size_t) {
+    const size_t begin = cuts.Begin(task);
+    const size_t end = cuts.Begin(task + 1);
+    size_t first = 0;  // of the job
     for (const MatMulJob& job : jobs) {
-      const size_t job_tasks = linear::CeilDivide(NumGroups(job), task_groups);
-      if (task < job_tasks) {
-        const size_t begin = task * task_groups;
-        const size_t end = std::min(begin + task_groups, NumGroups(job));
-        linear::Multiply(job, x, begin, end);
-        return;
+      const size_t last = first + NumGroups(job);
+      if (begin < last && first < end) {
+        linear::Multiply(job, x, std::max(begin, first) - first, std::min(end, last) - first);
       }
-      task -= job_tasks;
+      first = last;
     }
   });
 }

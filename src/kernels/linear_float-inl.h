@@ -64,45 +64,33 @@ HWY_INLINE VFloat LoadWeights(const uint8_t* from) {
 template <Encoding kEncoding>
 constexpr size_t kWeightBytes = kEncoding == Encoding::kF32 ? 4 : 2;
 
-// totals[i] += sum over columns of kStrips strips of kStripCols columns each. Activations of row i, column k
-// at x[i * row_step + k * kColStep].
-template <Encoding kEncoding, size_t kRows, size_t kStrips, size_t kColStep>
-HWY_INLINE void PackedStrips(const uint8_t* const* HWY_RESTRICT weights, const float* HWY_RESTRICT x,
-                             size_t row_step, size_t cols, ptrdiff_t ahead, float* HWY_RESTRICT totals,
-                             size_t out_stride) {
+// totals[i] += sum over `cols` columns, at most a strip. Activations of row i, column k at x[i * row_step + k
+// * kColStep]. One strip at a time, also where registers would hold several: weights then are read as one run
+// per group.
+template <Encoding kEncoding, size_t kRows, size_t kColStep>
+HWY_INLINE void PackedStrip(const uint8_t* const* HWY_RESTRICT weights, const float* HWY_RESTRICT x,
+                            size_t row_step, size_t cols, float* HWY_RESTRICT totals, size_t out_stride) {
   constexpr size_t kColBytes = kGroupRows * kWeightBytes<kEncoding>;
   constexpr size_t kPerGroup = kGroupRows / kFloatLanes;
   const DFloat df;
-  VFloat sums[kStrips][kFloatVectors][kRows];
-  MNEME_LINEAR_UNROLL(4)
-  for (size_t strip = 0; strip < kStrips; ++strip) {
-    MNEME_LINEAR_UNROLL(16)
-    for (size_t v = 0; v < kFloatVectors; ++v) {
-      MNEME_LINEAR_UNROLL(12)
-      for (size_t i = 0; i < kRows; ++i) sums[strip][v][i] = hn::Zero(df);
-    }
+  VFloat sums[kFloatVectors][kRows];
+  MNEME_LINEAR_UNROLL(16)
+  for (size_t v = 0; v < kFloatVectors; ++v) {
+    MNEME_LINEAR_UNROLL(12)
+    for (size_t i = 0; i < kRows; ++i) sums[v][i] = hn::Zero(df);
   }
   for (size_t k = 0; k < cols; ++k) {
-    MNEME_LINEAR_UNROLL(4)
-    for (size_t strip = 0; strip < kStrips; ++strip) {
-      const size_t col = strip * kStripCols + k;
-      VFloat w[kFloatVectors];
-      if (ahead != 0) {
-        MNEME_LINEAR_UNROLL(2)
-        for (size_t g = 0; g < kGroups; ++g) hwy::Prefetch(weights[g] + col * kColBytes + ahead);
-      }
+    VFloat w[kFloatVectors];
+    MNEME_LINEAR_UNROLL(16)
+    for (size_t v = 0; v < kFloatVectors; ++v) {
+      w[v] = LoadWeights<kEncoding>(weights[v / kPerGroup] + k * kColBytes +
+                                    v % kPerGroup * kFloatLanes * kWeightBytes<kEncoding>);
+    }
+    MNEME_LINEAR_UNROLL(12)
+    for (size_t i = 0; i < kRows; ++i) {
+      const VFloat value = hn::Set(df, x[i * row_step + k * kColStep]);
       MNEME_LINEAR_UNROLL(16)
-      for (size_t v = 0; v < kFloatVectors; ++v) {
-        w[v] = LoadWeights<kEncoding>(weights[v / kPerGroup] + col * kColBytes +
-                                      v % kPerGroup * kFloatLanes * kWeightBytes<kEncoding>);
-      }
-      MNEME_LINEAR_UNROLL(12)
-      for (size_t i = 0; i < kRows; ++i) {
-        const VFloat value = hn::Set(df, x[i * row_step + col * kColStep]);
-        MNEME_LINEAR_UNROLL(16)
-        for (size_t v = 0; v < kFloatVectors; ++v)
-          sums[strip][v][i] = hn::MulAdd(w[v], value, sums[strip][v][i]);
-      }
+      for (size_t v = 0; v < kFloatVectors; ++v) sums[v][i] = hn::MulAdd(w[v], value, sums[v][i]);
     }
   }
   MNEME_LINEAR_UNROLL(12)
@@ -110,36 +98,21 @@ HWY_INLINE void PackedStrips(const uint8_t* const* HWY_RESTRICT weights, const f
     MNEME_LINEAR_UNROLL(16)
     for (size_t v = 0; v < kFloatVectors; ++v) {
       float* to = totals + i * out_stride + v * kFloatLanes;
-      VFloat total = hn::LoadU(df, to);
-      MNEME_LINEAR_UNROLL(4)
-      for (size_t strip = 0; strip < kStrips; ++strip) total = hn::Add(total, sums[strip][v][i]);
-      hn::StoreU(total, df, to);
+      hn::StoreU(hn::Add(hn::LoadU(df, to), sums[v][i]), df, to);
     }
   }
 }
 
-// `cols` columns from `weights`. With skip, the groups' bytes are used once and then those `skip` bytes
-// beyond the end.
 template <Encoding kEncoding, size_t kRows, size_t kColStep>
 HWY_NOINLINE void PackedFloatTile(const uint8_t* const* weights, const float* x, size_t row_step, size_t cols,
-                                  ptrdiff_t skip, float* totals, size_t out_stride) {
+                                  float* totals, size_t out_stride) {
   constexpr size_t kColBytes = kGroupRows * kWeightBytes<kEncoding>;
-  // Few rows leave registers for several strips at once, which hides the latency of the chains.
-  constexpr size_t kStrips = kRows == 1 ? 4 : kRows == 2 ? 2 : 1;
   const uint8_t* at[kGroups];
   for (size_t g = 0; g < kGroups; ++g) at[g] = weights[g];
   while (cols > 0) {
-    const bool together = cols >= kStrips * kStripCols;
-    const size_t count = together ? kStrips * kStripCols : std::min(cols, kStripCols);
-    const auto bytes = static_cast<ptrdiff_t>(count * kColBytes);
-    const ptrdiff_t ahead = skip == 0 ? 0 : cols == count ? bytes + skip : bytes;
-    if (together) {
-      PackedStrips<kEncoding, kRows, kStrips, kColStep>(at, x, row_step, kStripCols, ahead, totals,
-                                                        out_stride);
-    } else {
-      PackedStrips<kEncoding, kRows, 1, kColStep>(at, x, row_step, count, ahead, totals, out_stride);
-    }
-    for (size_t g = 0; g < kGroups; ++g) at[g] += bytes;
+    const size_t count = std::min(cols, kStripCols);
+    PackedStrip<kEncoding, kRows, kColStep>(at, x, row_step, count, totals, out_stride);
+    for (size_t g = 0; g < kGroups; ++g) at[g] += count * kColBytes;
     x += count * kColStep;
     cols -= count;
   }
@@ -148,20 +121,20 @@ HWY_NOINLINE void PackedFloatTile(const uint8_t* const* weights, const float* x,
 // Rows of activations as they lie, at most 6.
 template <Encoding kEncoding>
 void PackedFloatDirect(const uint8_t* const* weights, const float* x, size_t stride, size_t rows, size_t cols,
-                       ptrdiff_t skip, float* totals, size_t out_stride) {
+                       float* totals, size_t out_stride) {
   switch (rows) {
     case 1:
-      return PackedFloatTile<kEncoding, 1, 1>(weights, x, stride, cols, skip, totals, out_stride);
+      return PackedFloatTile<kEncoding, 1, 1>(weights, x, stride, cols, totals, out_stride);
     case 2:
-      return PackedFloatTile<kEncoding, 2, 1>(weights, x, stride, cols, skip, totals, out_stride);
+      return PackedFloatTile<kEncoding, 2, 1>(weights, x, stride, cols, totals, out_stride);
     case 3:
-      return PackedFloatTile<kEncoding, 3, 1>(weights, x, stride, cols, skip, totals, out_stride);
+      return PackedFloatTile<kEncoding, 3, 1>(weights, x, stride, cols, totals, out_stride);
     case 4:
-      return PackedFloatTile<kEncoding, 4, 1>(weights, x, stride, cols, skip, totals, out_stride);
+      return PackedFloatTile<kEncoding, 4, 1>(weights, x, stride, cols, totals, out_stride);
     case 5:
-      return PackedFloatTile<kEncoding, 5, 1>(weights, x, stride, cols, skip, totals, out_stride);
+      return PackedFloatTile<kEncoding, 5, 1>(weights, x, stride, cols, totals, out_stride);
     default:
-      return PackedFloatTile<kEncoding, 6, 1>(weights, x, stride, cols, skip, totals, out_stride);
+      return PackedFloatTile<kEncoding, 6, 1>(weights, x, stride, cols, totals, out_stride);
   }
 }
 
@@ -200,11 +173,11 @@ void PackedFloatInterleaved(const uint8_t* const* weights, const float* x, size_
                             float* totals, size_t out_stride) {
   if constexpr (kPackedRows == kFloatTile) {
     if (rows > 6)
-      return PackedFloatTile<kEncoding, kFloatTile, kFloatTile>(weights, x, 1, cols, 0, totals, out_stride);
-    return PackedFloatTile<kEncoding, 6, kFloatTile>(weights, x, 1, cols, 0, totals, out_stride);
+      return PackedFloatTile<kEncoding, kFloatTile, kFloatTile>(weights, x, 1, cols, totals, out_stride);
+    return PackedFloatTile<kEncoding, 6, kFloatTile>(weights, x, 1, cols, totals, out_stride);
   } else {
     for (size_t row = 0; row < rows; row += 6) {
-      PackedFloatTile<kEncoding, 6, kFloatTile>(weights, x + row, 1, cols, 0, totals + row * out_stride,
+      PackedFloatTile<kEncoding, 6, kFloatTile>(weights, x + row, 1, cols, totals + row * out_stride,
                                                 out_stride);
     }
   }

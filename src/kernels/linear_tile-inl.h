@@ -276,12 +276,15 @@ HWY_NOINLINE void TileKernel(const UnpackedChunk* HWY_RESTRICT chunks, const Act
     for (size_t i = 0; i < kRows; ++i) float_sums[v][i] = hn::Zero(df);
   }
   for (size_t b = 0; b < blocks; ++b) {
-    MNEME_LINEAR_UNROLL(2)
-    for (size_t g = 0; g < kGroups; ++g) {
-      if (chunks[g].next == nullptr) continue;
-      constexpr size_t kShare = kLayoutBytes + 32;  // with this block's part of head and scales
-      MNEME_LINEAR_UNROLL(9)
-      for (size_t at = 0; at < kShare; at += 64) hwy::Prefetch(chunks[g].next + b * kShare + at);
+    // One row uses memory as fast as hardware prefetchers bring it; more rows leave them time to stop.
+    if constexpr (kRows > 1) {
+      MNEME_LINEAR_UNROLL(2)
+      for (size_t g = 0; g < kGroups; ++g) {
+        if (chunks[g].next == nullptr) continue;
+        constexpr size_t kShare = kLayoutBytes + 32;  // with this block's part of head and scales
+        MNEME_LINEAR_UNROLL(9)
+        for (size_t at = 0; at < kShare; at += 64) hwy::Prefetch(chunks[g].next + b * kShare + at);
+      }
     }
     VF scaled[kVectors][kRows];
     MNEME_LINEAR_UNROLL(2)

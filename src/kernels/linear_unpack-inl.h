@@ -159,15 +159,12 @@ inline void UnpackSixBits(const uint8_t* from, size_t blocks, uint8_t* out) {
   }
 }
 
-// `packed` is the chunk's first byte; `next` that of the chunk that this thread will read after it. to_bytes:
-// the result has the layout kBytes, else PackedLayout.
-inline UnpackedChunk UnpackPacked(Encoding encoding, const uint8_t* packed, const uint8_t* next,
-                                  size_t blocks, bool to_bytes, UnpackScratch& scratch) {
+// `packed` is the chunk's first byte. to_bytes: the result has the layout kBytes, else PackedLayout.
+inline UnpackedChunk UnpackPacked(Encoding encoding, const uint8_t* packed, size_t blocks, bool to_bytes,
+                                  UnpackScratch& scratch) {
   const uint8_t* weights = packed + PackedHeadBytes(encoding, blocks) + PackedScaleBytes(encoding, blocks);
-  UnpackedChunk chunk = {.weights = to_bytes ? scratch.weights : weights,
-                         .scales = scratch.scales,
-                         .mins = scratch.mins,
-                         .next = next};
+  UnpackedChunk chunk = {
+      .weights = to_bytes ? scratch.weights : weights, .scales = scratch.scales, .mins = scratch.mins};
   switch (encoding) {
     case Encoding::kQ8_0:
       WidenHalves(packed, blocks * kGroupRows, scratch.scales);
