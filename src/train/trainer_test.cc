@@ -86,6 +86,32 @@ TEST_F(Training, LossFalls) {
   EXPECT_LT(Train(config, {}).loss, 0.8 * first);
 }
 
+TEST_F(Training, HeldBackTextIsEvaluatedForEveryKindAndAgainWhenTheRunIsOver) {
+  folder_.Write("held.txt", Bytes("text.txt").substr(500, 600));
+  for (const std::string kind : {"dense", "xl", "memorizing", "infini"}) {
+    std::string text = ConfigText(
+        "evaluate_every = 4\nevaluate_segments = []\nevaluate_tokens = 100\n"
+        "evaluate_files = [\"held.txt\"]\n");
+    text.replace(text.find("[memory]"), 8, "[memory]\nprevious = 1\nattention = \"" + kind + "\"");
+    const std::string out = "run-" + kind;
+    const auto rows = [&] {
+      const std::string log = Bytes(out + "/log.jsonl");
+      size_t count = 0;
+      for (size_t at = 0; (at = log.find("\"task\":\"text\",\"file\":\"held.txt\"", at)) != std::string::npos;
+           ++at)
+        ++count;
+      return count;
+    };
+    Train(Config(text, out), {});
+    EXPECT_EQ(rows(), 2u) << kind;  // after step 4 and at the end
+    Train(Config(text, out), {});
+    EXPECT_EQ(rows(), 3u) << kind;
+  }
+  // A wrong path is found before anything is trained.
+  EXPECT_THROW(Train(Config(ConfigText("evaluate_files = [\"none.txt\"]\n"), "none"), {}), Error);
+  EXPECT_FALSE(FileExists(folder_ / "none/checkpoint.bin"));
+}
+
 // Tries to start a second run in the folder of the first.
 class IntrudingProgress : public Progress {
  public:
