@@ -34,6 +34,7 @@ ConsoleProgress::~ConsoleProgress() {
 }
 
 void ConsoleProgress::Update(int64_t done, int64_t total, std::string_view note) {
+  if (first_done_ < 0) first_done_ = done;
   const auto now = Clock::now();
   const auto interval = is_terminal_ ? std::chrono::milliseconds(100) : std::chrono::milliseconds(5000);
   if (now - last_ < interval) return;
@@ -42,7 +43,8 @@ void ConsoleProgress::Update(int64_t done, int64_t total, std::string_view note)
   std::string line;
   if (total > 0) {
     const double share = std::clamp(static_cast<double>(done) / static_cast<double>(total), 0.0, 1.0);
-    const std::string left = share > 0.002 ? FormatSeconds(elapsed * (1 - share) / share) + " left" : "";
+    const double own = static_cast<double>(done - first_done_) / static_cast<double>(total);
+    const std::string left = own > 0.002 ? FormatSeconds(elapsed * (1 - share) / own) + " left" : "";
     if (is_terminal_) {
       constexpr int kWidth = 24;
       const int filled = static_cast<int>(share * kWidth);

@@ -38,6 +38,7 @@ class ConsoleProgress : public Progress {
   bool line_open_ = false;
   Clock::time_point start_;
   Clock::time_point last_;
+  int64_t first_done_ = -1;  // what was done before the first update: a resumed run begins in the middle
 };
 
 class NoProgress : public Progress {
