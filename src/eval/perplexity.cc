@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/interrupt.h"
 #include "context/registry.h"
 #include "kernels/elementwise.h"
 
@@ -84,8 +85,12 @@ std::vector<PositionBin> PositionBins::bins() const {
 PositionBin PositionBins::total() const { return total_; }
 
 struct PerplexityRun::Stream {
-  std::unique_ptr<Session> session;
+  std::unique_ptr<Session> session;            // or
+  std::unique_ptr<RecomputeWindow> recompute;  // with
+  RecomputeSpec spec;
+  int64_t num_windows = 0;  // recomputed
   PositionBins bins;
+  std::vector<PositionBin> by_length;
   std::string stopped;
   int64_t stopped_at = 0;
   double seconds = 0;
@@ -94,7 +99,7 @@ struct PerplexityRun::Stream {
 
 PerplexityRun::PerplexityRun(std::shared_ptr<const Model> model, const PerplexityOptions& options,
                              Budget& budget, ThreadPool& pool)
-    : model_(std::move(model)) {
+    : model_(std::move(model)), lengths_(options.lengths) {
   if (options.contexts.empty()) Fail(ErrorKind::kInput, "perplexity: no context was given");
   int64_t max_chunk = 1;
   for (const ContextSettings& settings : options.contexts)
@@ -103,37 +108,70 @@ PerplexityRun::PerplexityRun(std::shared_ptr<const Model> model, const Perplexit
   const std::shared_ptr<Runner> runner = Session::MakeRunner(model_, max_chunk, pool, budget);
   for (const ContextSettings& settings : options.contexts) {
     auto stream = std::make_unique<Stream>();
-    SessionOptions session_options;
-    session_options.context = settings;
-    const ContextBytes bytes = PeakContextBytes(model_->context_shape(), settings, -1, pool.num_threads());
-    stream->kv_bytes = bytes.is_bounded ? bytes.total() : 0;
-    stream->session = std::make_unique<Session>(model_, session_options, budget, pool, runner);
+    ContextSettings inner = settings;
+    int64_t peak_tokens = -1;
+    if (const std::optional<RecomputeSpec> spec = ParseRecompute(settings.spec)) {
+      stream->spec = *spec;
+      stream->recompute =
+          std::make_unique<RecomputeWindow>(model_, spec->window, settings, budget, pool, runner);
+      inner = RecomputeWindow::Options(spec->window, settings).context;
+      peak_tokens = spec->window;
+    } else {
+      SessionOptions session_options;
+      session_options.context = settings;
+      stream->session = std::make_unique<Session>(model_, session_options, budget, pool, runner);
+    }
+    const ContextBytes bytes =
+        PeakContextBytes(model_->context_shape(), inner, peak_tokens, pool.num_threads());
+    stream->kv_bytes = bytes.is_bounded || stream->recompute ? bytes.total() : 0;
     stream->bins = PositionBins(options.num_even_bins);
+    for (const int64_t length : lengths_) stream->by_length.push_back({length / 2, length});
     streams_.push_back(std::move(stream));
   }
 }
 
 PerplexityRun::~PerplexityRun() = default;
 
+void PerplexityRun::Score(Stream& stream, int64_t index, std::span<const float> logits, TokenId target) {
+  const double nll =
+      LogSumExp(logits.data(), logits.size()) - static_cast<double>(logits[static_cast<size_t>(target)]);
+  if (!std::isfinite(nll)) {
+    Fail(ErrorKind::kInput, "the model's logits after token {} are not finite; is the file damaged?", index);
+  }
+  stream.bins.Add(index + 1, nll);
+  for (PositionBin& bin : stream.by_length) {
+    if (index + 1 < bin.begin || index + 1 >= bin.end) continue;
+    ++bin.count;
+    bin.sum += nll;
+    bin.sum_squares += nll * nll;
+  }
+}
+
 bool PerplexityRun::FeedStream(Stream& stream, std::span<const TokenId> tokens) {
-  const int64_t first = stream.session->num_tokens();
   const auto start = std::chrono::steady_clock::now();
   const size_t num_fed = tokens.size() - 1;  // the last waits: its successor is not known yet
   size_t taken = num_fed;
   try {
-    taken = stream.session->Feed(tokens.first(num_fed), [&](int64_t index, std::span<const float> logits) {
-      const TokenId target = tokens[static_cast<size_t>(index - first) + 1];
-      const double nll = LogSumExp(logits.data(), logits.size()) - static_cast<double>(logits[target]);
-      if (!std::isfinite(nll)) {
-        Fail(ErrorKind::kInput, "the model's logits after token {} are not finite; is the file damaged?",
-             index);
+    if (stream.recompute) {
+      for (taken = 0; taken < num_fed && !InterruptRequested(); ++taken) {
+        const int64_t index = stream.recompute->num_tokens();
+        stream.recompute->Push(tokens[taken]);
+        if ((index + 1) % stream.spec.every != 0) continue;
+        const std::span<const float> logits = stream.recompute->Logits();
+        if (logits.empty()) break;
+        ++stream.num_windows;
+        Score(stream, index, logits, tokens[taken + 1]);
       }
-      stream.bins.Add(index + 1, nll);
-    });
+    } else {
+      const int64_t first = stream.session->num_tokens();
+      taken = stream.session->Feed(tokens.first(num_fed), [&](int64_t index, std::span<const float> logits) {
+        Score(stream, index, logits, tokens[static_cast<size_t>(index - first) + 1]);
+      });
+    }
   } catch (const Error& error) {
     if (error.kind() != ErrorKind::kBudget && error.kind() != ErrorKind::kUnsupported) throw;
     stream.stopped = error.what();
-    stream.stopped_at = stream.session->num_tokens();
+    stream.stopped_at = stream.recompute ? stream.recompute->num_tokens() : stream.session->num_tokens();
   }
   stream.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return taken == num_fed;
@@ -177,17 +215,24 @@ std::vector<PerplexityResult> PerplexityRun::Results() const {
   std::vector<PerplexityResult> results;
   for (const auto& stream : streams_) {
     PerplexityResult result;
-    result.context = stream->session->context().Describe();
     result.bins = stream->bins.bins();
     result.total = stream->bins.total();
+    result.by_length = stream->by_length;
     result.stopped = stream->stopped;
     result.stopped_at = stream->stopped_at;
-    result.num_tokens = stream->session->num_tokens();
     result.seconds = stream->seconds;
-    result.tokens_per_second =
-        stream->seconds > 0 ? static_cast<double>(result.num_tokens) / stream->seconds : 0;
     result.kv_bytes = stream->kv_bytes;
-    result.flatness = stream->session->stats().prefill.flatness();
+    int64_t num_computed = 0;
+    if (stream->recompute) {
+      result.context = stream->spec.ToString();
+      result.num_tokens = stream->recompute->num_tokens();
+      num_computed = stream->num_windows;
+    } else {
+      result.context = stream->session->context().Describe();
+      result.num_tokens = num_computed = stream->session->num_tokens();
+      result.flatness = stream->session->stats().prefill.flatness();
+    }
+    result.tokens_per_second = stream->seconds > 0 ? static_cast<double>(num_computed) / stream->seconds : 0;
     results.push_back(std::move(result));
   }
   return results;

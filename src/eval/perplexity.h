@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -13,6 +14,8 @@
 #include "base/budget.h"
 #include "base/thread_pool.h"
 #include "context/context.h"
+#include "eval/grid.h"
+#include "eval/recompute.h"
 #include "model/model.h"
 #include "session/session.h"
 #include "session/stats.h"
@@ -53,8 +56,11 @@ class PositionBins {
 };
 
 struct PerplexityOptions {
-  std::vector<ContextSettings> contexts;  // resolved
+  std::vector<ContextSettings> contexts;  // resolved; "recompute:window=256" is one too (eval/recompute.h)
   size_t num_even_bins = 0;
+  // The tables of the papers: what a stream of each length gives in its second half, that is tokens with
+  // index in [length / 2, length).
+  std::vector<int64_t> lengths = {};
 };
 
 // What one context gave.
@@ -62,6 +68,7 @@ struct PerplexityResult {
   std::string context;  // resolved spec
   std::vector<PositionBin> bins;
   PositionBin total;
+  std::vector<PositionBin> by_length;  // as options.lengths; count 0 where the stream was shorter
   // Why it went no further than the others; empty if it did not stop. stopped_at: tokens in the stream then.
   std::string stopped;
   int64_t stopped_at = 0;
@@ -96,11 +103,13 @@ class PerplexityRun {
   struct Stream;
   bool RunPending(size_t count);
   bool FeedStream(Stream& stream, std::span<const TokenId> tokens);
+  void Score(Stream& stream, int64_t index, std::span<const float> logits, TokenId target);
 
   std::shared_ptr<const Model> model_;
   std::vector<std::unique_ptr<Stream>> streams_;
   std::vector<TokenId> pending_;
   size_t chunk_ = 0;
+  std::vector<int64_t> lengths_;
   int64_t num_tokens_ = 0;
 };
 
@@ -110,13 +119,21 @@ struct PerplexityHeader {
   std::string input;
   std::string command;
   int64_t trained_length = 0;  // 0: unknown
+  // Everything needed to repeat the run; without it the JSON has only what stands above.
+  std::optional<EvalHeader> run = std::nullopt;
 };
 
+// What EvalJson writes (eval/grid.h), with a row for each context, and for each length if there are any; and
 // {"model", "input", "contexts": [{"context", "nll", "perplexity", "standard_error", "bins": [...]}]}.
 std::string PerplexityJson(const PerplexityHeader& header, std::span<const PerplexityResult> results);
 // A page with the plot and, below it, the tables.
 std::string PerplexityHtml(const PerplexityHeader& header, std::span<const PerplexityResult> results);
 // Rows for a terminal: one per octave of positions, one column per context, with the standard error.
 std::vector<std::vector<std::string>> PerplexityTable(std::span<const PerplexityResult> results);
+// One row per length, one column per context: perplexity over its second half. Empty without lengths.
+std::vector<std::vector<std::string>> PerplexityLengthTable(std::span<const PerplexityResult> results);
+// StreamingLLM's table: a row per number of sinks, a column per cache size (sinks + window). Empty where no
+// result is of a sinks or window context.
+std::vector<std::vector<std::string>> PerplexitySinkTable(std::span<const PerplexityResult> results);
 
 }  // namespace mneme

@@ -4,12 +4,16 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstdlib>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <set>
 
 #include "base/units.h"
 #include "eval/perplexity.h"
 #include "eval/report_html.h"
+#include "eval/scores_text.h"
 
 namespace mneme {
 namespace {
@@ -31,6 +35,53 @@ std::map<int, PositionBin> ByOctave(const PerplexityResult& result) {
   return octaves;
 }
 
+// As rows of the common kind: the mean in nats per token, over all of the stream or the half of a length.
+void AddRows(const PerplexityResult& result, std::vector<EvalRow>* rows) {
+  const auto add = [&](const PositionBin& bin, int64_t length) {
+    EvalRow row;
+    row.task = "perplexity";
+    row.context = result.context;
+    row.length = length;
+    row.trials = bin.count;
+    row.accuracy = bin.mean();
+    row.metric = "nats_per_token";
+    row.standard_error = bin.standard_error();
+    row.peak_bytes = result.kv_bytes;
+    row.numbers["perplexity"] = std::exp(bin.mean());
+    row.numbers["tokens_per_second"] = result.tokens_per_second;
+    if (length == result.num_tokens) row.seconds = result.seconds;
+    if (!result.stopped.empty()) row.note = result.stopped;
+    rows->push_back(std::move(row));
+  };
+  for (const PositionBin& bin : result.by_length) add(bin, bin.end);
+  if (result.by_length.empty() || result.by_length.back().end != result.num_tokens)
+    add(result.total, result.num_tokens);
+}
+
+std::string Perplexity(const PositionBin& bin) {
+  if (bin.count == 0) return "-";
+  const double value = std::exp(bin.mean());
+  const double error = value * bin.standard_error();
+  return value < 1e4 ? fmt::format("{:.2f} ± {:.2f}", value, error) : fmt::format("{:.2e}", value);
+}
+
+// Sinks and cache size of "sinks:sinks=4,window=1020,..." and "window:window=1024"; nothing for others.
+struct CacheShape {
+  int64_t num_sinks = 0;
+  int64_t window = 0;
+};
+std::optional<CacheShape> ShapeOf(const std::string& context) {
+  std::string_view spec = context;
+  if (!spec.starts_with("sinks:") && !spec.starts_with("window:")) return std::nullopt;
+  CacheShape shape;
+  for (const std::string_view part : scores::Split(spec.substr(spec.find(':') + 1), ',')) {
+    const std::string value(part.substr(std::min(part.find('='), part.size() - 1) + 1));
+    if (part.starts_with("sinks=")) shape.num_sinks = std::strtoll(value.c_str(), nullptr, 10);
+    if (part.starts_with("window=")) shape.window = std::strtoll(value.c_str(), nullptr, 10);
+  }
+  return shape;
+}
+
 std::string Cell(const PositionBin& bin) {
   return bin.count == 0 ? "-" : fmt::format("{:.4f} ± {:.4f}", bin.mean(), bin.standard_error());
 }
@@ -39,8 +90,14 @@ std::string Cell(const PositionBin& bin) {
 
 std::string PerplexityJson(const PerplexityHeader& header, std::span<const PerplexityResult> results) {
   Json json;
-  json["task"] = "perplexity by position";
-  json["model"] = header.model;
+  if (header.run) {
+    EvalReport report{*header.run, {}};
+    for (const PerplexityResult& result : results) AddRows(result, &report.rows);
+    json = Json::parse(EvalJson(report));
+  } else {
+    json["task"] = "perplexity by position";
+    json["model"] = header.model;
+  }
   json["input"] = header.input;
   json["command"] = header.command;
   json["trained_length"] = header.trained_length;
@@ -110,6 +167,39 @@ std::vector<std::vector<std::string>> PerplexityTable(std::span<const Perplexity
   return rows;
 }
 
+std::vector<std::vector<std::string>> PerplexityLengthTable(std::span<const PerplexityResult> results) {
+  if (results.empty() || results[0].by_length.empty()) return {};
+  std::vector<std::vector<std::string>> rows = {{"length"}};
+  for (const PerplexityResult& result : results) rows[0].push_back(result.context);
+  for (size_t i = 0; i < results[0].by_length.size(); ++i) {
+    rows.push_back({FormatCount(results[0].by_length[i].end)});
+    for (const PerplexityResult& result : results) rows.back().push_back(Perplexity(result.by_length[i]));
+  }
+  return rows;
+}
+
+std::vector<std::vector<std::string>> PerplexitySinkTable(std::span<const PerplexityResult> results) {
+  std::map<int64_t, std::map<int64_t, PositionBin>> table;  // sinks, cache
+  std::set<int64_t> caches;
+  for (const PerplexityResult& result : results) {
+    const std::optional<CacheShape> shape = ShapeOf(result.context);
+    if (!shape) continue;
+    table[shape->num_sinks][shape->num_sinks + shape->window] = result.total;
+    caches.insert(shape->num_sinks + shape->window);
+  }
+  if (table.empty()) return {};
+  std::vector<std::vector<std::string>> rows = {{"sinks"}};
+  for (const int64_t cache : caches) rows[0].push_back("cache " + FormatCount(cache));
+  for (const auto& [num_sinks, by_cache] : table) {
+    rows.push_back({FormatCount(num_sinks)});
+    for (const int64_t cache : caches) {
+      const auto found = by_cache.find(cache);
+      rows.back().push_back(found == by_cache.end() ? "-" : Perplexity(found->second));
+    }
+  }
+  return rows;
+}
+
 std::string PerplexityHtml(const PerplexityHeader& header, std::span<const PerplexityResult> results) {
   HtmlPage page(fmt::format("Perplexity by position: {}", header.model));
   page.Paragraph(fmt::format("Input: {}.", header.input));
@@ -140,6 +230,14 @@ std::string PerplexityHtml(const PerplexityHeader& header, std::span<const Perpl
   }
   page.AddPlot(plot);
   page.Paragraph("The band is one standard error of the mean, as if tokens were independent.");
+  if (const auto table = PerplexitySinkTable(results); table.size() > 2) {
+    page.Heading("By sinks and cache size");
+    page.Table(table, "Perplexity over all tokens; cache size is sinks and window together");
+  }
+  if (const auto table = PerplexityLengthTable(results); !table.empty()) {
+    page.Heading("By length");
+    page.Table(table, "Perplexity of the tokens in the second half of each length");
+  }
   page.Heading("By position");
   page.Table(PerplexityTable(results), "Negative log-likelihood in nats per token, by octave of positions");
   page.Heading("By context");
@@ -156,6 +254,13 @@ std::string PerplexityHtml(const PerplexityHeader& header, std::span<const Perpl
   if (!header.command.empty()) {
     page.Heading("Command");
     page.Code(header.command);
+  }
+  if (header.run) {
+    const EvalMachine& machine = header.run->machine;
+    page.Paragraph(
+        fmt::format("mneme {}, model {} (fingerprint {:016x}), started {}, {} with {} threads of {}.",
+                    header.run->program_version, header.run->model_file, header.run->model_fingerprint,
+                    header.run->started, machine.processor, machine.num_threads, machine.num_processors));
   }
   return page.Finish();
 }

@@ -1,0 +1,283 @@
+#include "eval/speed.h"
+
+#include <fmt/core.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <filesystem>
+#include <limits>
+#include <utility>
+
+#include "base/error.h"
+#include "base/interrupt.h"
+#include "base/random.h"
+#include "base/units.h"
+#include "context/registry.h"
+#include "eval/recompute.h"
+#include "session/session.h"
+#include "session/stats.h"
+
+namespace mneme {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// Steps of decode before the clock starts: they fault pages in and wake the threads.
+constexpr int64_t kWarmSteps = 4;
+
+double SecondsSince(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+class RandomIds {
+ public:
+  explicit RandomIds(size_t vocab_size) : vocab_size_(vocab_size) {}
+  std::vector<TokenId> Take(int64_t count) {
+    std::vector<TokenId> ids(static_cast<size_t>(count));
+    for (TokenId& id : ids) id = static_cast<TokenId>(random_.Below(vocab_size_));
+    return ids;
+  }
+
+ private:
+  size_t vocab_size_;
+  Random random_{1};
+};
+
+double Median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+double Spread(const std::vector<double>& values) {
+  const auto [low, high] = std::minmax_element(values.begin(), values.end());
+  const double median = Median(values);
+  return median > 0 ? (*high - *low) / median : 0;
+}
+
+// Bytes of keys and values that one more token reads.
+double VisibleBytes(const ContextShape& shape, const Session& session) {
+  const ContextSettings& settings = session.options().context;
+  const auto row = [](Encoding encoding, size_t values) {
+    const size_t block = EncodingBlockValues(encoding);
+    return static_cast<double>(EncodedBytes(encoding, (values + block - 1) / block * block));
+  };
+  double per_token = 0;
+  for (const LayerAttention& layer : shape.layers) {
+    per_token += static_cast<double>(layer.num_kv_heads) *
+                 (row(settings.key_encoding, layer.key_dim) + row(settings.value_encoding, layer.value_dim));
+  }
+  int64_t num_visible = 0;
+  for (const LedgerRange& range : session.context().Ledger()) {
+    if (range.fate == TokenFate::kSink || range.fate == TokenFate::kWindow)
+      num_visible += range.end - range.begin;
+  }
+  return per_token * static_cast<double>(num_visible);
+}
+
+bool HasForgotten(const Context& context) {
+  for (const LedgerRange& range : context.Ledger()) {
+    if (range.fate == TokenFate::kDropped || range.fate == TokenFate::kCompressed) return true;
+  }
+  return false;
+}
+
+double MedianOfDecode(Session& session, RandomIds& ids, int64_t num_steps) {
+  const std::vector<TokenId> steps = ids.Take(kWarmSteps + num_steps);
+  Clock::time_point start;
+  for (size_t i = 0; i < steps.size(); ++i) {
+    if (i == kWarmSteps) start = Clock::now();
+    session.Feed(std::span(&steps[i], 1));
+    session.logits();
+  }
+  return SecondsSince(start) / static_cast<double>(num_steps);
+}
+
+// One stream, walked through the depths.
+class DepthWalk {
+ public:
+  DepthWalk(std::shared_ptr<const Model> model, const SpeedSettings& settings, Budget& budget,
+            ThreadPool& pool, Progress& progress)
+      : model_(std::move(model)),
+        settings_(settings),
+        budget_(budget),
+        pool_(pool),
+        progress_(progress),
+        ids_(model_->config().vocab_size),
+        runner_(Session::MakeRunner(model_, settings.context.max_chunk, pool, budget)) {
+    options_.context = settings.context;
+    is_bounded_ =
+        PeakContextBytes(model_->context_shape(), settings.context, -1, pool.num_threads()).is_bounded;
+    session_ = NewSession();
+  }
+
+  SpeedPoint At(int64_t depth) {
+    SpeedPoint point;
+    point.depth = depth;
+    try {
+      Reach(depth, &point);
+      if (!InterruptRequested()) Measure(&point);
+    } catch (const Error& error) {
+      if (error.kind() == ErrorKind::kInterrupted) throw;
+      point.note = error.what();
+    }
+    return point;
+  }
+
+ private:
+  std::unique_ptr<Session> NewSession() {
+    return std::make_unique<Session>(model_, options_, budget_, pool_, runner_);
+  }
+
+  void Feed(int64_t count, int64_t depth) {
+    // Pieces of a few chunks, so that progress shows.
+    while (count > 0 && !InterruptRequested()) {
+      const int64_t piece = std::min(count, 16 * options_.context.max_chunk);
+      const auto start = Clock::now();
+      session_->Feed(ids_.Take(piece));
+      read_seconds_ += SecondsSince(start);
+      num_read_ += piece;
+      count -= piece;
+      progress_.Update(
+          session_->next_position(), depth,
+          fmt::format("{}, {:.0f} tok/s, {}", options_.context.spec,
+                      static_cast<double>(num_read_) / read_seconds_, FormatBytes(ResidentBytes())));
+    }
+  }
+
+  void Reach(int64_t depth, SpeedPoint* point) {
+    if (num_read_ == 0)
+      Feed(std::min<int64_t>(std::max<int64_t>(depth, 1), 2 * options_.context.max_chunk), depth);
+    const double rate = static_cast<double>(num_read_) / std::max(read_seconds_, 1e-9);
+    const int64_t left = std::max<int64_t>(depth, 1) - session_->next_position();
+    const double wanted = static_cast<double>(left) / rate;
+    const double before = read_seconds_;
+    if (wanted <= settings_.max_seconds) {
+      Feed(left, depth);
+      // A stream that once was filled stays one.
+      point->reached = options_.context.start_position > 0 ? "filled" : "read";
+    } else if (is_bounded_) {
+      session_.reset();
+      options_.context.start_position = depth;
+      session_ = NewSession();
+      while (!HasForgotten(session_->context()) && session_->num_tokens() < depth && !InterruptRequested())
+        Feed(options_.context.max_chunk, depth);
+      point->reached = "filled";
+    } else {
+      Fail(ErrorKind::kInput, "reading {} tokens takes about {}; --max-seconds allows {}", FormatCount(left),
+           FormatSeconds(wanted), FormatSeconds(settings_.max_seconds));
+    }
+    point->read_seconds = read_seconds_ - before;
+  }
+
+  void Measure(SpeedPoint* point) {
+    point->resident_bytes = ResidentBytes();
+    point->session_bytes = budget_.used_bytes();
+    point->disk_bytes = DiskBytes();
+    std::vector<double> first, prefill, decode;
+    for (int64_t i = 0; i < settings_.num_repeats && !InterruptRequested(); ++i) {
+      {
+        const std::unique_ptr<Session> session = session_->Clone();
+        const auto start = Clock::now();
+        session->Feed(ids_.Take(settings_.num_prompt));
+        session->Sample();
+        first.push_back(SecondsSince(start));
+      }
+      {
+        const std::unique_ptr<Session> session = session_->Clone();
+        const std::vector<TokenId> ids = ids_.Take(settings_.num_prefill);
+        const auto start = Clock::now();
+        session->Feed(ids);
+        prefill.push_back(SecondsSince(start));
+      }
+      const std::unique_ptr<Session> session = session_->Clone();
+      decode.push_back(MedianOfDecode(*session, ids_, settings_.num_decode));
+    }
+    if (InterruptRequested()) return;
+    point->first_token_seconds = Median(first);
+    point->prefill_per_second = static_cast<double>(settings_.num_prefill) / Median(prefill);
+    point->decode_per_second = 1 / Median(decode);
+    point->decode_spread = Spread(decode);
+    if (settings_.bytes_per_second > 0) {
+      point->floor_per_second =
+          settings_.bytes_per_second / (static_cast<double>(model_->read_bytes_per_token()) +
+                                        VisibleBytes(model_->context_shape(), *session_));
+    }
+  }
+
+  size_t DiskBytes() const {
+    const std::filesystem::path path =
+        std::filesystem::path(settings_.temporary_folder) / fmt::format("mneme-speed-{}.state", ::getpid());
+    session_->Save(path.string());
+    std::error_code error;
+    const auto bytes = std::filesystem::file_size(path, error);
+    std::filesystem::remove(path, error);
+    return static_cast<size_t>(bytes);
+  }
+
+  std::shared_ptr<const Model> model_;
+  const SpeedSettings& settings_;
+  Budget& budget_;
+  ThreadPool& pool_;
+  Progress& progress_;
+  RandomIds ids_;
+  std::shared_ptr<Runner> runner_;
+  SessionOptions options_;
+  bool is_bounded_ = false;
+  std::unique_ptr<Session> session_;
+  int64_t num_read_ = 0;
+  double read_seconds_ = 0;
+};
+
+}  // namespace
+
+void MeasureSpeedByDepth(std::shared_ptr<const Model> model, const SpeedSettings& settings, Budget& budget,
+                         ThreadPool& pool, Progress& progress,
+                         const std::function<void(const SpeedPoint& point)>& on_point) {
+  MNEME_CHECK(std::is_sorted(settings.depths.begin(), settings.depths.end()));
+  DepthWalk walk(std::move(model), settings, budget, pool, progress);
+  for (const int64_t depth : settings.depths) {
+    const SpeedPoint point = walk.At(depth);
+    if (InterruptRequested()) return;
+    on_point(point);
+    if (!point.note.empty()) return;
+  }
+}
+
+RecomputePoint MeasureRecompute(std::shared_ptr<const Model> model, int64_t cache, int64_t num_sinks,
+                                const ContextSettings& base, int64_t num_repeats, Budget& budget,
+                                ThreadPool& pool) {
+  if (cache <= num_sinks || num_sinks < 1)
+    Fail(ErrorKind::kInput, "a cache of {} tokens has no window beside {} sinks", cache, num_sinks);
+  RecomputePoint point;
+  point.cache = cache;
+  RandomIds ids(model->config().vocab_size);
+  const auto runner = Session::MakeRunner(model, base.max_chunk, pool, budget);
+  std::vector<double> seconds;
+  {
+    SessionOptions options;
+    options.context = base;
+    options.context.spec = fmt::format("sinks:sinks={},window={}", num_sinks, cache - num_sinks);
+    Session session(model, options, budget, pool, runner);
+    session.Feed(ids.Take(cache + 1));
+    for (int64_t i = 0; i < num_repeats && !InterruptRequested(); ++i)
+      seconds.push_back(MedianOfDecode(session, ids, 32));
+    if (InterruptRequested()) Fail(ErrorKind::kInterrupted, "interrupted");
+    point.sinks_seconds = Median(seconds);
+  }
+  RecomputeWindow window(model, cache, base, budget, pool, runner);
+  for (const TokenId id : ids.Take(cache)) window.Push(id);
+  window.Logits();  // warm
+  seconds.clear();
+  for (int64_t i = 0; i < num_repeats && !InterruptRequested(); ++i) {
+    const auto start = Clock::now();
+    window.Push(ids.Take(1)[0]);
+    window.Logits();
+    seconds.push_back(SecondsSince(start));
+  }
+  if (InterruptRequested()) Fail(ErrorKind::kInterrupted, "interrupted");
+  point.recompute_seconds = Median(seconds);
+  return point;
+}
+
+}  // namespace mneme
