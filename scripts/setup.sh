@@ -9,6 +9,7 @@ packages=(
   libhwy-dev        # portable SIMD
   libcli11-dev      # command line
   nlohmann-json3-dev
+  libtomlplusplus-dev  # suites of evaluations, training
   libfmt-dev
   libxxhash-dev     # checksums of state files
   libedit-dev       # line editing in chat

@@ -2,6 +2,7 @@
 #include <fmt/core.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <string>
@@ -13,6 +14,7 @@
 #include "base/progress.h"
 #include "base/units.h"
 #include "cli/console.h"
+#include "cli/eval_verbs.h"
 #include "cli/ids.h"
 #include "cli/input.h"
 #include "cli/options.h"
@@ -20,6 +22,7 @@
 #include "cli/verbs.h"
 #include "eval/logits.h"
 #include "eval/perplexity.h"
+#include "eval/recompute.h"
 #include "session/plan.h"
 
 namespace mneme::cli {
@@ -59,6 +62,9 @@ struct PerplexityArguments {
   std::string json;
   std::string html;
   std::string max_tokens;
+  std::string lengths;
+  std::string sinks;
+  std::string caches;
   size_t num_bins = 0;
   bool ids = false;
 };
@@ -70,6 +76,7 @@ class PerplexityVerb {
 
  private:
   PerplexityOptions Resolve(const Model& model, size_t num_threads, size_t cap_bytes) const;
+  std::vector<std::string> Specs() const;
   void FeedText();
   void FeedIds();
   // False when there is nothing more to do.
@@ -81,15 +88,45 @@ class PerplexityVerb {
   int64_t max_tokens_ = -1;
   std::unique_ptr<LoadedModel> loaded_;
   std::unique_ptr<PerplexityRun> run_;
+  ContextSettings encodings_;  // of the first context; all have the same
 };
+
+// Those that were named, and those of the table of sinks by cache size.
+std::vector<std::string> PerplexityVerb::Specs() const {
+  std::vector<std::string> specs = arguments_.specs;
+  if (arguments_.sinks.empty() != arguments_.caches.empty())
+    FailUsage("--sinks and --cache make a table: both or none");
+  if (!arguments_.sinks.empty()) {
+    for (const int64_t num_sinks : ParseCounts(arguments_.sinks, "--sinks")) {
+      for (const int64_t cache : ParseCounts(arguments_.caches, "--cache")) {
+        if (num_sinks >= cache)
+          FailUsage(fmt::format("--cache: {} has no room beside {} sinks", cache, num_sinks));
+        specs.push_back(num_sinks == 0
+                            ? fmt::format("window:window={}", cache)
+                            : fmt::format("sinks:sinks={},window={}", num_sinks, cache - num_sinks));
+      }
+    }
+  }
+  if (specs.empty()) specs.push_back("auto");
+  return specs;
+}
 
 PerplexityOptions PerplexityVerb::Resolve(const Model& model, size_t num_threads, size_t cap_bytes) const {
   PerplexityOptions options;
   options.num_even_bins = arguments_.num_bins;
-  const size_t num_contexts = std::max<size_t>(arguments_.specs.size(), 1);
-  for (size_t i = 0; i < num_contexts; ++i) {
+  if (!arguments_.lengths.empty()) options.lengths = ParseCounts(arguments_.lengths, "--lengths");
+  std::sort(options.lengths.begin(), options.lengths.end());
+  const std::vector<std::string> specs = Specs();
+  const size_t num_contexts = specs.size();
+  for (const std::string& spec : specs) {
     ContextOptions one = arguments_.context;
-    if (!arguments_.specs.empty()) one.spec = arguments_.specs[i];
+    one.spec = spec;
+    if (const std::optional<RecomputeSpec> recompute = ParseRecompute(spec)) {
+      one.spec = "dense";
+      options.contexts.push_back(ToContextSettings(one));
+      options.contexts.back().spec = recompute->ToString();
+      continue;
+    }
     SessionOptions session;
     session.context = ToContextSettings(one);
     const ResolvedContext resolved =
@@ -177,11 +214,26 @@ void PerplexityVerb::Write() const {
   header.command = fmt::format("mneme eval perplexity {}", ModelPath(arguments_.model.path));
   for (const std::string& path : arguments_.files) header.command += " -f " + path;
   for (const PerplexityResult& result : results) header.command += " --context " + result.context;
+  if (!arguments_.lengths.empty()) header.command += " --lengths " + arguments_.lengths;
+  if (!arguments_.max_tokens.empty()) header.command += " --max-tokens " + arguments_.max_tokens;
+  header.run = MakeEvalHeader(*loaded_->model, loaded_->pool.num_threads());
+  header.run->task = "perplexity";
+  header.run->title = "Perplexity by position: " + header.model;
+  header.run->command = header.command;
+  header.run->program_version = MNEME_VERSION;
+  header.run->settings = {{"input", files},
+                          {"tokens", FormatCount(run_->num_tokens())},
+                          {"keys", std::string(EncodingName(encodings_.key_encoding))},
+                          {"values", std::string(EncodingName(encodings_.value_encoding))}};
   if (!arguments_.json.empty()) WriteReport(arguments_.json, PerplexityJson(header, results));
   if (!arguments_.html.empty()) WriteReport(arguments_.html, PerplexityHtml(header, results));
   if (arguments_.json == "-" || arguments_.html == "-") return;
   WriteOut("nats per token ± standard error, by position of the predicted token\n\n");
   WriteOut(FormatTable(PerplexityTable(results)));
+  if (const auto table = PerplexityLengthTable(results); !table.empty())
+    WriteOut("\nperplexity of the second half of each length\n\n" + FormatTable(table));
+  if (const auto table = PerplexitySinkTable(results); !table.empty() && !arguments_.sinks.empty())
+    WriteOut("\nperplexity by sinks and cache size (sinks and window together)\n\n" + FormatTable(table));
   for (const PerplexityResult& result : results) {
     if (!result.stopped.empty()) {
       WriteOut(fmt::format("\n{} stopped after {} tokens: {}\n", result.context,
@@ -198,6 +250,7 @@ int PerplexityVerb::operator()() {
   loaded_ = std::make_unique<LoadedModel>(arguments_.model, !arguments_.ids);
   Budget budget(cap.bytes);
   const PerplexityOptions options = Resolve(*loaded_->model, loaded_->pool.num_threads(), cap.bytes);
+  encodings_ = options.contexts.front();
   run_ = std::make_unique<PerplexityRun>(loaded_->model, options, budget, loaded_->pool);
   if (arguments_.ids) {
     FeedIds();
@@ -246,12 +299,22 @@ void AddPerplexity(CLI::App& eval, Action* action) {
       ->expected(1)
       ->take_all();
   verb->add_flag("--ids", arguments->ids, "The input is token ids as text");
-  verb->add_option("--context", arguments->specs,
-                   "Context to measure; may be given more than once (default: auto)")
+  verb->add_option(
+          "--context", arguments->specs,
+          "Context to measure; may be given more than once (default: auto). Also recompute:window=N,every=M, "
+          "the slow exact window")
       ->type_name("NAME[:key=value,...]")
       ->expected(1)
       ->take_all();
   verb->add_option("--max-tokens", arguments->max_tokens, "Read no more than this")->type_name("N");
+  verb->add_option("--lengths", arguments->lengths,
+                   "Also a table by length, of the second half of each: 2K,4K,32K; K is 1024")
+      ->type_name("N,...");
+  verb->add_option("--sinks", arguments->sinks, "With --cache: a table over numbers of sinks, as 0,1,2,4,8")
+      ->type_name("N,...");
+  verb->add_option("--cache", arguments->caches,
+                   "With --sinks: and over cache sizes, sinks and window together")
+      ->type_name("N,...");
   verb->add_option("--bins", arguments->num_bins,
                    "About N even bins of positions (default: four to an octave)")
       ->type_name("N")
@@ -272,12 +335,30 @@ void AddPerplexity(CLI::App& eval, Action* action) {
 
 }  // namespace
 
+std::vector<int64_t> ParseCounts(const std::string& text, const std::string& option) {
+  std::vector<int64_t> values;
+  for (size_t begin = 0; begin <= text.size();) {
+    const size_t end = std::min(text.find(',', begin), text.size());
+    try {
+      values.push_back(ParseCount(text.substr(begin, end - begin), option, /*binary=*/true));
+    } catch (const Error& error) {
+      FailUsage(error.what());
+    }
+    begin = end + 1;
+  }
+  return values;
+}
+
 void AddEval(CLI::App& app, Action* action) {
   CLI::App* verb =
       app.add_subcommand("eval", "Measure a model: perplexity by position; logits for comparison");
   verb->require_subcommand(1);
   AddLogits(*verb, action);
   AddPerplexity(*verb, action);
+  AddEvalDatasets(*verb, action);
+  AddEvalSpeed(*verb, action);
+  AddEvalSummary(*verb, action);
+  AddEvalSuite(*verb, action);
 }
 
 }  // namespace mneme::cli

@@ -1,0 +1,224 @@
+// mneme eval speed: speed, memory and disk by depth of the stream, beside the limit of the machine.
+#include <fmt/core.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/interrupt.h"
+#include "base/progress.h"
+#include "base/units.h"
+#include "cli/console.h"
+#include "cli/eval_verbs.h"
+#include "cli/options.h"
+#include "cli/stream.h"
+#include "eval/speed.h"
+#include "kernels/machine.h"
+#include "session/plan.h"
+
+namespace mneme::cli {
+namespace {
+
+struct SpeedArguments {
+  ModelOptions model;
+  ContextOptions context;
+  std::vector<std::string> specs;
+  std::string depths = "0,4K,64K,1M";
+  std::string caches;
+  int64_t num_sinks = 4;
+  int64_t prompt = 64;
+  int64_t prefill = 512;
+  int64_t decode = 64;
+  int64_t repeats = 3;
+  double max_seconds = 60;
+  bool no_floor = false;
+  std::string json;
+  std::string html;
+};
+
+class SpeedVerb {
+ public:
+  explicit SpeedVerb(const SpeedArguments& arguments) : arguments_(arguments) {}
+  int operator()();
+
+ private:
+  EvalHeader Header() const;
+  void Depths(const std::string& spec);
+  void Recompute();
+  void Print() const;
+
+  const SpeedArguments& arguments_;
+  std::vector<int64_t> depths_;
+  std::vector<int64_t> caches_;
+  MemoryCap cap_;
+  std::unique_ptr<LoadedModel> loaded_;
+  std::unique_ptr<EvalLog> log_;
+  double bytes_per_second_ = 0;
+};
+
+EvalHeader SpeedVerb::Header() const {
+  EvalHeader header = MakeEvalHeader(*loaded_->model, loaded_->pool.num_threads());
+  header.task = "speed";
+  header.title = fmt::format("Speed by depth: {}", header.model_name);
+  header.command =
+      fmt::format("mneme eval speed {} --depth {}", ModelPath(arguments_.model.path), arguments_.depths);
+  for (const std::string& spec : arguments_.specs) header.command += " --context " + spec;
+  if (!arguments_.caches.empty()) header.command += " --cache " + arguments_.caches;
+  header.program_version = MNEME_VERSION;
+  header.settings = {{"prompt tokens", FormatCount(arguments_.prompt)},
+                     {"prefill tokens", FormatCount(arguments_.prefill)},
+                     {"decode tokens", FormatCount(arguments_.decode)},
+                     {"repeats", FormatCount(arguments_.repeats)},
+                     {"threads", FormatCount(static_cast<int64_t>(loaded_->pool.num_threads()))}};
+  return header;
+}
+
+void SpeedVerb::Depths(const std::string& spec) {
+  ContextOptions one = arguments_.context;
+  one.spec = spec;
+  SessionOptions session;
+  session.context = ToContextSettings(one);
+  // Clones are measured beside the stream: two sessions at a time.
+  const ResolvedContext resolved = ResolveSessionContext(*loaded_->model, session, cap_.bytes / 2,
+                                                         depths_.back(), loaded_->pool.num_threads());
+  SpeedSettings settings;
+  settings.context = resolved.settings;
+  settings.num_prompt = arguments_.prompt;
+  settings.num_prefill = arguments_.prefill;
+  settings.num_decode = arguments_.decode;
+  settings.num_repeats = arguments_.repeats;
+  settings.max_seconds = arguments_.max_seconds;
+  settings.bytes_per_second = bytes_per_second_;
+  settings.temporary_folder = std::filesystem::temp_directory_path().string();
+  for (const int64_t depth : depths_) {
+    SpeedPoint cell;
+    cell.depth = depth;
+    if (log_->Find(SpeedRow(resolved.settings.spec, cell, 1)) == nullptr) settings.depths.push_back(depth);
+  }
+  if (settings.depths.empty()) return;
+  Budget budget(cap_.bytes);
+  ConsoleProgress progress("speed");
+  MeasureSpeedByDepth(loaded_->model, settings, budget, loaded_->pool, progress,
+                      [&](const SpeedPoint& point) {
+                        log_->Add(SpeedRow(resolved.settings.spec, point, arguments_.repeats));
+                      });
+  progress.Finish(resolved.settings.spec);
+}
+
+void SpeedVerb::Recompute() {
+  ContextOptions one = arguments_.context;
+  one.spec = "dense";
+  const ContextSettings base = ToContextSettings(one);
+  ConsoleProgress progress("recompute");
+  for (const int64_t cache : caches_) {
+    RecomputePoint empty;
+    empty.cache = cache;
+    if (log_->Find(RecomputeRow(empty, 1)) != nullptr) continue;
+    progress.Update(cache, caches_.back(), fmt::format("cache {}", FormatCount(cache)));
+    Budget budget(cap_.bytes);
+    const RecomputePoint point = MeasureRecompute(loaded_->model, cache, arguments_.num_sinks, base,
+                                                  arguments_.repeats, budget, loaded_->pool);
+    log_->Add(RecomputeRow(point, arguments_.repeats));
+  }
+  progress.Finish("");
+}
+
+void SpeedVerb::Print() const {
+  const EvalReport& report = log_->report();
+  if (!arguments_.html.empty()) WriteReport(arguments_.html, SpeedHtml(report));
+  if (arguments_.json == "-") return WriteOut(EvalJson(report));
+  if (const auto table = SpeedTable(report.rows); table.size() > 1) WriteOut(FormatTable(table));
+  if (const auto table = RecomputeTable(report.rows); !table.empty())
+    WriteOut("\none token: a cache with sinks against a window computed again\n\n" + FormatTable(table));
+  for (const EvalRow& row : report.rows) {
+    if (!row.note.empty())
+      WriteOut(fmt::format("\n{} at {}: {}\n", row.context, FormatCount(row.length), row.note));
+  }
+}
+
+int SpeedVerb::operator()() {
+  depths_ = ParseCounts(arguments_.depths, "--depth");
+  std::sort(depths_.begin(), depths_.end());
+  if (!arguments_.caches.empty()) caches_ = ParseCounts(arguments_.caches, "--cache");
+  cap_ = ToMemoryCap(arguments_.context.memory);
+  loaded_ = std::make_unique<LoadedModel>(arguments_.model, /*load_tokenizer=*/false);
+  log_ = std::make_unique<EvalLog>(Header(), arguments_.json == "-" ? "" : arguments_.json, "");
+  if (!arguments_.no_floor) {
+    const size_t bytes = loaded_->model->read_bytes_per_token();
+    const size_t footprint = std::clamp(bytes, size_t{1} << 20, size_t{1} << 30);
+    bytes_per_second_ =
+        MeasureMachine(loaded_->pool, 1.0, footprint).ReadBandwidth(bytes, loaded_->pool.num_threads() > 1);
+  }
+  std::vector<std::string> specs = arguments_.specs;
+  if (specs.empty()) specs.push_back("auto");
+  try {
+    for (size_t i = 0; i < specs.size() && !InterruptRequested(); ++i) Depths(specs[i]);
+    if (!caches_.empty() && !InterruptRequested()) Recompute();
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::kInterrupted) throw;
+  }
+  Print();
+  if (!InterruptRequested()) return 0;
+  fmt::print(stderr, "mneme: interrupted{}\n",
+             arguments_.json.empty() || arguments_.json == "-" ? "" : "; the same command goes on");
+  return kExitInterrupted;
+}
+
+}  // namespace
+
+void AddEvalSpeed(CLI::App& eval, Action* action) {
+  auto arguments = std::make_shared<SpeedArguments>();
+  CLI::App* verb =
+      eval.add_subcommand("speed", "Speed, memory and disk by depth, beside the machine's limit");
+  AddModelOptions(*verb, &arguments->model);
+  verb->add_option("--context", arguments->specs,
+                   "Context to measure; may be given more than once (default: auto)")
+      ->type_name("NAME[:key=value,...]")
+      ->expected(1)
+      ->take_all();
+  verb->add_option("--depth", arguments->depths, "Depths: 0,64K,1M,10M; K is 1024 (default 0,4K,64K,1M)")
+      ->type_name("N,...");
+  verb->add_option("--cache", arguments->caches,
+                   "Also one token of a cache with sinks against a window computed again, at these sizes")
+      ->type_name("N,...");
+  verb->add_option("--num-sinks", arguments->num_sinks, "Sinks of that cache (default 4)")
+      ->type_name("N")
+      ->check(CLI::Range(1, 1 << 20));
+  verb->add_option("--prompt", arguments->prompt,
+                   "Tokens of the question before the first token (default 64)")
+      ->type_name("N")
+      ->check(CLI::Range(1, 1 << 20));
+  verb->add_option("--prefill", arguments->prefill, "Tokens of prefill that are timed (default 512)")
+      ->type_name("N")
+      ->check(CLI::Range(1, 1 << 20));
+  verb->add_option("--decode", arguments->decode, "Tokens of decode that are timed (default 64)")
+      ->type_name("N")
+      ->check(CLI::Range(1, 1 << 20));
+  verb->add_option("--repeat", arguments->repeats, "Runs; the median counts (default 3)")
+      ->type_name("N")
+      ->check(CLI::Range(1, 1000));
+  verb->add_option("--max-seconds", arguments->max_seconds,
+                   "Longest time to read up to a depth; beyond it bounded contexts start at that position "
+                   "(default 60)")
+      ->type_name("S")
+      ->check(CLI::NonNegativeNumber);
+  verb->add_flag("--no-floor", arguments->no_floor, "Do not measure the machine's bandwidth");
+  verb->add_option("--json", arguments->json,
+                   "Write the results after each depth; what is there is not measured again")
+      ->type_name("FILE");
+  verb->add_option("--html", arguments->html, "Write a page with plots; it needs nothing from the network")
+      ->type_name("FILE");
+  AddContextOptions(*verb, &arguments->context, /*with_context=*/false);
+  verb->footer(
+      "Examples:\n"
+      "  mneme eval speed model.gguf --context sinks --context dense --depth 0,16K,1M,10M --html speed.html\n"
+      "  mneme eval speed model.gguf --depth 0 --cache 256,512,1K,2K,4K");
+  verb->callback([=] { *action = [=] { return SpeedVerb(*arguments)(); }; });
+}
+
+}  // namespace mneme::cli

@@ -1,0 +1,244 @@
+// mneme eval summary: a whole book in one stream, its summary, and ROUGE against a reference.
+#include <fmt/core.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/interrupt.h"
+#include "base/progress.h"
+#include "base/units.h"
+#include "cli/console.h"
+#include "cli/eval_verbs.h"
+#include "cli/input.h"
+#include "cli/options.h"
+#include "cli/stream.h"
+#include "eval/grid.h"
+#include "eval/report_html.h"
+#include "eval/scores.h"
+#include "eval/summary.h"
+#include "session/plan.h"
+
+namespace mneme::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct SummaryArguments {
+  ModelOptions model;
+  ContextOptions context;
+  std::vector<std::string> specs;
+  std::vector<std::string> files;
+  std::string reference;
+  std::string out;
+  std::string before;
+  std::string after;
+  std::string part;
+  std::string json;
+  std::string html;
+  int64_t passes = 1;
+  int64_t max_tokens = 512;
+  bool stem = false;
+};
+
+class SummaryVerb {
+ public:
+  explicit SummaryVerb(const SummaryArguments& arguments) : arguments_(arguments) {}
+  int operator()();
+
+ private:
+  EvalHeader Header() const;
+  bool RunContext(const std::string& spec, bool is_only);
+  std::string OutPath(const std::string& context, bool is_only) const;
+  std::string Html() const;
+
+  const SummaryArguments& arguments_;
+  MemoryCap cap_;
+  std::string reference_;
+  std::unique_ptr<LoadedModel> loaded_;
+  EvalReport report_;
+  std::vector<std::pair<std::string, std::string>> summaries_;  // context, text
+};
+
+EvalHeader SummaryVerb::Header() const {
+  EvalHeader header = MakeEvalHeader(*loaded_->model, loaded_->pool.num_threads());
+  header.task = "summary";
+  header.title = fmt::format("Summary: {}", header.model_name);
+  header.command = fmt::format("mneme eval summary {}", ModelPath(arguments_.model.path));
+  for (const std::string& file : arguments_.files) header.command += " -f " + file;
+  for (const std::string& spec : arguments_.specs) header.command += " --context " + spec;
+  if (!arguments_.reference.empty()) header.command += " --reference " + arguments_.reference;
+  if (arguments_.passes > 1) header.command += fmt::format(" --passes {}", arguments_.passes);
+  header.program_version = MNEME_VERSION;
+  header.settings = {{"passes", FormatCount(arguments_.passes)},
+                     {"summary tokens", FormatCount(arguments_.max_tokens)},
+                     {"stemming", arguments_.stem ? "Porter" : "none"}};
+  return header;
+}
+
+std::string SummaryVerb::OutPath(const std::string& context, bool is_only) const {
+  if (arguments_.out.empty() || is_only) return arguments_.out;
+  std::string name = context;
+  for (char& c : name) {
+    if (c == ':' || c == ',' || c == '/') c = '_';
+  }
+  const fs::path path(arguments_.out);
+  return (path.parent_path() / (path.stem().string() + "." + name + path.extension().string())).string();
+}
+
+bool SummaryVerb::RunContext(const std::string& spec, bool is_only) {
+  ContextOptions one = arguments_.context;
+  one.spec = spec;
+  SessionOptions session;
+  session.context = ToContextSettings(one);
+  const ResolvedContext resolved =
+      ResolveSessionContext(*loaded_->model, session, cap_.bytes, -1, loaded_->pool.num_threads());
+  const std::string out = OutPath(resolved.settings.spec, is_only);
+  SummarySettings settings;
+  settings.context = resolved.settings;
+  settings.max_tokens = arguments_.max_tokens;
+  settings.passes = arguments_.passes;
+  if (!arguments_.part.empty()) settings.part_tokens = ParseCount(arguments_.part, "--part", true);
+  if (!arguments_.before.empty()) settings.before = ReadWholeFile(arguments_.before);
+  if (!arguments_.after.empty()) settings.after = ReadWholeFile(arguments_.after);
+  if (!out.empty() && arguments_.passes > 1) settings.parts_path = out + ".parts.jsonl";
+  Budget budget(cap_.bytes);
+  InputFiles input(arguments_.files);
+  std::vector<char> buffer(16384);
+  ConsoleProgress progress("summary");
+  const SummaryResult result = Summarize(
+      loaded_->model, settings, [&] { return std::string(buffer.data(), input.Read(buffer)); }, budget,
+      loaded_->pool, progress);
+  progress.Finish(fmt::format("{}: {} tokens read, {} parts", resolved.settings.spec,
+                              FormatCount(result.num_tokens), FormatCount(result.num_parts)));
+  if (result.is_interrupted) return false;
+  if (!out.empty()) WriteReport(out, result.text + "\n");
+  EvalRow row;
+  row.task = "summary";
+  row.context = resolved.settings.spec;
+  row.length = result.num_tokens;
+  row.seconds = result.seconds;
+  row.peak_bytes = budget.peak_bytes();
+  row.metric = "rouge_l";
+  row.numbers["parts"] = static_cast<double>(result.num_parts);
+  if (reference_.empty()) {
+    row.note = "no --reference to score against";
+  } else {
+    const RougeScores scores = Rouge(result.text, reference_, arguments_.stem);
+    row.trials = 1;
+    row.accuracy = scores.rouge_l.f;
+    row.standard_error = 0.0;
+    row.numbers["rouge_1"] = scores.rouge_1.f;
+    row.numbers["rouge_2"] = scores.rouge_2.f;
+    row.numbers["rouge_l_sum"] = scores.rouge_l_sum.f;
+  }
+  report_.rows.push_back(std::move(row));
+  summaries_.emplace_back(resolved.settings.spec, result.text);
+  return true;
+}
+
+std::vector<std::vector<std::string>> ScoreTable(const EvalReport& report) {
+  std::vector<std::vector<std::string>> table = {
+      {"context", "tokens", "parts", "ROUGE-1", "ROUGE-2", "ROUGE-L", "ROUGE-Lsum", "time", "peak"}};
+  for (const EvalRow& row : report.rows) {
+    const auto score = [&](const char* key) {
+      const auto found = row.numbers.find(key);
+      return found == row.numbers.end() ? std::string("-") : fmt::format("{:.4f}", found->second);
+    };
+    table.push_back({row.context, FormatCount(row.length),
+                     FormatCount(static_cast<int64_t>(row.numbers.at("parts"))), score("rouge_1"),
+                     score("rouge_2"), row.trials > 0 ? fmt::format("{:.4f}", row.accuracy) : "-",
+                     score("rouge_l_sum"), FormatSeconds(row.seconds), FormatBytes(row.peak_bytes)});
+  }
+  return table;
+}
+
+std::string SummaryVerb::Html() const {
+  HtmlPage page(report_.header.title);
+  page.Table(ScoreTable(report_), "F scores against the reference");
+  for (const auto& [context, text] : summaries_) {
+    page.Heading(context);
+    page.Paragraph(text);
+  }
+  page.Heading("Command");
+  page.Code(report_.header.command);
+  return page.Finish();
+}
+
+int SummaryVerb::operator()() {
+  if (!arguments_.reference.empty()) reference_ = ReadWholeFile(arguments_.reference);
+  if (arguments_.specs.size() > 1 &&
+      std::find(arguments_.files.begin(), arguments_.files.end(), "-") != arguments_.files.end())
+    FailUsage("standard input cannot be read once for each context; name a file with -f");
+  cap_ = ToMemoryCap(arguments_.context.memory);
+  loaded_ = std::make_unique<LoadedModel>(arguments_.model);
+  report_.header = Header();
+  std::vector<std::string> specs = arguments_.specs;
+  if (specs.empty()) specs.push_back("auto");
+  bool is_whole = true;
+  for (size_t i = 0; i < specs.size() && is_whole; ++i) is_whole = RunContext(specs[i], specs.size() == 1);
+  if (!arguments_.json.empty()) WriteReport(arguments_.json, EvalJson(report_));
+  if (!arguments_.html.empty()) WriteReport(arguments_.html, Html());
+  if (arguments_.json != "-") {
+    for (const auto& [context, text] : summaries_) {
+      if (arguments_.out.empty()) WriteOut(text + "\n\n");
+    }
+    WriteOut(FormatTable(ScoreTable(report_)));
+  }
+  if (is_whole) return 0;
+  fmt::print(stderr, "mneme: interrupted{}\n",
+             arguments_.out.empty() ? "" : "; the same command goes on behind the parts that are done");
+  return kExitInterrupted;
+}
+
+}  // namespace
+
+void AddEvalSummary(CLI::App& eval, Action* action) {
+  auto arguments = std::make_shared<SummaryArguments>();
+  CLI::App* verb = eval.add_subcommand("summary", "Read a whole book, write a summary, score it with ROUGE");
+  AddModelOptions(*verb, &arguments->model);
+  verb->add_option("-f,--file", arguments->files,
+                   "Text, - is standard input (default); several are read as one")
+      ->type_name("FILE")
+      ->expected(1)
+      ->take_all();
+  verb->add_option("--context", arguments->specs,
+                   "Context to measure; may be given more than once (default: auto)")
+      ->type_name("NAME[:key=value,...]")
+      ->expected(1)
+      ->take_all();
+  verb->add_option("--reference", arguments->reference, "A summary to score against")->type_name("FILE");
+  verb->add_flag("--stem", arguments->stem, "Porter's stems in ROUGE, as some publications use");
+  verb->add_option("--passes", arguments->passes,
+                   "2 or more: summarize parts first, then their summaries (default 1: all in one stream)")
+      ->type_name("N")
+      ->check(CLI::Range(1, 100));
+  verb->add_option("--part", arguments->part, "Tokens of a part (default: half of the trained length)")
+      ->type_name("N");
+  verb->add_option("--max-tokens", arguments->max_tokens, "Longest summary, also of a part (default 512)")
+      ->type_name("N")
+      ->check(CLI::Range(1, 1 << 20));
+  verb->add_option("--before", arguments->before, "File with the words before the text")->type_name("FILE");
+  verb->add_option("--after", arguments->after, "File with the words after it")->type_name("FILE");
+  verb->add_option("--out", arguments->out,
+                   "Write the summary there (one file for each context); parts are kept beside it")
+      ->type_name("FILE");
+  verb->add_option("--json", arguments->json, "Write scores and settings")->type_name("FILE");
+  verb->add_option("--html", arguments->html, "Write a page with scores and summaries")->type_name("FILE");
+  AddContextOptions(*verb, &arguments->context, /*with_context=*/false);
+  verb->footer(
+      "Example:\n"
+      "  mneme eval summary model.gguf -f book.txt --context sinks --reference summary.txt --html "
+      "summary.html");
+  verb->callback([=] {
+    if (arguments->files.empty()) arguments->files.push_back("-");
+    *action = [=] { return SummaryVerb(*arguments)(); };
+  });
+}
+
+}  // namespace mneme::cli
