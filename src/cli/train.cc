@@ -18,6 +18,7 @@ namespace {
 struct TrainArguments {
   std::string config;
   std::string steps;
+  std::vector<std::string> changes;
   bool fresh = false;
   bool reference = false;
 };
@@ -42,6 +43,10 @@ int RunTrainProgram(const char* verb, const TrainArguments& arguments) {
     words.push_back("--steps");
     words.push_back(arguments.steps);
   }
+  for (const std::string& change : arguments.changes) {
+    words.emplace_back("--set");
+    words.push_back(change);
+  }
   std::vector<char*> pointers;
   for (std::string& word : words) pointers.push_back(word.data());
   pointers.push_back(nullptr);
@@ -56,6 +61,10 @@ void AddVerb(CLI::App& app, Action* action, const char* name, const char* what, 
       ->type_name("CONFIG");
   verb->add_option("--steps", arguments->steps, "Stop after this many steps; the same command goes on")
       ->type_name("N");
+  verb->add_option("--set", arguments->changes,
+                   "A setting in place of the file's: memory.update=delta; several times")
+      ->type_name("KEY=VALUE")
+      ->allow_extra_args(false);
   verb->add_flag("--fresh", arguments->fresh, "Start anew although the run's folder holds a checkpoint");
   verb->add_flag("--reference", arguments->reference, "Print every key with its type, default and meaning");
   verb->footer(example);

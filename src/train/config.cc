@@ -90,7 +90,8 @@ void Visit(V& v, SourceSettings& s) {
     "statements take at most this share of a sequence");
   v("filler_loss", s.filler_loss, Limits{0, 1}, "weight of the loss on tokens that are not the answer");
   v("digit_repeats", s.digit_repeats, Limits{0, 1},
-    "passkey, named-keys, needle: chance that a digit of a key equals the one before it, beyond chance; doubled "
+    "passkey, named-keys, needle: chance that a digit of a key equals the one before it, beyond chance; "
+    "doubled "
     "digits are what is learned last");
   v("pause_rate", s.pause_rate, Limits{0, 0.5},
     "text: share of <pause> tokens inserted at random places; targets that are <pause> carry no loss");
@@ -346,6 +347,30 @@ class Lister {
   std::string prefix_;
 };
 
+// One "section.key=value" put into the file's table. Keys are checked later, with the file's own.
+void Change(const std::string& change, toml::table* root) {
+  const size_t equals = change.find('=');
+  const std::string name = change.substr(0, equals),
+                    value = equals == std::string::npos ? "" : change.substr(equals + 1);
+  const size_t dot = name.find('.');
+  const std::string section = dot == std::string::npos ? "" : name.substr(0, dot), key = name.substr(dot + 1);
+  if (value.empty() || key.empty() || section == "source" || section == "stage") {
+    Fail(ErrorKind::kInput,
+         "--set {}: it takes section.key=value, of [model], [memory], [vocabulary] or [train]", change);
+  }
+  toml::table* table = root;
+  if (!section.empty()) {
+    root->insert(section, toml::table{});  // unless it is there
+    table = root->get_as<toml::table>(section);
+    if (table == nullptr) Fail(ErrorKind::kInput, "--set {}: '{}' is no section", change, section);
+  }
+  try {
+    table->insert_or_assign(key, *toml::parse("value = " + value).get("value"));
+  } catch (const toml::parse_error&) {
+    table->insert_or_assign(key, value);
+  }
+}
+
 }  // namespace
 
 int64_t TrainConfig::num_steps() const {
@@ -354,13 +379,15 @@ int64_t TrainConfig::num_steps() const {
   return total;
 }
 
-TrainConfig ParseTrainConfig(std::string_view text, const std::string& path) {
+TrainConfig ParseTrainConfig(std::string_view text, const std::string& path,
+                             const std::vector<std::string>& changes) {
   toml::table root;
   try {
     root = toml::parse(text, path);
   } catch (const toml::parse_error& error) {
     Fail(ErrorKind::kInput, "{}:{}: {}", path, error.source().begin.line, error.description());
   }
+  for (const std::string& change : changes) Change(change, &root);
   TrainConfig config;
   config.path = path;
   Reader reader(root, "", path);
@@ -385,8 +412,8 @@ TrainConfig ParseTrainConfig(std::string_view text, const std::string& path) {
   return config;
 }
 
-TrainConfig LoadTrainConfig(const std::string& path) {
-  return ParseTrainConfig(ReadWholeFile(path, size_t{1} << 24), path);
+TrainConfig LoadTrainConfig(const std::string& path, const std::vector<std::string>& changes) {
+  return ParseTrainConfig(ReadWholeFile(path, size_t{1} << 24), path, changes);
 }
 
 std::string TrainConfigReference() {

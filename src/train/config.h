@@ -120,8 +120,11 @@ struct TrainConfig {
 // Reads and checks a configuration. Paths in it are taken from the file's own folder unless absolute. Throws
 // Error(kInput) with file, line and key for a key that is not known, a value of another type or outside its
 // limits, or settings that contradict each other; Error(kFile) for a file that cannot be read.
-TrainConfig LoadTrainConfig(const std::string& path);
-TrainConfig ParseTrainConfig(std::string_view text, const std::string& path);
+// `changes` are "section.key=value" (or "out=value") and win over the file; a value that is no TOML value is
+// text.
+TrainConfig LoadTrainConfig(const std::string& path, const std::vector<std::string>& changes = {});
+TrainConfig ParseTrainConfig(std::string_view text, const std::string& path,
+                             const std::vector<std::string>& changes = {});
 
 // Every key with its type, default and meaning, for people.
 std::string TrainConfigReference();

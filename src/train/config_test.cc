@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
+
 #include "base/error.h"
 
 namespace mneme::train {
@@ -99,6 +101,21 @@ TEST(TrainConfig, ShapeTextSeesWhatShapesTheWeights) {
   EXPECT_EQ(ShapeText(a), ShapeText(b));
   b.memory.segment = 64;
   EXPECT_NE(ShapeText(a), ShapeText(b));
+}
+
+TEST(TrainConfigFile, ChangesWinOverTheFileAndAreChecked) {
+  const std::string text =
+      "out = \"a\"\n[memory]\nsegment = 64\n[[source]]\nkind = \"passkey\"\n[[stage]]\nsteps = 10\n";
+  const TrainConfig config = ParseTrainConfig(
+      text, "x.toml", {"memory.update=delta", "memory.segment=32", "train.learning_rate=1e-3", "out=b"});
+  EXPECT_EQ(config.memory.update, "delta");
+  EXPECT_EQ(config.memory.segment, 32);
+  EXPECT_EQ(config.train.learning_rate, 1e-3);
+  EXPECT_EQ(std::filesystem::path(config.out).filename(), "b");
+  for (const char* wrong :
+       {"memory.segments=3", "memory.segment=many", "memory.segment", "stage.steps=3", "=", "a."}) {
+    EXPECT_THROW(ParseTrainConfig(text, "x.toml", {wrong}), Error) << wrong;
+  }
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <exception>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/error.h"
 #include "base/file.h"
@@ -22,8 +23,8 @@ namespace {
 
 constexpr int kExitInterrupted = 130;
 constexpr const char* kUsage =
-    "usage: mneme train CONFIG [--steps N] [--fresh]\n"
-    "       mneme adapt CONFIG [--steps N] [--fresh]\n"
+    "usage: mneme train CONFIG [--steps N] [--fresh] [--set KEY=VALUE]...\n"
+    "       mneme adapt CONFIG [--steps N] [--fresh] [--set KEY=VALUE]...\n"
     "       mneme train --reference\n";
 
 [[noreturn]] void FailUsage(std::string_view message) { Fail(ErrorKind::kInput, "{}\n{}", message, kUsage); }
@@ -32,6 +33,7 @@ struct Arguments {
   bool is_adapt = false;
   bool reference = false;
   std::string config;
+  std::vector<std::string> changes;
   TrainLimits limits;
 };
 
@@ -47,6 +49,8 @@ Arguments Parse(int argc, char** argv) {
       result.limits.fresh = true;
     } else if (argument == "--reference") {
       result.reference = true;
+    } else if (argument == "--set" && i + 1 < argc) {
+      result.changes.emplace_back(argv[++i]);
     } else if (argument == "--steps" && i + 1 < argc) {
       char* end = nullptr;
       result.limits.stop_after = std::strtoll(argv[++i], &end, 10);
@@ -74,7 +78,7 @@ int Main(int argc, char** argv) {
     fmt::print("{}", TrainConfigReference());
     return 0;
   }
-  const TrainConfig config = LoadTrainConfig(arguments.config);
+  const TrainConfig config = LoadTrainConfig(arguments.config, arguments.changes);
   if (arguments.is_adapt == config.model.base.empty()) {
     FailUsage(arguments.is_adapt ? "adapt needs model.base in the configuration"
                                  : "the configuration has model.base: that is `mneme adapt`");
