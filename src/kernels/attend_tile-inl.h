@@ -170,7 +170,25 @@ inline void DecodeValues(const KvLayout& layout, const uint8_t* data, size_t str
     });
     return;
   }
-  for (size_t t = 0; t < kBlockTokens; ++t) {
+  // Rows that are not whole vectors. A vector may reach into the rows after it, and is cut there; the last
+  // rows have none after them and go value by value, as q4_0 does, whose rows are not arrays.
+  size_t whole_rows = 0;
+  if (layout.value_encoding != Encoding::kQ4_0) {
+    const size_t reach = ValueStride(layout.value_dim) - layout.value_dim;  // beyond the row
+    const size_t last_rows = (reach + layout.value_dim - 1) / layout.value_dim;
+    whole_rows = kBlockTokens - std::min(kBlockTokens, last_rows);
+    WithValueSource(layout.value_encoding, data, layout.value_dim, [&](const auto& source) {
+      const DF d;
+      for (size_t t = 0; t < whole_rows; ++t) {
+        for (size_t column = 0; column < stride; column += kLanes) {
+          const size_t count = layout.value_dim - std::min(layout.value_dim, column);
+          const VF values = source.template Load<false>(t, column);
+          hn::StoreU(hn::IfThenElseZero(hn::FirstN(d, count), values), d, out + t * stride + column);
+        }
+      }
+    });
+  }
+  for (size_t t = whole_rows; t < kBlockTokens; ++t) {
     for (size_t column = 0; column < layout.value_dim; ++column) {
       out[t * stride + column] = StoredValue(layout, data, t, column);
     }
