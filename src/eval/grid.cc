@@ -278,7 +278,9 @@ EvalLog::EvalLog(EvalHeader header, std::string json_path, std::string html_path
   CompareHeaders(old.header, report_.header, json_path_);
   report_.rows = std::move(old.rows);
   // What could not be measured is tried again: the cap may be another one now.
-  std::erase_if(report_.rows, [](const EvalRow& row) { return row.trials == 0; });
+  // So is what was interrupted half-way.
+  std::erase_if(report_.rows,
+                [](const EvalRow& row) { return row.trials == 0 || row.numbers.count("interrupted") > 0; });
   num_resumed_ = report_.rows.size();
 }
 
