@@ -43,6 +43,7 @@ struct ChatArguments {
   std::vector<std::string> stops;
   std::string state;
   int64_t num_pauses = 0;
+  bool backspace = false;
   bool pin_system = false;
 };
 
@@ -134,6 +135,7 @@ void Chat::Reply(const std::string& message) {
   GenerateOptions options;
   options.max_tokens = ToCount(arguments_.num_tokens, "-n");
   options.num_pauses = arguments_.num_pauses;
+  options.backspace = arguments_.backspace;
   options.stop_strings = arguments_.stops;
   const std::vector<std::string> stops = StopStrings(*format_);
   options.stop_strings.insert(options.stop_strings.end(), stops.begin(), stops.end());
@@ -294,6 +296,8 @@ void AddChat(CLI::App& app, Action* action) {
                    "Pause tokens before each reply, for models that have them")
       ->type_name("N")
       ->check(CLI::NonNegativeNumber)
+      ->group(kGroup);
+  verb->add_flag("--backspace", arguments->backspace, "Let the model take tokens back, if it was trained to")
       ->group(kGroup);
   verb->add_option("--max-rewind", arguments->max_rewind,
                    "How many tokens /rewind can take back (default 256)")

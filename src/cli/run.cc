@@ -43,6 +43,7 @@ struct RunArguments {
   std::string state;
   std::string report;
   int64_t num_pauses = 0;
+  bool backspace = false;
   bool chat = false;
   bool pin_system = false;
   bool ids = false;
@@ -249,6 +250,7 @@ void Run::Generate() {
   options.stop_strings = arguments_.stops;
   options.stop_at_eog = !arguments_.ignore_eog;
   options.num_pauses = arguments_.num_pauses;
+  options.backspace = arguments_.backspace;
   if (chat_) {
     const std::vector<std::string> stops = StopStrings(chat_->format());
     options.stop_strings.insert(options.stop_strings.end(), stops.begin(), stops.end());
@@ -279,7 +281,9 @@ void Run::SaveState() {
 void Run::Report() {
   const Session& session = *stream_->session;
   if (has_generated_ && !arguments_.quiet) {
-    Say(fmt::format("wrote {} tokens, ended by: {}{}", FormatCount(result_.num_tokens),
+    const std::string taken_back =
+        arguments_.backspace ? fmt::format(", took {} back", FormatCount(result_.num_backspaces)) : "";
+    Say(fmt::format("wrote {} tokens{}, ended by: {}{}", FormatCount(result_.num_tokens), taken_back,
                     StopReasonName(result_.reason),
                     result_.message.empty() ? "" : fmt::format(" ({})", result_.message)));
   }
@@ -301,6 +305,7 @@ void Run::Report() {
   if (has_generated_) {
     run["generated_tokens"] = generated_;
     run["generated_text"] = text_;
+    run["backspaces"] = result_.num_backspaces;
     run["ended_by"] = StopReasonName(result_.reason);
     run["message"] = result_.message;
   }
@@ -387,6 +392,9 @@ void AddInputOptions(CLI::App& verb, RunArguments& arguments) {
                   "Pause tokens before the answer, for models that have them")
       ->type_name("N")
       ->check(CLI::NonNegativeNumber)
+      ->group(kGroup);
+  verb.add_flag("--backspace", arguments.backspace,
+                "Let the model take tokens back, if it was trained to; text comes 16 tokens late")
       ->group(kGroup);
   verb.add_option("--state", arguments.state,
                   "Go on where this file says, and save to it at the end or on Ctrl-C")

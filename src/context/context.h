@@ -65,6 +65,7 @@ struct ContextShape {
   std::vector<LayerAttention> layers;
   int64_t trained_length = 0;  // tokens the model was trained on at once; 0: unknown
   MemoryRules memory;
+  int64_t num_sinks = 4;  // first tokens that --context sinks keeps unless told; 1 with a learned sink token
   // Absolute position embeddings: no token beyond trained_length, no eviction.
   bool learned_positions = false;
 };

@@ -21,7 +21,8 @@ constexpr std::array kWindowKeys = {
                "how many recent tokens a query sees, itself included (auto: the trained length)"},
 };
 constexpr std::array kSinksKeys = {
-    ContextKey{"sinks", "4", "how many first tokens are always kept"},
+    ContextKey{"sinks", "4",
+               "how many first tokens are always kept (1 for a model with a learned sink token)"},
     ContextKey{"window", "auto",
                "how many recent tokens are kept (auto: the trained length less sinks and one, or what the "
                "cap holds)"},
@@ -194,7 +195,7 @@ std::unique_ptr<Policy> MakePolicy(const ContextShape& shape, const ContextSetti
     return MakeWindowPolicy(options.Get("window", std::min(trained, auto_window), 1));
   }
   if (spec.name == "sinks") {
-    const int64_t sinks = std::max(options.Get("sinks", 4, 0), settings.num_pinned);
+    const int64_t sinks = std::max(options.Get("sinks", shape.num_sinks, 0), settings.num_pinned);
     const int64_t automatic = std::min(std::max<int64_t>(trained - sinks - 1, kSmallestWindow), auto_window);
     return MakeSinksPolicy(sinks, options.Get("window", automatic, 0));
   }

@@ -251,7 +251,26 @@ Hyperparameters HyperparametersForGguf(const Family& family, const Hyperparamete
   return out;
 }
 
+namespace {
+
+void ReadActionTokens(const GgufFile& file, ModelConfig* config) {
+  const auto read = [&](const char* key, TokenId* token) {
+    const std::optional<uint64_t> id = file.GetUint(key);
+    if (!id) return;
+    if (*id >= config->vocab_size) {
+      Fail(ErrorKind::kFile, "{} is {}, outside the vocabulary of {}", key, *id, config->vocab_size);
+    }
+    *token = static_cast<TokenId>(*id);
+  };
+  read("mneme.pause_token_id", &config->actions.pause);
+  read("mneme.backspace_token_id", &config->actions.backspace);
+  read("mneme.sink_token_id", &config->actions.sink);
+}
+
+}  // namespace
+
 void ReadMemoryMetadata(const GgufFile& file, ModelConfig* config) {
+  ReadActionTokens(file, config);
   config->softmax_off_by_one = file.GetBool("mneme.attention.softmax_off_by_one").value_or(false);
   const std::optional<uint64_t> segment = file.GetUint("mneme.infini.segment");
   if (!segment) return;

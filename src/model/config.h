@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/types.h"
 #include "context/context.h"
 #include "kernels/elementwise.h"
 #include "kernels/rope.h"
@@ -24,6 +25,13 @@ enum class BlockKind : uint8_t {
   kSequential,    // x += attn(norm(x)); x += ffn(norm(x))
   kParallel,      // x += attn(norm1(x)) + ffn(norm2(x)), norm2 may be norm1 (gptneox, gptj, falcon)
   kPostNormOnly,  // x += norm(attn(x)); x += norm(ffn(x)) (olmo2)
+};
+
+// Tokens that a model was trained to act with; -1: it was not.
+struct ActionTokens {
+  TokenId pause = -1;      // time to compute before an answer (arXiv 2310.02226)
+  TokenId backspace = -1;  // takes the last token back (arXiv 2306.05426)
+  TokenId sink = -1;       // stands first in every stream (arXiv 2309.17453, section 3.3)
 };
 
 struct ModelConfig {
@@ -64,13 +72,15 @@ struct ModelConfig {
   std::vector<float> alibi_slopes;    // [num_heads], or empty
   std::vector<int64_t> layer_window;  // [num_layers], 0: none
 
-  MemoryRules memory;               // Infini-attention; segment 0: none
+  MemoryRules memory;  // Infini-attention; segment 0: none
+  ActionTokens actions;
   bool softmax_off_by_one = false;  // a sink logit of 0 in every head
 };
 
 class GgufFile;
 
-// The keys mneme.infini.* and mneme.attention.softmax_off_by_one, where the file has them. Throws
+// The keys mneme.infini.*, mneme.*_token_id and mneme.attention.softmax_off_by_one, where the file has them.
+// vocab_size of *config is known. Throws
 // Error(kFile) for a value that makes no sense, naming the key.
 void ReadMemoryMetadata(const GgufFile& file, ModelConfig* config);
 

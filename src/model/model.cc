@@ -98,6 +98,7 @@ ContextShape MakeContextShape(const ModelConfig& c, const ModelWeights& weights)
   ContextShape shape;
   shape.trained_length = c.trained_length;
   shape.memory = c.memory;
+  if (c.actions.sink >= 0) shape.num_sinks = 1;
   shape.learned_positions = c.position == PositionKind::kLearned;
   for (size_t layer = 0; layer < c.num_layers; ++layer) {
     LayerAttention attention;

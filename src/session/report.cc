@@ -105,6 +105,7 @@ std::string ReportJson(const Session& session, const Budget& budget, const RunFa
   json["stream"] = {{"start_position", session.context().start_position()},
                     {"tokens", session.num_tokens()},
                     {"generated", stats.num_generated},
+                    {"backspaces", stats.num_backspaces},
                     {"text_bytes", session.text_bytes()}};
   json["ledger"] = {{"totals", std::move(totals)}, {"ranges", Json::parse(LedgerJson(ledger))}};
   json["speed"] = {{"threads", facts.num_threads},

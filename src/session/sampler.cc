@@ -85,7 +85,8 @@ void Sampler::set_settings(const SamplerSettings& settings) {
   settings_ = settings;
 }
 
-void Sampler::Collect(std::span<const float> logits, std::span<const TokenId> recent, int64_t index) {
+void Sampler::Collect(std::span<const float> logits, std::span<const TokenId> recent, int64_t index,
+                      std::span<const TokenId> banned) {
   MNEME_CHECK(logits.size() == vocab_size_);
   for (size_t i = 0; i < vocab_size_; ++i) {
     // False for NaN too.
@@ -108,6 +109,7 @@ void Sampler::Collect(std::span<const float> logits, std::span<const TokenId> re
     }
   }
   for (const TokenId id : settings_.banned) candidates_[static_cast<size_t>(id)].logit = kNever;
+  for (const TokenId id : banned) candidates_[static_cast<size_t>(id)].logit = kNever;
 }
 
 TokenId Sampler::Greedy(int64_t index) const {
@@ -169,8 +171,9 @@ TokenId Sampler::Draw(size_t count, int64_t index) {
   return last;
 }
 
-TokenId Sampler::Sample(std::span<const float> logits, std::span<const TokenId> recent, int64_t index) {
-  Collect(logits, recent, index);
+TokenId Sampler::Sample(std::span<const float> logits, std::span<const TokenId> recent, int64_t index,
+                        std::span<const TokenId> banned) {
+  Collect(logits, recent, index, banned);
   const TokenId greedy = Greedy(index);
   if (settings_.temperature == 0) return greedy;
   const float highest = candidates_[static_cast<size_t>(greedy)].logit;

@@ -53,14 +53,17 @@ class Sampler {
   // logits [vocab_size] of the token before the one to pick; recent: the last repetition_window tokens
   // (negative ones are passed over: pauses); index: of the token to pick in the stream, from 0. Throws
   // Error(kInput), with the index, if a logit is NaN or +infinity, or if nothing is left to pick from.
-  TokenId Sample(std::span<const float> logits, std::span<const TokenId> recent, int64_t index);
+  // banned: not picked this time, beside settings().banned.
+  TokenId Sample(std::span<const float> logits, std::span<const TokenId> recent, int64_t index,
+                 std::span<const TokenId> banned = {});
 
  private:
   struct Candidate {
     float logit;
     TokenId id;
   };
-  void Collect(std::span<const float> logits, std::span<const TokenId> recent, int64_t index);
+  void Collect(std::span<const float> logits, std::span<const TokenId> recent, int64_t index,
+               std::span<const TokenId> banned);
   TokenId Greedy(int64_t index) const;
   size_t KeepTopK();
   size_t KeepTopP(size_t count);

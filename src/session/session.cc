@@ -277,11 +277,11 @@ std::span<const float> Session::logits() {
   return {impl_->logits.get(), impl_->vocab_size()};
 }
 
-TokenId Session::Impl::Sample() {
+TokenId Session::Impl::Sample(std::span<const TokenId> banned) {
   EnsureLogits();
   return sampler.Sample({logits.get(), vocab_size()},
                         history.Last(static_cast<size_t>(sampler.settings().repetition_window)),
-                        context->num_tokens());
+                        context->num_tokens(), banned);
 }
 
 TokenId Session::Sample() {

@@ -44,7 +44,16 @@ struct GenerateOptions {
   bool feed_eog = true;
   // Pause tokens fed before the answer; their outputs are not used, except the last one's (arXiv 2310.02226).
   int64_t num_pauses = 0;
-  TokenId pause_token = -1;  // -1: the vocabulary's "<pause>"; Error(kUnsupported) if it has none
+  TokenId pause_token = -1;  // -1: the model's, else the vocabulary's "<pause>"; Error(kUnsupported) if none
+  // The model may take its last token back by a token of its own (arXiv 2306.05426): Rewind(1), bit for bit.
+  // What was taken back is not chosen again at its place while what stands before it stays, or greedy
+  // decoding would never end. Only generated tokens are taken back, never what was fed. Text comes
+  // backspace_depth tokens late, when it is certain. Needs max_rewind of the context >= 1; where the context
+  // cannot go back, the token stays. False: a model's backspace token is never chosen.
+  bool backspace = false;
+  TokenId backspace_token = -1;   // -1: the model's; Error(kUnsupported) if it has none
+  int64_t backspace_depth = 16;   // most tokens taken back in a row, >= 1
+  int64_t max_backspaces = 1024;  // then no more; at most 8 at one place in any case
 };
 
 enum class StopReason : uint8_t {
@@ -59,10 +68,11 @@ enum class StopReason : uint8_t {
 std::string_view StopReasonName(StopReason reason);
 
 struct GenerateResult {
-  int64_t num_tokens = 0;  // generated: with an eog token, without pauses
+  int64_t num_tokens = 0;      // generated: with an eog token, without pauses and what was taken back
+  int64_t num_backspaces = 0;  // tokens taken back
   StopReason reason = StopReason::kMaxTokens;
   std::string stop_string;  // which one, for kStopString
-  std::string message;      // for kContextFull; else a warning (pauses that may be evicted), or empty
+  std::string message;      // for kContextFull, which is also the end of a window that holds pauses; or empty
   double seconds = 0;
 };
 

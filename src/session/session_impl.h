@@ -43,12 +43,13 @@ struct Session::Impl {
   void DropText();
   void Rewind(int64_t count);
   int64_t MaxRewind() const;
-  TokenId Sample();
+  TokenId Sample(std::span<const TokenId> banned = {});
   void SetSampler(const SamplerSettings& settings);
 
   // generate.cc
-  GenerateResult Generate(const GenerateOptions& options, const TextCallback& on_text);
-  std::string FeedPauses(int64_t num_pauses, TokenId pause_token, int64_t max_tokens);
+  class Generation;
+  // Returns how many tokens of an answer see all of the pauses; -1: any number.
+  int64_t FeedPauses(int64_t num_pauses, TokenId pause_token);
   void StartDecoder();
 
   // snapshot.cc

@@ -360,6 +360,8 @@ TEST(SessionTest, PausesThatCannotBe) {
   GenerateResult result;
   GenerateText(session, {.max_tokens = 15, .num_pauses = 10, .pause_token = 300}, &result);
   EXPECT_NE(result.message.find("longer than 10 tokens"), std::string::npos) << result.message;
+  EXPECT_EQ(result.reason, StopReason::kContextFull);  // the answer ends before it loses its pauses
+  EXPECT_EQ(result.num_tokens, 10);
   GenerateText(session, {.max_tokens = 5, .num_pauses = 10, .pause_token = 300}, &result);
   EXPECT_EQ(result.message, "");
 }

@@ -56,8 +56,9 @@ struct SessionStats {
   SpeedLog prefill;                 // forward calls with more than one token of this session
   SpeedLog decode;                  // forward calls with one
   double first_token_seconds = -1;  // from the start of the first Generate to its first token; -1: none yet
-  int64_t num_generated = 0;
-  size_t peak_resident_bytes = 0;  // over all samples
+  int64_t num_generated = 0;        // without what was taken back
+  int64_t num_backspaces = 0;       // generated tokens that were taken back
+  size_t peak_resident_bytes = 0;   // over all samples
 };
 
 }  // namespace mneme

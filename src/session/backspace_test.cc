@@ -1,0 +1,184 @@
+// Taking tokens back while generating. The small model was not trained to do it; a token that it likes to
+// write stands in for the backspace.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "session/session_test_util.h"
+
+namespace mneme {
+namespace {
+
+using namespace testing;
+
+struct Kept {
+  std::vector<TokenId> ids;
+  std::string text;
+  GenerateResult result;
+};
+
+Kept Write(Session& session, const GenerateOptions& options) {
+  Kept kept;
+  kept.result = session.Generate(options, [&](std::string_view text, TokenId id) {
+    kept.text += text;
+    if (id >= 0) kept.ids.push_back(id);
+    return true;
+  });
+  return kept;
+}
+
+GenerateOptions WithBackspace(TokenId token, int64_t max_tokens) {
+  GenerateOptions options;
+  options.max_tokens = max_tokens;
+  options.backspace = true;
+  options.backspace_token = token;
+  return options;
+}
+
+TokenId Favourite(const Model& model) { return model.tokenizer().Encode("the cat.").back(); }
+
+// T40: what was taken back leaves no trace, whatever the context evicts meanwhile.
+TEST(BackspaceTest, TheStreamIsThatOfTheTokensThatStay) {
+  MNEME_REQUIRE_DATA(data);
+  const auto model = TestModel(data);
+  for (const std::string& spec : TestContexts()) {
+    for (const float temperature : {0.0f, 1.5f}) {
+      Budget budget;
+      SessionOptions options = TestOptions(spec);
+      options.sampler.temperature = temperature;
+      options.sampler.repetition_penalty = 1.1f;
+      const std::vector<TokenId> prompt = TestTokens(*model, 30);
+      Session session(model, options, budget, TestPool()), plain(model, options, budget, TestPool());
+      session.Feed(prompt);
+      plain.Feed(prompt);
+      const Kept kept = Write(session, WithBackspace(Favourite(*model), 60));
+      EXPECT_GT(kept.result.num_backspaces, 0) << spec;
+      EXPECT_EQ(session.stats().num_backspaces, kept.result.num_backspaces);
+      ASSERT_EQ(kept.ids.size(), static_cast<size_t>(kept.result.num_tokens)) << spec;
+      EXPECT_EQ(session.num_tokens(), 30 + kept.result.num_tokens);
+      EXPECT_EQ(std::count(kept.ids.begin(), kept.ids.end(), Favourite(*model)), 0);
+      EXPECT_EQ(kept.text, model->tokenizer().Decode(kept.ids, {.at_text_start = false}));
+      for (const TokenId id : kept.ids) plain.Feed({&id, 1});
+      EXPECT_TRUE(SameBits(LogitsOf(session), LogitsOf(plain))) << spec;
+      EXPECT_EQ(session.context().Ledger(), plain.context().Ledger()) << spec;
+      // And it goes on the same.
+      EXPECT_EQ(Write(session, {.max_tokens = 10}).ids, Write(plain, {.max_tokens = 10}).ids) << spec;
+    }
+  }
+}
+
+TEST(BackspaceTest, OneDetourIsBitForBitNoDetour) {
+  MNEME_REQUIRE_DATA(data);
+  const auto model = TestModel(data);
+  for (const std::string& spec : TestContexts()) {
+    Budget budget;
+    Session session(model, TestOptions(spec), budget, TestPool());
+    const std::vector<TokenId> tokens = TestTokens(*model, 60);
+    for (const TokenId id : tokens) {
+      session.Feed({&id, 1});
+      const std::vector<float> before = LogitsOf(session);
+      const auto ledger = session.context().Ledger();
+      const TokenId wrong = (id + 77) % 512;
+      session.Feed({&wrong, 1});
+      session.Rewind(1);
+      ASSERT_TRUE(SameBits(before, LogitsOf(session))) << spec << " at " << session.num_tokens();
+      EXPECT_EQ(ledger, session.context().Ledger());
+    }
+  }
+}
+
+TEST(BackspaceTest, ThePromptIsNeverTakenBack) {
+  MNEME_REQUIRE_DATA(data);
+  const auto model = TestModel(data);
+  Budget budget;
+  SessionOptions options = TestOptions("dense");
+  Session session(model, options, budget, TestPool());
+  const std::vector<TokenId> prompt = TestTokens(*model, 12);
+  session.Feed(prompt);
+  const TokenId first = session.Sample();  // what it would write at once stands for the backspace
+  const Kept kept = Write(session, WithBackspace(first, 8));
+  ASSERT_FALSE(kept.ids.empty());
+  EXPECT_NE(kept.ids[0], first);
+  std::vector<TokenId> expected = prompt;
+  expected.insert(expected.end(), kept.ids.begin(), kept.ids.end());
+  EXPECT_EQ(session.RecentTokens(), expected);
+  // Nor pauses before the answer.
+  Session paused(model, options, budget, TestPool());
+  paused.Feed(prompt);
+  GenerateOptions both = WithBackspace(first, 8);
+  both.num_pauses = 3;
+  both.pause_token = 400;
+  Write(paused, both);
+  const std::vector<TokenId> recent = paused.RecentTokens();
+  for (size_t i = 0; i < 3; ++i) EXPECT_EQ(recent[prompt.size() + i], 400);
+}
+
+// Twelve tokens are left to choose from and one of them takes back: greedy decoding comes back to every place
+// again and again, and must end all the same.
+TEST(BackspaceTest, GreedyDecodingDoesNotLoop) {
+  MNEME_REQUIRE_DATA(data);
+  const auto model = TestModel(data);
+  Budget budget;
+  SessionOptions options = TestOptions("dense");
+  const TokenId backspace = Favourite(*model);
+  for (TokenId id = 0; id < 512; ++id) {
+    if (id != backspace && (id < 410 || id > 420)) options.sampler.banned.push_back(id);
+  }
+  Session session(model, options, budget, TestPool());
+  session.Feed(TestTokens(*model, 12));
+  GenerateOptions generate = WithBackspace(backspace, 5);
+  const Kept kept = Write(session, generate);
+  EXPECT_EQ(kept.result.num_tokens, 5);
+  EXPECT_EQ(kept.result.reason, StopReason::kMaxTokens);
+  EXPECT_GE(kept.result.num_backspaces, 5);
+  Session few(model, options, budget, TestPool());
+  few.Feed(TestTokens(*model, 12));
+  generate.max_backspaces = 3;
+  EXPECT_EQ(Write(few, generate).result.num_backspaces, 3);
+}
+
+TEST(BackspaceTest, StopStringsEndTheStreamWhereTheyEnd) {
+  MNEME_REQUIRE_DATA(data);
+  const auto model = TestModel(data);
+  Budget budget;
+  Session session(model, TestOptions("dense"), budget, TestPool()),
+      plain(model, TestOptions("dense"), budget, TestPool());
+  for (Session* one : {&session, &plain}) one->FeedText("Once upon a time");
+  GenerateOptions options;
+  options.max_tokens = 100;
+  options.stop_strings = {"park"};
+  const Kept expected = Write(plain, options);
+  ASSERT_EQ(expected.result.reason, StopReason::kStopString);
+  options.backspace = true;
+  options.backspace_token = 511;  // never written
+  const Kept kept = Write(session, options);
+  EXPECT_EQ(kept.result.reason, StopReason::kStopString);
+  EXPECT_EQ(kept.text, expected.text);
+  EXPECT_EQ(kept.result.num_tokens, expected.result.num_tokens);
+  EXPECT_EQ(session.num_tokens(), plain.num_tokens());
+  EXPECT_TRUE(SameBits(LogitsOf(session), LogitsOf(plain)));
+}
+
+TEST(BackspaceTest, WhatCannotBeIsRefused) {
+  MNEME_REQUIRE_DATA(data);
+  const auto model = TestModel(data);
+  Budget budget;
+  Session session(model, TestOptions("dense"), budget, TestPool());
+  session.FeedText("Once");
+  const auto message = [&](ErrorKind kind, const GenerateOptions& options) {
+    return ErrorOf(kind, [&] { Write(session, options); });
+  };
+  EXPECT_NE(message(ErrorKind::kUnsupported, WithBackspace(-1, 5)).find("mneme.backspace_token_id"),
+            std::string::npos);
+  EXPECT_NE(message(ErrorKind::kInput, WithBackspace(5000, 5)), "(no error)");
+  GenerateOptions none = WithBackspace(5, 5);
+  none.backspace_depth = 0;
+  EXPECT_NE(message(ErrorKind::kInput, none).find("at least 1"), std::string::npos);
+  Session stiff(model, TestOptions("dense", 16, 0), budget, TestPool());
+  stiff.FeedText("Once");
+  EXPECT_NE(ErrorOf(ErrorKind::kInput, [&] { Write(stiff, WithBackspace(5, 5)); }).find("max_rewind"),
+            std::string::npos);
+}
+
+}  // namespace
+}  // namespace mneme
