@@ -355,10 +355,14 @@ void AddEval(CLI::App& app, Action* action) {
   verb->require_subcommand(1);
   AddLogits(*verb, action);
   AddPerplexity(*verb, action);
+  AddEvalPasskey(*verb, action);
+  AddEvalNeedle(*verb, action);
+  AddEvalStream(*verb, action);
   AddEvalDatasets(*verb, action);
   AddEvalSpeed(*verb, action);
   AddEvalSummary(*verb, action);
   AddEvalSuite(*verb, action);
+  AddEvalCompare(*verb, action);
 }
 
 }  // namespace mneme::cli

@@ -1,0 +1,424 @@
+// mneme eval passkey | needle | stream: what a context remembers, by depth, length and distance; and compare.
+#include <fmt/core.h>
+
+#include <CLI/CLI.hpp>
+#include <charconv>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "base/progress.h"
+#include "base/units.h"
+#include "cli/console.h"
+#include "cli/eval_verbs.h"
+#include "cli/options.h"
+#include "cli/stream.h"
+#include "eval/compare.h"
+#include "eval/needle.h"
+#include "eval/passkey.h"
+#include "eval/recall.h"
+#include "eval/stream.h"
+
+namespace mneme::cli {
+namespace {
+
+// What all recall tasks take.
+struct RecallArguments {
+  ModelOptions model;
+  ContextOptions context;
+  std::vector<std::string> specs;
+  std::string lengths;
+  std::string depths;
+  std::string score = "generate,likelihood";
+  std::string haystack;
+  std::string json;
+  std::string html;
+  int64_t trials = 20;
+  size_t candidates = 10;
+  uint64_t seed = 0;
+  bool repeat = false;
+};
+
+std::vector<std::string> SplitList(const std::string& text, const char* option) {
+  std::vector<std::string> items;
+  size_t begin = 0;
+  while (begin <= text.size()) {
+    const size_t end = std::min(text.find(',', begin), text.size());
+    if (end == begin) FailUsage(fmt::format("{}: '{}' has an empty entry", option, text));
+    items.push_back(text.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  return items;
+}
+
+std::vector<double> ToDepths(const std::string& text) {
+  std::vector<double> depths;
+  for (const std::string& item : SplitList(text, "--depths")) {
+    double depth = -1;
+    const auto parsed = std::from_chars(item.data(), item.data() + item.size(), depth);
+    if (parsed.ec != std::errc() || parsed.ptr != item.data() + item.size() || !(depth >= 0 && depth <= 1))
+      FailUsage(fmt::format("--depths: '{}' is not a number from 0 (front) to 1 (end)", item));
+    depths.push_back(depth);
+  }
+  return depths;
+}
+
+AskOptions ToAsk(const std::string& text) {
+  AskOptions ask{false, false};
+  for (const std::string& item : SplitList(text, "--score")) {
+    if (item == "generate") {
+      ask.generate = true;
+    } else if (item == "likelihood") {
+      ask.likelihood = true;
+    } else {
+      FailUsage(fmt::format("--score: '{}' is not known; known are generate, likelihood", item));
+    }
+  }
+  return ask;
+}
+
+void AddRecallOptions(CLI::App& verb, RecallArguments* arguments) {
+  AddModelOptions(verb, &arguments->model);
+  verb.add_option("--context", arguments->specs,
+                  "Context to measure; may be given more than once (default: auto)")
+      ->type_name("NAME[:key=value,...]")
+      ->expected(1)
+      ->take_all();
+  verb.add_option("--trials", arguments->trials, "Texts per cell (default 20)")
+      ->type_name("N")
+      ->check(CLI::Range(1, 100000));
+  verb.add_option("--score", arguments->score,
+                  "generate: what the model writes; likelihood: the likeliest of some candidates; or both "
+                  "(default)")
+      ->type_name("HOW,...");
+  verb.add_option("--candidates", arguments->candidates,
+                  "Candidates for likelihood, the right one included (default 10)")
+      ->type_name("N")
+      ->check(CLI::Range(2, 64));
+  verb.add_option("--haystack", arguments->haystack, "A text to hide in (default: the papers' filler)")
+      ->type_name("FILE");
+  verb.add_flag("--repeat", arguments->repeat, "Begin the haystack again where it is too short");
+  verb.add_option("--seed", arguments->seed, "Of keys, values and places (default 0)")->type_name("N");
+  verb.add_option("--json", arguments->json,
+                  "Write the results as they come; a run that was stopped goes on from this file")
+      ->type_name("FILE");
+  verb.add_option("--html", arguments->html, "Write a page with pictures; it needs nothing from the network")
+      ->type_name("FILE");
+  AddContextOptions(verb, &arguments->context, /*with_context=*/false);
+}
+
+// Header, log and output of a recall task.
+class RecallVerb {
+ public:
+  RecallVerb(const RecallArguments& arguments, std::string task)
+      : arguments_(arguments),
+        cap_(ToMemoryCap(arguments.context.memory)),
+        loaded_(arguments.model),
+        command_(fmt::format("mneme eval {} {}", task, ModelPath(arguments.model.path))) {
+    options_.context = ToContextSettings(WithFirstSpec());
+    options_.specs = arguments.specs;
+    options_.cap_bytes = cap_.bytes;
+    options_.ask = ToAsk(arguments.score);
+    header_ = MakeEvalHeader(*loaded_.model, loaded_.pool.num_threads());
+    header_.task = std::move(task);
+    header_.program_version = MNEME_VERSION;
+    header_.seed = arguments.seed;
+  }
+
+  // Part of the command; what decides the results is a setting too.
+  void Say(const std::string& option, const std::string& value, bool is_setting) {
+    if (value.empty()) return;
+    command_ += fmt::format(" --{} {}", option, value);
+    if (is_setting) header_.settings.emplace_back(option, value);
+  }
+
+  Haystack OpenHaystack(Haystack filler) {
+    if (arguments_.haystack.empty()) {
+      if (arguments_.repeat) FailUsage("--repeat goes with --haystack FILE; the papers' filler has no end");
+      return filler;
+    }
+    Haystack haystack = Haystack::File(arguments_.haystack, arguments_.repeat);
+    Say("haystack", arguments_.haystack, false);
+    header_.settings.emplace_back("haystack", haystack.name() + (arguments_.repeat ? ", repeated" : ""));
+    if (arguments_.repeat) command_ += " --repeat";
+    return haystack;
+  }
+
+  EvalLog& Log() {
+    for (const std::string& spec : arguments_.specs) command_ += " --context " + spec;
+    if (header_.task != "stream") Say("trials", std::to_string(arguments_.trials), true);
+    Say("score", arguments_.score, false);
+    Say("candidates", std::to_string(arguments_.candidates), true);
+    Say("seed", std::to_string(arguments_.seed), false);
+    const ContextSettings& context = options_.context;
+    header_.settings.emplace_back("kv", fmt::format("{}, {}", EncodingName(context.key_encoding),
+                                                    EncodingName(context.value_encoding)));
+    if (!arguments_.context.kv.empty()) command_ += " --kv " + arguments_.context.kv;
+    if (!arguments_.context.memory.empty()) command_ += " --memory " + arguments_.context.memory;
+    header_.settings.emplace_back("start position", std::to_string(context.start_position));
+    header_.command = command_;
+    log_ = std::make_unique<EvalLog>(header_, arguments_.json, arguments_.html);
+    if (log_->num_resumed() > 0)
+      fmt::print(stderr, "{}: {} results are there already\n", arguments_.json, log_->num_resumed());
+    return *log_;
+  }
+
+  int Run(const Haystack& haystack, std::vector<RecallCell> cells) {
+    EvalLog& log = Log();
+    RecallRun run(loaded_.model, haystack, options_, loaded_.pool);
+    ShowReasons(run, cells);
+    ConsoleProgress progress(header_.task);
+    bool finished = false;
+    try {
+      finished = run.Run(std::move(cells), log, progress);
+    } catch (const Error&) {
+      Print();
+      throw;
+    }
+    return Done(finished);
+  }
+
+  int Done(bool finished) {
+    log_->Write();
+    Print();
+    if (finished) return 0;
+    fmt::print(stderr, "mneme: interrupted; {}\n",
+               arguments_.json.empty() ? "with --json FILE a run goes on where it was stopped"
+                                       : "the same command goes on from " + arguments_.json);
+    return kExitInterrupted;
+  }
+
+  LoadedModel& loaded() { return loaded_; }
+  const RecallOptions& options() const { return options_; }
+
+ private:
+  // An unknown context is refused before the model is read.
+  ContextOptions WithFirstSpec() const {
+    ContextOptions context = arguments_.context;
+    for (const std::string& spec : arguments_.specs) {
+      context.spec = spec;
+      ToContextSettings(context);
+    }
+    return context;
+  }
+
+  void ShowReasons(const RecallRun& run, const std::vector<RecallCell>& cells) const {
+    int64_t longest = 0;
+    for (const RecallCell& cell : cells) longest = std::max(longest, cell.row.length);
+    std::vector<std::string> reasons;
+    run.Resolve(longest, &reasons);
+    for (const std::string& reason : reasons) fmt::print(stderr, "context: {}\n", reason);
+  }
+
+  void Print() const {
+    if (arguments_.json == "-") {
+      WriteOut(EvalJson(log_->report()));
+    } else if (arguments_.html == "-") {
+      WriteOut(EvalHtml(log_->report()));
+    } else if (!log_->report().rows.empty()) {
+      WriteOut(FormatTable(EvalTable(log_->report())));
+    }
+  }
+
+  const RecallArguments& arguments_;
+  MemoryCap cap_;
+  LoadedModel loaded_;
+  RecallOptions options_;
+  EvalHeader header_;
+  std::string command_;
+  std::unique_ptr<EvalLog> log_;
+};
+
+struct PasskeyArguments : RecallArguments {
+  std::string format = "mneme";
+};
+
+int Passkey(const PasskeyArguments& arguments) {
+  PasskeyOptions task;
+  task.format = arguments.format;
+  task.lengths = ParseCounts(arguments.lengths, "--lengths");
+  task.depths = ToDepths(arguments.depths);
+  task.num_trials = arguments.trials;
+  task.seed = arguments.seed;
+  task.num_candidates = arguments.candidates;
+  std::vector<RecallCell> cells = PasskeyCells(task);
+  RecallVerb verb(arguments, "passkey");
+  const Haystack haystack = verb.OpenHaystack(PasskeyFiller(arguments.format));
+  verb.Say("lengths", arguments.lengths, false);
+  verb.Say("depths", arguments.depths, false);
+  verb.Say("format", arguments.format, true);
+  return verb.Run(haystack, std::move(cells));
+}
+
+struct NeedleArguments : RecallArguments {
+  std::string format = "ruler";
+  std::string values = "numbers";
+  std::string pairs = "1,4,16,64";
+  int64_t queries = 1;
+  int64_t values_per_key = 1;
+  int64_t hops = 4;
+};
+
+int Needle(const NeedleArguments& arguments) {
+  NeedleOptions task;
+  task.format = arguments.format;
+  task.values = arguments.values;
+  task.lengths = ParseCounts(arguments.lengths, "--lengths");
+  if (!arguments.depths.empty()) task.depths = ToDepths(arguments.depths);
+  task.num_pairs = ParseCounts(arguments.pairs, "--pairs");
+  task.num_queries = arguments.queries;
+  task.values_per_key = arguments.values_per_key;
+  task.num_hops = arguments.hops;
+  task.num_trials = arguments.trials;
+  task.seed = arguments.seed;
+  task.num_candidates = arguments.candidates;
+  std::vector<RecallCell> cells = NeedleCells(task);
+  RecallVerb verb(arguments, "needle");
+  const Haystack haystack = verb.OpenHaystack(Haystack::Grass(1, " "));
+  verb.Say("lengths", arguments.lengths, false);
+  verb.Say("depths", arguments.depths, false);
+  verb.Say("pairs", arguments.pairs, false);
+  verb.Say("format", arguments.format, true);
+  if (arguments.format == "ruler") {
+    verb.Say("values", arguments.values, true);
+    verb.Say("values-per-key", std::to_string(arguments.values_per_key), true);
+  }
+  if (arguments.format == "variables") verb.Say("hops", std::to_string(arguments.hops), true);
+  verb.Say("queries", std::to_string(arguments.queries), true);
+  return verb.Run(haystack, std::move(cells));
+}
+
+struct StreamArguments : RecallArguments {
+  std::string length = "64K";
+  std::string distances = "64,128,256,512,1K,2K,4K,8K";
+  int64_t spacing = 0;
+};
+
+int DistanceStream(const StreamArguments& arguments) {
+  StreamTaskOptions task;
+  const std::vector<int64_t> lengths = ParseCounts(arguments.length, "--length");
+  if (lengths.size() != 1) FailUsage("--length: one number is expected");
+  task.length = lengths[0];
+  task.distances = ParseCounts(arguments.distances, "--distances");
+  task.spacing = arguments.spacing;
+  task.seed = arguments.seed;
+  task.num_candidates = arguments.candidates;
+  RecallVerb verb(arguments, "stream");
+  const Haystack haystack = verb.OpenHaystack(Haystack::Grass(1, " "));
+  StreamTask run(verb.loaded().model, haystack, verb.options(), task, verb.loaded().pool);
+  verb.Say("length", arguments.length, true);
+  verb.Say("distances", arguments.distances, false);
+  verb.Say("spacing", std::to_string(run.spacing()), true);
+  EvalLog& log = verb.Log();
+  ConsoleProgress progress("stream");
+  return verb.Done(run.Run(log, progress));
+}
+
+struct CompareArguments {
+  std::string a;
+  std::string b;
+  double level = 0.05;
+  bool all = false;
+};
+
+int Compare(const CompareArguments& arguments) {
+  const EvalComparison comparison =
+      CompareReports(ReadEvalReport(arguments.a), ReadEvalReport(arguments.b), arguments.level);
+  WriteOut(fmt::format("A: {}\nB: {}\n", arguments.a, arguments.b));
+  for (const std::string& line : ComparisonSummary(comparison)) WriteOut(line + "\n");
+  const auto table = ComparisonTable(comparison, !arguments.all);
+  if (table.size() > 1) WriteOut("\n" + FormatTable(table));
+  return 0;
+}
+
+}  // namespace
+
+void AddEvalPasskey(CLI::App& eval, Action* action) {
+  auto arguments = std::make_shared<PasskeyArguments>();
+  arguments->lengths = "1K,4K,16K";
+  arguments->depths = "0,0.25,0.5,0.75,1";
+  CLI::App* verb = eval.add_subcommand("passkey", "A number hidden in a long text, by depth and length");
+  AddRecallOptions(*verb, arguments.get());
+  verb->add_option("--lengths", arguments->lengths,
+                   "Tokens of the text and the question; K is 1024 (default 1K,4K,16K)")
+      ->type_name("N,...");
+  verb->add_option("--depths", arguments->depths,
+                   "Where the key is: 0 front, 1 just before the question (default 0,0.25,0.5,0.75,1)")
+      ->type_name("X,...");
+  std::string help = "Wording:";
+  for (const PasskeyFormat& format : PasskeyFormats())
+    help += fmt::format("\n{}: {}", format.name, format.help);
+  verb->add_option("--format", arguments->format, help)->type_name("NAME");
+  verb->footer(
+      "Example:\n"
+      "  mneme eval passkey model.gguf --lengths 32K,1M --depths 0,0.5,0.9 --context sinks --context infini "
+      "--json passkey.json --html passkey.html");
+  verb->callback([=] { *action = [=] { return Passkey(*arguments); }; });
+}
+
+void AddEvalNeedle(CLI::App& eval, Action* action) {
+  auto arguments = std::make_shared<NeedleArguments>();
+  arguments->lengths = "1K,4K,16K";
+  CLI::App* verb =
+      eval.add_subcommand("needle", "Many keys and values in a long text, in the manner of RULER");
+  AddRecallOptions(*verb, arguments.get());
+  verb->add_option("--lengths", arguments->lengths,
+                   "Tokens of the text and the question; K is 1024 (default 1K,4K,16K)")
+      ->type_name("N,...");
+  verb->add_option("--depths", arguments->depths,
+                   "Where the first key that is asked is; the others are anywhere (default: all anywhere)")
+      ->type_name("X,...");
+  verb->add_option("--pairs", arguments->pairs, "Keys in a text, or chains of variables (default 1,4,16,64)")
+      ->type_name("N,...");
+  verb->add_option("--queries", arguments->queries, "Keys asked of one text (default 1)")->type_name("N");
+  verb->add_option("--values", arguments->values, "Of ruler: numbers or uuids (default numbers)")
+      ->type_name("KIND");
+  verb->add_option("--values-per-key", arguments->values_per_key, "Of ruler (default 1)")->type_name("N");
+  verb->add_option("--hops", arguments->hops, "Of variables: names beside the first (default 4)")
+      ->type_name("N");
+  std::string help = "Wording:";
+  for (const NeedleFormat& format : NeedleFormats())
+    help += fmt::format("\n{}: {}", format.name, format.help);
+  verb->add_option("--format", arguments->format, help)->type_name("NAME");
+  verb->footer(
+      "Examples:\n"
+      "  mneme eval needle model.gguf --pairs 1,16,256 --values uuids --context dense --context sinks\n"
+      "  mneme eval needle model.gguf --format variables --hops 4 --html variables.html");
+  verb->callback([=] { *action = [=] { return Needle(*arguments); }; });
+}
+
+void AddEvalStream(CLI::App& eval, Action* action) {
+  auto arguments = std::make_shared<StreamArguments>();
+  CLI::App* verb =
+      eval.add_subcommand("stream", "Question and answer a fixed distance apart on an endless stream");
+  AddRecallOptions(*verb, arguments.get());
+  verb->remove_option(verb->get_option("--trials"));
+  verb->add_option("--length", arguments->length, "Tokens of the stream; K is 1024 (default 64K)")
+      ->type_name("N");
+  verb->add_option("--distances", arguments->distances,
+                   "Tokens between a key and the question for it (default 64 to 8K in octaves)")
+      ->type_name("N,...");
+  verb->add_option("--spacing", arguments->spacing, "Tokens from key to key (default: as close as possible)")
+      ->type_name("N")
+      ->check(CLI::Range(1, 1 << 30));
+  verb->footer(
+      "Example:\n"
+      "  mneme eval stream model.gguf --length 256K --distances 128,256,512,1K,2K --context sinks "
+      "--context lambda --html stream.html");
+  verb->callback([=] { *action = [=] { return DistanceStream(*arguments); }; });
+}
+
+void AddEvalCompare(CLI::App& eval, Action* action) {
+  auto arguments = std::make_shared<CompareArguments>();
+  CLI::App* verb = eval.add_subcommand("compare", "What differs between two runs beyond the noise");
+  verb->add_option("A", arguments->a, "Results of a run: its --json file")->required()->type_name("A.json");
+  verb->add_option("B", arguments->b, "Results of another")->required()->type_name("B.json");
+  verb->add_option("--level", arguments->level, "Chance of calling noise a difference (default 0.05)")
+      ->type_name("P")
+      ->check(CLI::Range(1e-9, 0.5));
+  verb->add_flag("--all", arguments->all, "Show the results that do not differ too");
+  verb->callback([=] { *action = [=] { return Compare(*arguments); }; });
+}
+
+}  // namespace mneme::cli
