@@ -87,6 +87,7 @@ class PerplexityVerb {
   const PerplexityArguments& arguments_;
   int64_t max_tokens_ = -1;
   std::unique_ptr<LoadedModel> loaded_;
+  std::unique_ptr<Budget> budget_;  // outlives what it leases, also when something is thrown
   std::unique_ptr<PerplexityRun> run_;
   ContextSettings encodings_;  // of the first context; all have the same
 };
@@ -129,8 +130,8 @@ PerplexityOptions PerplexityVerb::Resolve(const Model& model, size_t num_threads
     }
     SessionOptions session;
     session.context = ToContextSettings(one);
-    const ResolvedContext resolved =
-        ResolveSessionContext(model, session, cap_bytes / num_contexts, max_tokens_, num_threads);
+    const ResolvedContext resolved = ResolveSessionContext(model, session, cap_bytes / num_contexts,
+                                                           spec == "auto" ? max_tokens_ : -1, num_threads);
     if (!resolved.reason.empty())
       fmt::print(stderr, "context: {} ({})\n", resolved.settings.spec, resolved.reason);
     options.contexts.push_back(resolved.settings);
@@ -248,10 +249,10 @@ int PerplexityVerb::operator()() {
     FailUsage("--max-tokens: at least 2, since the first token is not predicted");
   const MemoryCap cap = ToMemoryCap(arguments_.context.memory);
   loaded_ = std::make_unique<LoadedModel>(arguments_.model, !arguments_.ids);
-  Budget budget(cap.bytes);
+  budget_ = std::make_unique<Budget>(cap.bytes);
   const PerplexityOptions options = Resolve(*loaded_->model, loaded_->pool.num_threads(), cap.bytes);
   encodings_ = options.contexts.front();
-  run_ = std::make_unique<PerplexityRun>(loaded_->model, options, budget, loaded_->pool);
+  run_ = std::make_unique<PerplexityRun>(loaded_->model, options, *budget_, loaded_->pool);
   if (arguments_.ids) {
     FeedIds();
   } else {
@@ -261,8 +262,7 @@ int PerplexityVerb::operator()() {
     Fail(ErrorKind::kInput, "the input has {} tokens; perplexity needs at least 2", run_->num_tokens());
   }
   Write();
-  fmt::print(stderr, "memory: peak {} of {}\n", FormatBytes(budget.peak_bytes()), FormatBytes(cap.bytes));
-  run_.reset();  // before the budget
+  fmt::print(stderr, "memory: peak {} of {}\n", FormatBytes(budget_->peak_bytes()), FormatBytes(cap.bytes));
   if (InterruptRequested()) {
     fmt::print(stderr, "mneme: interrupted; the figures are of what was read\n");
     return kExitInterrupted;
@@ -350,8 +350,8 @@ std::vector<int64_t> ParseCounts(const std::string& text, const std::string& opt
 }
 
 void AddEval(CLI::App& app, Action* action) {
-  CLI::App* verb =
-      app.add_subcommand("eval", "Measure a model: perplexity by position; logits for comparison");
+  CLI::App* verb = app.add_subcommand(
+      "eval", "Measure a model: perplexity, recall, benchmarks, speed; suites of them with one report");
   verb->require_subcommand(1);
   AddLogits(*verb, action);
   AddPerplexity(*verb, action);

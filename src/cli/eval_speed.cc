@@ -84,8 +84,9 @@ void SpeedVerb::Depths(const std::string& spec) {
   SessionOptions session;
   session.context = ToContextSettings(one);
   // Clones are measured beside the stream: two sessions at a time.
-  const ResolvedContext resolved = ResolveSessionContext(*loaded_->model, session, cap_.bytes / 2,
-                                                         depths_.back(), loaded_->pool.num_threads());
+  const ResolvedContext resolved =
+      ResolveSessionContext(*loaded_->model, session, cap_.bytes / 2, spec == "auto" ? depths_.back() : -1,
+                            loaded_->pool.num_threads());
   SpeedSettings settings;
   settings.context = resolved.settings;
   settings.num_prompt = arguments_.prompt;

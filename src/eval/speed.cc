@@ -129,9 +129,13 @@ class DepthWalk {
     return std::make_unique<Session>(model_, options_, budget_, pool_, runner_);
   }
 
-  void Feed(int64_t count, int64_t depth) {
+  // False where max_seconds went by before: what a token costs may grow with the depth, so that no estimate
+  // holds.
+  bool Feed(int64_t count, int64_t depth) {
+    const double limit = read_seconds_ + settings_.max_seconds;
     // Pieces of a few chunks, so that progress shows.
     while (count > 0 && !InterruptRequested()) {
+      if (read_seconds_ > limit) return false;
       const int64_t piece = std::min(count, 16 * options_.context.max_chunk);
       const auto start = Clock::now();
       session_->Feed(ids_.Take(piece));
@@ -143,17 +147,17 @@ class DepthWalk {
           fmt::format("{}, {:.0f} tok/s, {}", options_.context.spec,
                       static_cast<double>(num_read_) / read_seconds_, FormatBytes(ResidentBytes())));
     }
+    return true;
   }
 
   void Reach(int64_t depth, SpeedPoint* point) {
-    if (num_read_ == 0)
-      Feed(std::min<int64_t>(std::max<int64_t>(depth, 1), 2 * options_.context.max_chunk), depth);
-    const double rate = static_cast<double>(num_read_) / std::max(read_seconds_, 1e-9);
-    const int64_t left = std::max<int64_t>(depth, 1) - session_->next_position();
-    const double wanted = static_cast<double>(left) / rate;
     const double before = read_seconds_;
-    if (wanted <= settings_.max_seconds) {
-      Feed(left, depth);
+    const auto left = [&] { return std::max<int64_t>(depth, 1) - session_->next_position(); };
+    // Enough to know what a token takes.
+    const int64_t sample = 4 * options_.context.max_chunk;
+    if (num_read_ < sample) Feed(std::min(left(), sample), depth);
+    const double wanted = static_cast<double>(left()) * read_seconds_ / static_cast<double>(num_read_);
+    if (wanted <= settings_.max_seconds && Feed(left(), depth)) {
       // A stream that once was filled stays one.
       point->reached = options_.context.start_position > 0 ? "filled" : "read";
     } else if (is_bounded_) {
@@ -164,8 +168,8 @@ class DepthWalk {
         Feed(options_.context.max_chunk, depth);
       point->reached = "filled";
     } else {
-      Fail(ErrorKind::kInput, "reading {} tokens takes about {}; --max-seconds allows {}", FormatCount(left),
-           FormatSeconds(wanted), FormatSeconds(settings_.max_seconds));
+      Fail(ErrorKind::kInput, "reading up to {} tokens takes more than the {} that --max-seconds allows",
+           FormatCount(depth), FormatSeconds(settings_.max_seconds));
     }
     point->read_seconds = read_seconds_ - before;
   }
