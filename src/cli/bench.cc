@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -18,6 +19,7 @@
 #include "cli/options.h"
 #include "cli/stream.h"
 #include "cli/verbs.h"
+#include "eval/report_html.h"
 #include "kernels/machine.h"
 
 namespace mneme::cli {
@@ -43,6 +45,9 @@ struct BenchArguments {
   bool profile = false;
   bool tokenizer = false;
   bool no_floor = false;
+  std::string state_folder;
+  std::string svg_path;
+  std::vector<std::string> also;
 };
 
 double SecondsSince(Clock::time_point start) {
@@ -134,7 +139,7 @@ std::vector<std::string> RowCells(const BenchRow& row) {
           FormatCount(row.depth),
           row.reached,
           fmt::format("{}", row.num_threads),
-          Rate(row.tokens_per_second),
+          row.bytes_per_second > 0 ? Giga(row.bytes_per_second) + " GB/s" : Rate(row.tokens_per_second),
           fmt::format("{:.0f}%", row.spread * 100),
           FormatBytes(static_cast<size_t>(row.bytes_per_token)),
           row.share > 0 ? fmt::format("{:.0f}% of {}", row.share * 100, row.share_of) : "-"};
@@ -147,6 +152,7 @@ Json RowJson(const BenchRow& row) {
           {"reached", row.reached},
           {"threads", row.num_threads},
           {"tokens_per_second", row.tokens_per_second},
+          {"bytes_per_second", row.bytes_per_second},
           {"spread", row.spread},
           {"bytes_per_token", row.bytes_per_token},
           {"share", row.share},
@@ -172,7 +178,58 @@ void PrintRows(const std::vector<BenchRow>& rows) {
   }
 }
 
+// NAME=depth:tokens/s,... of another engine, as a line of the plot.
+PlotSeries ParseSeries(const std::string& text) {
+  PlotSeries series;
+  const size_t equals = text.find('=');
+  if (equals == std::string::npos) FailUsage("--plot-also: NAME=depth:rate,...");
+  series.name = text.substr(0, equals);
+  for (size_t begin = equals + 1; begin < text.size();) {
+    const size_t end = std::min(text.find(',', begin), text.size());
+    const std::string point = text.substr(begin, end - begin);
+    const size_t colon = point.find(':');
+    if (colon == std::string::npos) FailUsage("--plot-also: NAME=depth:rate,...");
+    try {
+      series.x.push_back(
+          std::max(1.0, static_cast<double>(ParseCount(point.substr(0, colon), "--plot-also"))));
+    } catch (const Error& error) {
+      FailUsage(error.what());
+    }
+    series.y.push_back(std::strtod(point.c_str() + colon + 1, nullptr));
+    begin = end + 1;
+  }
+  return series;
+}
+
+// Decode speed by depth, a line for each context and number of threads. Depth 0 stands at 1 on the
+// logarithmic axis.
+void WritePlot(const BenchArguments& arguments, const std::string& model, const std::vector<BenchRow>& rows) {
+  Plot plot;
+  plot.title = fmt::format("Decode speed by depth, {}", model);
+  plot.x_label = "tokens before the one that is decoded";
+  plot.y_label = "tokens per second";
+  plot.log_x = true;
+  plot.log_y = true;
+  for (const std::string& also : arguments.also) plot.series.push_back(ParseSeries(also));
+  for (const BenchRow& row : rows) {
+    if (row.what.rfind("decode", 0) != 0 || row.tokens_per_second <= 0) continue;
+    const std::string name =
+        fmt::format("mneme {}, {} thread{}", row.context, row.num_threads, row.num_threads == 1 ? "" : "s");
+    const auto found = std::find_if(plot.series.begin(), plot.series.end(),
+                                    [&](const PlotSeries& series) { return series.name == name; });
+    PlotSeries& series = found == plot.series.end() ? plot.series.emplace_back() : *found;
+    series.name = name;
+    series.x.push_back(std::max(1.0, static_cast<double>(row.depth)));
+    series.y.push_back(row.tokens_per_second);
+  }
+  AtomicFileWriter file(arguments.svg_path);
+  const std::string svg = StandaloneSvg(plot, 860, 400);
+  file.Write(svg.data(), svg.size());
+  file.Commit();
+}
+
 int Speed(const BenchArguments& arguments) {
+  for (const std::string& also : arguments.also) ParseSeries(also);  // mistakes show before the measurement
   const std::vector<int64_t> depths = ParseList(arguments.depths, "--depth", true);
   std::vector<int64_t> thread_counts = {static_cast<int64_t>(arguments.model.num_threads)};
   if (!arguments.threads.empty()) thread_counts = ParseList(arguments.threads, "--threads", false);
@@ -205,12 +262,14 @@ int Speed(const BenchArguments& arguments) {
       settings.num_repeats = arguments.repeats;
       settings.max_seconds = arguments.max_seconds;
       settings.cap_bytes = cap.bytes;
+      settings.state_folder = arguments.state_folder;
       const std::vector<BenchRow> measured =
           MeasureContext(loaded.model, settings, arguments.no_floor ? nullptr : &floor, pool);
       rows.insert(rows.end(), measured.begin(), measured.end());
       if (InterruptRequested()) break;
     }
   }
+  if (!arguments.svg_path.empty()) WritePlot(arguments, loaded.model->config().name, rows);
   if (arguments.json) {
     Json json;
     json["model"] = loaded.model->config().name;
@@ -237,10 +296,11 @@ int Profile(const BenchArguments& arguments) {
   if (!arguments.contexts.empty()) options.spec = arguments.contexts.front();
   const ContextSettings context = ToContextSettings(options);
   LoadedModel loaded(arguments.model, /*load_tokenizer=*/false);
+  const int64_t depth = ParseList(arguments.depths, "--depth", true).front();
   Json json;
   for (const int64_t num_rows : {int64_t{1}, std::max<int64_t>(arguments.prefill, 2)}) {
     const std::vector<ProfileRow> rows =
-        ProfileModel(loaded.model, context, num_rows, cap.bytes, loaded.pool);
+        ProfileModel(loaded.model, context, num_rows, depth, cap.bytes, loaded.pool);
     const double whole = rows.back().seconds;
     const std::string name = num_rows == 1 ? "decode" : fmt::format("prefill {}", num_rows);
     std::vector<std::vector<std::string>> table = {{name, "ms", "share", "GB/s", "GFLOP/s"}};
@@ -257,7 +317,10 @@ int Profile(const BenchArguments& arguments) {
   if (arguments.json) {
     WriteOut(json.dump(1) + "\n");
   } else {
-    WriteOut("Products are timed alone, over all layers in turn; the rest is what is left of the whole.\n");
+    WriteOut(
+        "Products are timed in a pass of their own, attention (rotation, storing and reading of keys and "
+        "values) "
+        "inside the whole; the rest is what is left.\n");
   }
   return 0;
 }
@@ -356,6 +419,14 @@ void AddBench(CLI::App& app, Action* action) {
                    "(default 60)")
       ->type_name("S")
       ->check(CLI::NonNegativeNumber);
+  verb->add_option("--state", arguments->state_folder,
+                   "Also save and restore the state at each depth, as a file in this folder")
+      ->type_name("FOLDER");
+  verb->add_option("--svg", arguments->svg_path, "Write a plot of decode speed by depth")->type_name("FILE");
+  verb->add_option("--plot-also", arguments->also, "A line of other figures in the plot; may be repeated")
+      ->type_name("NAME=depth:rate,...")
+      ->expected(1)
+      ->take_all();
   verb->add_flag("--no-floor", arguments->no_floor, "Do not measure the machine's limits");
   verb->add_flag("--machine", arguments->machine, "Measure only the machine: bandwidth and peak rates");
   verb->add_flag("--profile", arguments->profile, "Where the time of decode and prefill goes");

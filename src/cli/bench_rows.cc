@@ -1,14 +1,17 @@
 #include "cli/bench_rows.h"
 
 #include <fmt/core.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
 #include <functional>
 #include <limits>
+#include <utility>
 
 #include "base/budget.h"
 #include "base/error.h"
+#include "base/file.h"
 #include "base/interrupt.h"
 #include "base/random.h"
 #include "base/units.h"
@@ -115,6 +118,8 @@ class ContextBench {
       if (InterruptRequested()) break;
       if (settings_.num_decode > 0) Guarded("decode", depth, [&] { Decode(depth); });
       if (settings_.batch > 1 && !InterruptRequested()) Guarded("batch", depth, [&] { Batch(depth); });
+      if (!settings_.state_folder.empty() && !InterruptRequested())
+        Guarded("state", depth, [&] { State(depth); });
     }
     return std::move(rows_);
   }
@@ -246,6 +251,44 @@ class ContextBench {
     AddDecodeRow(std::move(row), *sessions[0], std::move(seconds), settings_.num_decode, settings_.batch);
   }
 
+  // Saves the session of `depth` to a file and restores it into another, checksums included.
+  void State(int64_t depth) {
+    BenchRow save = NewRow("save", depth);
+    BenchRow restore = NewRow("restore", depth);
+    const std::unique_ptr<Session> session = At(depth, &save.reached);
+    restore.reached = save.reached;
+    const std::string path = fmt::format("{}/mneme-bench-{}.state", settings_.state_folder, ::getpid());
+    struct Removal {
+      const std::string& path;
+      ~Removal() { ::unlink(path.c_str()); }
+    } const removal{path};
+    std::vector<double> save_seconds, restore_seconds;
+    for (int64_t i = 0; i <= settings_.num_repeats && !InterruptRequested(); ++i) {
+      Clock::time_point start = Clock::now();
+      session->Save(path);
+      const double saved = SecondsSince(start);
+      SessionOptions options = options_;
+      options.context.start_position = session->context().start_position();
+      Session other(model_, options, budget_, pool_, session->runner());
+      start = Clock::now();
+      other.Restore(path);
+      const double restored = SecondsSince(start);
+      if (i == 0) continue;  // warms pages
+      save_seconds.push_back(saved);
+      restore_seconds.push_back(restored);
+    }
+    if (save_seconds.empty()) return;
+    const auto bytes = static_cast<double>(MappedFile(path).bytes().size());
+    for (BenchRow* row : {&save, &restore}) {
+      const Timing timing = MedianOf(row == &save ? save_seconds : restore_seconds);
+      row->spread = timing.spread;
+      row->bytes_per_second = bytes / timing.median_seconds;
+      row->bytes_per_token =
+          bytes / static_cast<double>(std::max<int64_t>(1, VisibleTokens(session->context())));
+      rows_.push_back(std::move(*row));
+    }
+  }
+
   std::shared_ptr<const Model> model_;
   const BenchSettings& settings_;
   const MachineFloor* floor_;
@@ -259,49 +302,144 @@ class ContextBench {
   std::vector<BenchRow> rows_;
 };
 
-// Times `work` until a tenth of a second has gone by; the least of the runs.
-double LeastSeconds(const std::function<void()>& work) {
-  work();
-  double least = std::numeric_limits<double>::infinity();
-  const Clock::time_point start = Clock::now();
-  for (int i = 0; i < 3 || (SecondsSince(start) < 0.1 && i < 1000); ++i) {
-    const Clock::time_point before = Clock::now();
-    work();
-    least = std::min(least, SecondsSince(before));
-  }
-  return least;
-}
+// One call of MatMul in a forward pass: matrices with the same input.
+struct ProductCall {
+  size_t kind;  // index of its row in the profile
+  std::vector<const LinearLayer*> linears;
+  int64_t num_rows;
+};
 
-// Products of one kind in all layers, one after the other as in a forward pass, so that weights come from
-// where they come from then.
-ProfileRow ProfileProducts(const char* name, const std::vector<const LinearLayer*>& linears, int64_t num_rows,
-                           ThreadPool& pool) {
-  ProfileRow row;
-  row.op = name;
-  if (linears.empty()) return row;
-  const size_t rows = static_cast<size_t>(num_rows);
-  size_t max_cols = 0, max_outputs = 0;
-  for (const LinearLayer* linear : linears) {
-    max_cols = std::max(max_cols, linear->weights.num_cols());
-    max_outputs = std::max(max_outputs, linear->weights.num_rows());
-    row.bytes += static_cast<double>(linear->weights.read_bytes());
-    row.flops += 2.0 * static_cast<double>(linear->weights.num_rows()) *
-                 static_cast<double>(linear->weights.num_cols()) * static_cast<double>(num_rows);
+// Times every call in the order of a forward pass, so that weights come from where they come from then; of
+// several passes the fastest. Adds to rows[kind].
+void ProfileProducts(const std::vector<ProductCall>& calls, ThreadPool& pool, std::vector<ProfileRow>& rows) {
+  size_t max_rows = 0, max_cols = 0, max_values = 0;
+  for (const ProductCall& call : calls) {
+    const size_t num_rows = static_cast<size_t>(call.num_rows);
+    size_t num_outputs = 0;
+    for (const LinearLayer* linear : call.linears) {
+      const LinearWeights& weights = linear->weights;
+      max_cols = std::max(max_cols, weights.num_cols());
+      num_outputs += weights.num_rows();
+      rows[call.kind].bytes += static_cast<double>(weights.read_bytes());
+      rows[call.kind].flops += 2.0 * static_cast<double>(weights.num_rows()) *
+                               static_cast<double>(weights.num_cols()) * static_cast<double>(num_rows);
+    }
+    max_rows = std::max(max_rows, num_rows);
+    max_values = std::max(max_values, num_rows * num_outputs);
   }
-  std::vector<float> x(rows * max_cols), out(rows * max_outputs);
+  std::vector<float> x(max_rows * max_cols), out(max_values);
   Random random(1);
   for (float& value : x) value = static_cast<float>(random.Uniform() - 0.5);
-  ActivationRows activations(rows, max_cols);
-  row.seconds = LeastSeconds([&] {
-    for (const LinearLayer* linear : linears) {
+  ActivationRows activations(max_rows, max_cols);
+  std::vector<MatMulJob> jobs;
+  const auto run = [&](const ProductCall& call) {
+    const size_t num_rows = static_cast<size_t>(call.num_rows);
+    ActivationForm form = ActivationForm::kFloat;
+    jobs.clear();
+    float* to = out.data();
+    for (const LinearLayer* linear : call.linears) {
       const LinearWeights& weights = linear->weights;
-      activations.Set(x.data(), rows, weights.num_cols(), weights.num_cols(), FormFor(weights.encoding()),
-                      pool);
-      const MatMulJob job{&weights, linear->bias_or_null(), out.data(), weights.num_rows(), false};
-      MatMul(activations, std::span(&job, 1), pool);
+      form = CommonForm(form, FormFor(weights.encoding()));
+      jobs.push_back({&weights, linear->bias_or_null(), to, weights.num_rows(), false});
+      to += num_rows * weights.num_rows();
     }
-  });
-  return row;
+    const size_t num_cols = call.linears.front()->weights.num_cols();
+    const Clock::time_point start = Clock::now();
+    activations.Set(x.data(), num_rows, num_cols, num_cols, form, pool);
+    MatMul(activations, jobs, pool);
+    return SecondsSince(start);
+  };
+  double least = std::numeric_limits<double>::infinity();
+  const Clock::time_point start = Clock::now();
+  for (int i = 0; i < 3 || (SecondsSince(start) < 0.3 && i < 1000); ++i) {
+    std::vector<double> seconds(rows.size());
+    double total = 0;
+    for (const ProductCall& call : calls) {
+      const double taken = run(call);
+      seconds[call.kind] += taken;
+      total += taken;
+    }
+    if (total >= least) continue;
+    least = total;
+    for (size_t kind = 0; kind < rows.size(); ++kind) rows[kind].seconds = seconds[kind];
+  }
+}
+
+// A context that notes how long attention takes.
+class TimedContext : public Context {
+ public:
+  explicit TimedContext(std::unique_ptr<Context> inner) : inner_(std::move(inner)) { Follow(); }
+
+  std::string Describe() const override { return inner_->Describe(); }
+  void Begin(int64_t num_tokens) override { inner_->Begin(num_tokens); }
+  void Attend(size_t layer, const float* q, const float* k, const float* v, float* out,
+              ThreadPool& pool) override {
+    const Clock::time_point start = Clock::now();
+    inner_->Attend(layer, q, k, v, out, pool);
+    seconds_ += SecondsSince(start);
+  }
+  void SetWriteGate(size_t layer, const float* write_gate) override {
+    inner_->SetWriteGate(layer, write_gate);
+  }
+  void Commit() override {
+    inner_->Commit();
+    Follow();
+  }
+  void Abort() override { inner_->Abort(); }
+  int64_t MaxRewind() const override { return inner_->MaxRewind(); }
+  void Rewind(int64_t count) override {
+    inner_->Rewind(count);
+    Follow();
+  }
+  void Save(StateWriter& writer) const override { inner_->Save(writer); }
+  void Restore(StateReader& reader) override {
+    inner_->Restore(reader);
+    Follow();
+  }
+  std::vector<LedgerRange> Ledger() const override { return inner_->Ledger(); }
+
+  // Since the last call.
+  double TakeSeconds() { return std::exchange(seconds_, 0.0); }
+
+ private:
+  void Follow() {
+    num_tokens_ = inner_->num_tokens();
+    start_position_ = inner_->start_position();
+  }
+  std::unique_ptr<Context> inner_;
+  double seconds_ = 0;
+};
+
+constexpr int kMinProfileRuns = 3;
+
+// The whole forward call and the attention inside it, of the fastest run, into two rows.
+void ProfileForward(Runner& runner, TimedContext& context, const ContextShape& shape,
+                    const ContextSettings& settings, std::span<const TokenId> chunk, int max_runs,
+                    ProfileRow* whole, ProfileRow* attention) {
+  const ForwardChunk forward{.context = &context, .tokens = chunk};
+  const auto run = [&] {
+    const Clock::time_point start = Clock::now();
+    runner.Forward({&forward, 1}, [](size_t, size_t, std::span<const float>) {});
+    return SecondsSince(start);
+  };
+  run();
+  context.TakeSeconds();
+  whole->seconds = std::numeric_limits<double>::infinity();
+  const Clock::time_point start = Clock::now();
+  for (int i = 0; i < kMinProfileRuns || (SecondsSince(start) < 0.3 && i < max_runs); ++i) {
+    const double seconds = run();
+    const double attend_seconds = context.TakeSeconds();
+    if (seconds >= whole->seconds) continue;
+    whole->seconds = seconds;
+    attention->seconds = attend_seconds;
+  }
+  const auto visible = static_cast<double>(VisibleTokens(context));
+  const auto rows = static_cast<double>(chunk.size());
+  attention->bytes = KvBytesPerToken(shape, settings) * visible;
+  for (const LayerAttention& layer : shape.layers) {
+    attention->flops +=
+        2.0 * static_cast<double>(layer.num_heads * (layer.key_dim + layer.value_dim)) * visible * rows;
+  }
 }
 
 }  // namespace
@@ -331,42 +469,49 @@ std::vector<BenchRow> MeasureContext(std::shared_ptr<const Model> model, const B
 }
 
 std::vector<ProfileRow> ProfileModel(std::shared_ptr<const Model> model, const ContextSettings& context,
-                                     int64_t num_rows, size_t cap_bytes, ThreadPool& pool) {
+                                     int64_t num_rows, int64_t depth, size_t cap_bytes, ThreadPool& pool) {
   Budget budget(cap_bytes);
   SessionOptions options;
   options.context = context;
+  // The context holds what the runs add: few where each adds many tokens.
+  const int max_runs = num_rows == 1 ? 256 : kMinProfileRuns;
   options.context =
-      ResolveSessionContext(*model, options, cap_bytes, 4 * num_rows + 512, pool.num_threads()).settings;
+      ResolveSessionContext(*model, options, cap_bytes, depth + (max_runs + 1) * num_rows, pool.num_threads())
+          .settings;
   num_rows = std::min(num_rows, options.context.max_chunk);
-  Session session(model, options, budget, pool);
+  Runner runner(*model, options.context.max_chunk, pool, budget);
+  TimedContext timed(MakeContext(model->context_shape(), options.context, budget, pool.num_threads()));
   RandomIds ids(model->config().vocab_size);
-  session.Feed(ids.Take(std::min<int64_t>(256, options.context.max_chunk)));
-  const std::vector<TokenId> chunk = ids.Take(num_rows);
-  ProfileRow whole{"whole", 0, 0, 0};
-  whole.seconds = LeastSeconds([&] { session.Feed(chunk); });
-
-  using Member = LinearLayer LayerWeights::*;
-  struct Group {
-    const char* name;
-    std::vector<Member> members;
-  };
-  const std::vector<Group> groups = {
-      {"q, k, v products", {&LayerWeights::q, &LayerWeights::k, &LayerWeights::v}},
-      {"attention output product", {&LayerWeights::o}},
-      {"gate and up products", {&LayerWeights::gate, &LayerWeights::up}},
-      {"down product", {&LayerWeights::down}}};
-  std::vector<ProfileRow> rows;
-  for (const Group& group : groups) {
-    std::vector<const LinearLayer*> linears;
-    for (const LayerWeights& layer : model->weights().layers) {
-      for (const Member member : group.members) {
-        if (!(layer.*member).empty()) linears.push_back(&(layer.*member));
-      }
-    }
-    rows.push_back(ProfileProducts(group.name, linears, num_rows, pool));
+  while (timed.num_tokens() < depth && !InterruptRequested()) {
+    const std::vector<TokenId> piece =
+        ids.Take(std::min(depth - timed.num_tokens(), options.context.max_chunk));
+    const ForwardChunk forward{.context = &timed, .tokens = piece, .no_logits = true};
+    runner.Forward({&forward, 1}, [](size_t, size_t, std::span<const float>) {});
   }
-  rows.push_back(ProfileProducts("output product (one row)", {&model->weights().output}, 1, pool));
-  ProfileRow rest{"attention, norms, rest", whole.seconds, 0, 0};
+  ProfileRow whole{"whole", 0, 0, 0};
+  ProfileRow attention{"attention", 0, 0, 0};
+  ProfileForward(runner, timed, model->context_shape(), options.context, ids.Take(num_rows), max_runs, &whole,
+                 &attention);
+
+  std::vector<ProfileRow> rows = {{"q, k, v products", 0, 0, 0},
+                                  {"attention output product", 0, 0, 0},
+                                  {"gate and up products", 0, 0, 0},
+                                  {"down product", 0, 0, 0},
+                                  {"output product (one row)", 0, 0, 0}};
+  std::vector<ProductCall> calls;
+  for (const LayerWeights& layer : model->weights().layers) {
+    const std::vector<std::vector<const LinearLayer*>> kinds = {
+        {&layer.q, &layer.k, &layer.v}, {&layer.o}, {&layer.gate, &layer.up}, {&layer.down}};
+    for (size_t kind = 0; kind < kinds.size(); ++kind) {
+      ProductCall call{kind, kinds[kind], num_rows};
+      std::erase_if(call.linears, [](const LinearLayer* linear) { return linear->empty(); });
+      if (!call.linears.empty()) calls.push_back(std::move(call));
+    }
+  }
+  calls.push_back({rows.size() - 1, {&model->weights().output}, 1});
+  ProfileProducts(calls, pool, rows);
+  rows.push_back(attention);
+  ProfileRow rest{"norms, activations, rest", whole.seconds, 0, 0};
   for (const ProfileRow& row : rows) {
     rest.seconds -= row.seconds;
     whole.bytes += row.bytes;

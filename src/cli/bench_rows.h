@@ -29,12 +29,13 @@ struct ModelCosts {
 ModelCosts CostsOf(const Model& model);
 
 struct BenchRow {
-  std::string what;  // "prefill 512", "decode 64", "batch 8"
+  std::string what;  // "prefill 512", "decode 64", "batch 8", "save", "restore"
   std::string context;
   Position depth = 0;
   std::string reached;  // "read": every token was fed; "filled": a full window at that position
   size_t num_threads = 0;
   double tokens_per_second = 0;  // median
+  double bytes_per_second = 0;   // of state rows, in place of the rate of tokens
   double spread = 0;             // (largest - smallest) / median
   double bytes_per_token = 0;    // weights and visible keys and values
   double share = 0;              // of the floor; 0: not known
@@ -51,14 +52,16 @@ struct BenchSettings {
   int64_t num_repeats = 3;
   double max_seconds = 60;  // most time to read up to one depth; beyond it bounded contexts start there
   size_t cap_bytes = SIZE_MAX;
+  std::string state_folder;  // where states are saved and restored; empty: not measured
 };
 
 // All rows of one context. Stops early, with the rows so far, after an interrupt. `floor` may be null.
 std::vector<BenchRow> MeasureContext(std::shared_ptr<const Model> model, const BenchSettings& settings,
                                      const MachineFloor* floor, ThreadPool& pool);
 
-// Where the time of a decode step (num_rows 1) or a chunk of prefill goes: every kind of matrix product timed
-// alone over all layers, and what is left of the whole.
+// Where the time of a decode step (num_rows 1) or a chunk of prefill goes, with `depth` tokens before it:
+// attention as it runs inside the whole, the matrix products of all layers in order without what lies between
+// them, and what is left of the whole.
 struct ProfileRow {
   std::string op;
   double seconds = 0;
@@ -66,6 +69,6 @@ struct ProfileRow {
   double flops = 0;
 };
 std::vector<ProfileRow> ProfileModel(std::shared_ptr<const Model> model, const ContextSettings& context,
-                                     int64_t num_rows, size_t cap_bytes, ThreadPool& pool);
+                                     int64_t num_rows, int64_t depth, size_t cap_bytes, ThreadPool& pool);
 
 }  // namespace mneme::cli

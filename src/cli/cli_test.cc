@@ -456,6 +456,48 @@ TEST_F(CliTest, BenchRows) {
   EXPECT_EQ(json["rows"][3]["reached"], "filled");
 }
 
+TEST_F(CliTest, BenchStatePlotAndProfile) {
+  MNEME_REQUIRE_MODEL(model);
+  Outcome outcome = RunProgram({"bench",       model,
+                                "--prefill",   "0",
+                                "--decode",    "4",
+                                "--repeat",    "1",
+                                "--depth",     "0,96",
+                                "--context",   "sinks",
+                                "--no-floor",  "--json",
+                                "--state",     Path("."),
+                                "--svg",       Path("speed.svg"),
+                                "--plot-also", "another=0:100,64:50"});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const Json rows = Json::parse(outcome.out)["rows"];
+  ASSERT_EQ(rows.size(), 6u) << outcome.out;
+  EXPECT_EQ(rows[1]["what"], "save");
+  EXPECT_EQ(rows[2]["what"], "restore");
+  EXPECT_GT(rows[4]["bytes_per_second"].get<double>(), 0);
+  for (const auto& entry : fs::directory_iterator(Path("."))) EXPECT_NE(entry.path().extension(), ".state");
+  const std::string svg = ReadAll(Path("speed.svg"));
+  EXPECT_NE(svg.find("xmlns"), std::string::npos);
+  EXPECT_NE(svg.find("another"), std::string::npos);
+  EXPECT_EQ(RunProgram({"bench", model, "--svg", Path("x.svg"), "--decode", "1", "--prefill", "0",
+                        "--no-floor", "--plot-also", "nonsense"})
+                .code,
+            2);
+
+  outcome = RunProgram({"bench", model, "--profile", "--prefill", "32", "--depth", "64", "--json"});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const Json profile = Json::parse(outcome.out);
+  for (const char* what : {"decode", "prefill 32"}) {
+    double parts = 0;
+    bool has_attention = false;
+    for (const Json& row : profile[what]) {
+      if (row["op"] != "whole") parts += row["seconds"].get<double>();
+      has_attention |= row["op"] == "attention" && row["seconds"].get<double>() > 0;
+    }
+    EXPECT_TRUE(has_attention) << profile;
+    EXPECT_GE(parts, profile[what].back()["seconds"].get<double>() * 0.999) << profile;
+  }
+}
+
 TEST_F(CliTest, ChatCommandsFromAPipe) {
   MNEME_REQUIRE_MODEL(model);
   const Outcome outcome = RunProgram(

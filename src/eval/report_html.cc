@@ -274,6 +274,17 @@ std::string RenderSvg(const Plot& plot, double width, double height) {
   return svg + "</svg>\n";
 }
 
+std::string StandaloneSvg(const Plot& plot, double width, double height) {
+  constexpr std::string_view kOpen = "<svg ";
+  const std::string svg = RenderSvg(plot, width, height);
+  const size_t content = svg.find('>') + 1;
+  return fmt::format(
+      "<svg xmlns=\"http://www.w3.org/2000/svg\" {}<style>{}svg "
+      "text{{font-family:system-ui,sans-serif}}</style>\n"
+      "<rect width=\"100%\" height=\"100%\" style=\"fill:var(--paper)\"/>{}",
+      svg.substr(kOpen.size(), content - kOpen.size()), kStyle, svg.substr(content));
+}
+
 HtmlPage::HtmlPage(std::string title) : title_(std::move(title)) {}
 
 void HtmlPage::Heading(std::string_view text) { body_ += fmt::format("<h2>{}</h2>\n", EscapeHtml(text)); }

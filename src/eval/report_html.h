@@ -39,6 +39,8 @@ struct Plot {
 
 // One <svg> element, width and height in its own units. Text in it is escaped. An empty plot says "no data".
 std::string RenderSvg(const Plot& plot, double width, double height);
+// The same as a file of its own, with its colours.
+std::string StandaloneSvg(const Plot& plot, double width, double height);
 
 // Text with &, <, >, " and ' as entities.
 std::string EscapeHtml(std::string_view text);

@@ -338,48 +338,49 @@ using linear::kGroupRows;
 // A call below both limits takes a few microseconds on one thread, less than sharing it would cost.
 constexpr size_t kBytesWorthSharing = 96 << 10;
 constexpr size_t kProductsWorthSharing = 512 << 10;
-// With many rows of activations a task brings them into its caches once: large tasks, as many for each
-// thread, of at most so many groups that a chunk of their weights stays in the second-level cache.
+// With many rows of activations a task brings them into its caches once: equal tasks, at least so many for
+// each thread, of at most so many groups that a chunk of their weights stays in the second-level cache.
 constexpr size_t kManyRows = linear::kFloatTile + 1;
 constexpr size_t kMaxTaskGroups = 32;
+constexpr size_t kEqualTasksPerThread = 4;
 // With few rows memory sets the pace. Each thread first reads one long run, so many sixteenths of its share;
 // what remains is cut into small tasks that whoever is first takes, so that all threads end together.
 constexpr size_t kLongSixteenths = 13;
 constexpr size_t kSmallTasksPerThread = 3;
 
-// How the groups of all jobs, one job after the other, are cut into tasks.
-struct TaskCuts {
-  size_t num_groups;
-  size_t num_long;  // tasks [0, num_long) have long_groups groups each, the others small_groups
-  size_t long_groups;
-  size_t small_groups;
-
-  TaskCuts(size_t groups, size_t num_rows, size_t num_threads) : num_groups(groups) {
-    const size_t share = linear::CeilDivide(groups, num_threads);
+// How the groups of all jobs, one job after the other, are cut into tasks: pairs of groups stay together.
+class TaskCuts {
+ public:
+  TaskCuts(size_t num_groups, size_t num_rows, size_t num_threads)
+      : num_groups_(num_groups), num_pairs_(linear::CeilDivide(num_groups, 2)) {
+    const size_t share = linear::CeilDivide(num_pairs_, num_threads);
     if (num_rows >= kManyRows) {
-      const size_t per_thread = std::max<size_t>(2, linear::CeilDivide(share, kMaxTaskGroups));
-      num_long = 0;
-      long_groups = 0;
-      small_groups = linear::RoundUp(linear::CeilDivide(share, per_thread), 2);
+      num_equal_ =
+          num_threads * std::max(kEqualTasksPerThread, linear::CeilDivide(2 * share, kMaxTaskGroups));
+      num_equal_ = std::min(num_equal_, num_pairs_);
     } else if (num_threads == 1) {
-      num_long = 1;
-      long_groups = groups;
-      small_groups = 1;
+      num_equal_ = 1;
     } else {
-      num_long = num_threads;
-      long_groups = share * kLongSixteenths / 16 / 2 * 2;
-      small_groups = linear::RoundUp(linear::CeilDivide(share - long_groups, kSmallTasksPerThread), 2);
+      num_long_ = num_threads;
+      long_pairs_ = share * kLongSixteenths / 16;
+      num_equal_ = std::min(num_threads * kSmallTasksPerThread, num_pairs_ - num_long_ * long_pairs_);
     }
   }
-  size_t num_tasks() const {
-    return num_long +
-           linear::CeilDivide(num_groups - std::min(num_groups, num_long * long_groups), small_groups);
-  }
+  size_t num_tasks() const { return num_long_ + num_equal_; }
+  // First group of a task; of num_tasks(), the end.
   size_t Begin(size_t task) const {
-    const size_t begin =
-        std::min(task, num_long) * long_groups + (task - std::min(task, num_long)) * small_groups;
-    return std::min(begin, num_groups);
+    if (task <= num_long_ && num_long_ > 0) return 2 * task * long_pairs_;
+    const size_t first = num_long_ * long_pairs_;
+    const size_t pair = first + (num_pairs_ - first) * (task - num_long_) / num_equal_;
+    return std::min(2 * pair, num_groups_);
   }
+
+ private:
+  size_t num_groups_;
+  size_t num_pairs_;
+  size_t num_long_ = 0;  // tasks [0, num_long_) have long_pairs_ each, the others equal parts of the rest
+  size_t long_pairs_ = 0;
+  size_t num_equal_ = 0;
 };
 
 size_t NumGroups(const MatMulJob& job) { return linear::CeilDivide(job.weights->num_rows(), kGroupRows); }
