@@ -5,12 +5,16 @@ JOBS ?= $(shell nproc)
 MODEL ?=
 TEXT ?=
 
-.PHONY: all setup build demo test asan tsan tidy format bench fuzz clean
+.PHONY: all setup setup-train build demo test asan tsan tidy format bench fuzz clean
 
 all: build
 
 setup:
 	@scripts/setup.sh
+
+# What `mneme train` and `mneme adapt` need beside that: heavy, so on request only.
+setup-train:
+	@scripts/setup.sh --train
 
 build: setup
 	@cmake --preset release -B $(BUILD) $(CMAKE_ARGS) >/dev/null

@@ -1,8 +1,17 @@
 #!/usr/bin/env bash
 # Installs what the build needs from Debian's packages, and only what is missing. Works as root or through sudo.
 # Usage: scripts/setup.sh          installs
-#        scripts/setup.sh --check  says what is missing, installs nothing; exit 1 if something is
+#        scripts/setup.sh --train  also what training needs (LibTorch, about 160 MB and its own needs); the next build has it
+#        scripts/setup.sh --check  says what is missing, installs nothing; exit 1 if something is (with --train too)
 set -euo pipefail
+check= train=
+for argument in "$@"; do
+  case $argument in
+    --check) check=1 ;;
+    --train) train=1 ;;
+    *) echo "setup.sh: unknown argument $argument; there are --check and --train" >&2; exit 2 ;;
+  esac
+done
 
 packages=(
   g++ cmake ninja-build make pkg-config ccache
@@ -16,6 +25,7 @@ packages=(
   libicu-dev        # Unicode classes, read at build time only
   libgtest-dev libbenchmark-dev
 )
+[ -z "$train" ] || packages+=(libtorch-dev libtomlplusplus-dev libsentencepiece-dev)
 
 missing=()
 for package in "${packages[@]}"; do
@@ -26,7 +36,7 @@ if [ ${#missing[@]} -eq 0 ]; then
   exit 0
 fi
 echo "missing packages: ${missing[*]}" >&2
-[ "${1:-}" != --check ] || exit 1
+[ -z "$check" ] || exit 1
 
 if ! command -v apt-get >/dev/null; then
   echo "setup.sh: this is not a Debian system; install the packages above by hand" >&2

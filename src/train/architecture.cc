@@ -27,6 +27,15 @@ void InterleaveRows(size_t num_heads, size_t head_dim, size_t rotary_dim, size_t
   }
 }
 
+void WriteActions(const ActionTokens& actions, GgufWriter* writer) {
+  const auto write = [&](const char* key, TokenId id) {
+    if (id >= 0) writer->Set(key, static_cast<uint32_t>(id));
+  };
+  write("mneme.pause_token_id", actions.pause);
+  write("mneme.backspace_token_id", actions.backspace);
+  write("mneme.sink_token_id", actions.sink);
+}
+
 }  // namespace
 
 Architecture MakeArchitecture(const ModelSettings& s, int64_t vocab_size) {
@@ -49,6 +58,9 @@ Architecture MakeArchitecture(const ModelSettings& s, int64_t vocab_size) {
   result.family = &FindFamily(h);
   result.config = Configure(*result.family, {h, [](std::string_view) { return true; }}, false);
   result.tied_head = s.tied_head;
+  result.sink_logits = s.sink == "logit";
+  result.qkv_bias = s.qkv_bias;
+  result.position_heads = s.position_heads;
   return result;
 }
 
@@ -136,6 +148,8 @@ void ExportGguf(const std::string& path, const Architecture& architecture, const
          path);
   }
   GgufWriter writer;
+  WriteActions(architecture.config.actions, &writer);
+  const bool has_sink = architecture.config.actions.sink >= 0;
   WriteHyperparameters(architecture.hyper, architecture.family->gguf_names[0], &writer);
   if (base != nullptr && base->source().gguf() != nullptr) {
     writer.CopyAllMetadata(*base->source().gguf());
@@ -143,9 +157,13 @@ void ExportGguf(const std::string& path, const Architecture& architecture, const
     WriteVocabulary(tokenizer, &writer);
     // Sequences of a run from scratch begin with their text.
     if (base == nullptr) {
-      writer.Set("tokenizer.ggml.add_bos_token", false);
+      writer.Set("tokenizer.ggml.add_bos_token", has_sink);
       writer.Set("tokenizer.ggml.add_eos_token", false);
     }
+  }
+  if (has_sink) {
+    writer.Set("tokenizer.ggml.bos_token_id", static_cast<uint32_t>(architecture.config.actions.sink));
+    writer.Set("tokenizer.ggml.add_bos_token", true);
   }
   if (memory.attention == "infini") {
     writer.Set("mneme.infini.segment", static_cast<uint32_t>(memory.segment));

@@ -24,6 +24,8 @@ struct Architecture {
   ModelConfig config;
   bool tied_head = true;
   bool qkv_bias = false;
+  bool sink_logits = false;    // blk.N.attn_sinks
+  int64_t position_heads = 0;  // ModelSettings::position_heads
 };
 
 struct NamedTensor {
@@ -54,7 +56,8 @@ class BaseModel {
   ModelConfig file_config_;
 };
 
-// Writes the model: architecture, vocabulary, memory metadata (mneme.infini.*) where attention is "infini",
+// Writes the model: architecture (config.actions as mneme.*_token_id; a sink token also as the token that
+// begins every stream), vocabulary, memory metadata (mneme.infini.*) where attention is "infini",
 // tensors as float32. `base`: where metadata and vocabulary are taken over from, or null. Atomic. Throws
 // Error(kUnsupported) for attention that the engine does not have.
 void ExportGguf(const std::string& path, const Architecture& architecture, const MemorySettings& memory,

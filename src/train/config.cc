@@ -34,9 +34,17 @@ void Visit(V& v, ModelSettings& s) {
   v("rope_base", s.rope_base, Limits{1, kHuge}, "base of the rotary frequencies");
   v("norm_epsilon", s.norm_epsilon, Limits{0, 1}, "added to the mean square in the norms");
   v("tied_head", s.tied_head, Limits{}, "the output matrix is the embedding matrix");
+  v("qkv_bias", s.qkv_bias, Limits{},
+    "queries, keys and values have a bias: heads can attend by position alone");
+  v("position_heads", s.position_heads, Limits{0, 64},
+    "with qkv_bias: so many heads of the first layer begin by looking at the token 1, 2, ... places back");
   v("name", s.name, Names{}, "name written into the exported file");
   v("base", s.base, Names{},
     "adapt: GGUF file or safetensors folder to start from; shape and vocabulary come from it");
+  v("sink", s.sink, Names{"none", "token", "logit"},
+    "token: every document begins with vocabulary.sink_token, which the engine then puts first in every "
+    "stream; logit: a learned logit per head in the softmax's denominator, which takes what attention is "
+    "not needed");
 }
 
 template <typename V>
@@ -71,6 +79,9 @@ void Visit(V& v, VocabularySettings& s) {
   v("kind", s.kind, Names{"bpe", "unigram"}, "kind to train");
   v("size", s.size, Limits{300, 1 << 20}, "pieces, 259 of them special tokens and bytes; digits stay single");
   v("sample_bytes", s.sample_bytes, Limits{1000, 1e10}, "text sampled from the sources to train it on");
+  v("pause_token", s.pause_token, Names{}, "piece that is the pause; a model to adapt may have a spare one");
+  v("backspace_token", s.backspace_token, Names{}, "piece that takes the last token back");
+  v("sink_token", s.sink_token, Names{}, "piece that stands first in every document (model.sink)");
 }
 
 template <typename V>
@@ -94,7 +105,15 @@ void Visit(V& v, SourceSettings& s) {
     "doubled "
     "digits are what is learned last");
   v("pause_rate", s.pause_rate, Limits{0, 0.5},
-    "text: share of <pause> tokens inserted at random places; targets that are <pause> carry no loss");
+    "share of pause tokens inserted at random places; targets that are pauses carry no loss");
+  v("answer_pauses", s.answer_pauses, Limits{0, 4096},
+    "tasks: pause tokens before each answer, without loss; the engine then needs as many (--pause)");
+  v("backspace_rate", s.backspace_rate, Limits{0, 1},
+    "share of places after which wrong tokens are tried that the model learns to take back; the engine "
+    "does so with --backspace");
+  v("backspace_length", s.backspace_length, Limits{1, 64}, "most wrong tokens in a row");
+  v("backspace_near", s.backspace_near, Limits{0, 1},
+    "share of the wrong tokens that come from the same sequence; the others are any piece of text");
 }
 
 template <typename V>
@@ -105,6 +124,7 @@ void Visit(V& v, StageSettings& s) {
   v("batch", s.batch, Limits{1, 1 << 20}, "sequences per step");
   v("write_penalty", s.write_penalty, Limits{-1, 1000},
     "for this stage in place of memory.write_penalty; -1: that one");
+  v("weights", s.weights, Limits{0, 1e9}, "shares of the sources in this stage, one each; empty: their own");
 }
 
 template <typename V>
@@ -299,6 +319,9 @@ void CheckTogether(const TrainConfig& c) {
   if (c.stages.empty()) fail("there is no [[stage]]; at least one is needed");
   if (c.model.num_heads % c.model.num_kv_heads != 0) fail("model.kv_heads must divide model.heads");
   if (c.model.head_dim % 2 != 0) fail("model.head_dim must be even, since pairs are rotated");
+  if (c.model.position_heads > c.model.num_heads) fail("model.position_heads is larger than model.heads");
+  if (c.model.position_heads > 0 && !c.model.qkv_bias)
+    fail("model.position_heads needs model.qkv_bias = true");
   double weight = 0;
   for (const SourceSettings& source : c.sources) {
     weight += source.weight;
@@ -310,11 +333,23 @@ void CheckTogether(const TrainConfig& c) {
   if (!(weight > 0)) fail("all sources have weight 0");
   for (const StageSettings& stage : c.stages) {
     if (stage.min_segments > stage.max_segments) fail("min_segments is larger than max_segments");
+    if (stage.weights.empty()) continue;
+    if (stage.weights.size() != c.sources.size()) {
+      fail(fmt::format("a [[stage]] has {} weights for {} sources", stage.weights.size(), c.sources.size()));
+    }
+    if (std::all_of(stage.weights.begin(), stage.weights.end(), [](int64_t w) { return w == 0; })) {
+      fail("all weights of a [[stage]] are 0");
+    }
   }
   if (c.memory.attention == "memorizing" && c.memory.knn_layer >= c.model.num_layers &&
       c.model.base.empty()) {
     fail("memory.knn_layer is not a layer of the model");
   }
+  if (c.model.sink == "logit" && !c.model.base.empty()) {
+    fail("model.sink = \"logit\" needs a model from scratch: an existing one would change at once");
+  }
+  if (c.model.sink == "token" && c.memory.segment < 2)
+    fail("model.sink = \"token\" needs memory.segment >= 2");
   if (c.train.trainable != "all" && c.model.base.empty()) {
     fail("train.trainable other than \"all\" needs model.base: there is nothing to adapt");
   }
@@ -347,22 +382,38 @@ class Lister {
   std::string prefix_;
 };
 
+// The section that --set names: "memory", "source.1" or "" for the file itself. Null if there is none.
+toml::table* FindSection(const std::string& name, toml::table* root) {
+  if (name.empty()) return root;
+  const size_t dot = name.find('.');
+  if (dot != std::string::npos) {
+    const std::string list = name.substr(0, dot), number = name.substr(dot + 1);
+    const bool is_number = !number.empty() && number.size() < 6 &&
+                           number.find_first_not_of("0123456789") == std::string::npos && number != "0";
+    toml::array* sections = root->get_as<toml::array>(list);
+    if (!is_number || sections == nullptr) return nullptr;
+    toml::node* node = sections->get(std::stoul(number) - 1);
+    return node == nullptr ? nullptr : node->as_table();
+  }
+  if (name == "source" || name == "stage") return nullptr;
+  root->insert(name, toml::table{});  // unless it is there
+  return root->get_as<toml::table>(name);
+}
+
 // One "section.key=value" put into the file's table. Keys are checked later, with the file's own.
 void Change(const std::string& change, toml::table* root) {
   const size_t equals = change.find('=');
   const std::string name = change.substr(0, equals),
                     value = equals == std::string::npos ? "" : change.substr(equals + 1);
-  const size_t dot = name.find('.');
+  const size_t dot = name.rfind('.');
   const std::string section = dot == std::string::npos ? "" : name.substr(0, dot), key = name.substr(dot + 1);
-  if (value.empty() || key.empty() || section == "source" || section == "stage") {
+  toml::table* table = value.empty() || key.empty() ? nullptr : FindSection(section, root);
+  if (table == nullptr) {
     Fail(ErrorKind::kInput,
-         "--set {}: it takes section.key=value, of [model], [memory], [vocabulary] or [train]", change);
-  }
-  toml::table* table = root;
-  if (!section.empty()) {
-    root->insert(section, toml::table{});  // unless it is there
-    table = root->get_as<toml::table>(section);
-    if (table == nullptr) Fail(ErrorKind::kInput, "--set {}: '{}' is no section", change, section);
+         "--set {}: it takes section.key=value, of [model], [memory], [vocabulary] or [train], or "
+         "source.N.key "
+         "and stage.N.key, counted from 1",
+         change);
   }
   try {
     table->insert_or_assign(key, *toml::parse("value = " + value).get("value"));
@@ -441,6 +492,8 @@ std::string ShapeText(const TrainConfig& config) {
   // What may change between sittings without making the weights meaningless.
   memory.write_penalty = memory.gate_init = memory.write_init = 0;
   Visit(memories, memory);
+  // Keys that came later are listed only where they are used, so that older checkpoints fit.
+  if (model.sink == "none") models.text.erase(models.text.find("model.sink"));
   return models.text + memories.text +
          fmt::format("train.trainable = {}\ntrain.lora_rank = {}\n", config.train.trainable,
                      config.train.lora_rank);

@@ -22,8 +22,11 @@ struct ModelSettings {
   double rope_base = 10000;
   double norm_epsilon = 1e-5;
   bool tied_head = true;
+  bool qkv_bias = false;
+  int64_t position_heads = 0;
   std::string name = "mneme-tiny";
   std::string base;  // adapt: the model to start from
+  std::string sink = "none";
 };
 
 // [memory]
@@ -49,6 +52,9 @@ struct VocabularySettings {
   std::string kind = "bpe";
   int64_t size = 1024;
   int64_t sample_bytes = 4 << 20;
+  std::string pause_token = "<pause>";
+  std::string backspace_token = "<backspace>";
+  std::string sink_token = "<s>";
 };
 
 // [[source]]
@@ -64,6 +70,10 @@ struct SourceSettings {
   double filler_loss = 0.03;
   double digit_repeats = 0;
   double pause_rate = 0;
+  int64_t answer_pauses = 0;
+  double backspace_rate = 0;
+  int64_t backspace_length = 1;
+  double backspace_near = 0.5;
 };
 
 // [[stage]]
@@ -73,6 +83,7 @@ struct StageSettings {
   int64_t max_segments = 4;
   int64_t batch = 8;
   double write_penalty = -1;
+  std::vector<int64_t> weights;
 };
 
 // [train]

@@ -118,5 +118,33 @@ TEST(TrainConfigFile, ChangesWinOverTheFileAndAreChecked) {
   }
 }
 
+TEST(TrainConfigTest, SettingsFromTheCommandLineWinAndReachSourcesAndStages) {
+  const std::string text =
+      "out = \"o\"\n[[source]]\nkind = \"passkey\"\n[[source]]\nkind = \"copy\"\n[[stage]]\nsteps = 5\n";
+  const TrainConfig config = ParseTrainConfig(text, "t.toml",
+                                              {"source.2.backspace_rate=0.25", "stage.1.steps=7",
+                                               "model.sink=token", "vocabulary.sink_token=<pause>", "out=p"});
+  EXPECT_EQ(config.sources[0].backspace_rate, 0);
+  EXPECT_EQ(config.sources[1].backspace_rate, 0.25);
+  EXPECT_EQ(config.stages[0].steps, 7);
+  EXPECT_EQ(config.model.sink, "token");
+  EXPECT_EQ(config.vocabulary.sink_token, "<pause>");
+  EXPECT_EQ(config.out, "p");
+  for (const std::string change :
+       {"source.3.weight=1", "source.0.weight=1", "source.weight=1", "source.x.weight=1", "stage.1.nothing=1",
+        "stage.1.=1", "model.sink", "=", "a.b.c=1", "source.1.backspace_rate=2",
+        "source.99999999999999999999.weight=1"}) {
+    EXPECT_THROW(ParseTrainConfig(text, "t.toml", {change}), Error) << change;
+  }
+}
+
+TEST(TrainConfigTest, SettingsAddedLaterDoNotMakeOlderCheckpointsForeign) {
+  TrainConfig config;
+  EXPECT_EQ(ShapeText(config).find("sink"), std::string::npos);
+  config.model.sink = "token";
+  EXPECT_NE(ShapeText(config).find("model.sink = \"token\"\n"), std::string::npos);
+  EXPECT_NE(ShapeText(config).find("memory.segment"), std::string::npos);
+}
+
 }  // namespace
 }  // namespace mneme::train

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "base/error.h"
 #include "base/random.h"
@@ -105,12 +106,21 @@ struct Source {
   std::unique_ptr<TextReader> reader;
 };
 
+// A wrong token; in a branch of several each follows the one before.
+struct Branch {
+  TokenId token = 0;
+  int64_t parent = 0;
+  int64_t depth = 1;
+  float weight = 0;
+};
+
 // A row of a batch being filled: documents at segment borders.
 struct Row {
   std::vector<int64_t> ids;  // inputs, padded to whole segments at document ends
   std::vector<int64_t> targets;
   std::vector<float> weights;
-  std::vector<float> resets;  // by segment
+  std::vector<float> resets;                  // by segment
+  std::vector<std::vector<Branch>> branches;  // by segment
 };
 
 // Appends a document of at least two ids, from a segment border on. `weights` belong to the ids as targets.
@@ -135,40 +145,62 @@ void AppendDocument(const std::vector<TokenId>& ids, const std::vector<float>& w
 }  // namespace
 
 struct DataStream::Impl {
-  Impl(const std::vector<SourceSettings>& settings, const Tokenizer& given, uint64_t seed)
+  Impl(const std::vector<SourceSettings>& settings, const Tokenizer& given, uint64_t seed,
+       const DataTokens& names)
       : tokenizer(given), random(seed) {
-    for (const SourceSettings& one : settings) sources.push_back(std::make_unique<Source>(one, tokenizer));
+    for (const SourceSettings& one : settings) {
+      sources.push_back(std::make_unique<Source>(one, tokenizer));
+      source_weights.push_back(one.weight);
+    }
     padding = std::max<TokenId>(tokenizer.eos_id(), 0);
-    pause = tokenizer.FindToken("<pause>").value_or(-1);
     for (const auto& source : sources) {
-      if (source->settings.pause_rate > 0 && pause < 0) {
-        Fail(ErrorKind::kInput, "pause_rate is set, but the vocabulary has no <pause> token");
-      }
+      const SourceSettings& s = source->settings;
+      if (s.pause_rate > 0 || s.answer_pauses > 0) pause = Find(names.pause, "pauses");
+      if (s.backspace_rate > 0) backspace = Find(names.backspace, "backspace_rate");
+      if (s.kind == "passkey" && passkey_pauses < 0) passkey_pauses = s.answer_pauses;
+    }
+    if (!names.sink.empty()) sink = Find(names.sink, "model.sink");
+    for (TokenId id = 0; id < tokenizer.vocab_size(); ++id) {
+      if (!tokenizer.is_special(id) && !tokenizer.Bytes(id).empty()) ordinary.push_back(id);
     }
     bytes_per_token = 3;
   }
 
+  TokenId Find(const std::string& piece, std::string_view what) const {
+    const auto found = tokenizer.FindToken(piece);
+    if (found) return *found;
+    Fail(ErrorKind::kInput, "{} is set, but the vocabulary has no piece '{}'; [vocabulary] can name another",
+         what, piece);
+  }
+
+  void SetWeights(const std::vector<int64_t>& weights) {
+    for (size_t i = 0; i < sources.size(); ++i) {
+      source_weights[i] = weights.empty() ? sources[i]->settings.weight : static_cast<double>(weights[i]);
+    }
+  }
+
   const Source& Draw() {
-    double total = 0;
-    for (const auto& source : sources) total += source->settings.weight;
+    const double total = std::accumulate(source_weights.begin(), source_weights.end(), 0.0);
     double at = random.Uniform() * total;
-    for (const auto& source : sources) {
-      at -= source->settings.weight;
-      if (at < 0 && source->settings.weight > 0) return *source;
+    size_t last = 0;
+    for (size_t i = 0; i < sources.size(); ++i) {
+      if (source_weights[i] <= 0) continue;
+      at -= source_weights[i];
+      last = i;
+      if (at < 0) break;
     }
-    for (const auto& source : sources) {
-      if (source->settings.weight > 0) return *source;
-    }
-    MNEME_CHECK(false);
+    return *sources[last];
   }
 
   // A task text of nearly `count` ids, never more. Shrinks until it fits.
-  WeightedIds FitTask(size_t count, float other,
+  WeightedIds FitTask(size_t count, float other, int64_t answer_pauses, double pause_rate,
                       const std::function<TaskText(size_t num_bytes)>& make) const {
     double num_bytes = static_cast<double>(count) * bytes_per_token;
     WeightedIds encoded;
     for (int attempt = 0; attempt < 40; ++attempt) {
       encoded = EncodeTask(tokenizer, make(static_cast<size_t>(num_bytes)), other);
+      if (answer_pauses > 0) PauseBeforeAnswers(answer_pauses, &encoded);
+      if (pause_rate > 0) InsertPauses(pause_rate, &encoded);
       const double ratio = static_cast<double>(count) / static_cast<double>(encoded.ids.size());
       if (ratio >= 1 && (ratio < 1.02 || attempt > 4)) break;
       num_bytes =
@@ -182,7 +214,20 @@ struct DataStream::Impl {
     return encoded;
   }
 
-  void InsertPauses(double rate, WeightedIds* text) {
+  void PauseBeforeAnswers(int64_t count, WeightedIds* text) const {
+    WeightedIds result;
+    for (size_t i = 0; i < text->ids.size(); ++i) {
+      if (text->weights[i] == 1.0f && (i == 0 || text->weights[i - 1] != 1.0f)) {
+        result.ids.insert(result.ids.end(), static_cast<size_t>(count), pause);
+        result.weights.insert(result.weights.end(), static_cast<size_t>(count), 0.0f);
+      }
+      result.ids.push_back(text->ids[i]);
+      result.weights.push_back(text->weights[i]);
+    }
+    *text = std::move(result);
+  }
+
+  void InsertPauses(double rate, WeightedIds* text) const {
     WeightedIds result;
     for (size_t i = 0; i < text->ids.size(); ++i) {
       while (random.Uniform() < rate) {
@@ -195,9 +240,41 @@ struct DataStream::Impl {
     *text = std::move(result);
   }
 
+  // A document as it is trained on: behind the sink token, if there is one.
+  void Append(const WeightedIds& text, int64_t segment, Row* row) const {
+    if (sink < 0) return AppendDocument(text.ids, text.weights, segment, padding, row);
+    WeightedIds whole = text;
+    whole.ids.insert(whole.ids.begin(), sink);
+    whole.weights.insert(whole.weights.begin(), 0.0f);
+    AppendDocument(whole.ids, whole.weights, segment, padding, row);
+  }
+
+  // Wrong tokens at random places that carry loss.
+  void AddBranches(const SourceSettings& settings, int64_t num_segments, int64_t segment, Row* row) const {
+    row->branches.resize(static_cast<size_t>(num_segments));
+    if (settings.backspace_rate == 0) return;
+    for (size_t i = 0; i < row->ids.size(); ++i) {
+      if (row->weights[i] == 0 || random.Uniform() >= settings.backspace_rate) continue;
+      const auto parent = static_cast<int64_t>(i) % segment;
+      auto& slots = row->branches[i / static_cast<size_t>(segment)];
+      const auto length = 1 + random.Below(static_cast<uint64_t>(settings.backspace_length));
+      for (uint64_t depth = 1; depth <= length; ++depth) {
+        // Beyond the border it would be of the next segment.
+        if (parent + static_cast<int64_t>(depth) >= segment) break;
+        TokenId wrong = ordinary[random.Below(ordinary.size())];
+        if (random.Uniform() < settings.backspace_near) {
+          const auto near = static_cast<TokenId>(row->ids[random.Below(row->ids.size())]);
+          if (!tokenizer.is_special(near)) wrong = near;
+        }
+        if (depth == 1 && wrong == row->targets[i]) break;
+        slots.push_back({wrong, parent, static_cast<int64_t>(depth), row->weights[i]});
+      }
+    }
+  }
+
   void FillFromText(const Source& source, int64_t num_tokens, int64_t segment, Row* row) {
     while (static_cast<int64_t>(row->ids.size()) < num_tokens) {
-      const auto left = static_cast<size_t>(num_tokens) - row->ids.size();
+      const auto left = static_cast<size_t>(num_tokens) - row->ids.size() - (sink >= 0 ? 1 : 0);
       bool ends = false;
       WeightedIds text;
       const double pause_rate = source.settings.pause_rate;
@@ -208,7 +285,7 @@ struct DataStream::Impl {
         text.ids.resize(left + 1);
         text.weights.resize(left + 1);
       }
-      AppendDocument(text.ids, text.weights, segment, padding, row);
+      Append(text, segment, row);
     }
   }
 
@@ -220,12 +297,14 @@ struct DataStream::Impl {
       FillFromText(source, num_tokens, segment, &row);
     } else {
       // The question falls anywhere in the last segment.
-      const auto count = static_cast<size_t>(num_tokens + 1) - random.Below(static_cast<uint64_t>(segment));
+      const auto count = static_cast<size_t>(num_tokens + 1) - (sink >= 0 ? 1 : 0) -
+                         random.Below(static_cast<uint64_t>(segment));
       const auto filler = source.Filler();
       const WeightedIds task =
-          FitTask(count, static_cast<float>(source.settings.filler_loss),
+          FitTask(count, static_cast<float>(source.settings.filler_loss), source.settings.answer_pauses,
+                  source.settings.pause_rate,
                   [&](size_t num_bytes) { return MakeTask(source.settings, num_bytes, filler, random); });
-      AppendDocument(task.ids, task.weights, segment, padding, &row);
+      Append(task, segment, &row);
     }
     // A short document leaves room.
     const auto size = static_cast<size_t>(num_tokens);
@@ -235,14 +314,20 @@ struct DataStream::Impl {
       row.weights.resize(size, 0);
       row.resets.resize(static_cast<size_t>(num_segments), 1);
     }
+    AddBranches(source.settings, num_segments, segment, &row);
     return row;
   }
 
   Tokenizer tokenizer;
   mutable Random random;
   std::vector<std::unique_ptr<Source>> sources;
+  std::vector<double> source_weights;
   TokenId padding = 0;
   TokenId pause = -1;
+  TokenId backspace = -1;
+  TokenId sink = -1;
+  int64_t passkey_pauses = -1;
+  std::vector<TokenId> ordinary;
   double bytes_per_token = 3;
 };
 
@@ -256,17 +341,48 @@ void AppendRow(const Row& row, Batch* batch) {
   ++batch->batch;
 }
 
+// To the same number of slots in every segment.
+void PutBranches(const std::vector<Row>& rows, Batch* batch) {
+  size_t most = 0;
+  for (const Row& row : rows) {
+    for (const auto& slots : row.branches) most = std::max(most, slots.size());
+  }
+  batch->num_branches = static_cast<int64_t>(most);
+  for (const Row& row : rows) {
+    for (std::vector<Branch> slots : row.branches) {
+      slots.resize(most);
+      for (const Branch& slot : slots) {
+        batch->branch_tokens.push_back(slot.token);
+        batch->branch_parents.push_back(slot.parent);
+        batch->branch_depths.push_back(slot.depth);
+        batch->branch_weights.push_back(slot.weight);
+      }
+    }
+  }
+}
+
 }  // namespace
 
-DataStream::DataStream(const std::vector<SourceSettings>& sources, const Tokenizer& tokenizer, uint64_t seed)
-    : impl_(std::make_unique<Impl>(sources, tokenizer, seed)) {}
+DataStream::DataStream(const std::vector<SourceSettings>& sources, const Tokenizer& tokenizer, uint64_t seed,
+                       const DataTokens& tokens)
+    : impl_(std::make_unique<Impl>(sources, tokenizer, seed, tokens)) {}
 DataStream::~DataStream() = default;
+
+TokenId DataStream::pause() const { return impl_->pause; }
+TokenId DataStream::backspace() const { return impl_->backspace; }
+TokenId DataStream::sink() const { return impl_->sink; }
+
+void DataStream::SetWeights(const std::vector<int64_t>& weights) { impl_->SetWeights(weights); }
 
 Batch DataStream::Next(int64_t batch, int64_t num_segments, int64_t segment) {
   Batch result;
   result.num_segments = num_segments;
   result.segment = segment;
-  for (int64_t i = 0; i < batch; ++i) AppendRow(impl_->MakeRow(num_segments, segment), &result);
+  result.backspace = impl_->backspace;
+  std::vector<Row> rows;
+  for (int64_t i = 0; i < batch; ++i) rows.push_back(impl_->MakeRow(num_segments, segment));
+  for (const Row& row : rows) AppendRow(row, &result);
+  PutBranches(rows, &result);
   return result;
 }
 
@@ -278,10 +394,11 @@ Batch DataStream::Passkeys(int64_t batch, int64_t num_segments, int64_t segment,
   Random random(seed);
   for (int64_t i = 0; i < batch; ++i) {
     const auto count = static_cast<size_t>(num_segments * segment + 1);
-    const WeightedIds task = impl_->FitTask(
-        count, 0, [&](size_t num_bytes) { return PasskeyText(num_bytes, depth, GrassFiller, random); });
+    const WeightedIds task =
+        impl_->FitTask(count - (impl_->sink >= 0 ? 1 : 0), 0, std::max<int64_t>(impl_->passkey_pauses, 0), 0,
+                       [&](size_t num_bytes) { return PasskeyText(num_bytes, depth, GrassFiller, random); });
     Row row;
-    AppendDocument(task.ids, task.weights, segment, impl_->padding, &row);
+    impl_->Append(task, segment, &row);
     row.ids.resize(count - 1, impl_->padding);
     row.targets.resize(count - 1, impl_->padding);
     row.weights.resize(count - 1, 0);

@@ -191,6 +191,81 @@ TEST(TrainData, PausesCarryNoLoss) {
   EXPECT_GT(pauses, 10);
 }
 
+TEST(TrainData, AnswersComeAfterTheirPauses) {
+  SourceSettings source = Source("named-keys");
+  source.answer_pauses = 3;
+  DataStream stream({source}, TestTokenizer(), 3);
+  const TokenId pause = *TestTokenizer().FindToken("<pause>");
+  EXPECT_EQ(stream.pause(), pause);
+  const Batch batch = stream.Next(4, 6, 32);
+  int answers = 0;
+  for (size_t t = 3; t < batch.targets.size(); ++t) {
+    if (batch.targets[t] == pause) EXPECT_EQ(batch.weights[t], 0.0f);
+    if (batch.weights[t] != 1.0f || batch.weights[t - 1] == 1.0f) continue;
+    ++answers;
+    for (size_t back = 0; back < 3; ++back) EXPECT_EQ(batch.tokens[t - back], pause);
+    EXPECT_NE(batch.tokens[t - 3], pause);
+  }
+  EXPECT_GT(answers, 4);
+}
+
+TEST(TrainData, EveryDocumentBeginsWithTheSink) {
+  DataTokens tokens;
+  tokens.sink = "<s>";
+  const ScratchFolder folder;
+  SourceSettings text = Source("text");
+  text.order = "sequential";
+  text.separator = "\n---\n";
+  text.files = {folder.Write("a.txt", "One two three.\n---\nFour five six.\n---\nSeven eight.\n")};
+  for (const SourceSettings& source : {text, Source("passkey")}) {
+    DataStream stream({source}, TestTokenizer(), 3, tokens);
+    const Batch batch = stream.Next(2, 6, 16);
+    ASSERT_EQ(batch.tokens.size(), 2u * 6 * 16);
+    for (size_t s = 0; s < batch.resets.size(); ++s) {
+      const bool is_start = batch.resets[s] == 1 && batch.weights[16 * s + 1] > 0;
+      if (is_start) EXPECT_EQ(batch.tokens[16 * s], stream.sink());
+      for (size_t t = is_start ? 1 : 0; t < 16; ++t) {
+        EXPECT_NE(batch.tokens[16 * s + t], stream.sink());
+        if (batch.weights[16 * s + t] > 0) EXPECT_NE(batch.targets[16 * s + t], stream.sink());
+      }
+    }
+  }
+  DataStream keys({Source("passkey")}, TestTokenizer(), 3, tokens);
+  EXPECT_EQ(keys.Passkeys(1, 4, 64, 0.5, 9).tokens[0], keys.sink());
+  tokens.sink = "<nothing>";
+  EXPECT_THROW(DataStream({Source("passkey")}, TestTokenizer(), 3, tokens), Error);
+}
+
+TEST(TrainData, WrongTokensAreWrongAndOfTheirSegment) {
+  SourceSettings source = Source("named-keys");
+  source.backspace_rate = 0.3;
+  source.backspace_length = 3;
+  DataStream stream({source}, TestTokenizer(), 3);
+  const Batch batch = stream.Next(3, 5, 16);
+  EXPECT_EQ(batch.backspace, *TestTokenizer().FindToken("<backspace>"));
+  const auto slots = static_cast<size_t>(batch.num_branches);
+  ASSERT_GT(slots, 3u);
+  ASSERT_EQ(batch.branch_tokens.size(), 3 * 5 * slots);
+  int count = 0, deep = 0;
+  for (size_t i = 0; i < batch.branch_tokens.size(); ++i) {
+    if (batch.branch_weights[i] == 0) continue;
+    ++count;
+    const size_t parent = i / slots * 16 + static_cast<size_t>(batch.branch_parents[i]);
+    EXPECT_LT(batch.branch_parents[i] + batch.branch_depths[i], 16);
+    EXPECT_EQ(batch.branch_weights[i], batch.weights[parent]);
+    if (batch.branch_depths[i] == 1) {
+      EXPECT_NE(batch.branch_tokens[i], batch.targets[parent]);
+    } else {
+      ++deep;
+      EXPECT_EQ(batch.branch_depths[i], batch.branch_depths[i - 1] + 1);
+      EXPECT_EQ(batch.branch_parents[i], batch.branch_parents[i - 1]);
+    }
+    EXPECT_FALSE(TestTokenizer().is_special(static_cast<TokenId>(batch.branch_tokens[i])));
+  }
+  EXPECT_GT(count, 20);
+  EXPECT_GT(deep, 5);
+}
+
 TEST(TrainData, RefusesCorporaThatAreNoText) {
   const ScratchFolder folder;
   const auto open = [&](const std::string& file) {

@@ -54,6 +54,8 @@ Decoder::Decoder(const Architecture& architecture, const MemorySettings& memory,
                  bool bf16_products)
     : config_(architecture.config),
       qkv_bias_(architecture.qkv_bias),
+      sink_logits_(architecture.sink_logits),
+      position_heads_(architecture.position_heads),
       memory_(memory),
       update_(ParseMemoryUpdate(memory.update)),
       options_(options),
@@ -64,7 +66,9 @@ Decoder::Decoder(const Architecture& architecture, const MemorySettings& memory,
   torch::NoGradGuard no_grad;
   const auto dim = static_cast<int64_t>(config_.model_dim);
   const auto vocab = static_cast<int64_t>(config_.vocab_size);
-  embedding_ = Add("token_embd.weight", {vocab, dim}, 0.05, ParameterGroup::kMatrix);
+  // A tied matrix also makes the logits, which must begin small. Untied, tokens begin as large as what the layers
+  // add to them, so that the first products see which token they are at.
+  embedding_ = Add("token_embd.weight", {vocab, dim}, architecture.tied_head ? 0.05 : 1, ParameterGroup::kMatrix);
   layers_.resize(config_.num_layers);
   const double out_share = 1 / std::sqrt(2.0 * static_cast<double>(config_.num_layers));
   for (size_t layer = 0; layer < config_.num_layers; ++layer) AddLayer(layer, adapters, out_share);
@@ -113,6 +117,7 @@ void Decoder::AddLayer(size_t index, const AdapterSettings& adapters, double out
     layer.q_bias = vector("attn_q.bias", heads * key_dim, 0);
     layer.k_bias = vector("attn_k.bias", kv_heads * key_dim, 0);
     layer.v_bias = vector("attn_v.bias", kv_heads * value_dim, 0);
+    if (index == 0) LookBack(std::min(position_heads_, heads), &layer);
   }
   if (config_.qk_norm_per_head) {
     layer.q_norm = vector("attn_q_norm.weight", key_dim, 1);
@@ -122,6 +127,7 @@ void Decoder::AddLayer(size_t index, const AdapterSettings& adapters, double out
   layer.gate = matrix("ffn_gate.weight", ffn, dim, 1);
   layer.up = matrix("ffn_up.weight", ffn, dim, 1);
   layer.down = matrix("ffn_down.weight", dim, ffn, out_share);
+  if (sink_logits_) layer.sinks = vector("attn_sinks.weight", heads, 0);
   if (memory_.attention == "infini") {
     layer.memory_gate = Add(name("infini_gate.weight"), {heads}, 0, ParameterGroup::kGate, memory_.gate_init);
     if (update_ == MemoryUpdate::kGatedDelta) {
@@ -145,6 +151,36 @@ void Decoder::AddLayer(size_t index, const AdapterSettings& adapters, double out
   adapter("attn_k.weight", kv_heads * key_dim, dim, &layer.k_a, &layer.k_b);
   adapter("attn_v.weight", kv_heads * value_dim, dim, &layer.v_a, &layer.v_b);
   adapter("attn_output.weight", dim, heads * value_dim, &layer.o_a, &layer.o_b);
+}
+
+// Heads that attend by position: a constant key, and a query that is the key turned so far back that the
+// product peaks `head + 1` places away. Of the rotary pairs only the fast ones tell neighbours apart.
+// Induction needs the token before each token; a small model takes most of its training to find that by
+// itself.
+void Decoder::LookBack(int64_t count, Layer* layer) const {
+  constexpr double kPeak = 8;        // length of each pair of the biases
+  constexpr double kSlowest = 0.03;  // radians per token
+  constexpr double kContentShare = 0.1;
+  const Rope& rope = config_.ropes[0];
+  const auto key_dim = static_cast<int64_t>(config_.key_dim);
+  const auto group = static_cast<int64_t>(config_.num_heads / config_.num_kv_heads[0]);
+  const auto half = static_cast<int64_t>(rope.frequencies.size());
+  torch::NoGradGuard no_grad;
+  const bool halves = rope.layout == RopeLayout::kHalves;
+  for (int64_t head = 0; head < count; ++head) {
+    const int64_t kv_head = head / group;
+    layer->q.narrow(0, head * key_dim, key_dim).mul_(kContentShare);
+    if (head % group == 0) layer->k.narrow(0, kv_head * key_dim, key_dim).mul_(kContentShare);
+    for (int64_t pair = 0; pair < half; ++pair) {
+      const double frequency = rope.frequencies[static_cast<size_t>(pair)];
+      if (frequency < kSlowest) continue;
+      const double angle = -static_cast<double>(head + 1) * frequency;
+      const int64_t first = halves ? pair : 2 * pair, second = halves ? pair + half : 2 * pair + 1;
+      layer->k_bias[kv_head * key_dim + first].fill_(kPeak);
+      layer->q_bias[head * key_dim + first].fill_(kPeak * std::cos(angle));
+      layer->q_bias[head * key_dim + second].fill_(kPeak * std::sin(angle));
+    }
+  }
 }
 
 Parameter* Decoder::Find(const std::string& name) {
@@ -193,25 +229,25 @@ Tensor Decoder::Norm(const Tensor& x, const Tensor& weight) const {
   return x * torch::rsqrt(x.square().mean(-1, true) + epsilon) * weight;
 }
 
-// Positions count from the oldest token that local attention sees: only differences matter.
-Tensor Decoder::Rotate(const Tensor& x, int64_t first_position) const {
+void Decoder::GrowRotations(int64_t num_positions) const {
   const Rope& rope = config_.ropes[0];
   const auto half = static_cast<int64_t>(rope.rotary_dim / 2);
-  const int64_t length = x.size(-2);
-  if (!rope_cos_.defined() || rope_cos_.size(0) < first_position + length) {
-    const int64_t positions = 2 * (first_position + length);
-    std::vector<float> cos(static_cast<size_t>(positions * half)), sin(cos.size()), table(rope.rotary_dim);
-    for (int64_t p = 0; p < positions; ++p) {
-      RopeTable(rope, p, table.data());
-      std::copy_n(table.begin(), half, cos.begin() + p * half);
-      std::copy_n(table.begin() + half, half, sin.begin() + p * half);
-    }
-    torch::NoGradGuard no_grad;
-    rope_cos_ = torch::tensor(cos).reshape({positions, half}).to(options_);
-    rope_sin_ = torch::tensor(sin).reshape({positions, half}).to(options_);
+  if (rope_cos_.defined() && rope_cos_.size(0) >= num_positions) return;
+  const int64_t positions = 2 * num_positions;
+  std::vector<float> cos(static_cast<size_t>(positions * half)), sin(cos.size()), table(rope.rotary_dim);
+  for (int64_t p = 0; p < positions; ++p) {
+    RopeTable(rope, p, table.data());
+    std::copy_n(table.begin(), half, cos.begin() + p * half);
+    std::copy_n(table.begin() + half, half, sin.begin() + p * half);
   }
-  const Tensor cos = rope_cos_.narrow(0, first_position, length);
-  const Tensor sin = rope_sin_.narrow(0, first_position, length);
+  torch::NoGradGuard no_grad;
+  rope_cos_ = torch::tensor(cos).reshape({positions, half}).to(options_);
+  rope_sin_ = torch::tensor(sin).reshape({positions, half}).to(options_);
+}
+
+Tensor Decoder::Turn(const Tensor& x, const Tensor& cos, const Tensor& sin) const {
+  const Rope& rope = config_.ropes[0];
+  const auto half = static_cast<int64_t>(rope.rotary_dim / 2);
   const Tensor turned = x.narrow(-1, 0, 2 * half);
   Tensor result;
   if (rope.layout == RopeLayout::kHalves) {
@@ -224,6 +260,25 @@ Tensor Decoder::Rotate(const Tensor& x, int64_t first_position) const {
   }
   if (2 * half == x.size(-1)) return result;
   return torch::cat({result, x.narrow(-1, 2 * half, x.size(-1) - 2 * half)}, -1);
+}
+
+// Positions count from the oldest token that local attention sees: only differences matter.
+Tensor Decoder::Rotate(const Tensor& x, int64_t first_position) const {
+  const int64_t length = x.size(-2);
+  GrowRotations(first_position + length);
+  return Turn(x, rope_cos_.narrow(0, first_position, length), rope_sin_.narrow(0, first_position, length));
+}
+
+// x [B, K, ..., R, D]: row r of every head at positions[b, r].
+Tensor Decoder::RotateAt(const Tensor& x, const Tensor& positions) const {
+  std::vector<int64_t> shape(static_cast<size_t>(x.dim()), 1);
+  shape.front() = positions.size(0);
+  shape[shape.size() - 2] = positions.size(1);
+  shape.back() = -1;
+  const auto rows = [&](const Tensor& table) {
+    return table.index_select(0, positions.flatten()).reshape(shape);
+  };
+  return Turn(x, rows(rope_cos_), rows(rope_sin_));
 }
 
 void Decoder::ProjectKeys(size_t index, const Tensor& x, Tensor* k, Tensor* v) const {
@@ -261,6 +316,39 @@ Tensor Decoder::Mask(int64_t num_tokens, const Tensor& kept_valid) const {
       {kept.view({batch, 1, 1, 1, -1}).expand({batch, 1, 1, num_tokens, kept.size(1)}),
        own.view({1, 1, 1, num_tokens, num_tokens}).expand({batch, 1, 1, num_tokens, num_tokens})},
       -1);
+}
+
+// The mask of the segment's own tokens, with the branches as further queries and keys: [B, 1, 1, N + R, L + N
+// + R].
+Tensor Decoder::BranchMask(const Tensor& mask, const BranchTokens& branches, int64_t num_tokens) const {
+  const int64_t batch = branches.tokens.size(0), count = branches.tokens.size(1);
+  const int64_t kept = mask.size(-1) - num_tokens;
+  const auto index = torch::TensorOptions().dtype(torch::kInt64).device(options_.device());
+  const Tensor own = torch::arange(num_tokens, index).view({1, 1, -1}) > branches.parents.unsqueeze(-1);
+  // Slot j is of slot i's branch, at or before it: no more than depth - 1 slots back.
+  const Tensor slots = torch::arange(count, index);
+  const Tensor back = slots.view({1, -1, 1}) - slots.view({1, 1, -1});
+  const Tensor other = torch::logical_or(back < 0, back >= branches.depths.unsqueeze(-1));
+  const auto blocked = [&](const Tensor& where) {
+    return torch::zeros(where.sizes(), options_).masked_fill(where, -INFINITY);
+  };
+  Tensor text = mask.dim() == 2 ? mask.view({1, 1, 1, num_tokens, -1}) : mask;
+  text = text.expand({batch, 1, 1, num_tokens, kept + num_tokens});
+  // Kept tokens are open to all queries of a row alike.
+  const Tensor before = text.narrow(-1, 0, kept).narrow(-2, 0, 1).expand({batch, 1, 1, count, kept});
+  const Tensor right = torch::full({batch, 1, 1, num_tokens, count}, -INFINITY, options_);
+  const Tensor low = torch::cat({before, blocked(own).view({batch, 1, 1, count, num_tokens}),
+                                 blocked(other).view({batch, 1, 1, count, count})},
+                                -1);
+  return torch::cat({torch::cat({text, right}, -1), low}, -2);
+}
+
+Tensor Decoder::Weights(const Layer& layer, const Tensor& logits) const {
+  if (!layer.sinks.defined()) return torch::softmax(logits, -1);
+  std::vector<int64_t> shape = logits.sizes().vec();
+  const Tensor sinks = layer.sinks.view({1, shape[1], shape[2], 1, 1});
+  shape.back() = 1;
+  return torch::softmax(torch::cat({logits, sinks.expand(shape)}, -1), -1).narrow(-1, 0, logits.size(-1));
 }
 
 MemoryTensors Decoder::WriteSegment(const MemoryTensors& memory, const Tensor& k, const Tensor& v,
@@ -353,10 +441,31 @@ Tensor Decoder::MixNeighbours(size_t index, const Heads& heads, const Tensor& lo
   return out;
 }
 
-Tensor Decoder::Attention(size_t index, const Tensor& x, const Tensor& mask, LayerState* state,
-                          const DecoderState& shared, SegmentWatch* watch) const {
-  const int64_t num_tokens = x.size(1);
-  const Heads heads = Project(index, x);
+// What local attention finds a value under: with shifted keys that of the token before, and nothing (0) for the
+// first token of a segment.
+Tensor Decoder::ShiftKeys(const Tensor& k) const {
+  if (memory_.attention != "infini" || !memory_.key_shift) return k;
+  const Tensor shifted = torch::constant_pad_nd(k.narrow(2, 0, k.size(2) - 1), {0, 0, 1, 0}, 0);
+  if (k.size(2) <= memory_.segment) return shifted;
+  const Tensor first = torch::arange(k.size(2), torch::kInt64).remainder(memory_.segment) == 0;
+  return shifted.masked_fill(first.to(k.device()).view({1, 1, -1, 1}), 0);
+}
+
+Tensor Decoder::Attention(size_t index, const Tensor& x_all, const Tensor& mask, LayerState* state,
+                          const DecoderState& shared, SegmentWatch* watch,
+                          const BranchTokens* branches) const {
+  const int64_t num_branches = branches == nullptr ? 0 : branches->tokens.size(1);
+  const int64_t num_tokens = x_all.size(1) - num_branches;
+  Heads heads = Project(index, x_all);
+  // From here on heads.k, heads.v and x are the text's own; only queries of branches go along.
+  Tensor x = x_all, branch_k, branch_v;
+  if (num_branches > 0) {
+    x = x_all.narrow(1, 0, num_tokens);
+    branch_k = heads.k.narrow(2, num_tokens, num_branches);
+    branch_v = heads.v.narrow(2, num_tokens, num_branches);
+    heads.k = heads.k.narrow(2, 0, num_tokens);
+    heads.v = heads.v.narrow(2, 0, num_tokens);
+  }
   Tensor k = heads.k, v = heads.v;
   if (state->hidden.defined() && state->hidden.size(1) > 0) {
     Tensor old_k, old_v;
@@ -368,11 +477,18 @@ Tensor Decoder::Attention(size_t index, const Tensor& x, const Tensor& mask, Lay
     v = torch::cat({state->kept_v, v}, 2);
   }
   const int64_t before = k.size(2) - num_tokens;
-  const Tensor q_turned = Rotate(heads.q, before);
-  const Tensor k_turned = Rotate(k, 0).unsqueeze(2);
+  Tensor q_turned = Rotate(heads.q.narrow(3, 0, num_tokens), before);
+  Tensor k_turned = Rotate(ShiftKeys(k), 0), v_seen = v;
+  if (num_branches > 0) {
+    const Tensor positions = branches->parents + branches->depths + before;
+    GrowRotations(before + num_tokens + num_branches + 1);
+    q_turned = torch::cat({q_turned, RotateAt(heads.q.narrow(3, num_tokens, num_branches), positions)}, 3);
+    k_turned = torch::cat({k_turned, RotateAt(branch_k, positions)}, 2);
+    v_seen = torch::cat({v, branch_v}, 2);
+  }
   const auto scale = static_cast<double>(config_.attention_scale);
-  const Tensor logits = torch::matmul(q_turned * scale, k_turned.transpose(-1, -2)) + mask;
-  Tensor out = torch::matmul(torch::softmax(logits, -1), v.unsqueeze(2));
+  const Tensor logits = torch::matmul(q_turned * scale, k_turned.unsqueeze(2).transpose(-1, -2)) + mask;
+  Tensor out = torch::matmul(Weights(layers_[index], logits), v_seen.unsqueeze(2));
   if (memory_.attention == "infini") out = MixMemory(index, x, heads, out, state, shared, watch);
   if (has_neighbours(index)) out = MixNeighbours(index, heads, out, state, shared.knn_valid);
 
@@ -449,14 +565,18 @@ void Decoder::AdvanceShared(int64_t batch, int64_t num_tokens, DecoderState* sta
   if (memory_.attention == "memorizing") state->knn_valid = append(state->knn_valid, memory_.knn_size);
 }
 
-Tensor Decoder::Segment(const Tensor& tokens, const Tensor& resets, DecoderState* state,
-                        SegmentWatch* watch) const {
+Tensor Decoder::Segment(const Tensor& tokens, const Tensor& resets, DecoderState* state, SegmentWatch* watch,
+                        const BranchTokens* branches) const {
   Reset(resets, state);
-  const Tensor mask = Mask(tokens.size(1), state->kept_valid);
+  Tensor mask = Mask(tokens.size(1), state->kept_valid);
   Tensor x = torch::embedding(embedding_, tokens);
+  if (branches != nullptr) {
+    mask = BranchMask(mask, *branches, tokens.size(1));
+    x = torch::cat({x, torch::embedding(embedding_, branches->tokens)}, 1);
+  }
   for (size_t index = 0; index < layers_.size(); ++index) {
     const Layer& layer = layers_[index];
-    x = x + Attention(index, Norm(x, layer.attn_norm), mask, &state->layers[index], *state, watch);
+    x = x + Attention(index, Norm(x, layer.attn_norm), mask, &state->layers[index], *state, watch, branches);
     const Tensor input = Norm(x, layer.ffn_norm);
     x = x + Product(torch::silu(Product(input, layer.gate)) * Product(input, layer.up), layer.down);
   }

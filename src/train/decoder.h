@@ -69,6 +69,19 @@ struct SegmentWatch {
   torch::Tensor write_mean;  // scalar with gradient: mean write gate over layers; undefined without one
 };
 
+// Wrong tokens that are tried beside a segment's own and then taken back. An action string "s x BACKSPACE y"
+// is mapped to inputs and positions like this: the state after the backspace is that after s, bit for bit, in
+// the engine as here, so the slot of the backspace (fed the last token that stays, at its position, seeing
+// what it saw) would only repeat the slot of s, whose target is y. It is left out. What remains is x: at the
+// position after its parent, seeing the text up to the parent and the wrong tokens before it in its own
+// branch, seen by nothing else, never written into a memory. Its target is the backspace; nothing has x for a
+// target.
+struct BranchTokens {
+  torch::Tensor tokens;   // [B, R] int64
+  torch::Tensor parents;  // [B, R] index in the segment; parent + depth < N, or it would be of the next one
+  torch::Tensor depths;   // [B, R] 1, 2...: place in the branch; slots of a branch follow each other
+};
+
 class Decoder {
  public:
   // Throws Error(kUnsupported) for an architecture that this module does not have. Parameters are initialised
@@ -87,9 +100,9 @@ class Decoder {
 
   DecoderState EmptyState(int64_t batch) const;
   // tokens [B, N] int64, resets [B] (1: the row's state is emptied first). Returns the normed output [B, N,
-  // model_dim]; *state becomes what the next segment sees.
+  // model_dim]; *state becomes what the next segment sees. With branches: [B, N + R, model_dim], theirs last.
   torch::Tensor Segment(const torch::Tensor& tokens, const torch::Tensor& resets, DecoderState* state,
-                        SegmentWatch* watch = nullptr) const;
+                        SegmentWatch* watch = nullptr, const BranchTokens* branches = nullptr) const;
   torch::Tensor Logits(const torch::Tensor& hidden) const;
   // The matrix with its adapter merged in, for export. Without one: the parameter itself.
   torch::Tensor Merged(const Parameter& parameter) const;
@@ -102,6 +115,7 @@ class Decoder {
     torch::Tensor gate, up, down;
     torch::Tensor memory_gate, write, write_bias;
     torch::Tensor knn_gate, knn_scale;
+    torch::Tensor sinks;  // [heads] logits in the softmax's denominator
   };
   struct Heads {
     torch::Tensor q, k, v;  // [B, K, G, N, D], [B, K, N, D], [B, K, N, E]
@@ -110,18 +124,26 @@ class Decoder {
   torch::Tensor Add(const std::string& name, std::vector<int64_t> shape, double deviation,
                     ParameterGroup group, double mean = 0);
   void AddLayer(size_t index, const AdapterSettings& adapters, double out_share);
+  void LookBack(int64_t count, Layer* layer) const;
   torch::Tensor Product(const torch::Tensor& x, const torch::Tensor& weight) const;
   torch::Tensor Project(const torch::Tensor& x, const torch::Tensor& weight, const torch::Tensor& bias,
                         const torch::Tensor& a, const torch::Tensor& b) const;
   torch::Tensor Norm(const torch::Tensor& x, const torch::Tensor& weight) const;
+  void GrowRotations(int64_t num_positions) const;
+  torch::Tensor Turn(const torch::Tensor& x, const torch::Tensor& cos, const torch::Tensor& sin) const;
   torch::Tensor Rotate(const torch::Tensor& x, int64_t first_position) const;
+  torch::Tensor RotateAt(const torch::Tensor& x, const torch::Tensor& positions) const;
   Heads Project(size_t layer, const torch::Tensor& x) const;
   void ProjectKeys(size_t layer, const torch::Tensor& x, torch::Tensor* k, torch::Tensor* v) const;
   torch::Tensor Mask(int64_t num_tokens, const torch::Tensor& kept_valid) const;
+  torch::Tensor BranchMask(const torch::Tensor& mask, const BranchTokens& branches, int64_t num_tokens) const;
+  torch::Tensor Weights(const Layer& layer, const torch::Tensor& logits) const;
   torch::Tensor Attention(size_t layer, const torch::Tensor& x, const torch::Tensor& mask, LayerState* state,
-                          const DecoderState& shared, SegmentWatch* watch) const;
+                          const DecoderState& shared, SegmentWatch* watch,
+                          const BranchTokens* branches) const;
   MemoryTensors WriteSegment(const MemoryTensors& memory, const torch::Tensor& k, const torch::Tensor& v,
                              const torch::Tensor& write) const;
+  torch::Tensor ShiftKeys(const torch::Tensor& k) const;
   torch::Tensor MixMemory(size_t layer, const torch::Tensor& x, const Heads& heads,
                           const torch::Tensor& local, LayerState* state, const DecoderState& shared,
                           SegmentWatch* watch) const;
@@ -134,6 +156,8 @@ class Decoder {
 
   const ModelConfig config_;
   const bool qkv_bias_;
+  const bool sink_logits_;
+  const int64_t position_heads_;
   const MemorySettings memory_;
   const MemoryUpdate update_;
   const torch::TensorOptions options_;

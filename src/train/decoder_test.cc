@@ -189,5 +189,76 @@ TEST(Decoder, MemoriesDoNotGrowWithTheSequence) {
   EXPECT_EQ(run(3), run(20));
 }
 
+TEST(Decoder, PositionHeadsBeginByLookingBack) {
+  ModelSettings settings = testing::SmallModel();
+  settings.qkv_bias = true;
+  settings.head_dim = 32;
+  settings.position_heads = 3;
+  Decoder decoder(MakeArchitecture(settings, kVocab), Attention("dense", 16), {}, 1, torch::kFloat64);
+  torch::NoGradGuard no_grad;
+  const Tensor q = decoder.Find("blk.0.attn_q.bias")->value, k = decoder.Find("blk.0.attn_k.bias")->value;
+  const Rope& rope = decoder.config().ropes[0];
+  for (int64_t head = 0; head < settings.position_heads; ++head) {
+    std::vector<double> logits(16);
+    for (int64_t distance = 0; distance < 16; ++distance) {
+      for (int64_t pair = 0; pair < 16; ++pair) {
+        const double angle = static_cast<double>(distance) * rope.frequencies[static_cast<size_t>(pair)];
+        const double q0 = q[head * 32 + 2 * pair].item<double>(),
+                     q1 = q[head * 32 + 2 * pair + 1].item<double>();
+        const double key = k[head / 2 * 32 + 2 * pair].item<double>();
+        logits[static_cast<size_t>(distance)] +=
+            key * (q0 * std::cos(angle) - q1 * std::sin(angle)) / std::sqrt(32.0);
+      }
+    }
+    double sum = 0;
+    for (const double logit : logits) sum += std::exp(logit - logits[static_cast<size_t>(head + 1)]);
+    EXPECT_GT(1 / sum, 0.9) << "head " << head;
+  }
+}
+
+// The wrong tokens of a branch give what they give when they are fed and nothing else follows; the text's own
+// outputs and state are those without branches.
+TEST(DecoderBranches, AreAsIfFedAndTakenBack) {
+  torch::NoGradGuard no_grad;
+  std::vector<MemorySettings> kinds = {
+      testing::Attention("dense", 8), testing::Attention("xl", 8, 1), testing::Attention("memorizing", 8, 1),
+      testing::Attention("infini", 8, 0, "linear"), testing::Attention("infini", 8, 1, "gated-delta")};
+  for (const std::string sink : {"none", "logit"}) {
+    for (const MemorySettings& memory : kinds) {
+      ModelSettings model = testing::SmallModel();
+      model.sink = sink;
+      const Decoder decoder(MakeArchitecture(model, 30), memory, {}, 5, torch::kFloat32);
+      const auto ids = torch::TensorOptions().dtype(torch::kInt64);
+      const torch::Tensor text = torch::randint(30, {2, 24}, ids);
+      const torch::Tensor none = torch::zeros({2});
+      // Two branches in each row: two tokens after 1, one token after 5; one slot of padding.
+      const torch::Tensor wrong = torch::randint(30, {2, 4}, ids);
+      const BranchTokens branches = {wrong, torch::tensor({{1, 1, 5, 0}, {1, 1, 5, 0}}, torch::kInt64),
+                                     torch::tensor({{1, 2, 1, 1}, {1, 2, 1, 1}}, torch::kInt64)};
+      DecoderState with = decoder.EmptyState(2), without = decoder.EmptyState(2);
+      for (int64_t s = 0; s < 3; ++s) {
+        const torch::Tensor own = text.narrow(1, 8 * s, 8);
+        torch::Tensor first = own.clone(), second = own.clone();
+        first.narrow(1, 2, 2).copy_(wrong.narrow(1, 0, 2));
+        second.narrow(1, 6, 1).copy_(wrong.narrow(1, 2, 1));
+        DecoderState a = without, b = without;
+        const torch::Tensor first_out = decoder.Segment(first, none, &a).narrow(1, 2, 2);
+        const torch::Tensor second_out = decoder.Segment(second, none, &b).narrow(1, 6, 1);
+        const torch::Tensor out = decoder.Segment(own, none, &with, nullptr, &branches);
+        const torch::Tensor plain = decoder.Segment(own, none, &without);
+        const std::string where = memory.attention + " " + sink + " segment " + std::to_string(s);
+        ASSERT_EQ(out.size(1), 12);
+        EXPECT_LT((out.narrow(1, 0, 8) - plain).abs().max().item<double>(), 1e-5) << where;
+        EXPECT_LT((out.narrow(1, 8, 2) - first_out).abs().max().item<double>(), 1e-5) << where;
+        EXPECT_LT((out.narrow(1, 10, 1) - second_out).abs().max().item<double>(), 1e-5) << where;
+      }
+      const auto x = with.Differentiable(), y = without.Differentiable();
+      ASSERT_EQ(x.size(), y.size());
+      for (size_t i = 0; i < x.size(); ++i)
+        EXPECT_LT((*x[i] - *y[i]).abs().max().item<double>(), 1e-4);  // sums up to 100
+    }
+  }
+}
+
 }  // namespace
 }  // namespace mneme::train

@@ -12,6 +12,8 @@ using torch::Tensor;
 // A batch on the device.
 struct Inputs {
   Tensor tokens, targets, weights, resets, row_weights;
+  Tensor branch_tokens, branch_parents, branch_depths, branch_weights;  // [B, segments, R] or undefined
+  int64_t backspace = -1;
   int64_t num_segments = 0;
   int64_t segment = 0;
 
@@ -23,7 +25,23 @@ struct Inputs {
     targets = torch::tensor(batch.targets, torch::kInt64).view({batch.batch, length}).to(device);
     weights = torch::tensor(batch.weights, torch::kFloat32).view({batch.batch, length}).to(options);
     resets = torch::tensor(batch.resets, torch::kFloat32).view({batch.batch, num_segments}).to(options);
-    row_weights = weights.sum(1, true).clamp_min(1e-8);
+    row_weights = weights.sum(1, true);
+    if (batch.num_branches > 0) {
+      const auto slots = [&](const Tensor& flat) {
+        return flat.view({batch.batch, num_segments, batch.num_branches}).to(device);
+      };
+      branch_tokens = slots(torch::tensor(batch.branch_tokens, torch::kInt64));
+      branch_parents = slots(torch::tensor(batch.branch_parents, torch::kInt64));
+      branch_depths = slots(torch::tensor(batch.branch_depths, torch::kInt64));
+      branch_weights = slots(torch::tensor(batch.branch_weights, torch::kFloat32)).to(options);
+      row_weights = row_weights + branch_weights.sum({1, 2}).unsqueeze(1);
+      backspace = batch.backspace;
+    }
+    row_weights = row_weights.clamp_min(1e-8);
+  }
+  bool has_branches() const { return branch_tokens.defined(); }
+  BranchTokens Branches(int64_t s) const {
+    return {branch_tokens.select(1, s), branch_parents.select(1, s), branch_depths.select(1, s)};
   }
   Tensor Tokens(int64_t s) const { return tokens.narrow(1, s * segment, segment); }
   Tensor Targets(int64_t s) const { return targets.narrow(1, s * segment, segment); }
@@ -34,18 +52,32 @@ struct Inputs {
 struct Sums {
   double loss = 0, write = 0, answers = 0;
   double num_answers = 0;
+  double backspaces = 0, backspace_weight = 0;
 };
 
 // The part of the loss that one segment carries, with the penalty; advances the state.
 Tensor SegmentLoss(const Decoder& decoder, const Inputs& in, int64_t s, const SequenceOptions& options,
                    DecoderState* state, Sums* sums) {
   SegmentWatch watch;
-  const Tensor hidden = decoder.Segment(in.Tokens(s), in.Resets(s), state, &watch);
-  const Tensor log_probs = torch::log_softmax(decoder.Logits(hidden), -1);
+  BranchTokens branches;
+  if (in.has_branches()) branches = in.Branches(s);
+  const Tensor hidden =
+      decoder.Segment(in.Tokens(s), in.Resets(s), state, &watch, in.has_branches() ? &branches : nullptr);
+  const Tensor all_probs = torch::log_softmax(decoder.Logits(hidden), -1);
+  const Tensor log_probs = all_probs.narrow(1, 0, in.segment);
   const Tensor nll = -log_probs.gather(-1, in.Targets(s).unsqueeze(-1)).squeeze(-1);
   const Tensor weights = in.Weights(s);
   const auto batch = static_cast<double>(weights.size(0));
   Tensor loss = (nll * weights / in.row_weights).sum() / batch;
+  if (in.has_branches()) {
+    const Tensor own = in.branch_weights.select(1, s);
+    const Tensor lost = -all_probs.narrow(1, in.segment, own.size(1)).select(-1, in.backspace) * own;
+    loss = loss + (lost / in.row_weights).sum() / batch;
+    if (sums != nullptr) {
+      sums->backspaces += lost.sum().item<double>();
+      sums->backspace_weight += own.sum().item<double>();
+    }
+  }
   if (sums != nullptr) {
     torch::NoGradGuard no_grad;
     sums->loss += loss.item<double>();
@@ -119,6 +151,7 @@ SequenceResult Finish(const Sums& sums, const DecoderState& state) {
   result.loss = sums.loss;
   result.write_mean = sums.write;
   result.answer_loss = sums.num_answers > 0 ? sums.answers / sums.num_answers : std::nan("");
+  result.backspace_loss = sums.backspace_weight > 0 ? sums.backspaces / sums.backspace_weight : std::nan("");
   torch::NoGradGuard no_grad;
   for (const LayerState& layer : state.layers) {
     LayerWatch watch;

@@ -25,8 +25,9 @@ struct LayerWatch {
 };
 
 struct SequenceResult {
-  double loss = 0;         // mean over rows of the weighted mean over tokens
-  double answer_loss = 0;  // mean over tokens of weight 1 in rows that also have others; NaN without any
+  double loss = 0;            // mean over rows of the weighted mean over tokens
+  double answer_loss = 0;     // mean over tokens of weight 1 in rows that also have others; NaN without any
+  double backspace_loss = 0;  // weighted mean over wrong tokens; NaN without any
   double write_mean = 0;
   std::vector<LayerWatch> layers;  // at the end of the sequences
 };

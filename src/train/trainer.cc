@@ -121,6 +121,7 @@ class Run {
  private:
   void OpenVocabulary();
   void MakeDecoder();
+  void OpenData();
   void LoadBase();
   void FreezeForAdapt();
   const StageSettings& StageAt(int64_t step) const;
@@ -168,7 +169,7 @@ Run::Run(const TrainConfig& config, const TrainEvents& events, const TrainLimits
   OpenVocabulary();
   MakeDecoder();
   optimizer_.emplace(decoder_->parameters(), config_.train);
-  data_.emplace(config_.sources, *tokenizer_, static_cast<uint64_t>(config_.train.seed) + 1);
+  OpenData();
   for (const std::string& file : config_.train.evaluate_files) held_back_.emplace_back(std::vector{file});
   if (!limits_.fresh && FileExists(CheckpointPath())) Restore();
   log_.emplace(config_.out + "/log.jsonl", step_);
@@ -210,6 +211,15 @@ void Run::MakeDecoder() {
                   architecture_.config.num_layers, config_.memory.attention,
                   config_.memory.attention == "infini" ? " (" + config_.memory.update + ")" : "",
                   tokenizer_->vocab_size(), config_.memory.segment));
+}
+
+void Run::OpenData() {
+  DataTokens tokens;
+  tokens.pause = config_.vocabulary.pause_token;
+  tokens.backspace = config_.vocabulary.backspace_token;
+  if (config_.model.sink == "token") tokens.sink = config_.vocabulary.sink_token;
+  data_.emplace(config_.sources, *tokenizer_, static_cast<uint64_t>(config_.train.seed) + 1, tokens);
+  architecture_.config.actions = {data_->pause(), data_->backspace(), data_->sink()};
 }
 
 void Run::LoadBase() {
@@ -256,6 +266,7 @@ Batch Run::NextBatch() {
   Random random(static_cast<uint64_t>(config_.train.seed) * 1000003 + static_cast<uint64_t>(step_));
   const auto span = static_cast<uint64_t>(stage.max_segments - stage.min_segments + 1);
   const int64_t num_segments = stage.min_segments + static_cast<int64_t>(random.Below(span));
+  data_->SetWeights(stage.weights);
   return data_->Next(stage.batch, num_segments, config_.memory.segment);
 }
 
@@ -272,16 +283,24 @@ Batch Rows(const Batch& batch, int64_t first, int64_t count) {
   cut(batch.targets, length, &part.targets);
   cut(batch.weights, length, &part.weights);
   cut(batch.resets, batch.num_segments, &part.resets);
+  part.num_branches = batch.num_branches;
+  part.backspace = batch.backspace;
+  const int64_t slots = batch.num_segments * batch.num_branches;
+  cut(batch.branch_tokens, slots, &part.branch_tokens);
+  cut(batch.branch_parents, slots, &part.branch_parents);
+  cut(batch.branch_depths, slots, &part.branch_depths);
+  cut(batch.branch_weights, slots, &part.branch_weights);
   return part;
 }
 
 void Merge(const SequenceResult& part, double share, SequenceResult* all) {
   all->loss += share * part.loss;
   all->write_mean += share * part.write_mean;
-  if (!std::isnan(part.answer_loss)) {
-    all->answer_loss =
-        std::isnan(all->answer_loss) ? part.answer_loss : 0.5 * (all->answer_loss + part.answer_loss);
-  }
+  const auto mean = [](double old, double now) {
+    return std::isnan(now) ? old : std::isnan(old) ? now : 0.5 * (old + now);
+  };
+  all->answer_loss = mean(all->answer_loss, part.answer_loss);
+  all->backspace_loss = mean(all->backspace_loss, part.backspace_loss);
   all->layers.resize(part.layers.size());
   for (size_t i = 0; i < part.layers.size(); ++i) {
     // A NaN must win.
@@ -326,7 +345,7 @@ void Run::Step() {
   const double own_penalty = StageAt(step_).write_penalty;
   options.write_penalty = own_penalty < 0 ? config_.memory.write_penalty : own_penalty;
   SequenceResult result;
-  result.answer_loss = std::nan("");
+  result.answer_loss = result.backspace_loss = std::nan("");
   for (int64_t first = 0; first < batch.batch; first += micro) {
     const int64_t count = std::min(micro, batch.batch - first);
     options.scale = static_cast<double>(count) / static_cast<double>(batch.batch);
@@ -353,6 +372,7 @@ void Run::Step() {
                {"tokens", num_tokens}, {"segments", batch.num_segments},
                {"seconds", seconds}};
   if (!std::isnan(result.answer_loss)) line["answer_loss"] = result.answer_loss;
+  if (!std::isnan(result.backspace_loss)) line["backspace_loss"] = result.backspace_loss;
   if (config_.memory.attention == "infini") {
     if (config_.memory.update == "gated-delta") line["write"] = result.write_mean;
     Json m = Json::array(), z = Json::array();
@@ -426,6 +446,7 @@ void Run::EvaluateFiles() {
   options.max_tokens = config_.train.evaluate_tokens;
   options.reset_segments = config_.train.evaluate_reset;
   options.stop = [] { return InterruptRequested(); };
+  if (data_->sink() >= 0) options.front = {data_->sink()};
   if (options.reset_segments < 0) {
     options.reset_segments = 0;
     for (const StageSettings& stage : config_.stages) {

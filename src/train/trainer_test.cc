@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -112,6 +113,33 @@ TEST_F(Training, HeldBackTextIsEvaluatedForEveryKindAndAgainWhenTheRunIsOver) {
   EXPECT_FALSE(FileExists(folder_ / "none/checkpoint.bin"));
 }
 
+TEST_F(Training, WhatActsIsWrittenIntoTheModel) {
+  std::string text = ConfigText();
+  text.replace(text.find("kind = \"named-keys\""), 19,
+               "kind = \"named-keys\"\nbackspace_rate = 0.3\nbackspace_length = 2\nanswer_pauses = 2");
+  text.replace(text.find("[model]"), 7, "[model]\nsink = \"token\"");
+  const double whole = Train(Config(text, "a"), {}).loss;
+  EXPECT_NE(Bytes("a/log.jsonl").find("\"backspace_loss\""), std::string::npos);
+  ThreadPool pool(1);
+  const auto model = Model::Load(folder_ / "a/model.gguf", {}, pool);
+  const Tokenizer& tokenizer = model->tokenizer();
+  EXPECT_EQ(model->config().actions.pause, *tokenizer.FindToken("<pause>"));
+  EXPECT_EQ(model->config().actions.backspace, *tokenizer.FindToken("<backspace>"));
+  EXPECT_EQ(model->config().actions.sink, *tokenizer.FindToken("<s>"));
+  EXPECT_TRUE(tokenizer.adds_bos());
+  EXPECT_EQ(tokenizer.bos_id(), model->config().actions.sink);
+  EXPECT_EQ(model->context_shape().num_sinks, 1);
+  // The same with activations computed again.
+  text.replace(text.find("micro_batch = 2"), 15, "micro_batch = 2\nrecompute = true");
+  EXPECT_NEAR(Train(Config(text, "b"), {}).loss, whole, 1e-4 * whole);
+  // A model without any of it says so.
+  Train(Config(ConfigText(), "c"), {});
+  const auto plain = Model::Load(folder_ / "c/model.gguf", {}, pool);
+  EXPECT_EQ(plain->config().actions.backspace, -1);
+  EXPECT_EQ(plain->context_shape().num_sinks, 4);
+  EXPECT_FALSE(plain->tokenizer().adds_bos());
+}
+
 // Tries to start a second run in the folder of the first.
 class IntrudingProgress : public Progress {
  public:
@@ -199,6 +227,64 @@ TEST_F(Training, AFailedCheckpointLeavesTheOldOne) {
   EXPECT_EQ(ReadWholeFile(path), good);
 }
 
+// The disk is full in the middle of a checkpoint: writing beyond a limit fails as it does there.
+TEST_F(Training, AFullDiskLeavesTheLastCheckpointAndSaysSo) {
+  TrainLimits two;
+  two.stop_after = 2;
+  const TrainConfig config = Config(ConfigText());
+  Train(config, {}, two);
+  const std::string good = Bytes("run/checkpoint.bin"), model = Bytes("run/model.gguf");
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    signal(SIGXFSZ, SIG_IGN);
+    const rlimit limit = {good.size() / 2, good.size() / 2};
+    setrlimit(RLIMIT_FSIZE, &limit);
+    int status = 1;
+    try {
+      Train(config, {}, two);
+    } catch (const Error& error) {
+      status = error.kind() == ErrorKind::kFile &&
+                       std::string(error.what()).find("checkpoint.bin") != std::string::npos
+                   ? 0
+                   : 2;
+    }
+    _exit(status);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  ASSERT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 0);
+  EXPECT_EQ(Bytes("run/checkpoint.bin"), good);
+  EXPECT_EQ(Bytes("run/model.gguf"), model);
+  for (const auto& entry : std::filesystem::directory_iterator(folder_ / "run")) {
+    const std::string name = entry.path().filename().string();
+    EXPECT_TRUE(name == "checkpoint.bin" || name == "model.gguf" || name == "log.jsonl" || name == "lock")
+        << name;
+  }
+  EXPECT_EQ(Train(config, {}).step, 6);
+}
+
+TEST_F(Training, ACorpusThatIsNoTextStopsARunBeforeItStarts) {
+  const std::string good = ConfigText();
+  const auto error_with = [&](const std::string& content, const char* file) {
+    if (content != "-") folder_.Write(file, content);
+    std::string text = good;
+    text.replace(text.find("text.txt"), 8, file);
+    try {
+      Train(Config(text, "bad"), {});
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+    return std::string("(no error)");
+  };
+  EXPECT_NE(error_with("-", "missing.txt").find("missing.txt"), std::string::npos);
+  EXPECT_NE(error_with("", "empty.txt").find("empty.txt"), std::string::npos);
+  EXPECT_NE(error_with(std::string("ab\0cd", 5), "binary.txt").find("byte 2"), std::string::npos);
+  EXPECT_NE(error_with(" \n \n", "blank.txt").find("white space"), std::string::npos);
+  EXPECT_FALSE(FileExists(folder_ / "bad/checkpoint.bin"));
+}
+
 TEST_F(Training, AMemoryThatExplodesStopsTheRunNamingTheLayer) {
   TrainLimits one;
   one.stop_after = 1;
@@ -273,6 +359,7 @@ struct ExportCase {
   std::string spec;
   bool key_shift = false;
   double write_floor = 0;
+  std::string sink = "none";
 };
 
 class Exported : public ::testing::TestWithParam<ExportCase> {};
@@ -282,6 +369,7 @@ TEST_P(Exported, EngineAndModuleAgreeAtEveryBorder) {
   const ScratchFolder folder;
   VocabularySettings vocabulary;
   ModelSettings model = testing::SmallModel();
+  model.sink = given.sink;
   MemorySettings memory = testing::Attention(given.attention, 8, given.previous, given.update);
   memory.first = given.first;
   memory.gate_init = 0.5;
@@ -322,27 +410,28 @@ TEST_P(Exported, EngineAndModuleAgreeAtEveryBorder) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Kinds, Exported,
-                         ::testing::Values(ExportCase{"dense", "delta", "bypass", 0, "dense"},
-                                           ExportCase{"infini", "linear", "bypass", 0, "infini"},
-                                           ExportCase{"infini", "delta", "bypass", 0, "infini"},
-                                           ExportCase{"infini", "gated-delta", "bypass", 0, "infini"},
-                                           ExportCase{"infini", "gated-delta", "literal", 0, "infini"},
-                                           ExportCase{"infini", "linear", "bypass", 1, "infini"},
-                                           ExportCase{"infini", "gated-delta", "bypass", 2, "infini"},
-                                           ExportCase{"infini", "gated-delta", "bypass", 0, "infini", true,
-                                                      0.5},
-                                           ExportCase{"infini", "gated-delta", "bypass", 1, "infini", true},
-                                           ExportCase{"infini", "delta", "bypass", 0, "infini", true},
-                                           ExportCase{"xl", "delta", "bypass", 1, "xl:segment=8,previous=1"}),
-                         [](const auto& info) {
-                           std::string name = info.param.attention + "_" + info.param.update + "_" +
-                                              info.param.first + std::to_string(info.param.previous) +
-                                              (info.param.key_shift ? "_shifted" : "") +
-                                              (info.param.write_floor > 0 ? "_floor" : "");
-                           std::replace(name.begin(), name.end(), '-', '_');
-                           return name;
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    Kinds, Exported,
+    ::testing::Values(ExportCase{"dense", "delta", "bypass", 0, "dense"},
+                      ExportCase{"dense", "delta", "bypass", 0, "dense", false, 0, "logit"},
+                      ExportCase{"infini", "gated-delta", "bypass", 1, "infini", false, 0, "logit"},
+                      ExportCase{"infini", "linear", "bypass", 0, "infini"},
+                      ExportCase{"infini", "delta", "bypass", 0, "infini"},
+                      ExportCase{"infini", "gated-delta", "bypass", 0, "infini"},
+                      ExportCase{"infini", "gated-delta", "literal", 0, "infini"},
+                      ExportCase{"infini", "linear", "bypass", 1, "infini"},
+                      ExportCase{"infini", "gated-delta", "bypass", 2, "infini"},
+                      ExportCase{"infini", "gated-delta", "bypass", 0, "infini", true, 0.5},
+                      ExportCase{"infini", "gated-delta", "bypass", 1, "infini", true},
+                      ExportCase{"infini", "delta", "bypass", 0, "infini", true},
+                      ExportCase{"xl", "delta", "bypass", 1, "xl:segment=8,previous=1"}),
+    [](const auto& info) {
+      std::string name = info.param.attention + "_" + info.param.update + "_" + info.param.first +
+                         std::to_string(info.param.previous) + (info.param.key_shift ? "_shifted" : "") +
+                         (info.param.write_floor > 0 ? "_floor" : "") + "_" + info.param.sink;
+      std::replace(name.begin(), name.end(), '-', '_');
+      return name;
+    });
 
 TEST(Adapt, UntouchedModelsOutputIsReproducedWithTheGatesShut) {
   MNEME_REQUIRE_DATA(data);
