@@ -36,6 +36,13 @@ class Haystack {
   };
   // The unit at the cursor, which moves behind it. False at the end of a text that is not repeated.
   bool Next(Cursor* cursor, Unit* unit) const;
+  // Whether filler that was cut inside a unit can go on there: in files.
+  bool can_go_on_inside() const { return file_ != nullptr; }
+  // Where it does, for a unit that was cut after `bytes` of its text. `before` and `after`: the cursor before
+  // and after Next gave the unit.
+  Cursor Inside(Cursor before, Cursor after, const Unit& unit, size_t bytes) const {
+    return file_ != nullptr ? Cursor{after.place - unit.text.size() + bytes} : before;
+  }
 
   // "the papers' filler", or the file's name.
   const std::string& name() const { return name_; }

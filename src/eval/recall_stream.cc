@@ -124,7 +124,9 @@ void RecallStream::FillExactly(int64_t end, std::string_view suffix, FillerCut c
       const size_t begin = text.size();
       text += unit.text;
       for (const size_t point : CutPoints(unit.text, cut))
-        places.push_back({begin + point, point == unit.text.size() ? cursor : before});
+        places.push_back({begin + point, point == unit.text.size()
+                                             ? cursor
+                                             : haystack_->Inside(before, cursor, unit, point)});
     }
   }
   // Counts grow with the text, but for a token at the cut.

@@ -201,8 +201,10 @@ TEST_F(RecallTest, LikelihoodIsAtChanceWhereNothingOfTheStatementIsSeen) {
 
 TEST_F(RecallTest, EveryDepthIsFoundByDenseAndTheLastOnesByAWindow) {
   const std::vector<double> depths = {0, 0.25, 0.5, 0.75, 1};
-  for (const EvalRow& row : RunCells("dense", Cells({400}, depths, 3)).rows) EXPECT_EQ(row.accuracy, 1);
-  for (const EvalRow& row : RunCells("window:window=100", Cells({400}, depths, 3)).rows) {
+  const EvalReport dense = RunCells("dense", Cells({400}, depths, 3));
+  for (const EvalRow& row : dense.rows) EXPECT_EQ(row.accuracy, 1);
+  const EvalReport window = RunCells("window:window=100", Cells({400}, depths, 3));
+  for (const EvalRow& row : window.rows) {
     if (row.labels.at("score") == "likelihood") continue;
     EXPECT_EQ(row.accuracy, *row.depth >= 1 ? 1 : 0) << *row.depth;
   }

@@ -99,7 +99,7 @@ void StreamTask::RunPass(Pass& pass, const TokensRead& on_read) {
       const Event event = events.top();
       events.pop();
       if (event.at > task_.length) continue;
-      stream.Filler(event.at, "", FillerCut::kUnits);
+      stream.Filler(event.at, "", haystack_.can_go_on_inside() ? FillerCut::kWords : FillerCut::kUnits);
       std::string statement;
       RecallQuestion question = QuestionFor(task_, event.record, &statement);
       int64_t& end = ends[static_cast<size_t>(event.record) % ends.size()];
