@@ -229,6 +229,16 @@ TEST_F(CliTest, StateContinuesWithTheSameText) {
   EXPECT_EQ(pieces + "\n", straight.out);
 }
 
+TEST_F(CliTest, ActionsThatAModelWasNotTrainedForAreRefused) {
+  MNEME_REQUIRE_MODEL(model);
+  const Outcome backspace = RunProgram({"run", model, "-p", "Hi", "-q", "--backspace"});
+  EXPECT_EQ(backspace.code, 1);
+  ExpectOneErrorLine(backspace, "mneme.backspace_token_id");
+  const Outcome pause = RunProgram({"run", model, "-p", "Hi", "-q", "--pause", "3"});
+  EXPECT_EQ(pause.code, 1);
+  ExpectOneErrorLine(pause, "<pause>");
+}
+
 TEST_F(CliTest, StateOfAnotherContextIsRefused) {
   MNEME_REQUIRE_MODEL(model);
   ASSERT_EQ(
