@@ -52,7 +52,8 @@ struct MemoryRules {
   MemoryUpdate update = MemoryUpdate::kLinear;
   // While the memory is empty: (1 - gate) * local (literal) instead of local (bypass).
   bool literal_first = false;
-  // A value is stored under the key of the token before it (in its segment), so that a query finds what
+  // Local attention and memory find a value under the key of the token before it in its segment (a segment's
+  // first token: under a key of zeros locally, not at all in the memory), so that a query finds what
   // followed: one layer then recalls a continuation, where aligned pairs need two.
   bool key_shift = false;
   // gated-delta: the write gate is max(0, (sigmoid - floor) / (1 - floor)), so that it can be exactly shut

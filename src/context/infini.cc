@@ -44,7 +44,7 @@ int64_t NumSnapshots(const ContextSettings& settings, const InfiniOptions& optio
 struct Sizes {
   size_t memory_bytes = 0;
   size_t scratch_floats = 0;
-  size_t segment_k = 0, segment_v = 0, segment_gate = 0, write = 0, out = 0;
+  size_t segment_k = 0, segment_v = 0, segment_gate = 0, write = 0, out = 0, shifted_k = 0;
 };
 
 Sizes SizesOf(const ContextShape& shape, const ContextSettings& settings, const InfiniOptions& options,
@@ -65,8 +65,13 @@ Sizes SizesOf(const ContextShape& shape, const ContextSettings& settings, const 
     sizes.write = std::max(sizes.write, MemoryScratchFloats(memory, num_threads));
     sizes.out =
         std::max(sizes.out, static_cast<size_t>(settings.max_chunk) * layer.num_heads * layer.value_dim);
+    if (options.key_shift) {
+      sizes.shifted_k = std::max(
+          sizes.shifted_k, static_cast<size_t>(settings.max_chunk) * layer.num_kv_heads * layer.key_dim);
+    }
   }
-  sizes.scratch_floats = sizes.segment_k + sizes.segment_v + sizes.segment_gate + sizes.write + sizes.out;
+  sizes.scratch_floats =
+      sizes.segment_k + sizes.segment_v + sizes.segment_gate + sizes.write + sizes.out + sizes.shifted_k;
   return sizes;
 }
 
@@ -130,6 +135,7 @@ InfiniContext::InfiniContext(const ContextShape& shape, const ContextSettings& s
   segment_gate_ = MakeAligned<float>(sizes.segment_gate);
   write_scratch_ = MakeAligned<float>(sizes.write);
   memory_out_ = MakeAligned<float>(sizes.out);
+  shifted_k_ = MakeAligned<float>(sizes.shifted_k);
 }
 
 float* InfiniContext::MemoryAt(Layer& layer, int64_t num_committed) const {
@@ -172,6 +178,22 @@ void InfiniContext::StoreKept(size_t layer_index, const float* k, const float* v
   }
 }
 
+const float* InfiniContext::ShiftedKeys(const Layer& layer, const float* k) {
+  const size_t row_floats = layer.shape.num_kv_heads * layer.shape.key_dim;
+  for (int64_t row = 0; row < chunk_tokens_; ++row) {
+    const int64_t index = num_tokens_ + row;
+    float* to = shifted_k_.get() + static_cast<size_t>(row) * row_floats;
+    if (index % options_.segment == 0) {
+      std::memset(to, 0, row_floats * sizeof(float));
+    } else if (row > 0) {
+      std::memcpy(to, k + static_cast<size_t>(row - 1) * row_floats, row_floats * sizeof(float));
+    } else {
+      layer.kept.Load(index - 1, to, nullptr);
+    }
+  }
+  return shifted_k_.get();
+}
+
 void InfiniContext::WriteSegment(Layer& layer, int64_t segment, ThreadPool& pool) {
   const MemoryShape& shape = layer.shape;
   float* to = MemoryAt(layer, segment + 1);
@@ -201,7 +223,7 @@ void InfiniContext::Attend(size_t layer_index, const float* q, const float* k, c
   Layer& layer = layers_[layer_index];
   const LayerAttention& spec = shape_.layers[layer_index];
   StoreKept(layer_index, k, v);
-  local_->Attend(layer_index, q, k, v, out, pool);
+  local_->Attend(layer_index, q, options_.key_shift ? ShiftedKeys(layer, k) : k, v, out, pool);
   // Runs of rows that read the same memory.
   for (int64_t row = 0; row < chunk_tokens_;) {
     const int64_t index = num_tokens_ + row;

@@ -80,6 +80,8 @@ class InfiniContext : public Context {
   };
   float* MemoryAt(Layer& layer, int64_t num_committed) const;
   void WriteSegment(Layer& layer, int64_t segment, ThreadPool& pool);
+  // The chunk's keys as local attention sees them under MemoryRules::key_shift.
+  const float* ShiftedKeys(const Layer& layer, const float* k);
   void StoreKept(size_t layer, const float* k, const float* v);
 
   const ContextShape& shape_;
@@ -93,6 +95,7 @@ class InfiniContext : public Context {
   AlignedArray<float> segment_k_, segment_v_, segment_gate_;  // one segment, gathered
   AlignedArray<float> write_scratch_;
   AlignedArray<float> memory_out_;  // [max_chunk, num_heads, value_dim]
+  AlignedArray<float> shifted_k_;   // [max_chunk, num_kv_heads, key_dim]; key_shift only
   const float* write_gate_ = nullptr;
   size_t write_gate_layer_ = 0;
   int64_t chunk_tokens_ = 0;

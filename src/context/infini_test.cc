@@ -58,6 +58,16 @@ std::vector<double> Definition(const ContextShape& shape, const Stream& stream, 
                                  options.update};
   const std::vector<float> gates = WriteGates(1000);
   std::vector<double> memory(memory_shape.num_floats()), out;
+  Stream local = stream;  // what local attention sees
+  const size_t k_floats = layer.num_kv_heads * layer.key_dim;
+  for (int64_t index = num_tokens - 1; index >= 0 && options.key_shift; --index) {
+    const auto to = local.k.begin() + static_cast<ptrdiff_t>(static_cast<size_t>(index) * k_floats);
+    if (index % options.segment == 0) {
+      std::fill_n(to, k_floats, 0.0f);
+    } else {
+      std::copy_n(stream.K(index - 1), k_floats, to);
+    }
+  }
   int64_t committed = 0;
   for (int64_t index = 0; index < num_tokens; ++index) {
     const int64_t now = std::max<int64_t>(0, index / options.segment - options.previous);
@@ -69,7 +79,7 @@ std::vector<double> Definition(const ContextShape& shape, const Stream& stream, 
           options.update == MemoryUpdate::kGatedDelta ? gates.data() + (begin + shift) * 2 : nullptr,
           static_cast<size_t>(options.segment - shift));
     }
-    std::vector<double> row = BruteForce(stream, index, XlRule(options.segment, options.previous));
+    std::vector<double> row = BruteForce(local, index, XlRule(options.segment, options.previous));
     std::vector<double> read(row.size());
     if (now > 0) MemoryReadReference(memory_shape, memory.data(), stream.Q(index), 1, read.data());
     for (size_t i = 0; i < row.size(); ++i) {

@@ -66,9 +66,10 @@ Decoder::Decoder(const Architecture& architecture, const MemorySettings& memory,
   torch::NoGradGuard no_grad;
   const auto dim = static_cast<int64_t>(config_.model_dim);
   const auto vocab = static_cast<int64_t>(config_.vocab_size);
-  // A tied matrix also makes the logits, which must begin small. Untied, tokens begin as large as what the layers
-  // add to them, so that the first products see which token they are at.
-  embedding_ = Add("token_embd.weight", {vocab, dim}, architecture.tied_head ? 0.05 : 1, ParameterGroup::kMatrix);
+  // A tied matrix also makes the logits, which must begin small. Untied, tokens begin as large as what the
+  // layers add to them, so that the first products see which token they are at.
+  embedding_ =
+      Add("token_embd.weight", {vocab, dim}, architecture.tied_head ? 0.05 : 1, ParameterGroup::kMatrix);
   layers_.resize(config_.num_layers);
   const double out_share = 1 / std::sqrt(2.0 * static_cast<double>(config_.num_layers));
   for (size_t layer = 0; layer < config_.num_layers; ++layer) AddLayer(layer, adapters, out_share);
@@ -441,8 +442,8 @@ Tensor Decoder::MixNeighbours(size_t index, const Heads& heads, const Tensor& lo
   return out;
 }
 
-// What local attention finds a value under: with shifted keys that of the token before, and nothing (0) for the
-// first token of a segment.
+// What local attention finds a value under: with shifted keys that of the token before, and nothing (0) for
+// the first token of a segment.
 Tensor Decoder::ShiftKeys(const Tensor& k) const {
   if (memory_.attention != "infini" || !memory_.key_shift) return k;
   const Tensor shifted = torch::constant_pad_nd(k.narrow(2, 0, k.size(2) - 1), {0, 0, 1, 0}, 0);
