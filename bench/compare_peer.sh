@@ -30,11 +30,11 @@ help_text = help_text.stdout + help_text.stderr
 has_depth = "--n-depth" in help_text
 
 
-def run(command):
+def run(command, with_errors=False):
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         sys.exit("compare_peer.sh: %s\nfailed: %s" % (shlex.join(command), done.stderr.strip()[-500:]))
-    return done.stdout
+    return done.stdout if not with_errors else done.stdout + done.stderr
 
 
 def peer_speed(model, n_prompt, n_gen, depth):
@@ -63,7 +63,8 @@ def mneme_speed(model, n_prompt, n_gen, depth):
 def peer_batch(model, n_gen, batch):
     command = [env["PEER_BATCHED"], "-m", model, "-t", threads, "-c", str(batch * (n_gen + 64)), "-npp", "16", "-ntg", str(n_gen),
                "-npl", str(batch)] + shlex.split(env["PEER_BATCHED_FLAGS"])
-    cells = [line.split("|") for line in run(command).splitlines() if line.startswith("|")]
+    # Some builds print the table to the standard error.
+    cells = [line.split("|") for line in run(command, with_errors=True).splitlines() if line.startswith("|")]
     column = [cell.strip() for cell in cells[0]].index("S_TG t/s")
     return float(cells[-1][column])
 
