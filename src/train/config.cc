@@ -491,6 +491,7 @@ std::string ShapeText(const TrainConfig& config) {
   Visit(models, model);
   // What may change between sittings without making the weights meaningless.
   memory.write_penalty = memory.gate_init = memory.write_init = 0;
+  memory.previous = 0;
   Visit(memories, memory);
   // Keys that came later are listed only where they are used, so that older checkpoints fit.
   if (model.sink == "none") models.text.erase(models.text.find("model.sink"));
