@@ -87,7 +87,7 @@ TEST(TrainConfig, ReferenceNamesEveryKeyAndIsItselfValid) {
 }
 
 TEST(TrainConfig, RecipesOfTheTreeAreValid) {
-  for (const char* name : {"tiny-cpu", "tiny-gpu"}) {
+  for (const char* name : {"tiny-cpu", "tiny-gpu", "compare"}) {
     const TrainConfig config = LoadTrainConfig(std::string(MNEME_SOURCE_DIR) + "/recipes/" + name + ".toml");
     EXPECT_GT(config.num_steps(), 0) << name;
     EXPECT_NE(config.out.find(std::string("runs/") + name), std::string::npos) << config.out;

@@ -388,7 +388,8 @@ void Run::Step() {
   if (events_.progress != nullptr) {
     events_.progress->Update(
         step_, config_.num_steps(),
-        fmt::format("loss {:.3f}, answers {:.3f}, {} tok/s", smooth_loss_, smooth_answer_,
+        fmt::format("loss {:.3f}{}, {} tok/s", smooth_loss_,
+                    std::isnan(smooth_answer_) ? "" : fmt::format(", answers {:.3f}", smooth_answer_),
                     FormatCount(static_cast<int64_t>(tokens_per_second_))));
   }
 }
