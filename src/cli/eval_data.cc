@@ -108,7 +108,8 @@ void DatasetVerb::CheckFiles() const {
     Fail(ErrorKind::kInput, "{} bad line{} in {}, the first is {}; --skip-bad passes over them", bad.size(),
          bad.size() == 1 ? "" : "s", arguments_.data, bad.front());
   }
-  if (!bad.empty()) fmt::print(stderr, "{} bad line{} passed over\n", bad.size(), bad.size() == 1 ? " is" : "s are");
+  if (!bad.empty())
+    fmt::print(stderr, "{} bad line{} passed over\n", bad.size(), bad.size() == 1 ? " is" : "s are");
   if (num_examples == 0) Fail(ErrorKind::kInput, "{}: there are no questions in it", arguments_.data);
 }
 
