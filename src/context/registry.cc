@@ -154,7 +154,7 @@ InfiniOptions MakeInfiniOptions(const ContextShape& shape, const ContextSettings
   }
   const Options options(spec);
   InfiniOptions infini;
-  infini.segment = options.Get("segment", rules.segment, 1);
+  infini.segment = options.Get("segment", rules.segment, rules.key_shift ? 2 : 1);
   infini.previous = options.Get("previous", rules.previous, 0);
   infini.update = ParseMemoryUpdate(OptionText(spec, "update", MemoryUpdateName(rules.update)));
   if ((infini.update == MemoryUpdate::kGatedDelta) != (rules.update == MemoryUpdate::kGatedDelta)) {

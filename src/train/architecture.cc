@@ -170,9 +170,9 @@ void ExportGguf(const std::string& path, const Architecture& architecture, const
     writer.Set("mneme.infini.previous", static_cast<uint32_t>(memory.previous));
     writer.Set("mneme.infini.update", memory.update);
     writer.Set("mneme.infini.first", memory.first);
-    if (memory.key_shift) writer.Set("mneme.infini.key_shift", true);
-    if (memory.write_floor > 0)
-      writer.Set("mneme.infini.write_floor", static_cast<float>(memory.write_floor));
+    // Set in any case: the base of an adapted model may have said otherwise.
+    writer.Set("mneme.infini.key_shift", memory.key_shift);
+    writer.Set("mneme.infini.write_floor", static_cast<float>(memory.write_floor));
   }
   for (const NamedTensor& tensor : tensors) {
     std::vector<uint64_t> shape(tensor.shape.rbegin(), tensor.shape.rend());

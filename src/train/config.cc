@@ -493,7 +493,7 @@ std::string ShapeText(const TrainConfig& config) {
   memory.write_penalty = memory.gate_init = memory.write_init = 0;
   memory.previous = 0;
   Visit(memories, memory);
-  // Keys that came later are listed only where they are used, so that older checkpoints fit.
+  // Listed only where it is used.
   if (model.sink == "none") models.text.erase(models.text.find("model.sink"));
   return models.text + memories.text +
          fmt::format("train.trainable = {}\ntrain.lora_rank = {}\n", config.train.trainable,
