@@ -84,7 +84,7 @@ int64_t Session::Impl::FeedPauses(int64_t num_pauses, TokenId pause_token) {
   }
   decoder.reset();
   const std::vector<TokenId> chunk(static_cast<size_t>(std::min(num_pauses, MaxRows())), pause_token);
-  for (int64_t left = num_pauses; left > 0;) {
+  for (int64_t left = num_pauses; left > 0 && !InterruptRequested();) {
     const auto count = static_cast<size_t>(std::min(left, static_cast<int64_t>(chunk.size())));
     left -= static_cast<int64_t>(count);
     ForwardChunkOf(std::span(chunk).first(count), /*is_pause=*/true, /*skip_logits=*/left > 0, nullptr);
@@ -153,6 +153,7 @@ class Session::Impl::Generation {
   // for the place after the last.
   std::deque<std::vector<TokenId>> bans_{1};
   bool last_is_fed_ = true;
+  bool refused_ = false;  // the callback: it is not called again
   std::string text_;
 };
 
@@ -219,7 +220,8 @@ void Session::Impl::Generation::TakeBack() {
 bool Session::Impl::Generation::HandOut(TokenId token) {
   text_.clear();
   if (has_text_) impl_.decoder->Feed(token, &text_);
-  return on_text_(matcher_.Add(text_), token);
+  refused_ = !on_text_(matcher_.Add(text_), token);
+  return !refused_;
 }
 
 bool Session::Impl::Generation::HandOutOldest() {
@@ -288,14 +290,11 @@ bool Session::Impl::Generation::Step() {
 
 // Hands out what is open; what comes after a stop string or after the callback's refusal leaves the stream.
 void Session::Impl::Generation::CloseOpen() {
-  if (result_.reason != StopReason::kCallback) {
-    while (!open_.empty() && !matcher_.found()) {
-      if (!HandOutOldest() && !matcher_.found()) {
-        result_.reason = StopReason::kCallback;
-        break;
-      }
-    }
-    if (matcher_.found()) result_.reason = StopReason::kStopString;
+  while (!open_.empty() && !matcher_.found() && !refused_) HandOutOldest();
+  if (matcher_.found()) {
+    result_.reason = StopReason::kStopString;
+  } else if (refused_ && backspace_ >= 0) {
+    result_.reason = StopReason::kCallback;  // what ended the answer was not handed out
   }
   if (open_.empty()) return;
   const auto count = static_cast<int64_t>(open_.size());
@@ -319,7 +318,7 @@ void Session::Impl::Generation::FinishText() {
     rest = matcher_.Add(text_);
   }
   rest += matcher_.Flush();
-  if (!rest.empty() && result_.reason != StopReason::kCallback) on_text_(rest, -1);
+  if (!rest.empty() && !refused_) on_text_(rest, -1);
   if (is_over || result_.reason == StopReason::kStopString) impl_.decoder.reset();
 }
 

@@ -148,7 +148,8 @@ class Session {
   // handed out, the tokens stay in the stream. On an Error (NaN logits, say) the stream holds what was fed.
   // Throws Error(kInput) on an empty stream or if pauses do not fit into the window of the context.
   GenerateResult Generate(const GenerateOptions& options, const TextCallback& on_text);
-  // Appends pauses: not seen by the repetition penalty. Errors as Generate.
+  // Appends pauses: not seen by the repetition penalty. Stops between chunks at an interrupt. Errors as
+  // Generate.
   void FeedPauses(int64_t num_pauses, TokenId pause_token = -1);
 
   // Tokens that can be taken back now.
