@@ -6,10 +6,12 @@
 #include <chrono>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <utility>
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/hash.h"
 #include "base/interrupt.h"
 #include "base/units.h"
 #include "eval/scores_text.h"
@@ -35,20 +37,29 @@ class PartsFile {
   }
 
   // The summary of the next part if an earlier run made it.
-  bool Take(std::string* text) {
+  bool Take(std::span<const TokenId> ids, std::string* text) {
     if (next_ >= texts_.size()) return false;
+    if (hashes_[next_] != Hash(ids)) {
+      Fail(ErrorKind::kMismatch, "{}:{}: a part of another text; remove the file, or name another --out",
+           path_, next_ + 2);
+    }
     *text = texts_[next_++];
     return true;
   }
 
-  void Add(const std::string& text) {
+  void Add(std::span<const TokenId> ids, const std::string& text) {
     if (path_.empty()) return;
     Json json;
+    json["ids"] = Hash(ids);
     json["text"] = text;
     WriteLine(json.dump(-1, ' ', false, Json::error_handler_t::replace), true);
   }
 
  private:
+  static std::string Hash(std::span<const TokenId> ids) {
+    return fmt::format("{:016x}", HashBytes(ids.data(), ids.size_bytes()));
+  }
+
   void Read(const std::string& run) {
     const std::string text = ReadWholeFile(path_);
     const size_t whole = text.rfind('\n') == std::string::npos ? 0 : text.rfind('\n') + 1;
@@ -59,7 +70,9 @@ class PartsFile {
     }
     for (size_t i = 1; i + 1 < lines.size(); ++i) {
       try {
-        texts_.push_back(Json::parse(lines[i]).at("text").get<std::string>());
+        const Json json = Json::parse(lines[i]);
+        texts_.push_back(json.at("text").get<std::string>());
+        hashes_.push_back(json.at("ids").get<std::string>());
       } catch (const Json::exception& error) {
         Fail(ErrorKind::kMismatch, "{}:{}: not a part of this program ({}); remove the file", path_, i + 1,
              error.what());
@@ -80,6 +93,7 @@ class PartsFile {
   std::string path_;
   std::ofstream out_;
   std::vector<std::string> texts_;
+  std::vector<std::string> hashes_;  // of the parts' tokens
   size_t next_ = 0;
 };
 
@@ -117,6 +131,9 @@ class Summarizer {
     Json json;
     json["model"] = fmt::format("{:016x}", model_->fingerprint());
     json["context"] = settings_.context.spec;
+    json["kv"] = fmt::format("{}, {}", EncodingName(settings_.context.key_encoding),
+                             EncodingName(settings_.context.value_encoding));
+    json["start_position"] = settings_.context.start_position;
     json["max_tokens"] = settings_.max_tokens;
     json["part_tokens"] = PartTokens();
     json["before"] = settings_.before;
@@ -196,7 +213,7 @@ class Summarizer {
 
   std::string OnePart(std::span<const TokenId> ids) {
     std::string summary;
-    if (parts_.Take(&summary)) return summary;
+    if (parts_.Take(ids, &summary)) return summary;
     const std::unique_ptr<Session> session = Begin();
     session->FinishText();
     if (session->Feed(ids) < ids.size()) {
@@ -204,7 +221,7 @@ class Summarizer {
       return "";
     }
     summary = Write(*session);
-    if (!interrupted_) parts_.Add(summary);
+    if (!interrupted_) parts_.Add(ids, summary);
     return summary;
   }
 

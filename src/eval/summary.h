@@ -42,7 +42,7 @@ using NextText = std::function<std::string()>;
 
 // Memory does not grow with the text beyond the summaries of one pass. Throws Error(kUnsupported) for a model
 // without tokenizer, Error(kInput) for an empty text, Error(kMismatch) where parts_path belongs to another
-// run, and what Session throws.
+// run or text, and what Session throws.
 SummaryResult Summarize(std::shared_ptr<const Model> model, const SummarySettings& settings,
                         const NextText& next, Budget& budget, ThreadPool& pool, Progress& progress);
 

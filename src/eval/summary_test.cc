@@ -80,6 +80,10 @@ TEST_F(SummaryTest, PassesCutPartsAndKeepThem) {
   EXPECT_EQ(Run(data, Story()).text, first.text);
   std::ifstream again(parts_);
   EXPECT_EQ((std::string{std::istreambuf_iterator<char>(again), {}}), kept);
+  EXPECT_THROW(Run(data, "Tom had a dog. " + Story()), Error);  // another text
+  settings_.context.key_encoding = Encoding::kQ8_0;
+  EXPECT_THROW(Run(data, Story()), Error);
+  settings_.context.key_encoding = ContextSettings().key_encoding;
   settings_.part_tokens = 50;
   EXPECT_THROW(Run(data, Story()), Error);
 }
