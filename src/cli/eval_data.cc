@@ -12,6 +12,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/hash.h"
 #include "base/interrupt.h"
 #include "base/progress.h"
 #include "base/units.h"
@@ -55,6 +56,22 @@ std::string FolderName(const std::string& spec) {
     if (c == ':' || c == ',' || c == '/') c = '_';
   }
   return name;
+}
+
+std::string HashText(uint64_t hash) { return fmt::format("{:016x}", hash); }
+
+std::string NameAndHash(const std::string& path) {
+  return fs::path(path).filename().string() + " " + HashText(HashFile(path));
+}
+
+// Of the files of all tasks: another --task may be added to a run.
+uint64_t HashData(Benchmark benchmark, const std::string& path) {
+  uint64_t hash = kHashStart;
+  for (const DatasetFile& file : FindDatasetFiles(benchmark, path, {})) {
+    const std::string name = fs::path(file.path).filename().string();
+    hash = HashFile(file.path, HashBytes(name.c_str(), name.size() + 1, hash));
+  }
+  return hash;
 }
 
 class DatasetVerb {
@@ -123,12 +140,18 @@ EvalHeader DatasetVerb::Header() const {
   header.program_version = MNEME_VERSION;
   header.seed = arguments_.seed;
   header.model_file = fs::path(ModelPath(arguments_.model.path)).filename().string();
+  ContextOptions options = arguments_.context;
+  if (!arguments_.specs.empty()) options.spec = arguments_.specs.front();
+  const ContextSettings context = ToContextSettings(options);
   header.settings = {
-      {"prompts", arguments_.prompts.empty() ? "built in" : arguments_.prompts},
+      {"data", HashText(HashData(arguments_.benchmark, arguments_.data))},
+      {"prompts", arguments_.prompts.empty() ? "built in" : NameAndHash(arguments_.prompts)},
       {"chat template", chat_ == nullptr ? "none" : std::string(chat_->name)},
       {"answer tokens", arguments_.max_tokens < 0 ? "the task's own" : FormatCount(arguments_.max_tokens)},
       {"truncated to", arguments_.truncate == 0 ? "not" : FormatCount(arguments_.truncate)},
-      {"book", arguments_.book.empty() ? "none" : fs::path(arguments_.book).filename().string()}};
+      {"book", arguments_.book.empty() ? "none" : NameAndHash(arguments_.book)},
+      {"kv", fmt::format("{}, {}", EncodingName(context.key_encoding), EncodingName(context.value_encoding))},
+      {"start position", std::to_string(context.start_position)}};
   return header;
 }
 

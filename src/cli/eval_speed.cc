@@ -70,11 +70,17 @@ EvalHeader SpeedVerb::Header() const {
   for (const std::string& spec : arguments_.specs) header.command += " --context " + spec;
   if (!arguments_.caches.empty()) header.command += " --cache " + arguments_.caches;
   header.program_version = MNEME_VERSION;
-  header.settings = {{"prompt tokens", FormatCount(arguments_.prompt)},
-                     {"prefill tokens", FormatCount(arguments_.prefill)},
-                     {"decode tokens", FormatCount(arguments_.decode)},
-                     {"repeats", FormatCount(arguments_.repeats)},
-                     {"threads", FormatCount(static_cast<int64_t>(loaded_->pool.num_threads()))}};
+  ContextOptions options = arguments_.context;
+  if (!arguments_.specs.empty()) options.spec = arguments_.specs.front();
+  const ContextSettings context = ToContextSettings(options);
+  header.settings = {
+      {"prompt tokens", FormatCount(arguments_.prompt)},
+      {"prefill tokens", FormatCount(arguments_.prefill)},
+      {"decode tokens", FormatCount(arguments_.decode)},
+      {"repeats", FormatCount(arguments_.repeats)},
+      {"threads", FormatCount(static_cast<int64_t>(loaded_->pool.num_threads()))},
+      {"kv", fmt::format("{}, {}", EncodingName(context.key_encoding), EncodingName(context.value_encoding))},
+      {"start position", std::to_string(context.start_position)}};
   return header;
 }
 
