@@ -5,6 +5,7 @@
 #include <spawn.h>
 #include <sys/wait.h>
 #include <toml++/toml.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -17,6 +18,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "base/error.h"
@@ -41,6 +43,16 @@ const std::set<std::string>& PathKeys() {
   static const std::set<std::string> keys = {"model",     "file",    "data", "book",     "haystack",
                                              "reference", "prompts", "out",  "tokenizer"};
   return keys;
+}
+
+// File name of a run: what a shell need not quote.
+std::string FileName(const std::string& name) {
+  std::string file;
+  for (const char c : name) {
+    const bool is_plain = std::isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '_' || c == '.';
+    file += is_plain ? c : '_';
+  }
+  return file;
 }
 
 struct SuiteRun {
@@ -204,7 +216,7 @@ class SuiteReader {
     SuiteRun run;
     run.model = model;
     run.name = names_model ? name + " " + fs::path(model).stem().string() : name;
-    for (int number = 2; !names_.insert(run.name).second; ++number) {
+    for (int number = 2; !names_.insert(FileName(run.name)).second; ++number) {
       run.name = fmt::format("{} {}", run.name.substr(0, run.name.rfind(" #")), "#" + std::to_string(number));
     }
     run.words = {"eval", verb.get_name()};
@@ -217,24 +229,19 @@ class SuiteReader {
   std::string path_;
   fs::path folder_;
   std::vector<std::string> models_;
-  std::set<std::string> names_;
+  std::set<std::string> names_ = {"report"};  // of files; the suite's own is taken
 };
-
-// File name of a run: what a shell need not quote.
-std::string FileName(const std::string& name) {
-  std::string file;
-  for (const char c : name) {
-    const bool is_plain = std::isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '_' || c == '.';
-    file += is_plain ? c : '_';
-  }
-  return file;
-}
 
 std::string Quoted(const std::vector<std::string>& words) {
   std::string line = "mneme";
   for (const std::string& word : words) {
-    const bool is_plain = word.find_first_of(" \t\n'\"\\$&|;<>()*?#{}") == std::string::npos && !word.empty();
-    line += is_plain ? " " + word : " '" + word + "'";
+    if (word.find_first_of(" \t\n'\"\\$&|;<>()*?#{}[]`!~") == std::string::npos && !word.empty()) {
+      line += " " + word;
+      continue;
+    }
+    line += " '";
+    for (const char c : word) line += c == '\'' ? std::string("'\\''") : std::string(1, c);
+    line += "'";
   }
   return line;
 }
@@ -340,17 +347,29 @@ class SuiteVerb {
     posix_spawn_file_actions_init(&actions);
     const std::string text = File(run, ".txt");
     posix_spawn_file_actions_addopen(&actions, 1, text.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0644);
+    // A process group of its own: the terminal's Ctrl-C comes to this process alone, which passes it on once
+    // (a second signal would end the child before it saved). Such a child cannot read the terminal.
+    if (::isatty(0) != 0) posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
+    posix_spawnattr_t attributes;
+    posix_spawnattr_init(&attributes);
+    posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP);
+    posix_spawnattr_setpgroup(&attributes, 0);
     pid_t child = 0;
-    const int error = ::posix_spawn(&child, "/proc/self/exe", &actions, nullptr, pointers.data(), environ);
+    const int error =
+        ::posix_spawn(&child, "/proc/self/exe", &actions, &attributes, pointers.data(), environ);
+    posix_spawnattr_destroy(&attributes);
     posix_spawn_file_actions_destroy(&actions);
     if (error != 0) Fail(ErrorKind::kFile, "mneme could not be started again: {}", std::strerror(error));
     int status = 0;
     bool is_told = false;
-    while (::waitpid(child, &status, 0) < 0) {
-      if (errno != EINTR) return kExitError;
-      // From a terminal the child got the signal itself; from elsewhere only this process did.
-      if (InterruptRequested() && !is_told && ::getpgrp() != ::tcgetpgrp(0)) ::kill(child, SIGINT);
-      is_told = InterruptRequested();
+    // Not a wait that blocks: a signal just before it would go unseen.
+    for (pid_t ended = 0; (ended = ::waitpid(child, &status, WNOHANG)) != child;) {
+      if (ended < 0 && errno != EINTR) return kExitError;
+      if (InterruptRequested() && !is_told) {
+        ::kill(child, SIGINT);
+        is_told = true;
+      }
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
     }
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   }
