@@ -87,6 +87,36 @@ TEST(BackspaceTest, OneDetourIsBitForBitNoDetour) {
   }
 }
 
+// Also where the answer ends in the same step: two tokens are left, one of them ends it.
+TEST(BackspaceTest, ACallbackThatRefusesIsNotCalledAgain) {
+  MNEME_REQUIRE_DATA(data);
+  const auto model = TestModel(data);
+  bool has_refused_before_the_end = false;
+  for (uint64_t seed = 0; seed < 16; ++seed) {
+    Budget budget;
+    SessionOptions options = TestOptions("dense");
+    options.sampler.temperature = 1000;
+    options.sampler.seed = seed;
+    for (TokenId id = 0; id < 512; ++id) {
+      if (id != 415 && !model->tokenizer().is_eog(id)) options.sampler.banned.push_back(id);
+    }
+    Session session(model, options, budget, TestPool());
+    session.Feed(TestTokens(*model, 12));
+    GenerateOptions generate = WithBackspace(400, 8);
+    generate.backspace_depth = 1;
+    int num_calls = 0;
+    const GenerateResult result = session.Generate(generate, [&](std::string_view, TokenId id) {
+      has_refused_before_the_end |= id == 415;
+      ++num_calls;
+      return false;
+    });
+    EXPECT_EQ(num_calls, 1) << seed;
+    EXPECT_EQ(result.reason, StopReason::kCallback) << seed;
+    EXPECT_EQ(result.num_tokens, 1) << seed;
+  }
+  EXPECT_TRUE(has_refused_before_the_end);
+}
+
 TEST(BackspaceTest, ThePromptIsNeverTakenBack) {
   MNEME_REQUIRE_DATA(data);
   const auto model = TestModel(data);

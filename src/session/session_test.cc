@@ -364,6 +364,12 @@ TEST(SessionTest, PausesThatCannotBe) {
   EXPECT_EQ(result.num_tokens, 10);
   GenerateText(session, {.max_tokens = 5, .num_pauses = 10, .pause_token = 300}, &result);
   EXPECT_EQ(result.message, "");
+  const int64_t before = session.num_tokens();
+  RequestInterrupt();
+  GenerateText(session, {.max_tokens = 5, .num_pauses = 10, .pause_token = 300}, &result);
+  ClearInterrupt();
+  EXPECT_EQ(result.reason, StopReason::kInterrupted);
+  EXPECT_EQ(session.num_tokens(), before);
 }
 
 TEST(SessionTest, EmptyAndShortStreams) {
