@@ -73,6 +73,11 @@ TEST_F(CliEvalTest, BabiWritesAnswersAndGoesOn) {
   EXPECT_EQ(std::count(answers.begin(), answers.end(), '\n'), 2);
   EXPECT_EQ(Run(command + " --truncate 100"), 1);  // answers of other settings
   EXPECT_NE(ReadAll(Path("r.html")).find("<table"), std::string::npos);
+  EXPECT_EQ(Run(command + " --kv f32"), 1);
+  EXPECT_EQ(Run(command + " --start-position 1000"), 1);
+  Write("qa1_test.txt", "1 Mary went to the hall.\n2 Where is Mary? \thall\t1\n");
+  EXPECT_EQ(Run(command), 1);  // other questions under the same name
+  EXPECT_NE(err_.find("data was"), std::string::npos) << err_;
 }
 
 TEST_F(CliEvalTest, BadLinesAreNamedBeforeAnythingIsAsked) {
@@ -130,6 +135,15 @@ TEST_F(CliEvalTest, SuiteRunsOnceAndRefusesUnknownKeys) {
   EXPECT_NE(err_.find("t.toml:3: "), std::string::npos) << err_;
   EXPECT_EQ(Run("suite " + Write("u.toml", "[[run]]\ntask = \"nonsense\"\n")), 1);
   EXPECT_NE(err_.find("unknown task 'nonsense'"), std::string::npos) << err_;
+  // Files of their own where names differ only in what files cannot be named; words a shell takes back.
+  Write("it's.txt", ReadAll(book_).substr(0, 300));
+  const std::string run = "task = \"perplexity\"\nfile = \"it's.txt\"\n";
+  const std::string twins = Write("x.toml", "model = \"" + model_ + "\"\n[[run]]\nname = \"a b\"\n" + run +
+                                                "[[run]]\nname = \"a/b\"\n" + run);
+  EXPECT_EQ(Run("suite " + twins), 0) << err_;
+  EXPECT_TRUE(fs::exists(Path("x.out/a_b.json")) && fs::exists(Path("x.out/a_b__2.json")));
+  EXPECT_EQ(Run("suite --list " + twins), 0);
+  EXPECT_NE(out_.find("it'\\''s.txt'"), std::string::npos) << out_;
   EXPECT_EQ(Run("suite " + Write("v.toml", "[[run]\n")), 1);
   EXPECT_EQ(Run("suite " + Write("w.toml", "")), 1);
 }
