@@ -55,8 +55,8 @@ double LogProbability(std::span<const float> logits, TokenId token) {
   return value;
 }
 
-// Of the tokens of `ids` from `begin`, after the stream as it is, which stays so.
-double ContinuationLikelihood(Session& session, std::span<const TokenId> ids) {
+// Of the tokens `ids` after the stream as it is, which stays so where `rewind` says it.
+double ContinuationLikelihood(Session& session, std::span<const TokenId> ids, bool rewind) {
   double sum = LogProbability(session.logits(), ids[0]);
   if (ids.size() == 1) return sum;
   const int64_t first = session.num_tokens();
@@ -64,7 +64,7 @@ double ContinuationLikelihood(Session& session, std::span<const TokenId> ids) {
   const size_t fed = session.Feed(ids.first(count), [&](int64_t index, std::span<const float> logits) {
     sum += LogProbability(logits, ids[static_cast<size_t>(index - first) + 1]);
   });
-  session.Rewind(static_cast<int64_t>(fed));
+  if (rewind) session.Rewind(static_cast<int64_t>(fed));
   if (fed < count) Fail(ErrorKind::kInterrupted, "interrupted");
   return sum;
 }
@@ -81,8 +81,11 @@ std::string Write(Session& session, const RecallQuestion& question, int64_t max_
   return text;
 }
 
-RecallAnswer AskSession(Session& session, const RecallQuestion& question, const AskOptions& options,
-                        const std::vector<std::vector<TokenId>>& endings, size_t common) {
+// `session` is the stream's own, which is afterwards as it was, or a copy of it, which need not be: a copy is
+// there because the question is longer than what can be taken back.
+RecallAnswer AskSession(RecallStream& stream, Session& session, const RecallQuestion& question,
+                        const AskOptions& options, const std::vector<std::vector<TokenId>>& endings,
+                        size_t common) {
   RecallAnswer answer;
   const int64_t start = session.num_tokens();
   const size_t fed = session.Feed(std::span(endings[0]).first(common));
@@ -91,7 +94,13 @@ RecallAnswer AskSession(Session& session, const RecallQuestion& question, const 
   if (options.likelihood) {
     double best_other = -INFINITY, right = -INFINITY;
     for (size_t i = 0; i < question.candidates.size(); ++i) {
-      const double value = ContinuationLikelihood(session, std::span(endings[i]).subspan(common));
+      const auto ending = std::span(endings[i]).subspan(common);
+      std::unique_ptr<Session> copy;
+      if (static_cast<int64_t>(ending.size()) - 1 > session.options().context.max_rewind) {
+        copy = session.Clone();
+        stream.NotePeak();
+      }
+      const double value = ContinuationLikelihood(copy ? *copy : session, ending, copy == nullptr);
       if (i == 0) {
         right = value;
       } else {
@@ -106,7 +115,7 @@ RecallAnswer AskSession(Session& session, const RecallQuestion& question, const 
         Write(session, question, question.max_tokens > 0 ? question.max_tokens : own_tokens + kMoreTokens);
     answer.generated = ScoreAnswer(question, answer.text);
   }
-  session.Rewind(session.num_tokens() - start);
+  if (&session == &stream.session()) session.Rewind(session.num_tokens() - start);
   return answer;
 }
 
@@ -157,9 +166,9 @@ RecallAnswer Ask(RecallStream& stream, const RecallQuestion& question, const Ask
   Session& session = stream.session();
   const int64_t needed = static_cast<int64_t>(longest) + std::max(kMoreTokens, question.max_tokens) + 1;
   if (needed <= session.options().context.max_rewind)
-    return AskSession(session, question, options, endings, common);
+    return AskSession(stream, session, question, options, endings, common);
   const std::unique_ptr<Session> copy = session.Clone();
-  const RecallAnswer answer = AskSession(*copy, question, options, endings, common);
+  const RecallAnswer answer = AskSession(stream, *copy, question, options, endings, common);
   stream.NotePeak();
   return answer;
 }

@@ -284,12 +284,12 @@ std::vector<RecallCell> NeedleCells(const NeedleOptions& options) {
         cell.row.depth = depth;
         cell.row.labels["format"] = options.format;
         cell.row.labels["pairs"] = std::to_string(count);
-        cell.row.numbers["chance"] = 1.0 / static_cast<double>(options.num_candidates);
         cell.layout = LayoutOf(options);
         for (int64_t trial = 0; trial < options.num_trials; ++trial) {
           Random random(TrialSeed(options.seed + static_cast<uint64_t>(count) * 7919, trial));
           cell.trials.push_back(DrawTrial(options, count, depth, random));
         }
+        cell.row.numbers["chance"] = ChanceOf(cell.trials);
         cells.push_back(std::move(cell));
       }
     }

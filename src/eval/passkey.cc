@@ -114,10 +114,10 @@ std::vector<RecallCell> PasskeyCells(const PasskeyOptions& options) {
       cell.row.length = length;
       cell.row.depth = depth;
       cell.row.labels["format"] = options.format;
-      cell.row.numbers["chance"] = 1.0 / static_cast<double>(options.num_candidates);
       cell.layout = LayoutOf(options.format);
       for (const auto& [statement, question] : drawn)
         cell.trials.push_back({{{depth, statement}}, {question}});
+      cell.row.numbers["chance"] = ChanceOf(cell.trials);
       cells.push_back(std::move(cell));
     }
   }

@@ -91,6 +91,15 @@ Plan MakePlan(const Tokenizer& tokenizer, const RecallCell& cell, const RecallTr
 
 }  // namespace
 
+double ChanceOf(const std::vector<RecallTrial>& trials) {
+  double mean = 0, count = 0;
+  for (const RecallTrial& trial : trials) {
+    for (const RecallQuestion& question : trial.questions)
+      mean += (1.0 / static_cast<double>(question.candidates.size()) - mean) / ++count;
+  }
+  return mean;
+}
+
 std::vector<EvalRow> RowsOf(const EvalRow& cell, const RecallScores& scores, const AskOptions& options) {
   std::vector<EvalRow> rows;
   const auto add = [&](const char* name, const std::vector<double>& values) {
@@ -205,10 +214,11 @@ class ContextRun {
         trunk_position_ = position;
         return trunk_->Clone();
       } catch (const Error& error) {
+        // It may have read a part of what its place says, and another cell would go on with it.
+        trunk_.reset();
         if (error.kind() != ErrorKind::kBudget) throw;
         // Two do not fit; one alone may.
         shares_ = false;
-        trunk_.reset();
       }
     }
     auto stream = Begun(layout);

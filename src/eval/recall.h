@@ -44,6 +44,10 @@ struct RecallCell {
   std::vector<RecallTrial> trials;
 };
 
+// The share of likeliest answers that guessing gets right, for the row's "chance": the mean over all
+// questions. Some have fewer candidates than were asked for, because there are no more (keys of one digit).
+double ChanceOf(const std::vector<RecallTrial>& trials);
+
 struct RecallOptions {
   ContextSettings context;         // spec is that of each run
   std::vector<std::string> specs;  // as the user wrote them

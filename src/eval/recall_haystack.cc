@@ -13,6 +13,8 @@ constexpr size_t kLongSentenceBytes = 300;  // ends at the next white space then
 constexpr size_t kMaxUnitBytes = 1000;
 
 bool IsSpace(char c) { return c == ' ' || c == '\n' || c == '\r' || c == '\t' || c == '\f' || c == '\v'; }
+// Of the byte order mark that a text may begin with.
+size_t MarkBytes(std::string_view text) { return text.starts_with("\xEF\xBB\xBF") ? 3 : 0; }
 bool IsContinuation(char c) { return (static_cast<unsigned char>(c) & 0xC0) == 0x80; }
 
 // Whether a sentence ends before the white space at text[end].
@@ -58,10 +60,14 @@ Haystack Haystack::File(const std::string& path, bool repeat) {
   haystack.is_endless_ = repeat;
   haystack.gap_ = "\n";
   haystack.file_ = std::make_shared<const MappedFile>(path);
-  const auto bytes = haystack.file_->bytes();
-  if (std::all_of(bytes.begin(), bytes.end(), [](uint8_t c) { return IsSpace(static_cast<char>(c)); }))
+  const std::string_view text = haystack.FileText();
+  if (std::all_of(text.begin() + MarkBytes(text), text.end(), IsSpace))
     Fail(ErrorKind::kInput, "{}: the haystack has no word in it", path);
   return haystack;
+}
+
+std::string_view Haystack::FileText() const {
+  return {reinterpret_cast<const char*>(file_->bytes().data()), file_->bytes().size()};
 }
 
 bool Haystack::Next(Cursor* cursor, Unit* unit) const {
@@ -70,9 +76,9 @@ bool Haystack::Next(Cursor* cursor, Unit* unit) const {
     cursor->place = (cursor->place + 1) % units_.size();
     return true;
   }
-  const std::string_view text(reinterpret_cast<const char*>(file_->bytes().data()), file_->bytes().size());
+  const std::string_view text = FileText();
   size_t begin = cursor->place;
-  if (begin == 0 && text.starts_with("\xEF\xBB\xBF")) begin = 3;
+  if (begin == 0) begin = MarkBytes(text);
   const size_t gap_begin = begin;
   while (begin < text.size() && IsSpace(text[begin])) ++begin;
   if (begin == text.size()) {

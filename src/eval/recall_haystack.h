@@ -49,6 +49,8 @@ class Haystack {
   bool is_endless() const { return is_endless_; }
 
  private:
+  std::string_view FileText() const;
+
   std::string name_;
   bool is_endless_ = true;
   std::string gap_;

@@ -236,6 +236,39 @@ TEST_F(RecallTest, SharingThePrefixChangesNothing) {
   EXPECT_NE(none[0].note, "");
 }
 
+TEST_F(RecallTest, QuestionsLongerThanARewindAreAskedOfACopy) {
+  const Haystack haystack = Haystack::Grass(1, " ");
+  const TokensRead on_read = [](int64_t) {};
+  const RecallTrial trial = Cells({150}, {0}, 1)[0].trials[0];
+  std::vector<RecallAnswer> answers;
+  // All is taken back; nothing of the question; not even a candidate.
+  for (const int64_t max_rewind : {200, 8, 2}) {
+    SessionOptions options;
+    options.context = Options("window:window=100").context;
+    options.context.spec = "window:window=100";
+    options.context.max_rewind = max_rewind;
+    Budget budget;
+    RecallStream stream(std::make_unique<Session>(model_, options, budget, *pool_), haystack, budget, 0,
+                        on_read);
+    stream.Text(std::string(PasskeyIntroduction()));
+    stream.Filler(300, "", FillerCut::kUnits);
+    stream.EndFiller("\n");
+    stream.Text(trial.statements[0].text + "\n");
+    stream.Flush();
+    const int64_t num_tokens = stream.num_tokens();
+    for (int i = 0; i < 2; ++i) {
+      answers.push_back(Ask(stream, trial.questions[0], {}));
+      EXPECT_EQ(stream.num_tokens(), num_tokens) << max_rewind;
+    }
+  }
+  for (const RecallAnswer& answer : answers) {
+    EXPECT_EQ(answer.likely, 1);
+    EXPECT_EQ(answer.generated, 1);
+    EXPECT_EQ(answer.text, answers[0].text);
+    EXPECT_EQ(answer.num_tokens, answers[0].num_tokens);
+  }
+}
+
 TEST_F(RecallTest, WhatDoesNotFitIsSaidAndFinishedCellsAreKept) {
   const Haystack haystack = Haystack::File(haystack_path_, false);
   RecallRun run(model_, haystack, Options("window:window=100"), *pool_);
@@ -298,6 +331,24 @@ TEST(PasskeyTest, WhatMakesNoSenseIsNamed) {
   EXPECT_NE(refuse([](PasskeyOptions* o) { o->num_candidates = 1; }).find("candidates"), std::string::npos);
 }
 
+TEST(PasskeyTest, ChanceIsThatOfTheCandidatesThereAre) {
+  RecallQuestion ten, nine;
+  ten.candidates.resize(10);
+  nine.candidates.resize(9);
+  EXPECT_EQ(ChanceOf({{{}, {ten}}, {{}, {ten}}, {{}, {ten}}}), 0.1);
+  EXPECT_NEAR(ChanceOf({{{}, {ten}}, {{}, {nine}}}), (1.0 / 10 + 1.0 / 9) / 2, 1e-12);
+  PasskeyOptions options;
+  options.format = "landmark";
+  options.lengths = {1000};
+  options.depths = {0.5};
+  options.num_candidates = 64;
+  // Of 50000 keys nine have one digit.
+  options.num_trials = 20000;
+  const RecallCell cell = PasskeyCells(options)[0];
+  EXPECT_GT(cell.row.numbers.at("chance"), 1.0 / 64);
+  EXPECT_EQ(cell.row.numbers.at("chance"), ChanceOf(cell.trials));
+}
+
 TEST(AnswerTest, RulesOfTheTasks) {
   RecallQuestion question;
   question.answers = {"123"};
@@ -335,6 +386,8 @@ TEST(HaystackTest, SentencesOfAFileComeWithTheirGaps) {
   for (int i = 0; i < 10; ++i) ASSERT_TRUE(repeated.Next(&cursor, &unit));
   std::ofstream(path) << " \n ";
   EXPECT_THROW(Haystack::File(path, false), Error);
+  std::ofstream(path, std::ios::binary) << "\xEF\xBB\xBF \n";
+  EXPECT_THROW(Haystack::File(path, true), Error) << "a byte order mark is not a word";
   std::remove(path.c_str());
   EXPECT_THROW(Haystack::File(path, false), Error);
 }

@@ -24,7 +24,8 @@ std::string DrawUuid(Random& random);
 std::vector<size_t> ChooseIndices(size_t count, size_t bound, Random& random);
 
 // `right` and count - 1 others from `draw`, all different; the first of the others begins with another letter
-// than `right`, so that what all have in common gives nothing away. draw must be able to give enough.
+// than `right`, so that what all have in common gives nothing away. Fewer where draw has no more
+// to give; it must have one.
 std::vector<std::string> DrawCandidates(const std::string& right, size_t count,
                                         const std::function<std::string()>& draw);
 
