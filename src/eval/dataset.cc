@@ -6,7 +6,6 @@
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
-#include <regex>
 #include <utility>
 
 #include "base/error.h"
@@ -20,8 +19,10 @@ namespace {
 using Json = nlohmann::ordered_json;
 namespace fs = std::filesystem;
 
-// A value as text: strings as they are, anything else as JSON writes it.
-std::string TextOf(const Json& value) {
+// A value as text: strings as they are, other scalars as JSON writes them. Lists and objects are refused: no
+// benchmark has them there, and writing one takes stack for every level.
+std::string TextOf(const Json& value, const char* key) {
+  if (value.is_structured()) Fail(ErrorKind::kInput, "\"{}\" holds a list or an object, not a text", key);
   return value.is_string() ? value.get<std::string>() : value.is_null() ? std::string() : value.dump();
 }
 
@@ -42,8 +43,8 @@ std::vector<std::string> NeedList(const Json& object, const char* key) {
   const Json* value = &Need(object, key);
   if (value->is_array() && value->size() == 1 && (*value)[0].is_array()) value = &(*value)[0];
   std::vector<std::string> list;
-  if (!value->is_array()) return {TextOf(*value)};
-  for (const Json& item : *value) list.push_back(TextOf(item));
+  if (!value->is_array()) return {TextOf(*value, key)};
+  for (const Json& item : *value) list.push_back(TextOf(item, key));
   return list;
 }
 
@@ -55,7 +56,7 @@ void FillLongBench(const Json& json, DatasetExample* example) {
     example->classes = NeedList(json, "all_classes");
   if (json.contains("length") && json["length"].is_number_integer())
     example->length = json["length"].get<int64_t>();
-  if (json.contains("_id")) example->id = TextOf(json["_id"]);
+  if (json.contains("_id")) example->id = TextOf(json["_id"], "_id");
 }
 
 // The right option's letter stands after its text.
@@ -68,12 +69,33 @@ std::vector<std::string> WithLetter(const std::vector<std::string>& answers,
   return {answers[0], std::string(1, static_cast<char>('A' + (at - options.begin())))};
 }
 
+// The first func_1(2) or func_1(-2) of a text, empty if there is none. By hand: the text is the file's, and
+// std::regex takes stack for every character.
+std::string_view FirstCall(std::string_view text) {
+  const auto skip_digits = [&](size_t at) {
+    return std::min(text.find_first_not_of("0123456789", at), text.size());
+  };
+  const auto is = [&](size_t at, char c) { return at < text.size() && text[at] == c; };
+  constexpr std::string_view kName = "func_";
+  size_t begin = text.find(kName);
+  while (begin != std::string_view::npos) {
+    const size_t number = begin + kName.size();
+    const size_t open = skip_digits(number);
+    const size_t argument = open + (is(open + 1, '-') ? 2 : 1);
+    const size_t close = skip_digits(argument);
+    if (open > number && is(open, '(') && close > argument && is(close, ')'))
+      return text.substr(begin, close + 1 - begin);
+    begin = text.find(kName, number);
+  }
+  return {};
+}
+
 void FillInfiniteBench(const Json& json, const std::string& task, DatasetExample* example) {
   auto& fields = example->fields;
   fields["context"] = NeedText(json, "context");
-  fields["input"] = fields["question"] = json.contains("input") ? TextOf(json["input"]) : "";
+  fields["input"] = fields["question"] = json.contains("input") ? TextOf(json["input"], "input") : "";
   example->answers = NeedList(json, "answer");
-  if (json.contains("id")) example->id = TextOf(json["id"]);
+  if (json.contains("id")) example->id = TextOf(json["id"], "id");
   if (task == "longbook_choice_eng" || task == "code_debug") {
     const std::vector<std::string> options = NeedList(json, "options");
     if (options.size() != 4)
@@ -81,16 +103,18 @@ void FillInfiniteBench(const Json& json, const std::string& task, DatasetExample
     for (size_t i = 0; i < 4; ++i) fields[fmt::format("OPTION_{}", static_cast<char>('A' + i))] = options[i];
     example->answers = WithLetter(example->answers, options);
   }
-  std::smatch match;
   const std::string& input = fields["input"];
   if (task == "code_run") {
-    if (!std::regex_search(input, match, std::regex("(func_[0-9]+)\\(-?[0-9]+\\)")))
-      Fail(ErrorKind::kInput, "\"input\" names no call like func_1(2)");
-    fields["func_call"] = match[0];
-    fields["func"] = match[1];
+    const std::string_view call = FirstCall(input);
+    if (call.empty()) Fail(ErrorKind::kInput, "\"input\" names no call like func_1(2)");
+    fields["func_call"] = call;
+    fields["func"] = call.substr(0, call.find('('));
   }
-  if (task == "kv_retrieval" && std::regex_search(input, match, std::regex("\"([^\"]*)\"")))
-    fields["key"] = match[1];
+  if (task == "kv_retrieval") {
+    const size_t open = input.find('"');
+    const size_t close = open == std::string::npos ? open : input.find('"', open + 1);
+    if (close != std::string::npos) fields["key"] = input.substr(open + 1, close - open - 1);
+  }
   if (task == "math_find") {
     const size_t end = input.rfind(" of");
     const std::string what = end == std::string::npos || !input.starts_with("The ")
@@ -263,7 +287,8 @@ std::vector<DatasetFile> FindDatasetFiles(Benchmark benchmark, const std::string
     std::error_code error;
     for (fs::recursive_directory_iterator it(path, error), end; it != end && !error; it.increment(error)) {
       if (it.depth() > 2) it.disable_recursion_pending();
-      if (it->is_regular_file() && HasEnding(benchmark, it->path())) paths.push_back(it->path());
+      std::error_code unknown;  // a link to itself, say: not a file to read
+      if (it->is_regular_file(unknown) && HasEnding(benchmark, it->path())) paths.push_back(it->path());
     }
     if (error) Fail(ErrorKind::kFile, "{}: cannot be read: {}", path, error.message());
   } else if (FileExists(path)) {

@@ -53,7 +53,7 @@ Json AnswerJson(Benchmark benchmark, const DatasetExample& example, const std::s
 struct Answered {
   std::vector<std::string> ids;
   std::vector<double> scores;
-  double seconds = 0;
+  std::vector<double> seconds;
 };
 Answered ReadAnswers(const std::string& path) {
   Answered answered;
@@ -68,7 +68,7 @@ Answered ReadAnswers(const std::string& path) {
       const Json json = Json::parse(line);
       answered.ids.push_back(json.at("id").get<std::string>());
       answered.scores.push_back(json.at("score").get<double>());
-      answered.seconds += json.at("seconds").get<double>();
+      answered.seconds.push_back(json.at("seconds").get<double>());
     } catch (const Json::exception& error) {
       Fail(ErrorKind::kMismatch, "{}:{}: not an answer of this program ({}); name another folder", path,
            number, error.what());
@@ -85,7 +85,7 @@ Answered ReadAnswers(const std::string& path) {
 DatasetScore Summarize(const Answered& answered) {
   DatasetScore score;
   score.count = static_cast<int64_t>(answered.scores.size());
-  score.seconds = answered.seconds;
+  for (const double value : answered.seconds) score.seconds += value;
   if (score.count == 0) return score;
   const double n = static_cast<double>(score.count);
   double sum = 0, squares = 0;
@@ -180,7 +180,18 @@ DatasetScore DatasetRun::Run(Benchmark benchmark, const DatasetFile& file, const
   const DatasetTask& task = FindDatasetTask(benchmark, file.task);
   const int64_t total = CountExamples(benchmark, file, settings_.limit, on_bad);
   Answered answered = ReadAnswers(answers_path);
+  if (settings_.limit >= 0 && answered.ids.size() > static_cast<size_t>(settings_.limit)) {
+    // The score is that of the first `limit` questions, however many are answered.
+    const auto limit = static_cast<size_t>(settings_.limit);
+    answered.ids.resize(limit);
+    answered.scores.resize(limit);
+    answered.seconds.resize(limit);
+  }
   const int64_t num_resumed = static_cast<int64_t>(answered.ids.size());
+  if (num_resumed > total) {
+    Fail(ErrorKind::kMismatch, "{} has {} answers, but {} has only {} questions; name another folder",
+         answers_path, num_resumed, file.path, total);
+  }
   std::ofstream out;
   int64_t index = 0;
   bool is_interrupted = false;
@@ -210,7 +221,7 @@ DatasetScore DatasetRun::Run(Benchmark benchmark, const DatasetFile& file, const
     }
     Json line = AnswerJson(benchmark, example, answer.text);
     answered.scores.push_back(ScoreAnswer(task.metric, input));
-    answered.seconds += answer.seconds;
+    answered.seconds.push_back(answer.seconds);
     line["score"] = answered.scores.back();
     line["seconds"] = answer.seconds;
     if (!out.is_open()) out.open(answers_path, std::ios::app | std::ios::binary);

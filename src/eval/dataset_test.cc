@@ -146,6 +146,43 @@ TEST_F(DatasetTest, InfiniteBenchFields) {
   EXPECT_EQ(examples[2].answers, std::vector<std::string>{"7.5"});
 }
 
+TEST_F(DatasetTest, WhatAFileSaysTakesNoStack) {
+  // A long text, and a call and a key at its end.
+  const auto write = [&](const std::string& name, const std::string& input) {
+    const nlohmann::json line = {{"context", "c"}, {"input", input}, {"answer", "v"}};
+    return Write(name, line.dump() + "\n");
+  };
+  const std::string run = write("code_run.jsonl", "func_" + std::string(1 << 20, '1') +
+                                                      " func_2(x) func_(3) func_4(-) func_5(6 func_7(-8)");
+  const auto runs = Examples(Benchmark::kInfiniteBench, run);
+  ASSERT_EQ(runs.size(), 1u);
+  EXPECT_EQ(runs[0].fields.at("func_call"), "func_7(-8)");
+  EXPECT_EQ(runs[0].fields.at("func"), "func_7");
+  const std::string key(1 << 20, 'k');
+  const auto keys = Examples(Benchmark::kInfiniteBench, write("kv_retrieval.jsonl", "Key: \"" + key + "\""));
+  ASSERT_EQ(keys.size(), 1u);
+  EXPECT_TRUE(keys[0].fields.at("key") == key);
+  EXPECT_NE(MessageOf(Benchmark::kInfiniteBench, write("code_run_2.jsonl", "func_1(")).find("names no call"),
+            std::string::npos);
+  // Lists in lists, where a text stands.
+  constexpr size_t kDepth = 300000;
+  const std::string deep = std::string(kDepth, '[') + std::string(kDepth, ']');
+  const std::string lists =
+      Write("passkey.jsonl", R"({"context": "c", "input": "i", "answer": )" + deep + "}\n");
+  EXPECT_NE(MessageOf(Benchmark::kInfiniteBench, lists).find("passkey.jsonl:1: \"answer\" holds a list"),
+            std::string::npos);
+  const std::string ids =
+      Write("qasper.jsonl", R"({"context": "c", "input": "i", "answers": ["a"], "_id": )" + deep + "}\n");
+  EXPECT_NE(MessageOf(Benchmark::kLongBench, ids).find("qasper.jsonl:1: \"_id\" holds a list"),
+            std::string::npos);
+}
+
+TEST_F(DatasetTest, ALinkToItselfIsPassedOver) {
+  Write("qasper.jsonl", kQasper);
+  fs::create_symlink("narrativeqa.jsonl", folder_ / "narrativeqa.jsonl");
+  EXPECT_EQ(Examples(Benchmark::kLongBench, folder_.string()).size(), 1u);
+}
+
 constexpr const char* kStories =
     "1 Mary went to the kitchen.\n"
     "2 Where is Mary? \tkitchen\t1\n"
@@ -241,6 +278,23 @@ TEST_F(DatasetRunTest, AnswersAreKeptAndNotAskedAgain) {
   const auto line = nlohmann::json::parse(all.substr(0, all.find('\n')));
   EXPECT_EQ(line["target"], "kitchen");
   EXPECT_TRUE(line["output"].is_string());
+  // Of more answers than are asked for the first ones count.
+  settings.limit = 1;
+  const DatasetScore first = run();
+  EXPECT_EQ(first.count, 1);
+  EXPECT_EQ(first.num_resumed, 1);
+  settings.limit = 0;
+  EXPECT_EQ(run().count, 0);
+  EXPECT_EQ(Read(answers), all);
+  settings.limit = -1;
+  // Fewer questions than answers.
+  Write("qa1_test.txt", std::string(kStories, std::string_view(kStories).find("1 Ann")));
+  try {
+    run();
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kMismatch) << error.what();
+  }
   // Answers to other questions.
   Write("qa1_test.txt", std::string("\n") + kStories);
   EXPECT_THROW(run(), Error);
