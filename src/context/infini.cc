@@ -33,7 +33,9 @@ KvLayout KeptLayout(const LayerAttention& layer) {
 // Tokens not in the memory yet, those of a chunk, and those that a rewind takes out of it again.
 int64_t KeptTokens(const ContextSettings& settings, const InfiniOptions& options) {
   const int64_t slack = settings.max_chunk + settings.max_rewind;
-  return (options.previous + 1 + (slack + options.segment - 1) / options.segment + 1) * options.segment;
+  // Shifted keys reach one token further back.
+  const int64_t spare = options.key_shift ? 2 : 1;
+  return (options.previous + 1 + (slack + options.segment - 1) / options.segment + spare) * options.segment;
 }
 
 // Memories at the borders that the chunk crosses or a rewind can bring back.
@@ -194,27 +196,33 @@ const float* InfiniContext::ShiftedKeys(const Layer& layer, const float* k) {
   return shifted_k_.get();
 }
 
+int64_t InfiniContext::FirstKept(int64_t segment) const {
+  const bool reaches_back = options_.key_shift && segment > 0;
+  return segment * options_.segment - (reaches_back ? 1 : 0);
+}
+
 void InfiniContext::WriteSegment(Layer& layer, int64_t segment, ThreadPool& pool) {
   const MemoryShape& shape = layer.shape;
   float* to = MemoryAt(layer, segment + 1);
   std::memcpy(to, MemoryAt(layer, segment), shape.num_floats() * sizeof(float));
-  for (int64_t i = 0; i < options_.segment; ++i) {
+  // Shifted keys: the first token's value lies under the key of the segment before. Where there is none, and
+  // under the rules without a write gate, it is left out.
+  const bool gated = layer.write_gates != nullptr;
+  const int64_t shift = options_.key_shift ? 1 : 0;
+  const int64_t left_out = shift == 1 && (segment == 0 || !gated) ? 1 : 0;
+  for (int64_t i = left_out; i < options_.segment; ++i) {
     const int64_t index = segment * options_.segment + i;
-    const auto at = static_cast<size_t>(i);
-    layer.kept.Load(index, segment_k_.get() + at * shape.num_kv_heads * shape.key_dim,
-                    segment_v_.get() + at * shape.num_kv_heads * shape.value_dim);
-    if (layer.write_gates == nullptr) continue;
+    const auto at = static_cast<size_t>(i - left_out);
+    layer.kept.Load(index - shift, segment_k_.get() + at * shape.num_kv_heads * shape.key_dim, nullptr);
+    layer.kept.Load(index, nullptr, segment_v_.get() + at * shape.num_kv_heads * shape.value_dim);
+    if (!gated) continue;
     std::memcpy(segment_gate_.get() + at * shape.num_kv_heads,
                 layer.write_gates.get() + static_cast<size_t>(index % kept_tokens_) * shape.num_kv_heads,
                 shape.num_kv_heads * sizeof(float));
   }
-  // Shifted keys: the first token has no key before it in its segment, the last one no token after it.
-  const size_t shift = options_.key_shift ? 1 : 0;
-  const float* gates =
-      layer.write_gates == nullptr ? nullptr : segment_gate_.get() + shift * shape.num_kv_heads;
-  MemoryWrite(shape, to, segment == 0, segment_k_.get(),
-              segment_v_.get() + shift * shape.num_kv_heads * shape.value_dim, gates,
-              static_cast<size_t>(options_.segment) - shift, write_scratch_.get(), pool);
+  MemoryWrite(shape, to, segment == 0, segment_k_.get(), segment_v_.get(),
+              gated ? segment_gate_.get() : nullptr, static_cast<size_t>(options_.segment - left_out),
+              write_scratch_.get(), pool);
 }
 
 void InfiniContext::Attend(size_t layer_index, const float* q, const float* k, const float* v, float* out,
@@ -266,7 +274,7 @@ int64_t InfiniContext::MaxRewind() const {
     const int64_t base = std::max<int64_t>(0, NumCommitted(index) - 1);
     if (base < oldest_snapshot_) return false;
     for (const Layer& layer : layers_) {
-      if (base * options_.segment < layer.kept.valid_begin()) return false;
+      if (FirstKept(base) < layer.kept.valid_begin()) return false;
     }
     return true;
   };
@@ -299,7 +307,7 @@ void InfiniContext::Save(StateWriter& writer) const {
     for (int64_t c = first; c <= last; ++c) {
       writer.Write(MemoryAt(const_cast<Layer&>(layer), c), layer.shape.num_floats() * sizeof(float));
     }
-    const int64_t begin = first * options_.segment;
+    const int64_t begin = FirstKept(first);
     layer.kept.Save(writer, begin, num_tokens_);
     if (layer.write_gates == nullptr) continue;
     for (int64_t index = begin; index < num_tokens_; ++index) {
@@ -316,7 +324,7 @@ void InfiniContext::Restore(StateReader& reader) {
   const auto last = reader.Get<int64_t>();
   const int64_t num_tokens = local_->num_tokens();
   if (first < 0 || last < first || last - first >= num_snapshots_ || last > NumCommitted(num_tokens) ||
-      num_tokens - first * options_.segment > kept_tokens_) {
+      num_tokens - FirstKept(first) > kept_tokens_) {
     Fail(ErrorKind::kFile, "state: memories {} to {} do not fit a stream of {} tokens", first, last,
          num_tokens);
   }
@@ -324,7 +332,7 @@ void InfiniContext::Restore(StateReader& reader) {
     for (int64_t c = first; c <= last; ++c) {
       reader.Read(MemoryAt(layer, c), layer.shape.num_floats() * sizeof(float));
     }
-    const int64_t begin = first * options_.segment;
+    const int64_t begin = FirstKept(first);
     layer.kept.Restore(reader, begin, num_tokens);
     if (layer.write_gates == nullptr) continue;
     for (int64_t index = begin; index < num_tokens; ++index) {

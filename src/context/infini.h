@@ -79,6 +79,8 @@ class InfiniContext : public Context {
         memories;  // [num_snapshots][shape.num_floats()]: after c segments, at place c modulo num_snapshots
   };
   float* MemoryAt(Layer& layer, int64_t num_committed) const;
+  // The oldest token whose key or value is needed to write the segment.
+  int64_t FirstKept(int64_t segment) const;
   void WriteSegment(Layer& layer, int64_t segment, ThreadPool& pool);
   // The chunk's keys as local attention sees them under MemoryRules::key_shift.
   const float* ShiftedKeys(const Layer& layer, const float* k);

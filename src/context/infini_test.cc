@@ -73,11 +73,12 @@ std::vector<double> Definition(const ContextShape& shape, const Stream& stream, 
     const int64_t now = std::max<int64_t>(0, index / options.segment - options.previous);
     for (; committed < now; ++committed) {
       const int64_t begin = committed * options.segment;
+      const bool gated = options.update == MemoryUpdate::kGatedDelta;
       const int64_t shift = options.key_shift ? 1 : 0;
-      MemoryWriteReference(
-          memory_shape, memory.data(), committed == 0, stream.K(begin), stream.V(begin + shift),
-          options.update == MemoryUpdate::kGatedDelta ? gates.data() + (begin + shift) * 2 : nullptr,
-          static_cast<size_t>(options.segment - shift));
+      const int64_t first = begin + (shift == 1 && (begin == 0 || !gated) ? 1 : 0);
+      MemoryWriteReference(memory_shape, memory.data(), committed == 0, stream.K(first - shift),
+                           stream.V(first), gated ? gates.data() + first * 2 : nullptr,
+                           static_cast<size_t>(begin + options.segment - first));
     }
     std::vector<double> row = BruteForce(local, index, XlRule(options.segment, options.previous));
     std::vector<double> read(row.size());

@@ -42,7 +42,8 @@ uint64_t HashName(uint64_t seed, const std::string& name) {
 std::vector<Tensor*> DecoderState::Differentiable() {
   std::vector<Tensor*> tensors;
   for (LayerState& layer : layers) {
-    for (Tensor* t : {&layer.memory.m, &layer.memory.z, &layer.kept_k, &layer.kept_v, &layer.kept_write}) {
+    for (Tensor* t :
+         {&layer.memory.m, &layer.memory.z, &layer.kept_k, &layer.kept_v, &layer.kept_write, &layer.left_k}) {
       if (t->defined() && t->numel() > 0) tensors.push_back(t);
     }
   }
@@ -352,12 +353,22 @@ Tensor Decoder::Weights(const Layer& layer, const Tensor& logits) const {
   return torch::softmax(torch::cat({logits, sinks.expand(shape)}, -1), -1).narrow(-1, 0, logits.size(-1));
 }
 
-MemoryTensors Decoder::WriteSegment(const MemoryTensors& memory, const Tensor& k, const Tensor& v,
-                                    const Tensor& write) const {
-  const int64_t pairs = k.size(2) - 1;
+MemoryTensors Decoder::WriteSegment(LayerState* state, const DecoderState& shared, const Tensor& k,
+                                    const Tensor& v, const Tensor& write) const {
+  const MemoryTensors& memory = state->memory;
   if (!memory_.key_shift) return WriteMemory(update_, memory, k, v, write);
+  const int64_t pairs = k.size(2) - 1;
+  const Tensor before = state->left_k;
+  const Tensor keys = k.narrow(2, 0, pairs);
+  state->left_k = k.narrow(2, pairs, 1);
+  if (write.defined() && before.size(2) > 0) {
+    // The key before belongs to another document where the row has written nothing of its own yet.
+    const Tensor open = shared.written.view({-1, 1, 1});
+    const Tensor gates = torch::cat({write.narrow(2, 0, 1) * open, write.narrow(2, 1, pairs)}, 2);
+    return WriteMemory(update_, memory, torch::cat({before, keys}, 2), v, gates);
+  }
   if (pairs < 1) return memory;
-  return WriteMemory(update_, memory, k.narrow(2, 0, pairs), v.narrow(2, 1, pairs),
+  return WriteMemory(update_, memory, keys, v.narrow(2, 1, pairs),
                      write.defined() ? write.narrow(2, 1, pairs) : write);
 }
 
@@ -386,14 +397,14 @@ Tensor Decoder::MixMemory(size_t index, const Tensor& x, const Heads& heads, con
   }
   const int64_t num_tokens = x.size(1);
   if (memory_.previous == 0) {
-    state->memory = WriteSegment(state->memory, heads.k, heads.v, write);
+    state->memory = WriteSegment(state, shared, heads.k, heads.v, write);
     return out;
   }
   const Tensor k = torch::cat({state->kept_k, heads.k}, 2), v = torch::cat({state->kept_v, heads.v}, 2);
   const Tensor w = write.defined() ? torch::cat({state->kept_write, write}, 2) : write;
   const int64_t leaves = k.size(2) - memory_.previous * num_tokens;
   if (leaves > 0) {
-    const MemoryTensors after = WriteSegment(state->memory, k.narrow(2, 0, leaves), v.narrow(2, 0, leaves),
+    const MemoryTensors after = WriteSegment(state, shared, k.narrow(2, 0, leaves), v.narrow(2, 0, leaves),
                                              w.defined() ? w.narrow(2, 0, leaves) : w);
     // Tokens of another document than the row's present one are left out.
     const Tensor stays = shared.kept_valid.select(1, 0) > 0;
@@ -521,6 +532,7 @@ DecoderState Decoder::EmptyState(int64_t batch) const {
     layer.kept_k = torch::zeros({batch, kv_heads, 0, key_dim}, options_);
     layer.kept_v = torch::zeros({batch, kv_heads, 0, value_dim}, options_);
     layer.kept_write = torch::zeros({batch, kv_heads, 0}, options_);
+    layer.left_k = torch::zeros({batch, kv_heads, 0, key_dim}, options_);
     if (memory_.attention == "xl" || memory_.attention == "memorizing") {
       layer.hidden = torch::zeros({batch, 0, static_cast<int64_t>(config_.model_dim)}, options_);
     }

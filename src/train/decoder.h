@@ -50,8 +50,9 @@ struct AdapterSettings {
 struct LayerState {
   MemoryTensors memory;
   torch::Tensor kept_k, kept_v, kept_write;  // [B, K, L, dim], [B, K, L] of the segments before, not rotated
-  torch::Tensor hidden;                      // xl: [B, L, model_dim], no gradient
-  torch::Tensor knn_k, knn_v;                // memorizing: [B, K, tokens, dim], no gradient
+  torch::Tensor left_k;        // [B, K, 0 or 1, dim]: key_shift, the last key that left the window
+  torch::Tensor hidden;        // xl: [B, L, model_dim], no gradient
+  torch::Tensor knn_k, knn_v;  // memorizing: [B, K, tokens, dim], no gradient
 };
 
 struct DecoderState {
@@ -141,8 +142,9 @@ class Decoder {
   torch::Tensor Attention(size_t layer, const torch::Tensor& x, const torch::Tensor& mask, LayerState* state,
                           const DecoderState& shared, SegmentWatch* watch,
                           const BranchTokens* branches) const;
-  MemoryTensors WriteSegment(const MemoryTensors& memory, const torch::Tensor& k, const torch::Tensor& v,
-                             const torch::Tensor& write) const;
+  // The memory after the segment's pairs. Leaves the segment's last key in the state, for shifted keys.
+  MemoryTensors WriteSegment(LayerState* state, const DecoderState& shared, const torch::Tensor& k,
+                             const torch::Tensor& v, const torch::Tensor& write) const;
   torch::Tensor ShiftKeys(const torch::Tensor& k) const;
   torch::Tensor MixMemory(size_t layer, const torch::Tensor& x, const Heads& heads,
                           const torch::Tensor& local, LayerState* state, const DecoderState& shared,
