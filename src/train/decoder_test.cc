@@ -255,8 +255,7 @@ TEST(DecoderBranches, AreAsIfFedAndTakenBack) {
       }
       const auto x = with.Differentiable(), y = without.Differentiable();
       ASSERT_EQ(x.size(), y.size());
-      for (size_t i = 0; i < x.size(); ++i)
-        EXPECT_LT((*x[i] - *y[i]).abs().max().item<double>(), 1e-10);
+      for (size_t i = 0; i < x.size(); ++i) EXPECT_LT((*x[i] - *y[i]).abs().max().item<double>(), 1e-10);
     }
   }
 }
