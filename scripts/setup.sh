@@ -25,7 +25,7 @@ packages=(
   libicu-dev        # Unicode classes, read at build time only
   libgtest-dev libbenchmark-dev
 )
-[ -z "$train" ] || packages+=(libtorch-dev libtomlplusplus-dev libsentencepiece-dev)
+[ -z "$train" ] || packages+=(libtorch-dev libsentencepiece-dev libopenblas0-pthread)
 
 missing=()
 for package in "${packages[@]}"; do

@@ -72,6 +72,7 @@ BaseModel::BaseModel(const std::string& path) : source_(OpenTensorSource(path)) 
                             return TensorMap::HasWeight(*source_, family, canonical, 0);
                           }};
   file_config_ = Configure(family, input, false);
+  if (const GgufFile* gguf = source_->gguf()) ReadMemoryMetadata(*gguf, &file_config_);
   architecture_.family = &family;
   architecture_.config = file_config_;
   architecture_.hyper = HyperparametersForGguf(family, hyper_, file_config_);
@@ -134,6 +135,12 @@ void BaseModel::ForEachTensor(const std::function<void(const NamedTensor&)>& use
     matrix(name("ffn_gate.weight"), *map.FindGateUp(0, layer));
     matrix(name("ffn_up.weight"), *map.FindGateUp(1, layer));
     matrix(name("ffn_down.weight"), *map.Find("ffn_down", layer, dim, c.ffn_dim[index], true));
+    if (c.memory.segment == 0) continue;
+    vector(name("infini_gate.weight"), map.FindVector("infini_gate", "weight", layer, c.num_heads, true));
+    if (c.memory.update != MemoryUpdate::kGatedDelta) continue;
+    const size_t kv_heads = c.num_kv_heads[index];
+    matrix(name("infini_write.weight"), *map.Find("infini_write", layer, kv_heads, dim, true));
+    vector(name("infini_write.bias"), map.FindVector("infini_write", "bias", layer, kv_heads, true));
   }
   // A tied file may hold the head all the same; anything else left over is a part that would be lost.
   map.CheckAllUsed();

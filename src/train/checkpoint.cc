@@ -10,7 +10,7 @@
 namespace mneme::train {
 namespace {
 
-constexpr std::string_view kMagic = "MNEMECK1";
+constexpr std::string_view kMagic = "MNEMECK2";
 
 class HashingWriter : public StateWriter {
  public:

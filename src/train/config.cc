@@ -124,6 +124,10 @@ void Visit(V& v, StageSettings& s) {
   v("batch", s.batch, Limits{1, 1 << 20}, "sequences per step");
   v("write_penalty", s.write_penalty, Limits{-1, 1000},
     "for this stage in place of memory.write_penalty; -1: that one");
+  v("carry", s.carry, Limits{0, 1},
+    "share of the sequences that begin with the memory which the sequence before them in the same row left, "
+    "and not with an empty one: 0.98 makes memories about 50 sequences old, at no cost; attention infini "
+    "only");
   v("weights", s.weights, Limits{0, 1e9}, "shares of the sources in this stage, one each; empty: their own");
 }
 
@@ -333,6 +337,10 @@ void CheckTogether(const TrainConfig& c) {
   if (!(weight > 0)) fail("all sources have weight 0");
   for (const StageSettings& stage : c.stages) {
     if (stage.min_segments > stage.max_segments) fail("min_segments is larger than max_segments");
+    if (stage.carry > 0 && c.memory.attention != "infini") {
+      fail(fmt::format("carry needs a memory to carry: memory.attention is \"{}\", not \"infini\"",
+                       c.memory.attention));
+    }
     if (stage.weights.empty()) continue;
     if (stage.weights.size() != c.sources.size()) {
       fail(fmt::format("a [[stage]] has {} weights for {} sources", stage.weights.size(), c.sources.size()));

@@ -83,6 +83,7 @@ struct StageSettings {
   int64_t max_segments = 4;
   int64_t batch = 8;
   double write_penalty = -1;
+  double carry = 0;
   std::vector<int64_t> weights;
 };
 

@@ -138,6 +138,14 @@ TEST(TrainConfigTest, SettingsFromTheCommandLineWinAndReachSourcesAndStages) {
   }
 }
 
+TEST(TrainConfigTest, OnlyAMemoryCanBeCarried) {
+  const std::string text =
+      "out = \"o\"\n[[source]]\nkind = \"copy\"\n[[stage]]\ncarry = 0.5\n[memory]\nattention = ";
+  EXPECT_EQ(ParseTrainConfig(text + "\"infini\"\n", "t.toml").stages[0].carry, 0.5);
+  EXPECT_THROW(ParseTrainConfig(text + "\"xl\"\n", "t.toml"), Error);
+  EXPECT_THROW(ParseTrainConfig(text + "\"dense\"\n", "t.toml"), Error);
+}
+
 TEST(TrainConfigTest, SettingsAddedLaterDoNotMakeOlderCheckpointsForeign) {
   TrainConfig config;
   EXPECT_EQ(ShapeText(config).find("sink"), std::string::npos);

@@ -5,32 +5,11 @@
 #include <numbers>
 
 #include "base/error.h"
+#include "train/tensor_io.h"
 
 namespace mneme::train {
-namespace {
 
 using torch::Tensor;
-
-void Put(const Tensor& tensor, StateWriter& writer) {
-  const Tensor flat = tensor.detach().to(torch::kCPU).contiguous();
-  const auto bytes = static_cast<size_t>(flat.numel()) * static_cast<size_t>(flat.element_size());
-  writer.Put<uint64_t>(bytes);
-  writer.Write(flat.data_ptr(), bytes);
-}
-
-void Get(const std::string& name, Tensor* tensor, StateReader& reader) {
-  torch::NoGradGuard no_grad;
-  Tensor flat = torch::empty_like(*tensor, tensor->options().device(torch::kCPU)).contiguous();
-  const auto bytes = static_cast<size_t>(flat.numel()) * static_cast<size_t>(flat.element_size());
-  const auto stored = reader.Get<uint64_t>();
-  if (stored != bytes) {
-    Fail(ErrorKind::kMismatch, "checkpoint: '{}' has {} bytes, but this model needs {}", name, stored, bytes);
-  }
-  reader.Read(flat.data_ptr(), bytes);
-  tensor->copy_(flat);
-}
-
-}  // namespace
 
 AdamW::AdamW(std::vector<Parameter>& parameters, const OptimizerSettings& settings) : settings_(settings) {
   for (Parameter& parameter : parameters) {
@@ -93,11 +72,11 @@ void AdamW::Save(StateWriter& writer) const {
   writer.Put<uint64_t>(slots_.size());
   for (const Slot& slot : slots_) {
     writer.PutString(slot.parameter->name);
-    Put(slot.parameter->value, writer);
+    PutTensor(slot.parameter->value, writer);
     writer.Put<uint8_t>(slot.parameter->trains);
     if (!slot.parameter->trains) continue;
-    Put(slot.mean, writer);
-    Put(slot.square, writer);
+    PutTensor(slot.mean, writer);
+    PutTensor(slot.square, writer);
   }
 }
 
@@ -113,13 +92,13 @@ void AdamW::Restore(StateReader& reader) {
       Fail(ErrorKind::kMismatch, "checkpoint: has '{}' where this model has '{}'", name,
            slot.parameter->name);
     }
-    Get(name, &slot.parameter->value, reader);
+    GetTensor(name, &slot.parameter->value, reader);
     if ((reader.Get<uint8_t>() != 0) != slot.parameter->trains) {
       Fail(ErrorKind::kMismatch, "checkpoint: '{}' was trained in one run and not in the other", name);
     }
     if (!slot.parameter->trains) continue;
-    Get(name, &slot.mean, reader);
-    Get(name, &slot.square, reader);
+    GetTensor(name, &slot.mean, reader);
+    GetTensor(name, &slot.square, reader);
   }
 }
 

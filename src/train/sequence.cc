@@ -146,6 +146,23 @@ void BackpropagateBySegment(const Decoder& decoder, const Inputs& in, const Sequ
   }
 }
 
+DecoderState StartState(const Decoder& decoder, int64_t batch, const CarriedMemory* carried) {
+  DecoderState state = decoder.EmptyState(batch);
+  if (carried == nullptr || carried->num_rows() != batch) return state;
+  for (size_t i = 0; i < state.layers.size(); ++i) state.layers[i].memory = carried->layers[i];
+  state.written = carried->written;
+  return state;
+}
+
+CarriedMemory Leave(const DecoderState& state) {
+  CarriedMemory carried;
+  for (const LayerState& layer : state.layers) {
+    carried.layers.push_back({layer.memory.m.detach(), layer.memory.z.detach()});
+  }
+  carried.written = state.written.detach();
+  return carried;
+}
+
 SequenceResult Finish(const Sums& sums, const DecoderState& state) {
   SequenceResult result;
   result.loss = sums.loss;
@@ -166,15 +183,17 @@ SequenceResult Finish(const Sums& sums, const DecoderState& state) {
 
 }  // namespace
 
-SequenceResult Backpropagate(const Decoder& decoder, const Batch& batch, const SequenceOptions& options) {
+SequenceResult Backpropagate(const Decoder& decoder, const Batch& batch, const SequenceOptions& options,
+                             CarriedMemory* carried) {
   const Inputs in(batch, decoder.options());
-  DecoderState state = decoder.EmptyState(batch.batch);
+  DecoderState state = StartState(decoder, batch.batch, carried);
   Sums sums;
   if (options.recompute) {
     BackpropagateBySegment(decoder, in, options, &state, &sums);
   } else {
     BackpropagateWhole(decoder, in, options, &state, &sums);
   }
+  if (carried != nullptr) *carried = Leave(state);
   return Finish(sums, state);
 }
 

@@ -19,6 +19,15 @@ struct SequenceOptions {
   double scale = 1;  // of the loss, for micro-batches
 };
 
+// What rows take along from one batch to the next: by layer what stands in the memory, and which rows have
+// written into theirs. What was still in the window is left behind.
+struct CarriedMemory {
+  std::vector<MemoryTensors> layers;  // no gradient; empty: nothing yet
+  torch::Tensor written;              // [B]
+
+  int64_t num_rows() const { return layers.empty() ? 0 : written.size(0); }
+};
+
 struct LayerWatch {
   double max_m = 0;
   double max_z = 0;
@@ -32,8 +41,11 @@ struct SequenceResult {
   std::vector<LayerWatch> layers;  // at the end of the sequences
 };
 
-// Adds to the gradients of the decoder's parameters.
-SequenceResult Backpropagate(const Decoder& decoder, const Batch& batch, const SequenceOptions& options);
+// Adds to the gradients of the decoder's parameters. With `carried`: rows begin with the memory that it holds
+// (unless their first segment resets it), and it holds what they leave; a number of rows other than the
+// batch's counts as nothing yet. No gradient passes from one batch to the one before.
+SequenceResult Backpropagate(const Decoder& decoder, const Batch& batch, const SequenceOptions& options,
+                             CarriedMemory* carried = nullptr);
 
 // Loss without gradient.
 SequenceResult Evaluate(const Decoder& decoder, const Batch& batch);

@@ -19,12 +19,14 @@
 #include "base/interrupt.h"
 #include "base/random.h"
 #include "base/units.h"
+#include "context/infini.h"
 #include "train/architecture.h"
 #include "train/checkpoint.h"
 #include "train/data.h"
 #include "train/decoder.h"
 #include "train/optimizer.h"
 #include "train/sequence.h"
+#include "train/tensor_io.h"
 #include "train/text_evaluation.h"
 #include "train/text_files.h"
 #include "train/vocabulary.h"
@@ -122,6 +124,7 @@ class Run {
   void OpenVocabulary();
   void MakeDecoder();
   void OpenData();
+  void CheckBaseMemory() const;
   void LoadBase();
   void FreezeForAdapt();
   const StageSettings& StageAt(int64_t step) const;
@@ -132,7 +135,9 @@ class Run {
   void EvaluatePasskeys();
   void EvaluateFiles();
   void Save();
+  void SaveCarried(StateWriter& writer) const;
   void Restore();
+  void RestoreCarried(StateReader& reader);
   void Export();
   std::vector<double> Gates() const;
   void Say(const std::string& line) const {
@@ -150,7 +155,8 @@ class Run {
   std::optional<Decoder> decoder_;
   std::optional<AdamW> optimizer_;
   std::optional<DataStream> data_;
-  std::vector<TextFiles> held_back_;  // one file each
+  std::vector<TextFiles> held_back_;    // one file each
+  std::vector<CarriedMemory> carried_;  // by micro-batch; empty where the stage carries none
   std::optional<RunLog> log_;
   int64_t step_ = 0;
   double last_loss_ = std::nan("");
@@ -222,7 +228,30 @@ void Run::OpenData() {
   architecture_.config.actions = {data_->pause(), data_->backspace(), data_->sink()};
 }
 
+// What adapting may add to a model.
+bool IsNew(const Parameter& parameter) {
+  return parameter.name.find("infini_") != std::string::npos ||
+         parameter.name.find("knn_") != std::string::npos ||
+         parameter.name.find(".lora_") != std::string::npos;
+}
+
+// A model that has a memory goes on with the same kind of it: other rules would read what these gates and
+// keys were not made for.
+void Run::CheckBaseMemory() const {
+  const MemoryRules& has = architecture_.config.memory;
+  const MemorySettings& wants = config_.memory;
+  if (has.segment == 0) return;
+  const bool fits = wants.attention == "infini" && ParseMemoryUpdate(wants.update) == has.update &&
+                    wants.key_shift == has.key_shift;
+  if (fits) return;
+  Fail(ErrorKind::kMismatch,
+       "{}: has a compressive memory already (update \"{}\", key_shift {}); set the same in [memory], with "
+       "attention = \"infini\"",
+       config_.model.base, MemoryUpdateName(has.update), has.key_shift);
+}
+
 void Run::LoadBase() {
+  CheckBaseMemory();
   torch::NoGradGuard no_grad;
   size_t loaded = 0;
   base_->ForEachTensor([&](const NamedTensor& tensor) {
@@ -232,13 +261,10 @@ void Run::LoadBase() {
            tensor.name);
     }
     parameter->value.copy_(torch::tensor(tensor.values).reshape(parameter->value.sizes()));
-    ++loaded;
+    if (!IsNew(*parameter)) ++loaded;
   });
   for (const Parameter& parameter : decoder_->parameters()) {
-    const bool is_new = parameter.name.find("infini_") != std::string::npos ||
-                        parameter.name.find("knn_") != std::string::npos ||
-                        parameter.name.find(".lora_") != std::string::npos;
-    if (!is_new) --loaded;
+    if (!IsNew(parameter)) --loaded;
   }
   MNEME_CHECK(loaded == 0);
 }
@@ -267,7 +293,11 @@ Batch Run::NextBatch() {
   const auto span = static_cast<uint64_t>(stage.max_segments - stage.min_segments + 1);
   const int64_t num_segments = stage.min_segments + static_cast<int64_t>(random.Below(span));
   data_->SetWeights(stage.weights);
-  return data_->Next(stage.batch, num_segments, config_.memory.segment);
+  Batch batch = data_->Next(stage.batch, num_segments, config_.memory.segment);
+  for (int64_t row = 0; row < batch.batch && stage.carry > 0; ++row) {
+    if (random.Uniform() < stage.carry) batch.resets[static_cast<size_t>(row * num_segments)] = 0;
+  }
+  return batch;
 }
 
 Batch Rows(const Batch& batch, int64_t first, int64_t count) {
@@ -346,10 +376,13 @@ void Run::Step() {
   options.write_penalty = own_penalty < 0 ? config_.memory.write_penalty : own_penalty;
   SequenceResult result;
   result.answer_loss = result.backspace_loss = std::nan("");
+  const bool carries = StageAt(step_).carry > 0;
+  carried_.resize(carries ? static_cast<size_t>((batch.batch + micro - 1) / micro) : 0);
   for (int64_t first = 0; first < batch.batch; first += micro) {
     const int64_t count = std::min(micro, batch.batch - first);
     options.scale = static_cast<double>(count) / static_cast<double>(batch.batch);
-    Merge(Backpropagate(*decoder_, Rows(batch, first, count), options), options.scale, &result);
+    CarriedMemory* carried = carries ? &carried_[static_cast<size_t>(first / micro)] : nullptr;
+    Merge(Backpropagate(*decoder_, Rows(batch, first, count), options, carried), options.scale, &result);
   }
   const double norm = optimizer_->ClipGradients();
   CheckNumbers(result, norm);
@@ -496,8 +529,42 @@ void Run::Save() {
     writer.Put<uint64_t>(tokenizer_->fingerprint());
     optimizer_->Save(writer);
     data_->Save(writer);
+    SaveCarried(writer);
   });
   Export();
+}
+
+void Run::SaveCarried(StateWriter& writer) const {
+  writer.Put<uint64_t>(carried_.size());
+  for (const CarriedMemory& carried : carried_) {
+    writer.Put<int64_t>(carried.num_rows());
+    if (carried.num_rows() == 0) continue;
+    PutTensor(carried.written, writer);
+    for (const MemoryTensors& memory : carried.layers) {
+      PutTensor(memory.m, writer);
+      PutTensor(memory.z, writer);
+    }
+  }
+}
+
+void Run::RestoreCarried(StateReader& reader) {
+  carried_.clear();
+  const auto count = reader.Get<uint64_t>();
+  for (uint64_t i = 0; i < count; ++i) {
+    CarriedMemory& carried = carried_.emplace_back();
+    const auto num_rows = reader.Get<int64_t>();
+    if (num_rows == 0) continue;
+    if (num_rows < 0 || num_rows > 1 << 20)
+      Fail(ErrorKind::kFile, "{}: carries {} rows", CheckpointPath(), num_rows);
+    const DecoderState shapes = decoder_->EmptyState(num_rows);
+    carried.written = shapes.written;
+    GetTensor("carried rows", &carried.written, reader);
+    for (const LayerState& layer : shapes.layers) {
+      MemoryTensors& memory = carried.layers.emplace_back(layer.memory);
+      GetTensor("carried memory", &memory.m, reader);
+      GetTensor("carried memory", &memory.z, reader);
+    }
+  }
 }
 
 void Run::Restore() {
@@ -514,6 +581,7 @@ void Run::Restore() {
     }
     optimizer_->Restore(reader);
     data_->Restore(reader);
+    RestoreCarried(reader);
   });
   Say(fmt::format("going on from step {}", step_));
 }

@@ -71,6 +71,19 @@ TEST_F(Training, ResumesBitForBit) {
   EXPECT_EQ(std::count(log.begin(), log.end(), '\n'), 6);
 }
 
+TEST_F(Training, ResumesBitForBitWithCarriedMemories) {
+  std::string text = ConfigText();
+  text.replace(text.find("batch = 3"), 9, "batch = 3\ncarry = 0.7");
+  EXPECT_EQ(Train(Config(text, "a"), {}).step, 6);
+  TrainLimits two;
+  two.stop_after = 2;
+  while (!Train(Config(text, "b"), {}, two).finished) continue;
+  EXPECT_EQ(Bytes("a/checkpoint.bin"), Bytes("b/checkpoint.bin"));
+  // And carrying does change what is learned.
+  Train(Config(ConfigText(), "c"), {});
+  EXPECT_NE(Bytes("a/model.gguf"), Bytes("c/model.gguf"));
+}
+
 TEST_F(Training, RecomputingChangesNoMoreThanRounding) {
   const double whole = Train(Config(ConfigText(), "a"), {}).loss;
   const double by_segment = Train(Config(ConfigText("recompute = true\n"), "b"), {}).loss;
@@ -462,6 +475,35 @@ TEST(Adapt, UntouchedModelsOutputIsReproducedWithTheGatesShut) {
           mneme::testing::RelativeDifference(EngineLogits(outcome.model_path, "infini", ids, 16), expected),
           1e-6)
           << base << " " << trainable;
+    }
+  }
+}
+
+TEST_F(Training, AdaptGoesOnWithAModelThatHasAMemory) {
+  const TrainOutcome first = Train(Config(ConfigText()), {});
+  std::string text = ConfigText();
+  text.replace(text.find("[model]"), text.find("[memory]") - text.find("[model]"),
+               "[model]\nbase = \"run/model.gguf\"\n");
+  TrainLimits none;
+  none.stop_after = 0;
+  const TrainOutcome outcome = Train(Config(text, "again"), {}, none);
+  std::vector<TokenId> ids;
+  for (TokenId id = 0; id < 70; ++id) ids.push_back(5 + id * 37 % 390);
+  EXPECT_EQ(EngineLogits(outcome.model_path, "infini", ids, 16),
+            EngineLogits(first.model_path, "infini", ids, 16));
+
+  for (const char* other : {"update = \"delta\"", "update = \"gated-delta\"\nkey_shift = true",
+                            "update = \"gated-delta\"\nattention = \"xl\""}) {
+    std::string wrong = text;
+    wrong.replace(wrong.find("update = \"gated-delta\""), 22, other);
+    try {
+      Train(Config(wrong, "other"), {}, none);
+      ADD_FAILURE() << other;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::kMismatch);
+      EXPECT_NE(std::string(error.what()).find("has a compressive memory already (update \"gated-delta\""),
+                std::string::npos)
+          << error.what();
     }
   }
 }
