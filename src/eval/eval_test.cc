@@ -63,6 +63,9 @@ TEST(PositionBinTest, StandardErrorOfTheMean) {
 TEST(AxisTicksTest, RoundNumbersInsideTheRange) {
   EXPECT_EQ(AxisTicks(0, 10, false, 5), (std::vector<double>{0, 2, 4, 6, 8, 10}));
   EXPECT_EQ(AxisTicks(1, 1e6, true, 8), (std::vector<double>{1, 10, 100, 1e3, 1e4, 1e5, 1e6}));
+  // Few ticks over many decades stay powers of ten: even steps would crowd at the top.
+  EXPECT_EQ(AxisTicks(60, 6e5, true, 4), (std::vector<double>{100, 1e3, 1e4, 1e5}));
+  EXPECT_EQ(AxisTicks(256, 64e3, true, 4), (std::vector<double>{1e3, 1e4}));
   for (const auto& [low, high] : {std::pair{4.2, 7.9}, {100.0, 130.0}, {0.001, 2e9}, {-3.0, -1.0}}) {
     for (const bool log : {false, true}) {
       if (log && low <= 0) continue;

@@ -20,6 +20,13 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+void Join(const PositionBin& next, PositionBin* sum) {
+  sum->end = next.end;
+  sum->count += next.count;
+  sum->sum += next.sum;
+  sum->sum_squares += next.sum_squares;
+}
+
 // The bins of one octave of positions (1, 2, 4, 8...) added up, by its number.
 std::map<int, PositionBin> ByOctave(const PerplexityResult& result) {
   std::map<int, PositionBin> octaves;
@@ -27,12 +34,27 @@ std::map<int, PositionBin> ByOctave(const PerplexityResult& result) {
     const int octave = std::bit_width(static_cast<uint64_t>(std::max<int64_t>(bin.begin, 1)));
     PositionBin& sum = octaves[octave];
     if (sum.count == 0) sum.begin = bin.begin;
-    sum.end = bin.end;
-    sum.count += bin.count;
-    sum.sum += bin.sum;
-    sum.sum_squares += bin.sum_squares;
+    Join(bin, &sum);
   }
   return octaves;
+}
+
+// Neighbouring bins added up until each holds so many tokens: a point of a plot that is not mostly noise.
+// What is left at the end joins the bin before it.
+std::vector<PositionBin> Merged(const std::vector<PositionBin>& bins, int64_t least_tokens) {
+  std::vector<PositionBin> merged;
+  bool is_open = false;
+  for (const PositionBin& bin : bins) {
+    if (!is_open) merged.push_back({.begin = bin.begin});
+    Join(bin, &merged.back());
+    is_open = merged.back().count < least_tokens;
+  }
+  if (is_open && merged.size() > 1) {
+    const PositionBin rest = merged.back();
+    merged.pop_back();
+    Join(rest, &merged.back());
+  }
+  return merged;
 }
 
 // As rows of the common kind: the mean in nats per token, over all of the stream or the half of a length.
@@ -200,6 +222,8 @@ std::vector<std::vector<std::string>> PerplexitySinkTable(std::span<const Perple
   return rows;
 }
 
+constexpr int64_t kTokensOfAPoint = 256;
+
 std::string PerplexityHtml(const PerplexityHeader& header, std::span<const PerplexityResult> results) {
   HtmlPage page(fmt::format("Perplexity by position: {}", header.model));
   page.Paragraph(fmt::format("Input: {}.", header.input));
@@ -217,7 +241,7 @@ std::string PerplexityHtml(const PerplexityHeader& header, std::span<const Perpl
     series.name = result.stopped.empty()
                       ? result.context
                       : fmt::format("{} (stopped at {})", result.context, FormatCount(result.stopped_at));
-    for (const PositionBin& bin : result.bins) {
+    for (const PositionBin& bin : Merged(result.bins, kTokensOfAPoint)) {
       if (bin.count < 4) continue;  // a point of one or two tokens is noise
       const double error = bin.standard_error();
       series.x.push_back(
@@ -229,7 +253,9 @@ std::string PerplexityHtml(const PerplexityHeader& header, std::span<const Perpl
     plot.series.push_back(std::move(series));
   }
   page.AddPlot(plot);
-  page.Paragraph("The band is one standard error of the mean, as if tokens were independent.");
+  page.Paragraph(
+      "A point is the mean of at least 256 tokens; the band is one standard error, as if tokens were "
+      "independent.");
   if (const auto table = PerplexitySinkTable(results); table.size() > 2) {
     page.Heading("By sinks and cache size");
     page.Table(table, "Perplexity over all tokens; cache size is sinks and window together");

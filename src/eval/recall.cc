@@ -298,16 +298,29 @@ int64_t RewindFor(const Tokenizer& tokenizer, const std::vector<RecallCell>& cel
 
 }  // namespace
 
+// A text that is shorter than its own statements leaves its cell out, as a note; all of them are a mistake.
+void NoteWhatDoesNotFit(const Tokenizer& tokenizer, std::vector<RecallCell>* cells) {
+  bool any_fits = false;
+  for (RecallCell& cell : *cells) {
+    MNEME_CHECK(!cell.trials.empty());
+    try {
+      for (const RecallTrial& trial : cell.trials) MakePlan(tokenizer, cell, trial);
+      any_fits = true;
+    } catch (const Error& error) {
+      if (error.kind() != ErrorKind::kInput) throw;
+      cell.row.note = error.what();
+    }
+  }
+  if (!any_fits) Fail(ErrorKind::kInput, "{}", cells->front().row.note);
+}
+
 bool RecallRun::Run(std::vector<RecallCell> cells, EvalLog& log, Progress& progress) {
   if (cells.empty()) return true;
   std::stable_sort(cells.begin(), cells.end(), [](const RecallCell& a, const RecallCell& b) {
     return std::pair(a.row.length, a.row.depth) < std::pair(b.row.length, b.row.depth);
   });
   const Tokenizer& tokenizer = model_->tokenizer();
-  for (const RecallCell& cell : cells) {
-    MNEME_CHECK(!cell.trials.empty());
-    for (const RecallTrial& trial : cell.trials) MakePlan(tokenizer, cell, trial);
-  }
+  NoteWhatDoesNotFit(tokenizer, &cells);
   options_.context.max_rewind = std::max(options_.context.max_rewind, RewindFor(tokenizer, cells));
   const std::vector<ContextSettings> contexts = Resolve(cells.back().row.length + 64, nullptr);
   int64_t total = 0, done = 0;
@@ -332,7 +345,7 @@ bool RecallRun::Run(std::vector<RecallCell> cells, EvalLog& log, Progress& progr
       EvalRow row = cell.row;
       RecallScores scores;
       try {
-        scores = run.RunCell(cell, &row);
+        if (row.note.empty()) scores = run.RunCell(cell, &row);
       } catch (const Error& error) {
         if (error.kind() == ErrorKind::kInterrupted) {
           progress.Finish("interrupted");

@@ -274,8 +274,17 @@ TEST_F(RecallTest, WhatDoesNotFitIsSaidAndFinishedCellsAreKept) {
   RecallRun run(model_, haystack, Options("window:window=100"), *pool_);
   EvalLog log(EvalHeader{}, "", "");
   NoProgress progress;
-  EXPECT_THROW(run.Run(Cells({20, 200}, {0}, 1), log, progress), Error) << "the question alone is longer";
+  EXPECT_THROW(run.Run(Cells({20, 30}, {0}, 1), log, progress), Error) << "the question alone is longer";
   EXPECT_TRUE(log.report().rows.empty());
+  {
+    EvalLog some(EvalHeader{}, "", "");
+    EXPECT_TRUE(run.Run(Cells({20, 200}, {0}, 1), some, progress));
+    ASSERT_EQ(some.report().rows.size(), 4u);
+    EXPECT_EQ(some.report().rows[0].trials, 0);
+    EXPECT_NE(some.report().rows[0].note.find("length 20: the task's own text"), std::string::npos);
+    EXPECT_EQ(some.report().rows[2].trials, 1);
+    EXPECT_EQ(some.report().rows[2].note, "");
+  }
   try {
     run.Run(Cells({200, 3500}, {0}, 1), log, progress);
     FAIL();

@@ -213,17 +213,20 @@ std::vector<double> AxisTicks(double low, double high, bool log, size_t max_tick
   if (log) {
     const int first = static_cast<int>(std::floor(std::log10(low) + 1e-9));
     const int last = static_cast<int>(std::ceil(std::log10(high) - 1e-9));
-    const int stride =
-        std::max<int>(1, (last - first) / static_cast<int>(std::max<size_t>(max_ticks, 2)) + 1);
     const bool between = last - first <= 2;
-    for (int power = first; power <= last; power += between ? 1 : stride) {
+    // Powers inside the range, so that a stride does not step over all of them.
+    const int inside = between || std::pow(10.0, first) >= low * 0.999 ? first : first + 1;
+    const int most = static_cast<int>(std::max<size_t>(max_ticks, 2));
+    const int num_powers = static_cast<int>(std::floor(std::log10(high * 1.001))) - inside + 1;
+    const int stride = between ? 1 : std::max(1, (num_powers + most - 1) / most);
+    for (int power = inside; power <= last; power += stride) {
       for (const double factor : {1.0, 2.0, 5.0}) {
         const double tick = factor * std::pow(10.0, power);
         if (factor != 1.0 && !between) break;
         if (tick >= low * 0.999 && tick <= high * 1.001) ticks.push_back(tick);
       }
     }
-    if (ticks.size() >= 3) return ticks;
+    if (ticks.size() >= (between ? 3 : 2)) return ticks;
     // Within one decade: even steps.
     ticks = AxisTicks(low, high, false, max_ticks);
     std::erase_if(ticks, [](double tick) { return !(tick > 0); });
