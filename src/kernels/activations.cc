@@ -17,6 +17,14 @@
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
 
+// Targets that convert to half precision in one instruction.
+#undef MNEME_ACTIVATIONS_FULL_TILES
+#if HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128 || HWY_TARGET == HWY_SSE4
+#define MNEME_ACTIVATIONS_FULL_TILES 0
+#else
+#define MNEME_ACTIVATIONS_FULL_TILES 1
+#endif
+
 HWY_BEFORE_NAMESPACE();
 namespace mneme::linear::HWY_NAMESPACE {
 
@@ -40,7 +48,7 @@ struct BlockScale {
 HWY_INLINE float RoundToHalf(float value) {
   const float magnitude = std::abs(value);
   if (!(magnitude >= 0x1p-14f && magnitude < 65504.0f)) return value;
-#if HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128 || HWY_TARGET == HWY_SSE4
+#if !MNEME_ACTIVATIONS_FULL_TILES
   return F16ToF32(F32ToF16(value));
 #else
   const hn::FixedTag<float, 4> df;
@@ -123,9 +131,203 @@ HWY_INLINE void QuantiseRows(const float* x, size_t stride, size_t scale_blocks,
   }
 }
 
+#if MNEME_ACTIVATIONS_FULL_TILES
+
+// A full tile, block by block: what belongs to a row is in a lane of two vectors, rows 0 to 3 and rows 4, 5,
+// 4 and 5, because the planes are interleaved like that. Gives the bits that QuantiseRows gives.
+using D4 = hn::FixedTag<float, 4>;
+using D4I = hn::FixedTag<int32_t, 4>;
+using V4 = hn::Vec<D4>;
+using V4I = hn::Vec<D4I>;
+static_assert(kActTile == 6);
+
+// Stores the lanes of six rows one after the other.
+template <class D, class V>
+HWY_INLINE void StoreSix(D d, V low, V high, uint8_t* HWY_RESTRICT plane) {
+  const hn::Half<D> half;
+  auto* to = reinterpret_cast<hn::TFromD<D>*>(plane);
+  hn::StoreU(low, d, to);
+  hn::StoreU(hn::LowerHalf(half, high), half, to + 4);
+}
+
+struct Maximum {
+  template <class V>
+  HWY_INLINE V operator()(V a, V b) const {
+    return hn::Max(a, b);
+  }
+};
+struct Sum {
+  template <class V>
+  HWY_INLINE V operator()(V a, V b) const {
+    return hn::Add(a, b);
+  }
+};
+
+template <class D, class V, class Op>
+HWY_INLINE V4I FoldTo4(D d, V v, const Op& op) {
+  if constexpr (hn::MaxLanes(D()) == 4) {
+    return v;
+  } else {
+    const hn::Half<D> half;
+    return FoldTo4(half, op(hn::LowerHalf(half, v), hn::UpperHalf(half, v)), op);
+  }
+}
+
+// Lane i: `op` over all lanes of the i-th vector.
+template <class D, class V, class Op>
+HWY_INLINE V4I Reduce4(D d, V a, V b, V c, V e, const Op& op) {
+  const hn::Repartition<int64_t, D> d64;
+  const V ab = op(hn::InterleaveLower(d, a, b), hn::InterleaveUpper(d, a, b));
+  const V ce = op(hn::InterleaveLower(d, c, e), hn::InterleaveUpper(d, c, e));
+  const auto ab64 = hn::BitCast(d64, ab), ce64 = hn::BitCast(d64, ce);
+  return FoldTo4(d,
+                 op(hn::BitCast(d, hn::InterleaveLower(d64, ab64, ce64)),
+                    hn::BitCast(d, hn::InterleaveUpper(d64, ab64, ce64))),
+                 op);
+}
+
+HWY_INLINE V4 RoundToHalf4(V4 value) {
+  const D4 d;
+  const hn::Rebind<hwy::float16_t, D4> dh;
+  const V4 magnitude = hn::Abs(value);
+  const auto normal =
+      hn::And(hn::Ge(magnitude, hn::Set(d, 0x1p-14f)), hn::Lt(magnitude, hn::Set(d, 65504.0f)));
+  return hn::IfThenElse(normal, hn::PromoteTo(d, hn::DemoteTo(dh, value)), value);
+}
+
+// BlockScale of four rows.
+struct Scales4 {
+  V4 scale, exact, inverse;
+};
+
+HWY_INLINE Scales4 ScalesOf(V4I bits, bool is_wide) {
+  const D4 d;
+  const V4 magnitude = hn::BitCast(d, bits);
+  const auto finite =
+      hn::MaskFromVec(hn::BitCast(d, hn::VecFromMask(D4I(), hn::Lt(bits, hn::Set(D4I(), 0x7F800000)))));
+  const auto usual = hn::And(finite, hn::Ge(magnitude, hn::Set(d, kTiny)));
+  const V4 inverse = hn::IfThenElseZero(usual, hn::Div(hn::Set(d, 127.0f), magnitude));
+  V4 exact = is_wide ? hn::Div(hn::Set(d, 1.0f), inverse) : hn::Div(magnitude, hn::Set(d, 127.0f));
+  exact = hn::IfThenElseZero(usual, exact);
+  const V4 scale = is_wide ? exact : RoundToHalf4(exact);
+  const V4 nan = hn::Set(d, std::bit_cast<float>(0x7FC00000));
+  return {.scale = hn::IfThenElse(finite, scale, nan), .exact = exact, .inverse = inverse};
+}
+
+// Values of six rows of 32 bytes to [8 steps][6 rows][4].
+HWY_INLINE void InterleaveSix(const int8_t (*q)[kBlockCols], uint8_t* HWY_RESTRICT values) {
+  const D4I d;
+  const hn::Repartition<int64_t, D4I> d64;
+  for (size_t step = 0; step < kStepsPerBlock; step += 4) {
+    const auto row = [&](size_t i)
+                         HWY_ATTR { return hn::Load(d, reinterpret_cast<const int32_t*>(q[i] + step * 4)); };
+    const V4I r0 = row(0), r1 = row(1), r2 = row(2), r3 = row(3), r4 = row(4), r5 = row(5);
+    const auto low01 = hn::BitCast(d64, hn::InterleaveLower(d, r0, r1));
+    const auto low23 = hn::BitCast(d64, hn::InterleaveLower(d, r2, r3));
+    const auto low45 = hn::BitCast(d64, hn::InterleaveLower(d, r4, r5));
+    const auto high01 = hn::BitCast(d64, hn::InterleaveUpper(d, r0, r1));
+    const auto high23 = hn::BitCast(d64, hn::InterleaveUpper(d, r2, r3));
+    const auto high45 = hn::BitCast(d64, hn::InterleaveUpper(d, r4, r5));
+    uint8_t* const to = values + step * kActTile * 4;
+    const auto store = [&](size_t i, auto four, auto two) HWY_ATTR {
+      StoreSix(d, hn::BitCast(d, four), hn::BitCast(d, two), to + i * kActTile * 4);
+    };
+    store(0, hn::InterleaveLower(d64, low01, low23), low45);
+    store(1, hn::InterleaveUpper(d64, low01, low23), hn::InterleaveUpper(d64, low45, low45));
+    store(2, hn::InterleaveLower(d64, high01, high23), high45);
+    store(3, hn::InterleaveUpper(d64, high01, high23), hn::InterleaveUpper(d64, high45, high45));
+  }
+}
+
+// All planes but the values, of four rows: written by StoreSix with those of the other two.
+struct Planes4 {
+  V4 scale, sum, low_sum, high_sum;
+  V4I all, low, high;
+};
+
+HWY_INLINE Planes4 PlanesOf(const Scales4& scales, V4I low, V4I high, bool is_wide) {
+  const D4 d;
+  const V4I minus = hn::Set(D4I(), -128);
+  const V4I all = hn::Add(low, high);
+  const V4 negative = hn::Neg(scales.scale);
+  const V4 sum = hn::ConvertTo(d, all);
+  return {.scale = scales.scale,
+          .sum = is_wide ? hn::Mul(negative, sum) : hn::Neg(RoundToHalf4(hn::Mul(scales.exact, sum))),
+          .low_sum = hn::Mul(negative, hn::ConvertTo(d, low)),
+          .high_sum = hn::Mul(negative, hn::ConvertTo(d, high)),
+          .all = hn::Mul(all, minus),
+          .low = hn::Mul(low, minus),
+          .high = hn::Mul(high, minus)};
+}
+
+void QuantiseFullTile(const float* x, size_t stride, size_t scale_blocks, const ActTileView& tile) {
+  const hn::CappedTag<float, 16> df;
+  const hn::RebindToSigned<decltype(df)> di;
+  const hn::Rebind<int8_t, decltype(df)> dq;
+  using VI = hn::Vec<decltype(di)>;
+  constexpr size_t kLanes = HWY_MIN(HWY_LANES(float), size_t{16});
+  constexpr size_t kRowBytes = kActTile * 4;
+  const bool is_wide = scale_blocks > 1;
+  const D4 d4;
+  const D4I d4i;
+  Scales4 first{hn::Zero(d4), hn::Zero(d4), hn::Zero(d4)};
+  Scales4 last = first;
+  alignas(64) float inverses[8];
+  alignas(64) int8_t q[kActTile][kBlockCols];
+  for (size_t block = 0; block < tile.blocks; ++block) {
+    const float* const from = x + block * kBlockCols;
+    if (block % scale_blocks == 0) {
+      const auto largest = [&](size_t row) HWY_ATTR {
+        VI largest_bits = hn::Zero(di);
+        for (size_t i = 0; i < scale_blocks * kBlockCols; i += kLanes) {
+          const auto value = hn::LoadU(df, from + row * stride + i);
+          largest_bits = hn::Max(largest_bits, hn::BitCast(di, hn::Abs(value)));
+        }
+        return largest_bits;
+      };
+      const VI row4 = largest(4), row5 = largest(5);
+      first = ScalesOf(Reduce4(di, largest(0), largest(1), largest(2), largest(3), Maximum()), is_wide);
+      last = ScalesOf(Reduce4(di, row4, row5, row4, row5, Maximum()), is_wide);
+      hn::Store(first.inverse, d4, inverses);
+      hn::Store(last.inverse, d4, inverses + 4);
+    }
+    VI sums[2][kActTile];
+    for (size_t row = 0; row < kActTile; ++row) {
+      const auto inverse = hn::Set(df, inverses[row]);
+      const auto keep = hn::RebindMask(di, hn::Ne(inverse, hn::Zero(df)));
+      for (size_t half = 0; half < 2; ++half) {
+        VI sum = hn::Zero(di);
+        for (size_t i = half * 16; i < half * 16 + 16; i += kLanes) {
+          const auto value = hn::Mul(hn::LoadU(df, from + row * stride + i), inverse);
+          const VI rounded = hn::IfThenElseZero(keep, hn::NearestInt(value));
+          sum = hn::Add(sum, rounded);
+          hn::StoreU(hn::DemoteTo(dq, rounded), dq, q[row] + i);
+        }
+        sums[half][row] = sum;
+      }
+    }
+    InterleaveSix(q, tile.values(block));
+    const Planes4 a = PlanesOf(first, Reduce4(di, sums[0][0], sums[0][1], sums[0][2], sums[0][3], Sum()),
+                               Reduce4(di, sums[1][0], sums[1][1], sums[1][2], sums[1][3], Sum()), is_wide);
+    const Planes4 b = PlanesOf(last, Reduce4(di, sums[0][4], sums[0][5], sums[0][4], sums[0][5], Sum()),
+                               Reduce4(di, sums[1][4], sums[1][5], sums[1][4], sums[1][5], Sum()), is_wide);
+    StoreSix(d4, a.scale, b.scale, tile.heads(block));
+    StoreSix(d4i, a.all, b.all, tile.heads(block) + kRowBytes);
+    StoreSix(d4i, a.low, b.low, tile.halves(block));
+    StoreSix(d4i, a.high, b.high, tile.halves(block) + kRowBytes);
+    StoreSix(d4, a.sum, b.sum, tile.sums(block));
+    StoreSix(d4, a.low_sum, b.low_sum, tile.half_sums(block));
+    StoreSix(d4, a.high_sum, b.high_sum, tile.half_sums(block) + kRowBytes);
+  }
+}
+
+#endif  // MNEME_ACTIVATIONS_FULL_TILES
+
 void QuantiseTile(const float* x, size_t stride, size_t scale_blocks, const ActTileView& tile) {
   if (tile.rows == 1) return QuantiseRows<1>(x, stride, scale_blocks, tile);
-  if (tile.rows == kActTile) return QuantiseRows<kActTile>(x, stride, scale_blocks, tile);
+#if MNEME_ACTIVATIONS_FULL_TILES
+  if (tile.rows == kActTile) return QuantiseFullTile(x, stride, scale_blocks, tile);
+#endif
   QuantiseRows<0>(x, stride, scale_blocks, tile);
 }
 

@@ -83,17 +83,29 @@ void StoreTotals(const MatMulJob& job, size_t row, size_t rows, size_t group, si
   for (size_t g = 0; g < kGroups && group + g < end; ++g) StoreGroup(job, row, rows, group + g, g, totals);
 }
 
-// One chunk of one group. What this thread reads next lies `next_bytes` after its packed form.
-UnpackedChunk UnpackGroup(const LinearWeights& weights, size_t group, size_t first_block, size_t blocks,
-                          bool to_bytes, size_t next_bytes, UnpackScratch& scratch) {
-  if (!weights.is_packed())
-    return UnpackStored(weights.view(), group, first_block * kBlockCols, blocks, scratch);
-  const size_t group_bytes = PackedGroupBytes(weights.encoding(), weights.num_cols());
-  const size_t chunk_bytes = PackedChunkBytes(weights.encoding(), kChunkBlocks);
-  const uint8_t* packed = weights.packed() + group * group_bytes + first_block / kChunkBlocks * chunk_bytes;
-  UnpackedChunk chunk = UnpackPacked(weights.encoding(), packed, blocks, to_bytes, scratch);
+// Distances in the packed form of one matrix.
+struct PackedStrides {
+  explicit PackedStrides(const LinearWeights& weights)
+      : group_bytes(PackedGroupBytes(weights.encoding(), weights.num_cols())),
+        chunk_bytes(PackedChunkBytes(weights.encoding(), kChunkBlocks)) {}
+  size_t group_bytes;
+  size_t chunk_bytes;  // of every chunk but a row's last
+};
+
+// One chunk of one group. What this thread reads next lies `next_bytes` after its packed form. Sets the
+// members of `chunk` one by one: a result that is copied as a whole is loaded wider than it was stored, and
+// that load waits until everything before it is done, reads from memory among it.
+void UnpackGroup(const LinearWeights& weights, const PackedStrides& strides, size_t group, size_t first_block,
+                 size_t blocks, bool to_bytes, size_t next_bytes, UnpackScratch& scratch,
+                 UnpackedChunk& chunk) {
+  if (!weights.is_packed()) {
+    UnpackStored(weights.view(), group, first_block * kBlockCols, blocks, scratch, chunk);
+    return;
+  }
+  const uint8_t* packed =
+      weights.packed() + group * strides.group_bytes + first_block / kChunkBlocks * strides.chunk_bytes;
+  UnpackPacked(weights.encoding(), packed, blocks, to_bytes, scratch, chunk);
   chunk.next = packed + next_bytes;
-  return chunk;
 }
 
 // The groups of a task in kGroups streams, each the groups of one part of the task in order: memory is read
@@ -131,20 +143,23 @@ void MultiplyFewTiles(const MatMulJob& job, const ActivationRows& x, size_t begi
   const ChunkLayout layout = to_bytes ? ChunkLayout::kBytes : PackedLayout(job.weights->encoding());
   const size_t num_blocks = x.num_cols() / kBlockCols;
   const size_t num_tiles = CeilDivide(x.num_rows(), kActTile);
+  const PackedStrides strides(*job.weights);
   const Streams streams(begin, end);
   UnpackScratch scratch[kGroups];
   UnpackedChunk chunks[kGroups];
   Totals totals;
   for (size_t i = 0; i < streams.length; ++i) {
     streams.Load(job, x.num_rows(), i, totals);
-    for (size_t block = 0; block < num_blocks; block += kChunkBlocks) {
-      const size_t blocks = std::min(kChunkBlocks, num_blocks - block);
+    for (size_t block = 0, blocks; block < num_blocks; block += blocks) {
+      blocks = ChunkBlocksAt(block, num_blocks);
       const size_t chunk_bytes = PackedChunkBytes(job.weights->encoding(), blocks);
       for (size_t g = 0; g < kGroups; ++g) {
-        // Where a stream has ended the first is computed twice, and stored once.
-        chunks[g] = streams.Has(i, g) ? UnpackGroup(*job.weights, streams.Group(i, g), block, blocks,
-                                                    to_bytes, chunk_bytes, scratch[g])
-                                      : chunks[0];
+        if (streams.Has(i, g)) {
+          UnpackGroup(*job.weights, strides, streams.Group(i, g), block, blocks, to_bytes, chunk_bytes,
+                      scratch[g], chunks[g]);
+        } else {
+          chunks[g] = chunks[0];  // where a stream has ended the first is computed twice, and stored once
+        }
       }
       for (size_t t = 0; t < num_tiles; ++t) {
         float* values = totals.values[t * kActTile];
@@ -169,16 +184,19 @@ void MultiplyTiles(const MatMulJob& job, const ActivationRows& x, size_t begin, 
   UnpackedChunk chunks[kGroups];
   Totals totals;
   alignas(64) static constexpr float zeros[kGroups * kGroupRows] = {};
-  const size_t group_bytes = PackedGroupBytes(job.weights->encoding(), x.num_cols());
+  const PackedStrides strides(*job.weights);
   for (size_t pass = 0; pass < num_tiles; pass += kTilesPerPass) {
     const size_t pass_end = std::min(num_tiles, pass + kTilesPerPass);
-    for (size_t block = 0; block < num_blocks; block += kChunkBlocks) {
-      const size_t blocks = std::min(kChunkBlocks, num_blocks - block);
+    for (size_t block = 0, blocks; block < num_blocks; block += blocks) {
+      blocks = ChunkBlocksAt(block, num_blocks);
       for (size_t group = begin; group < end; group += kGroups) {
         for (size_t g = 0; g < kGroups; ++g) {
-          chunks[g] = group + g < end ? UnpackGroup(*job.weights, group + g, block, blocks, true,
-                                                    kGroups * group_bytes, scratch[g])
-                                      : chunks[0];
+          if (group + g < end) {
+            UnpackGroup(*job.weights, strides, group + g, block, blocks, true, kGroups * strides.group_bytes,
+                        scratch[g], chunks[g]);
+          } else {
+            chunks[g] = chunks[0];
+          }
         }
         // Sums of whole groups run in the output itself.
         const size_t n0 = group * kGroupRows;

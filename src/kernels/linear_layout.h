@@ -1,9 +1,11 @@
 // Layouts shared by the parts of linear.cc; private to them and to their test.
 //
-// Everything is cut into groups of 16 output rows and chunks of 512 columns. The kernels want weights of one
-// group with lanes as output rows: for each step of 4 columns, 16 rows x 4 bytes, so that one instruction
-// multiplies 64 bytes with 4 broadcast bytes of activations. Packed weights lie like that in memory, in the
-// size of their stored encoding; other weights are brought into that form chunk by chunk in the cache.
+// Everything is cut into groups of 16 output rows and chunks of 512 columns; the last chunk may have up to
+// 640, so that a few columns beyond the last whole chunk do not cost a pass of their own. The kernels want
+// weights of one group with lanes as output rows: for each step of 4 columns, 16 rows x 4 bytes, so that one
+// instruction multiplies 64 bytes with 4 broadcast bytes of activations. Packed weights lie like that in
+// memory, in the size of their stored encoding; other weights are brought into that form chunk by chunk in
+// the cache.
 #pragma once
 
 #include <algorithm>
@@ -18,8 +20,9 @@ namespace mneme::linear {
 
 inline constexpr size_t kGroupRows = 16;
 inline constexpr size_t kBlockCols = 32;
-inline constexpr size_t kChunkCols = 512;
-inline constexpr size_t kChunkBlocks = kChunkCols / kBlockCols;
+inline constexpr size_t kChunkBlocks = 512 / kBlockCols;
+inline constexpr size_t kMaxChunkBlocks = 640 / kBlockCols;
+inline constexpr size_t kMaxChunkCols = kMaxChunkBlocks * kBlockCols;
 inline constexpr size_t kStepsPerBlock = kBlockCols / 4;
 inline constexpr size_t kBlockBytes = kGroupRows * kBlockCols;  // one block of one group as bytes
 // Rows of activations that lie interleaved: what the widest tile takes at once.
@@ -32,6 +35,11 @@ inline constexpr size_t kFloatTile = 12;
 
 inline constexpr size_t RoundUp(size_t value, size_t step) { return (value + step - 1) / step * step; }
 inline constexpr size_t CeilDivide(size_t value, size_t step) { return (value + step - 1) / step; }
+
+// Blocks of the chunk that starts at `block` of a row.
+inline constexpr size_t ChunkBlocksAt(size_t block, size_t num_blocks) {
+  return num_blocks - block <= kMaxChunkBlocks ? num_blocks - block : kChunkBlocks;
+}
 
 inline bool IsFloat(Encoding encoding) {
   return encoding == Encoding::kF32 || encoding == Encoding::kF16 || encoding == Encoding::kBF16;
@@ -79,10 +87,10 @@ struct UnpackedChunk {
 };
 
 struct UnpackScratch {
-  alignas(64) uint8_t weights[kChunkBlocks * kBlockBytes];
-  alignas(64) float scales[kChunkBlocks * 2 * kGroupRows];
-  alignas(64) float mins[kChunkBlocks * 2 * kGroupRows];
-  alignas(64) uint8_t rows[kGroupRows * kChunkCols];
+  alignas(64) uint8_t weights[kMaxChunkBlocks * kBlockBytes];
+  alignas(64) float scales[kMaxChunkBlocks * 2 * kGroupRows];
+  alignas(64) float mins[kMaxChunkBlocks * 2 * kGroupRows];
+  alignas(64) uint8_t rows[kGroupRows * kMaxChunkCols];
 };
 
 // Packed bytes of one group and `blocks` blocks of one chunk: half-precision factors first, padded to a cache
@@ -140,9 +148,13 @@ inline size_t PackedChunkBytes(Encoding encoding, size_t blocks) {
 inline size_t PackedGroupBytes(Encoding encoding, size_t num_cols) {
   if (!HasPackedForm(encoding)) return 0;
   if (IsFloat(encoding)) return RoundUp(EncodedBytes(encoding, num_cols) * kGroupRows, 64);
-  const size_t blocks = num_cols / kBlockCols;
-  const size_t full = blocks / kChunkBlocks;
-  return full * PackedChunkBytes(encoding, kChunkBlocks) + PackedChunkBytes(encoding, blocks % kChunkBlocks);
+  const size_t num_blocks = num_cols / kBlockCols;
+  size_t bytes = 0;
+  for (size_t block = 0, blocks; block < num_blocks; block += blocks) {
+    blocks = ChunkBlocksAt(block, num_blocks);
+    bytes += PackedChunkBytes(encoding, blocks);
+  }
+  return bytes;
 }
 
 // Up to kActTile rows of quantised activations, interleaved. Five planes one after the other, `rows` and

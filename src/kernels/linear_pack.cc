@@ -1,7 +1,7 @@
 // Packed form of weights: groups of 16 rows, interleaved; the same number of bytes as stored.
 //
-// Per group, chunk after chunk of 512 columns; in each chunk a head of half-precision factors, then per
-// block:
+// Per group, chunk after chunk of 512 columns (the last of up to 640); in each chunk a head of half-precision
+// factors, then per block:
 //   q8_0  head [block][16] d;               [block][8 steps][16 rows][4] bytes q + 128
 //   q4_0  head [block][16] d;               [block][4][16 rows][4] nibbles: step 2j low, step 2j + 1 high
 //   q4_k  head [super-block]{[16] d, [16] dmin}; [super-block][12][16 rows] packed scales and minimums;
@@ -139,10 +139,10 @@ const Block* CopyBlocks(const uint8_t* data, size_t count, Block* copy) {
 
 void PackRowChunk(Encoding encoding, const uint8_t* data, size_t num_blocks, size_t row, uint8_t* out) {
   union {
-    BlockQ8_0 q8_0[linear::kChunkBlocks];
-    BlockQ4_0 q4_0[linear::kChunkBlocks];
-    BlockQ4_K q4_k[linear::kChunkBlocks / 8];
-    BlockQ6_K q6_k[linear::kChunkBlocks / 8];
+    BlockQ8_0 q8_0[linear::kMaxChunkBlocks];
+    BlockQ4_0 q4_0[linear::kMaxChunkBlocks];
+    BlockQ4_K q4_k[linear::kMaxChunkBlocks / 8];
+    BlockQ6_K q6_k[linear::kMaxChunkBlocks / 8];
   } copy;
   switch (encoding) {
     case Encoding::kQ8_0:
@@ -175,10 +175,10 @@ void PackGroup(const WeightView& view, size_t group, uint8_t* out) {
     }
     return;
   }
-  for (size_t col = 0; col < view.num_cols; col += linear::kChunkCols) {
-    const size_t cols = std::min(linear::kChunkCols, view.num_cols - col);
-    const uint8_t* data = first_row + EncodedBytes(view.encoding, col);
-    const size_t num_blocks = cols / linear::kBlockCols;
+  const size_t row_blocks = view.num_cols / linear::kBlockCols;
+  for (size_t block = 0, num_blocks; block < row_blocks; block += num_blocks) {
+    num_blocks = linear::ChunkBlocksAt(block, row_blocks);
+    const uint8_t* data = first_row + EncodedBytes(view.encoding, block * linear::kBlockCols);
     const size_t head_bytes = linear::PackedHeadBytes(view.encoding, num_blocks);
     std::memset(out, 0, head_bytes);
     for (size_t row = 0; row < num_rows; ++row) {

@@ -158,7 +158,10 @@ struct Shape {
 std::vector<Shape> ShapesOf(Encoding encoding) {
   if (linear::IsFloat(encoding)) return {{1, 1}, {33, 257}, {16, 64}, {50, 172}, {64, 515}};
   const size_t block = EncodingBlockValues(encoding);
-  return {{1, block}, {33, 3 * block}, {48, 512 + block}, {70, 1024}};
+  // The last chunk: one of its own, part of the chunk before it, both sides of that border.
+  const size_t longest = linear::kMaxChunkCols / block * block;
+  return {{1, block},    {33, 3 * block}, {48, 512 + block},     {70, 1024},
+          {20, longest}, {20, 768},       {40, longest + block}, {40, longest + 512}};
 }
 
 TEST_P(LinearTargets, MatchesTheDoublePrecisionTwin) {
@@ -296,7 +299,7 @@ TEST_P(LinearTargets, NotANumberStaysInItsRow) {
   for (const Encoding encoding : kEncodings) {
     const size_t cols = 512;
     const TestWeights weights(encoding, 20, cols, 3);
-    std::vector<float> x = RandomRows(9, cols, 5);
+    std::vector<float> x = RandomRows(9, cols, 5);  // a full tile and a part of one
     const std::vector<float> clean = Product(LinearWeights::InPlace(weights.view), x.data(), cols, 9, pool);
     x[2 * cols + 40] = std::numeric_limits<float>::quiet_NaN();
     x[7 * cols + 100] = std::numeric_limits<float>::infinity();
@@ -308,6 +311,33 @@ TEST_P(LinearTargets, NotANumberStaysInItsRow) {
           EXPECT_FALSE(std::isfinite(out[r * 20 + n])) << EncodingName(encoding);
         } else {
           EXPECT_EQ(out[r * 20 + n], clean[r * 20 + n]) << EncodingName(encoding);
+        }
+      }
+    }
+  }
+}
+
+// Rows of a full tile are rounded together, a single row by itself: the same bits, whatever the values.
+TEST_P(LinearTargets, RoundsRowsTogetherAsAlone) {
+  ThreadPool pool(1);
+  const size_t cols = 512, num_rows = linear::kActTile;
+  std::vector<float> x = RandomRows(num_rows, cols, 5);
+  for (size_t k = 0; k < 32; ++k) x[k] = 0.0f;
+  for (size_t k = 0; k < 32; ++k) x[cols + k] *= 1e-33f;     // below what counts as zero
+  for (size_t k = 0; k < 64; ++k) x[2 * cols + k] *= 1e-6f;  // a scale that half precision cannot hold
+  for (size_t k = 0; k < 64; ++k) x[3 * cols + k] *= 1e30f;
+  x[4 * cols + 7] = std::numeric_limits<float>::infinity();
+  for (const ActivationForm form : {ActivationForm::kBlocks32, ActivationForm::kBlocks256}) {
+    const std::vector<float> together = Rounded(x, cols, num_rows, cols, form, pool);
+    for (size_t r = 0; r < num_rows; ++r) {
+      const std::vector<float> row(x.begin() + static_cast<ptrdiff_t>(r * cols),
+                                   x.begin() + static_cast<ptrdiff_t>((r + 1) * cols));
+      const std::vector<float> alone = Rounded(row, cols, 1, cols, form, pool);
+      for (size_t k = 0; k < cols; ++k) {
+        if (std::isnan(alone[k])) {
+          EXPECT_TRUE(std::isnan(together[r * cols + k])) << r << " " << k;
+        } else {
+          EXPECT_EQ(together[r * cols + k], alone[k]) << r << " " << k;
         }
       }
     }

@@ -160,11 +160,12 @@ inline void UnpackSixBits(const uint8_t* from, size_t blocks, uint8_t* out) {
 }
 
 // `packed` is the chunk's first byte. to_bytes: the result has the layout kBytes, else PackedLayout.
-inline UnpackedChunk UnpackPacked(Encoding encoding, const uint8_t* packed, size_t blocks, bool to_bytes,
-                                  UnpackScratch& scratch) {
+inline void UnpackPacked(Encoding encoding, const uint8_t* packed, size_t blocks, bool to_bytes,
+                         UnpackScratch& scratch, UnpackedChunk& chunk) {
   const uint8_t* weights = packed + PackedHeadBytes(encoding, blocks) + PackedScaleBytes(encoding, blocks);
-  UnpackedChunk chunk = {
-      .weights = to_bytes ? scratch.weights : weights, .scales = scratch.scales, .mins = scratch.mins};
+  chunk.weights = to_bytes ? scratch.weights : weights;
+  chunk.scales = scratch.scales;
+  chunk.mins = scratch.mins;
   switch (encoding) {
     case Encoding::kQ8_0:
       WidenHalves(packed, blocks * kGroupRows, scratch.scales);
@@ -183,7 +184,6 @@ inline UnpackedChunk UnpackPacked(Encoding encoding, const uint8_t* packed, size
       if (to_bytes) UnpackSixBits(weights, blocks, scratch.weights);
       break;
   }
-  return chunk;
 }
 
 // ---- From stored rows. Each function takes one row's chunk apart: bytes to q[blocks * 32], scale and
@@ -393,12 +393,12 @@ inline void DecodeRowChunk(Encoding encoding, const uint8_t* data, size_t blocks
   }
 }
 
-// rows[16][kChunkCols] bytes to [blocks][8 steps][16 rows][4].
+// rows[16][kMaxChunkCols] bytes to [blocks][8 steps][16 rows][4].
 inline void InterleaveRows(const uint8_t* rows, size_t blocks, uint8_t* out) {
 #if HWY_TARGET == HWY_SCALAR
   for (size_t step = 0; step < blocks * kStepsPerBlock; ++step) {
     for (size_t row = 0; row < kGroupRows; ++row) {
-      std::memcpy(out + (step * kGroupRows + row) * 4, rows + row * kChunkCols + step * 4, 4);
+      std::memcpy(out + (step * kGroupRows + row) * 4, rows + row * kMaxChunkCols + step * 4, 4);
     }
   }
 #else
@@ -407,9 +407,9 @@ inline void InterleaveRows(const uint8_t* rows, size_t blocks, uint8_t* out) {
   constexpr size_t kParts = HWY_MIN(HWY_LANES(uint32_t), size_t{8}) / 4;
   for (size_t step = 0; step < blocks * kStepsPerBlock; step += 4 * kParts) {
     for (size_t row = 0; row < kGroupRows; row += 4) {
-      const uint8_t* from = rows + row * kChunkCols + step * 4;
+      const uint8_t* from = rows + row * kMaxChunkCols + step * 4;
       const auto load = [&](size_t i) HWY_ATTR {
-        return hn::LoadU(d, reinterpret_cast<const uint32_t*>(from + i * kChunkCols));
+        return hn::LoadU(d, reinterpret_cast<const uint32_t*>(from + i * kMaxChunkCols));
       };
       const auto r0 = load(0), r1 = load(1), r2 = load(2), r3 = load(3);
       const auto low02 = hn::InterleaveLower(d, r0, r2), low13 = hn::InterleaveLower(d, r1, r3);
@@ -434,8 +434,8 @@ inline void InterleaveRows(const uint8_t* rows, size_t blocks, uint8_t* out) {
 }
 
 // The chunk at column `col` of the group's stored rows. Rows beyond the last repeat it.
-inline UnpackedChunk UnpackStored(const WeightView& view, size_t group, size_t col, size_t blocks,
-                                  UnpackScratch& scratch) {
+inline void UnpackStored(const WeightView& view, size_t group, size_t col, size_t blocks,
+                         UnpackScratch& scratch, UnpackedChunk& chunk) {
   const size_t first = group * kGroupRows;
   const uint8_t* data = view.data + EncodedBytes(view.encoding, col);
   for (size_t i = 0; i < kGroupRows; ++i) {
@@ -446,11 +446,14 @@ inline UnpackedChunk UnpackStored(const WeightView& view, size_t group, size_t c
     PrefetchRange(
         last ? view.data + next_row * view.row_bytes() : data + row * view.row_bytes() + chunk_bytes,
         chunk_bytes);
-    DecodeRowChunk(view.encoding, data + row * view.row_bytes(), blocks, scratch.rows + i * kChunkCols,
+    DecodeRowChunk(view.encoding, data + row * view.row_bytes(), blocks, scratch.rows + i * kMaxChunkCols,
                    scratch.scales + i, scratch.mins + i);
   }
   InterleaveRows(scratch.rows, blocks, scratch.weights);
-  return {.weights = scratch.weights, .scales = scratch.scales, .mins = scratch.mins};
+  chunk.weights = scratch.weights;
+  chunk.scales = scratch.scales;
+  chunk.mins = scratch.mins;
+  chunk.next = nullptr;
 }
 
 }  // namespace mneme::linear::HWY_NAMESPACE
