@@ -19,20 +19,18 @@ inline float F16ToF32(uint16_t half) {
   return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (mantissa << 13));
 }
 
-// Float to binary16, round to nearest even; overflow gives infinity, NaN stays NaN.
+// Float to binary16, round to nearest even; overflow gives infinity, NaN stays NaN. Without branches, so that
+// compilers can turn a loop of it into vectors.
 inline uint16_t F32ToF16(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
-  const uint16_t sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);
   const uint32_t magnitude = bits & 0x7FFFFFFFu;
-  if (magnitude > 0x7F800000u) return sign | 0x7E00u;
-  if (magnitude >= 0x47800000u) return sign | 0x7C00u;  // >= 65536, and infinity
-  if (magnitude < 0x38800000u) {                        // below 2^-14: subnormal half
-    // Adding 0.5 aligns the mantissa so that float rounding does the work.
-    const float shifted = std::bit_cast<float>(magnitude) + 0.5f;
-    return sign | static_cast<uint16_t>(std::bit_cast<uint32_t>(shifted) - 0x3F000000u);
-  }
-  const uint32_t odd = (magnitude >> 13) & 1u;
-  return sign | static_cast<uint16_t>((magnitude + 0xFFFu + odd - 0x38000000u) >> 13);
+  const uint32_t normal = (magnitude + 0xFFFu + ((magnitude >> 13) & 1u) - 0x38000000u) >> 13;
+  // Adding 0.5 aligns the mantissa so that float rounding does the work.
+  const uint32_t subnormal = std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) + 0.5f) - 0x3F000000u;
+  uint32_t half = magnitude < 0x38800000u ? subnormal : normal;  // 2^-14
+  half = magnitude >= 0x47800000u ? 0x7C00u : half;              // 65536, and infinity
+  half = magnitude > 0x7F800000u ? 0x7E00u : half;
+  return static_cast<uint16_t>(((bits >> 16) & 0x8000u) | half);
 }
 
 inline float BF16ToF32(uint16_t value) { return std::bit_cast<float>(static_cast<uint32_t>(value) << 16); }

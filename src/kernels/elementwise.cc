@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "base/error.h"
+#include "base/half.h"
 #include "kernels/simd_targets.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -207,6 +208,10 @@ float MaxValue(const float* x, size_t count) {
   return result;
 }
 
+void RoundToHalvesImpl(const float* HWY_RESTRICT x, size_t count, uint16_t* HWY_RESTRICT out) {
+  for (size_t i = 0; i < count; ++i) out[i] = F32ToF16(x[i]);
+}
+
 size_t ArgMaxImpl(const float* x, size_t count) {
   const DF d;
   const size_t lanes = hn::Lanes(d);
@@ -262,6 +267,7 @@ HWY_EXPORT(AddImpl);
 HWY_EXPORT(ScaleImpl);
 HWY_EXPORT(ClampImpl);
 HWY_EXPORT(SoftCapImpl);
+HWY_EXPORT(RoundToHalvesImpl);
 HWY_EXPORT(ArgMaxImpl);
 HWY_EXPORT(LogSumExpImpl);
 
@@ -295,6 +301,10 @@ void ScaleInPlace(float* x, float factor, size_t count) { HWY_DYNAMIC_DISPATCH(S
 void ClampInPlace(float* x, float limit, size_t count) { HWY_DYNAMIC_DISPATCH(ClampImpl)(x, limit, count); }
 
 void SoftCapInPlace(float* x, float cap, size_t count) { HWY_DYNAMIC_DISPATCH(SoftCapImpl)(x, cap, count); }
+
+void RoundToHalves(const float* x, size_t count, uint16_t* out) {
+  HWY_DYNAMIC_DISPATCH(RoundToHalvesImpl)(x, count, out);
+}
 
 size_t ArgMax(const float* x, size_t count) {
   MNEME_CHECK(count > 0);

@@ -37,6 +37,8 @@ void ScaleInPlace(float* x, float factor, size_t count);  // x *= factor
 void ClampInPlace(float* x, float limit, size_t count);   // x = min(max(x, -limit), limit)
 void SoftCapInPlace(float* x, float cap, size_t count);   // x = cap * tanh(x / cap)
 
+void RoundToHalves(const float* x, size_t count, uint16_t* out);  // out = F32ToF16(x)
+
 // Index of the largest value, the lowest on ties. NaN never wins; 0 if all are NaN. count > 0.
 size_t ArgMax(const float* x, size_t count);
 // log(sum(exp(x))) in double. -inf for all -inf. count > 0.

@@ -2,11 +2,14 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
 #include <random>
 #include <vector>
 
+#include "base/half.h"
 #include "kernels/kernels_test_util.h"
 
 namespace mneme {
@@ -44,6 +47,23 @@ TEST(ElementwiseTest, RmsNorm) {
         }
         EXPECT_EQ(out[cols], x[cols]) << "wrote between rows";
       }
+    }
+  });
+}
+
+TEST(ElementwiseTest, RoundToHalvesGivesTheBitsOfTheScalarConversion) {
+  ForEachTarget([] {
+    std::vector<float> x = Random(2049, 7, 100.0f);
+    for (size_t i = 0; i < 600; ++i) x[i] *= std::exp2(-static_cast<float>(i) / 20);  // subnormals and zeros
+    const float edges[] = {
+        0.0f,     -0.0f,     kInfinity, -kInfinity, 65519.0f,
+        65520.0f, -65536.0f, 0x1p-14f,  0x1p-25f,   std::numeric_limits<float>::quiet_NaN()};
+    std::copy(std::begin(edges), std::end(edges), x.begin() + 1000);
+    for (const size_t count : kCounts) {
+      std::vector<uint16_t> out(count + 1, 0xABCD);
+      RoundToHalves(x.data(), count, out.data());
+      for (size_t i = 0; i < count; ++i) ASSERT_EQ(out[i], F32ToF16(x[i])) << x[i];
+      EXPECT_EQ(out[count], 0xABCD);
     }
   });
 }

@@ -1,6 +1,7 @@
 #include "kernels/kv_block.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -9,6 +10,7 @@
 #include "base/error.h"
 #include "base/half.h"
 #include "kernels/attend.h"
+#include "kernels/elementwise.h"
 
 namespace mneme {
 namespace {
@@ -127,8 +129,21 @@ uint16_t GroupScale(Encoding encoding, const float* values, size_t count) {
 }
 
 template <class PlaceOf>
+void StoreHalves(const float* values, size_t dim, uint8_t* data, const PlaceOf& place_of) {
+  constexpr size_t kRun = 128;
+  std::array<uint16_t, kRun> halves;
+  for (size_t begin = 0; begin < dim; begin += kRun) {
+    const size_t count = std::min(kRun, dim - begin);
+    RoundToHalves(values + begin, count, halves.data());
+    for (size_t i = 0; i < count; ++i)
+      std::memcpy(data + place_of(begin + i).offset * 2, &halves[i], 2);
+  }
+}
+
+template <class PlaceOf>
 void StoreHead(Encoding encoding, const float* values, size_t dim, size_t slot, uint8_t* data,
                uint8_t* scales, const PlaceOf& place_of) {
+  if (encoding == Encoding::kF16) return StoreHalves(values, dim, data, place_of);
   if (!HasScales(encoding)) {
     for (size_t i = 0; i < dim; ++i) WriteFloat(encoding, data, place_of(i).offset, values[i]);
     return;
