@@ -44,25 +44,37 @@ struct Group {
   std::string context;
   std::string labels;
   std::string metric;
+  std::optional<int64_t> length;  // where another quantity is the axis and lengths vary too
   auto operator<=>(const Group&) const = default;
 };
 
 std::string TitleOf(const Group& group) {
-  return group.labels.empty() ? group.context : fmt::format("{} ({})", group.context, group.labels);
+  std::string about = group.labels;
+  if (group.length)
+    about += fmt::format("{}length {}", about.empty() ? "" : ", ", LengthLabel(*group.length));
+  return about.empty() ? group.context : fmt::format("{} ({})", group.context, about);
+}
+
+bool LengthsVary(const std::vector<const EvalRow*>& rows) {
+  return std::any_of(rows.begin(), rows.end(),
+                     [&](const EvalRow* row) { return row->length != rows[0]->length; });
 }
 
 // Contexts and labels in the order in which they were measured.
 std::vector<Group> GroupsOf(const std::vector<const EvalRow*>& rows, const std::string& axis) {
   std::vector<Group> groups;
+  const bool by_length = !axis.empty() && LengthsVary(rows);
   for (const EvalRow* row : rows) {
-    const Group group{row->context, LabelsOf(*row, axis), row->metric};
+    Group group{row->context, LabelsOf(*row, axis), row->metric, {}};
+    if (by_length) group.length = row->length;
     if (std::find(groups.begin(), groups.end(), group) == groups.end()) groups.push_back(group);
   }
   return groups;
 }
 
 bool IsIn(const EvalRow& row, const Group& group, const std::string& axis) {
-  return row.context == group.context && row.metric == group.metric && LabelsOf(row, axis) == group.labels;
+  return row.context == group.context && row.metric == group.metric && LabelsOf(row, axis) == group.labels &&
+         (!group.length || row.length == *group.length);
 }
 
 void AddHeatMap(HtmlPage& page, const std::vector<const EvalRow*>& rows, const Group& group) {
@@ -121,6 +133,19 @@ std::string AxisOf(const std::vector<const EvalRow*>& rows) {
   return lengths.size() >= most && lengths.size() > 1 ? "" : best;
 }
 
+// What guessing among the candidates gives, where the rows say so; nothing to draw otherwise.
+PlotSeries ChanceLine(const std::vector<std::pair<double, const EvalRow*>>& points) {
+  PlotSeries series;
+  series.name = "chance";
+  for (const auto& [x, row] : points) {
+    const auto chance = row->numbers.find("chance");
+    if (chance == row->numbers.end()) continue;
+    series.x.push_back(x);
+    series.y.push_back(chance->second);
+  }
+  return series;
+}
+
 void AddLines(HtmlPage& page, const std::vector<const EvalRow*>& rows, const std::string& metric) {
   const std::string axis = AxisOf(rows);
   const std::string x_name = axis.empty() ? "length" : axis;
@@ -129,6 +154,10 @@ void AddLines(HtmlPage& page, const std::vector<const EvalRow*>& rows, const std
   plot.x_label = axis.empty() || axis == "distance" ? x_name + " (tokens)" : x_name;
   plot.y_label = metric;
   plot.log_x = true;
+  if (std::all_of(rows.begin(), rows.end(),
+                  [](const EvalRow* row) { return IsShare(*row) || row->trials == 0; }))
+    plot.y_shows = {0, 1};
+  PlotSeries chance;
   for (const Group& group : GroupsOf(rows, axis)) {
     if (group.metric != metric) continue;
     std::vector<std::pair<double, const EvalRow*>> points;
@@ -151,7 +180,9 @@ void AddLines(HtmlPage& page, const std::vector<const EvalRow*>& rows, const std
       }
     }
     plot.series.push_back(std::move(series));
+    if (chance.x.empty()) chance = ChanceLine(points);
   }
+  if (!chance.x.empty()) plot.series.push_back(std::move(chance));
   page.AddPlot(plot);
 }
 

@@ -157,6 +157,30 @@ TEST(EvalHtmlTest, ALabelThatIsANumberIsTheAxisWhereLengthsDoNotVary) {
   EXPECT_NE(EvalHtml(report).find("distance (tokens)"), std::string::npos);
 }
 
+TEST(EvalHtmlTest, LengthsThatVaryBesideTheAxisHaveLinesOfTheirOwnAndChanceHasOne) {
+  EvalReport report;
+  for (const int64_t length : {1024, 2048}) {
+    for (const char* pairs : {"1", "4", "16"}) {
+      EvalRow row;
+      row.task = "needle";
+      row.context = "sinks";
+      row.length = length;
+      row.trials = 10;
+      row.accuracy = 0.5;
+      row.labels["pairs"] = pairs;
+      row.numbers["chance"] = 0.1;
+      report.rows.push_back(row);
+    }
+  }
+  const std::string html = EvalHtml(report);
+  for (const char* line : {">sinks (length 1K)<", ">sinks (length 2K)<", ">chance<"}) {
+    EXPECT_NE(html.find(line), std::string::npos) << line;
+  }
+  // The whole range of a share, so that half does not look like all.
+  EXPECT_NE(html.find(">0</text>"), std::string::npos);
+  EXPECT_NE(html.find(">1</text>"), std::string::npos);
+}
+
 TEST(HeatMapTest, MissingCellsAreDashedAndEmptyMapsSaySo) {
   EXPECT_NE(RenderHeatMap(HeatMap{}, 300).find("no data"), std::string::npos);
   HeatMap map;

@@ -266,6 +266,7 @@ std::string RenderSvg(const Plot& plot, double width, double height) {
     return svg + fmt::format("<text x=\"{:.0f}\" y=\"{:.0f}\" text-anchor=\"middle\">no data</text></svg>\n",
                              width / 2, height / 2);
   }
+  ys.insert(ys.end(), plot.y_shows.begin(), plot.y_shows.end());
   const bool is_wide = width > 500;
   const Axis x = MakeAxis(plot.log_x, xs, 52, width - 16, is_wide ? 8 : 4);
   const Axis y = MakeAxis(plot.log_y, ys, height - 44, 26, is_wide ? 7 : 5);

@@ -35,6 +35,7 @@ struct Plot {
   bool log_y = false;
   std::vector<PlotSeries> series;
   std::vector<PlotMarker> markers;
+  std::vector<double> y_shows;  // values that the axis covers whatever the lines do: {0, 1} for shares
 };
 
 // One <svg> element, width and height in its own units. Text in it is escaped. An empty plot says "no data".

@@ -122,7 +122,8 @@ std::string TrainingPage(const std::string& log_path, const std::string& title) 
             .y_label = "nats per token",
             .log_y = true,
             .series = {},
-            .markers = {}};
+            .markers = {},
+            .y_shows = {}};
   AddCurve("weighted loss", curves.loss, &loss);
   AddCurve("answers", curves.answers, &loss);
   for (const auto& [file, curve] : curves.text) AddCurve(file + " (held back)", curve, &loss);
@@ -136,7 +137,8 @@ std::string TrainingPage(const std::string& log_path, const std::string& title) 
                 .y_label = "accuracy",
                 .log_x = true,
                 .series = {},
-                .markers = {}};
+                .markers = {},
+                .y_shows = {0, 1}};
     for (const auto& [depth, curve] : curves.recall.rbegin()->second) {
       recall.series.push_back({depth, curve.x, curve.y, {}, {}});
     }
@@ -146,7 +148,12 @@ std::string TrainingPage(const std::string& log_path, const std::string& title) 
     page.Heading("Gates");
     page.Paragraph(
         "Share of the heads whose gate (0: local attention only, 1: memory only) lies in each range.");
-    Plot gates{.title = "Gates", .x_label = "step", .y_label = "share of heads", .series = {}, .markers = {}};
+    Plot gates{.title = "Gates",
+               .x_label = "step",
+               .y_label = "share of heads",
+               .series = {},
+               .markers = {},
+               .y_shows = {0, 1}};
     const std::array<const char*, 6> names = {"below 0.1",  "0.1 to 0.3", "0.3 to 0.5",
                                               "0.5 to 0.7", "0.7 to 0.9", "above 0.9"};
     for (size_t i = 0; i < names.size(); ++i) AddCurve(names[i], curves.gates[i], &gates);
@@ -159,13 +166,19 @@ std::string TrainingPage(const std::string& log_path, const std::string& title) 
                 .y_label = "magnitude",
                 .log_y = true,
                 .series = {},
-                .markers = {}};
+                .markers = {},
+                .y_shows = {}};
     AddCurve("|M|", curves.max_m, &memory);
     AddCurve("|z|", curves.max_z, &memory);
     page.AddPlot(memory);
   }
   if (!curves.write.x.empty()) {
-    Plot write{.title = "Mean write gate", .x_label = "step", .y_label = "mean", .series = {}, .markers = {}};
+    Plot write{.title = "Mean write gate",
+               .x_label = "step",
+               .y_label = "mean",
+               .series = {},
+               .markers = {},
+               .y_shows = {}};
     AddCurve("write gate", curves.write, &write);
     page.AddPlot(write);
   }
