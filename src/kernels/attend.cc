@@ -11,6 +11,10 @@
 #include "kernels/attend_job.h"
 #include "kernels/kv_block.h"
 #include "kernels/simd_targets.h"
+// The target beside which products of bfloat16 are asked for (attend_tile-inl.h).
+#ifndef HWY_WANT_AVX3_DL
+#define HWY_WANT_AVX3_DL
+#endif
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/attend.cc"

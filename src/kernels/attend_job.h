@@ -4,8 +4,9 @@
 // The queries of one KV head are "pairs": pair p is row p / group and query head p % group of that KV head. A
 // tile is up to kTilePairs pairs that walk the same blocks together, so that K and V are decoded once for all
 // of them. The keys of a span are cut at multiples of kSplitBlocks absolute block numbers; each split gives
-// one partial (maximum, sum, weighted values), and partials are merged in the order of spans and splits. That
-// order is the same whether one task does all splits of a tile (many rows) or each split is a task (decode).
+// one partial (reference, sum, weighted values), and partials are merged in the order of spans and splits.
+// That order is the same whether one task does all splits of a tile (many rows) or each split is a task
+// (decode).
 #pragma once
 
 #include <algorithm>
@@ -22,15 +23,21 @@ inline constexpr size_t kTilePairs = 48;
 inline constexpr size_t kMicroPairs = 6;  // rows of the register tile where there are many
 inline constexpr size_t kSmallTile = 8;   // up to this many pairs are one register tile that decodes in place
 inline constexpr size_t kSplitBlocks = 16;
+inline constexpr size_t kSumLanes = 16;  // of the widest vectors
 
 // Row stride of accumulators and of decoded values: whole vectors of every target.
 inline size_t ValueStride(size_t value_dim) { return (value_dim + 15) / 16 * 16; }
 
-// Maximum m, sum l and weighted values acc of the pairs of a tile over some keys; m in units of log2.
+// Exponents of a row are counted from a reference that no logit exceeds by more than this, in units of log2:
+// the largest logit of some block. Moving it with every new maximum would rescale what was summed for
+// nothing.
+inline constexpr float kReferenceSlack = 8.0f;
+
+// Reference m, sum l and weighted values acc of the pairs of a tile over some keys; m in units of log2.
 struct TileState {
-  float* maxima = nullptr;  // [padded pairs]
-  float* sums = nullptr;    // [padded pairs]
-  float* acc = nullptr;     // [padded pairs, value_stride]
+  float* references = nullptr;  // [padded pairs]
+  float* sums = nullptr;        // [padded pairs]
+  float* acc = nullptr;         // [padded pairs, value_stride]
 
   static size_t Floats(size_t num_pairs, size_t value_stride) {
     return 2 * PaddedPairs(num_pairs) + PaddedPairs(num_pairs) * value_stride;
@@ -46,13 +53,15 @@ struct TileState {
 
 // One thread's working memory.
 struct ThreadScratch {
-  float* q = nullptr;         // packed and scaled queries, [key_dim] per pair
-  float* s = nullptr;         // [pair, kBlockTokens] logits, then weights
-  float* scaled_p = nullptr;  // [2, kSmallTile, kBlockTokens]
-  float* keys = nullptr;      // decoded [key_dim, kBlockTokens]
-  float* values = nullptr;    // decoded [kBlockTokens, value_stride]
+  float* q = nullptr;           // packed and scaled queries, [key_dim] per pair; for bf16 keys as pairs
+  float* s = nullptr;           // [pair, kBlockTokens] logits, then weights
+  float* scaled_p = nullptr;    // [2, kSmallTile, kBlockTokens]
+  uint32_t* p_pairs = nullptr;  // [kSmallTile, kBlockTokens / 2] weights as bfloat16 pairs of tokens
+  float* keys = nullptr;        // decoded [key_dim, kBlockTokens]
+  float* values = nullptr;      // decoded [kBlockTokens, value_stride]
   float* corrections = nullptr;
-  int32_t* low = nullptr;  // per pair, visible slots [low, high) of the current block
+  float* lane_sums = nullptr;  // [pair, kSumLanes] sums of weights, lane by lane
+  int32_t* low = nullptr;      // per pair, visible slots [low, high) of the current block
   int32_t* high = nullptr;
   int64_t* nearest = nullptr;  // per pair, distance that ALiBi counts from
   TileState partial, total;
@@ -61,8 +70,8 @@ struct ThreadScratch {
     const size_t padded = TileState::PaddedPairs(num_pairs);
     const size_t key_stride = (key_dim + 15) / 16 * 16;
     const size_t floats = padded * key_stride + padded * kBlockTokens + 2 * kSmallTile * kBlockTokens +
-                          kBlockTokens * (key_stride + value_stride) + 5 * padded +
-                          2 * TileState::Floats(num_pairs, value_stride);
+                          kSmallTile * kBlockTokens / 2 + kBlockTokens * (key_stride + value_stride) +
+                          (5 + kSumLanes) * padded + 2 * TileState::Floats(num_pairs, value_stride);
     return floats * sizeof(float);
   }
 
@@ -79,9 +88,11 @@ struct ThreadScratch {
     scratch.q = take(padded * key_stride);
     scratch.s = take(padded * kBlockTokens);
     scratch.scaled_p = take(2 * kSmallTile * kBlockTokens);
+    scratch.p_pairs = reinterpret_cast<uint32_t*>(take(kSmallTile * kBlockTokens / 2));
     scratch.keys = take(key_stride * kBlockTokens);
     scratch.values = take(kBlockTokens * value_stride);
     scratch.corrections = take(padded);
+    scratch.lane_sums = take(padded * kSumLanes);
     scratch.low = reinterpret_cast<int32_t*>(take(padded));
     scratch.high = reinterpret_cast<int32_t*>(take(padded));
     scratch.nearest = reinterpret_cast<int64_t*>(take(2 * padded));

@@ -28,7 +28,9 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 using DF = hn::ScalableTag<float>;
 using DI = hn::RebindToSigned<DF>;
+using DU = hn::RebindToUnsigned<DF>;
 using VF = hn::Vec<DF>;
+using VU = hn::Vec<DU>;
 constexpr size_t kLanes = hn::MaxLanes(DF());
 
 // Registers decide the tile: 32 hold 6 rows x 4 vectors, 16 hold 6 x 2.
@@ -97,15 +99,14 @@ struct F16Source {
   }
 };
 
-struct BF16Source {
+// Keys: a pair holds dimensions i and i + 1 of one token.
+struct BF16KeySource {
   static constexpr bool kInCache = false;
-  const uint16_t* data;
-  size_t stride;
+  const uint32_t* data;
   template <bool kOdd>
   HWY_INLINE VF Load(size_t i, size_t column) const {
-    const hn::RebindToUnsigned<DF> du;
-    const auto bits = hn::PromoteTo(du, hn::LoadU(hn::Rebind<uint16_t, DF>(), data + i * stride + column));
-    return hn::BitCast(DF(), hn::ShiftLeft<16>(bits));
+    const VU pairs = hn::LoadU(DU(), data + i / 2 * kBlockTokens + column);
+    return hn::BitCast(DF(), kOdd ? hn::And(pairs, hn::Set(DU(), 0xFFFF0000u)) : hn::ShiftLeft<16>(pairs));
   }
 };
 

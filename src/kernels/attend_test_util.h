@@ -149,4 +149,88 @@ inline double ErrorAgainstReference(const AttendShape& shape, std::span<const Kv
   return worst;
 }
 
+// Largest error of any logit that rounding queries to bfloat16 allows, over the keys that a row sees: half a
+// unit of the last of eight bits per product.
+inline double RoundedLogitError(const AttendShape& shape, std::span<const KvSpan> spans, size_t row,
+                                size_t head) {
+  const KvLayout& layout = shape.layout;
+  const size_t kv_head = head / (shape.num_heads / layout.num_kv_heads);
+  std::vector<float> k(layout.num_kv_heads * layout.key_dim);
+  double worst = 0;
+  for (const KvSpan& span : spans) {
+    for (int32_t t = span.begin[row]; t < span.end[row]; ++t) {
+      const size_t place = span.first_slot + static_cast<size_t>(t);
+      KvLoad(layout, span.blocks[place / kBlockTokens], place % kBlockTokens, k.data(), nullptr);
+      const float* q = span.q + (row * shape.num_heads + head) * layout.key_dim;
+      double sum = 0;
+      for (size_t i = 0; i < layout.key_dim; ++i) {
+        sum += std::abs(double{q[i]} * k[kv_head * layout.key_dim + i]);
+      }
+      worst = std::max(worst, kAttendRounding * sum * shape.scale);
+    }
+  }
+  return worst;
+}
+
+// The attention of magnitudes: the reference over |v|.
+inline std::vector<double> AttendMagnitudes(const AttendShape& shape, std::span<const KvSpan> spans) {
+  const KvLayout& layout = shape.layout;
+  KvLayout plain = layout;
+  plain.key_encoding = plain.value_encoding = Encoding::kF32;
+  std::vector<float> k(layout.num_kv_heads * layout.key_dim), v(layout.num_kv_heads * layout.value_dim);
+  std::vector<AlignedArray<uint8_t>> memory;
+  std::vector<std::vector<const uint8_t*>> blocks;
+  std::vector<KvSpan> magnitudes(spans.begin(), spans.end());
+  for (KvSpan& span : magnitudes) {
+    int32_t num_keys = 0;
+    for (size_t r = 0; r < shape.num_rows; ++r) num_keys = std::max(num_keys, span.end[r]);
+    const size_t last = span.first_slot + static_cast<size_t>(num_keys);
+    std::vector<const uint8_t*>& copies = blocks.emplace_back();
+    for (size_t first = 0; first < last; first += kBlockTokens) {
+      uint8_t* block = memory.emplace_back(MakeAligned<uint8_t>(plain.block_bytes())).get();
+      copies.push_back(block);
+      KvClear(plain, block);
+      for (size_t slot = 0; slot < kBlockTokens; ++slot) {
+        KvLoad(layout, span.blocks[first / kBlockTokens], slot, k.data(), v.data());
+        for (float& value : v) value = std::abs(value);
+        KvStore(plain, block, slot, k.data(), v.data());
+      }
+    }
+    span.blocks = copies.data();
+  }
+  AttendShape plain_shape = shape;
+  plain_shape.layout = plain;
+  std::vector<double> out(shape.num_rows * shape.num_heads * layout.value_dim);
+  AttendReference(plain_shape, magnitudes, out.data(), nullptr);
+  return out;
+}
+
+// The error as a share of what attend.h allows: at most 1. Without bf16 that is kAttendError. With it,
+// weights are off by a factor of at most exp(error of a logit + rounding of a weight), shares by its square,
+// and an element of the output by that times what the magnitudes of the values would give.
+inline double ShareOfBound(const AttendShape& shape, std::span<const KvSpan> spans,
+                           const AttendOutput& result) {
+  const bool pair_keys = shape.layout.key_encoding == Encoding::kBF16;
+  const bool pair_values = shape.layout.value_encoding == Encoding::kBF16;
+  if (!pair_keys && !pair_values) return ErrorAgainstReference(shape, spans, result) / kAttendError;
+  const size_t dim = shape.layout.value_dim;
+  std::vector<double> out(result.out.size()), lse(result.lse.size());
+  AttendReference(shape, spans, out.data(), lse.data());
+  const std::vector<double> magnitudes = AttendMagnitudes(shape, spans);
+  double worst = 0;
+  for (size_t p = 0; p < lse.size(); ++p) {
+    double exponent = pair_values ? kAttendWeightError : 0.0;
+    if (pair_keys) exponent += RoundedLogitError(shape, spans, p / shape.num_heads, p % shape.num_heads);
+    const auto share = [&](double a, double b, double bound) {
+      const double difference = std::abs(a - b);
+      if (a != b) worst = std::max(worst, difference <= 1e300 ? difference / bound : 1e300);
+    };
+    share(result.lse[p], lse[p], exponent + kAttendError * std::max(1.0, std::abs(lse[p])));
+    for (size_t c = p * dim; c < (p + 1) * dim; ++c) {
+      share(result.out[c], out[c], (std::expm1(2 * exponent) + kAttendError) * magnitudes[c] + 1e-30);
+    }
+  }
+  return worst;
+}
+
 }  // namespace mneme::testing

@@ -12,12 +12,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <limits>
 #include <type_traits>
 
 #include "base/half.h"
 #include "hwy/highway.h"
 #include "kernels/attend_job.h"
+#include "kernels/attend_softmax-inl.h"
 #include "kernels/attend_sources-inl.h"
 #include "kernels/simd_math-inl.h"
 
@@ -28,9 +28,6 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 constexpr double kLog2E = 1.4426950408889634074;
 constexpr double kLn2 = 0.69314718055994530942;
-constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
-
-HWY_INLINE float Exp2Scalar(float x) { return hn::GetLane(Exp2NonPositive(DF(), hn::Set(DF(), x))); }
 
 // ---- Encodings and tile heights to template arguments.
 
@@ -42,41 +39,35 @@ inline size_t PadRows(size_t rows) { return rows == 1 ? 1 : rows <= 6 ? 6 : 8; }
 inline size_t PadRows(size_t rows) { return rows <= 2 ? rows : rows <= 4 ? 4 : rows <= 6 ? 6 : 8; }
 #endif
 
-template <class Source>
-void ScoreRowsOf(const Source& keys, const uint8_t* scales, size_t key_dim, size_t rows, const float* q,
-                 const Prefetcher& prefetcher, float* s) {
+// Calls fn with PadRows' answer as a constant.
+template <class Fn>
+HWY_INLINE void WithRows(size_t rows, const Fn& fn) {
   switch (rows) {
     case 1:
-      return ScoreRows<1>(keys, scales, key_dim, q, prefetcher, s);
+      return fn(std::integral_constant<size_t, 1>());
 #if !defined(MNEME_SANITIZED)
     case 2:
-      return ScoreRows<2>(keys, scales, key_dim, q, prefetcher, s);
+      return fn(std::integral_constant<size_t, 2>());
     case 4:
-      return ScoreRows<4>(keys, scales, key_dim, q, prefetcher, s);
+      return fn(std::integral_constant<size_t, 4>());
 #endif
     case 6:
-      return ScoreRows<6>(keys, scales, key_dim, q, prefetcher, s);
+      return fn(std::integral_constant<size_t, 6>());
     default:
-      return ScoreRows<8>(keys, scales, key_dim, q, prefetcher, s);
+      return fn(std::integral_constant<size_t, 8>());
   }
 }
 
 template <class Source>
+void ScoreRowsOf(const Source& keys, const uint8_t* scales, size_t key_dim, size_t rows, const float* q,
+                 const Prefetcher& prefetcher, float* s) {
+  WithRows(rows,
+           [&](auto count) { ScoreRows<decltype(count)::value>(keys, scales, key_dim, q, prefetcher, s); });
+}
+
+template <class Source>
 void ValueRowsOf(const Source& values, size_t rows, const ValueArgs& args) {
-  switch (rows) {
-    case 1:
-      return ValueRows<1>(values, args);
-#if !defined(MNEME_SANITIZED)
-    case 2:
-      return ValueRows<2>(values, args);
-    case 4:
-      return ValueRows<4>(values, args);
-#endif
-    case 6:
-      return ValueRows<6>(values, args);
-    default:
-      return ValueRows<8>(values, args);
-  }
+  WithRows(rows, [&](auto count) { ValueRows<decltype(count)::value>(values, args); });
 }
 
 template <class Fn>
@@ -87,7 +78,7 @@ HWY_INLINE void WithKeySource(Encoding encoding, const uint8_t* data, const Fn& 
     case Encoding::kF16:
       return fn(F16Source{reinterpret_cast<const uint16_t*>(data), kBlockTokens});
     case Encoding::kBF16:
-      return fn(BF16Source{reinterpret_cast<const uint16_t*>(data), kBlockTokens});
+      return fn(BF16KeySource{reinterpret_cast<const uint32_t*>(data)});
     case Encoding::kQ8_0:
       return fn(Q8Source{reinterpret_cast<const int8_t*>(data), kBlockTokens});
     default:
@@ -95,7 +86,7 @@ HWY_INLINE void WithKeySource(Encoding encoding, const uint8_t* data, const Fn& 
   }
 }
 
-// Needs ValuesInPlace.
+// Needs ValuesInPlace. Not bf16, whose values are pairs of tokens.
 template <class Fn>
 HWY_INLINE void WithValueSource(Encoding encoding, const uint8_t* data, size_t value_dim, const Fn& fn) {
   switch (encoding) {
@@ -103,8 +94,6 @@ HWY_INLINE void WithValueSource(Encoding encoding, const uint8_t* data, size_t v
       return fn(F32Source{reinterpret_cast<const float*>(data), value_dim});
     case Encoding::kF16:
       return fn(F16Source{reinterpret_cast<const uint16_t*>(data), value_dim});
-    case Encoding::kBF16:
-      return fn(BF16Source{reinterpret_cast<const uint16_t*>(data), value_dim});
     case Encoding::kQ8_0:
       return fn(Q8Source{reinterpret_cast<const int8_t*>(data), value_dim});
     default:
@@ -143,8 +132,6 @@ inline float StoredValue(const KvLayout& layout, const uint8_t* data, size_t t, 
       return reinterpret_cast<const float*>(data)[at];
     case Encoding::kF16:
       return F16ToF32(reinterpret_cast<const uint16_t*>(data)[at]);
-    case Encoding::kBF16:
-      return BF16ToF32(reinterpret_cast<const uint16_t*>(data)[at]);
     case Encoding::kQ8_0:
       return reinterpret_cast<const int8_t*>(data)[at];
     default: {
@@ -196,56 +183,66 @@ inline void DecodeValues(const KvLayout& layout, const uint8_t* data, size_t str
   }
 }
 
-// ---- Softmax of one row over one block.
+// ---- Products of bfloat16 pairs (attend_pairs-inl.h).
 
-struct LogitRule {
-  float cap = 0;       // in log2 units; 0: none
-  bool alibi = false;  // subtract slope * (distance - step * slot)
-  float slope = 0;     // in log2 units
-  float distance = 0;  // to slot 0 of the block
-  float step = 0;
+struct PairScoreArgs {
+  const uint32_t* keys;  // [num_pairs][kBlockTokens]
+  const uint32_t* q;     // [R][num_pairs]
+  size_t num_pairs;      // of dimensions
+  size_t begin, end;     // tokens that some row sees
+  Prefetcher prefetcher;
+  float* s;  // [R][kBlockTokens]
 };
 
-// Turns the row's scores into weights relative to the running maximum and updates maximum and sum. Slots
-// outside [low, high) get weight 0. Needs low < high.
-HWY_INLINE void SoftmaxRow(const LogitRule& rule, int32_t low, int32_t high, float* HWY_RESTRICT s,
-                           float* maximum, float* sum, float* correction) {
-  const DF d;
-  const bool partial = low > 0 || high < static_cast<int32_t>(kBlockTokens);
-  const VF minus_infinity = hn::Set(d, kMinusInfinity);
-  VF largest = minus_infinity;
-  for (size_t t = 0; t < kBlockTokens; t += kLanes) {
-    VF logit = hn::Load(d, s + t);
-    if (rule.cap != 0) logit = hn::Mul(TanhF32(d, logit), hn::Set(d, rule.cap));
-    if (rule.alibi || partial) {
-      const VF slot = hn::Iota(d, static_cast<float>(t));
-      if (rule.alibi) {
-        const VF distance = hn::NegMulAdd(slot, hn::Set(d, rule.step), hn::Set(d, rule.distance));
-        logit = hn::NegMulAdd(hn::Set(d, rule.slope), distance, logit);
-      }
-      if (partial) {
-        const auto visible = hn::And(hn::Ge(slot, hn::Set(d, static_cast<float>(low))),
-                                     hn::Lt(slot, hn::Set(d, static_cast<float>(high))));
-        logit = hn::IfThenElse(visible, logit, minus_infinity);
-      }
-    }
-    hn::Store(logit, d, s + t);
-    largest = hn::Max(largest, logit);
-  }
-  const float block_maximum = hn::GetLane(hn::MaxOfLanes(d, largest));
-  // A NaN logit never becomes the maximum; its weight is NaN and so are the sum and the values.
-  const float old_maximum = *maximum;
-  const float new_maximum = block_maximum > old_maximum ? block_maximum : old_maximum;
-  const float reference = new_maximum == kMinusInfinity ? 0.0f : new_maximum;
-  VF weights = hn::Zero(d);
-  for (size_t t = 0; t < kBlockTokens; t += kLanes) {
-    const VF weight = Exp2NonPositive(d, hn::Sub(hn::Load(d, s + t), hn::Set(d, reference)));
-    hn::Store(weight, d, s + t);
-    weights = hn::Add(weights, weight);
-  }
-  *correction = new_maximum == old_maximum ? 1.0f : Exp2Scalar(old_maximum - reference);
-  *sum = *sum * *correction + hn::GetLane(hn::SumOfLanes(d, weights));
-  *maximum = new_maximum;
+struct PairValueArgs {
+  const uint32_t* values;  // [kBlockTokens / 2][value_dim]
+  const uint32_t* p;       // [R][kBlockTokens / 2]
+  size_t value_dim;
+  size_t begin, end;         // tokens
+  const float* corrections;  // [R]
+  Prefetcher prefetcher;
+  float* acc;  // [R][acc_stride]
+  size_t acc_stride;
+  size_t num_columns;  // a multiple of kLanes
+};
+
+struct PairKernels {
+  void (*round_query)(const float* from, float factor, size_t dim, uint32_t* to);
+  void (*score_rows)(size_t rows, const PairScoreArgs& args);
+  void (*softmax_row)(const LogitRule& rule, int32_t low, int32_t high, float* s, uint32_t* p,
+                      float* reference, float* lane_sums, float* correction);
+  void (*value_rows)(size_t rows, const PairValueArgs& args);
+};
+
+}  // namespace HWY_NAMESPACE
+}  // namespace mneme
+HWY_AFTER_NAMESPACE();
+
+#define MNEME_PAIRS_NAMESPACE portable_pairs
+#define MNEME_PAIRS_NATIVE 0
+#include "kernels/attend_pairs-inl.h"
+#undef MNEME_PAIRS_NAMESPACE
+#undef MNEME_PAIRS_NATIVE
+
+// Highway 1.0.3 has no target with bfloat16 products: asked for beside the target that comes nearest.
+#if HWY_TARGET == HWY_AVX3_DL
+#define MNEME_PAIRS_NAMESPACE native_pairs
+#define MNEME_PAIRS_NATIVE 1
+#include "kernels/attend_pairs-inl.h"
+#undef MNEME_PAIRS_NAMESPACE
+#undef MNEME_PAIRS_NATIVE
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace mneme {
+namespace HWY_NAMESPACE {
+
+inline const PairKernels& PairKernelsOfMachine() {
+#if HWY_TARGET == HWY_AVX3_DL
+  static const bool kNative = __builtin_cpu_supports("avx512bf16");
+  if (kNative) return native_pairs::kKernels;
+#endif
+  return portable_pairs::kKernels;
 }
 
 // ---- A tile over blocks.
@@ -253,17 +250,24 @@ HWY_INLINE void SoftmaxRow(const LogitRule& rule, int32_t low, int32_t high, flo
 class TileKernel {
  public:
   TileKernel(const AttendJob& job, const Tile& tile, const ThreadScratch& scratch)
-      : job_(job), layout_(job.shape->layout), tile_(tile), scratch_(scratch) {
+      : job_(job),
+        layout_(job.shape->layout),
+        tile_(tile),
+        scratch_(scratch),
+        pairs_(PairKernelsOfMachine()),
+        pair_keys_(layout_.key_encoding == Encoding::kBF16),
+        pair_values_(layout_.value_encoding == Encoding::kBF16) {
     const bool small = tile.count <= kSmallTile;
     micro_pairs_ = small ? tile.count : kMicroPairs;
-    decode_keys_ = !small && layout_.key_encoding != Encoding::kF32;
-    decode_values_ = (!small && layout_.value_encoding != Encoding::kF32) || !ValuesInPlace(layout_);
+    decode_keys_ = !small && !pair_keys_ && layout_.key_encoding != Encoding::kF32;
+    decode_values_ =
+        !pair_values_ && ((!small && layout_.value_encoding != Encoding::kF32) || !ValuesInPlace(layout_));
     if (job.shape->alibi_slopes != nullptr) FindNearest();
   }
 
   void Reset(const TileState& state) const {
     const size_t padded = TileState::PaddedPairs(tile_.count);
-    std::fill_n(state.maxima, padded, kMinusInfinity);
+    std::fill_n(state.references, padded, kMinusInfinity);
     std::fill_n(state.sums, padded, 0.0f);
     std::memset(state.acc, 0, padded * job_.value_stride * sizeof(float));
   }
@@ -275,6 +279,7 @@ class TileKernel {
     const size_t key_dim = layout_.key_dim;
     const float factor =
         static_cast<float>(shape.soft_cap != 0 ? double{shape.scale} / shape.soft_cap : shape.scale * kLog2E);
+    if (pair_keys_) return RoundQueries(factor);
     for (size_t first = 0; first < tile_.count; first += micro_pairs_) {
       const size_t rows = std::min(micro_pairs_, tile_.count - first);
       const size_t padded = PadRows(rows);
@@ -292,11 +297,17 @@ class TileKernel {
     }
   }
 
-  // Adds blocks [first, last) of the span to state.
+  // Adds blocks [first, last) of the span to state, which must be empty.
   void Blocks(int64_t first, int64_t last, const TileState& state) {
+    const DF d;
+    std::memset(scratch_.lane_sums, 0, tile_.count * kSumLanes * sizeof(float));
     for (int64_t block = first; block < last; ++block) {
       next_ = block + 1 < last ? span_->blocks[block + 1] : nullptr;
       if (SetVisible(block)) OneBlock(block, state);
+    }
+    for (size_t pair = 0; pair < tile_.count; ++pair) {
+      const VF sums = hn::LoadU(d, scratch_.lane_sums + pair * kSumLanes);
+      state.sums[pair] = hn::GetLane(hn::SumOfLanes(d, sums));
     }
   }
 
@@ -305,26 +316,26 @@ class TileKernel {
     const DF d;
     const size_t stride = job_.value_stride;
     for (size_t pair = 0; pair < tile_.count; ++pair) {
-      const float part_maximum = part.maxima[pair];
-      if (part_maximum == kMinusInfinity && part.sums[pair] == 0) continue;
+      const float part_reference = part.references[pair];
+      if (part_reference == kMinusInfinity && part.sums[pair] == 0) continue;
       float* HWY_RESTRICT to = total.acc + pair * stride;
       const float* HWY_RESTRICT from = part.acc + pair * stride;
-      const float total_maximum = total.maxima[pair];
-      if (total_maximum == kMinusInfinity && total.sums[pair] == 0) {
+      const float total_reference = total.references[pair];
+      if (total_reference == kMinusInfinity && total.sums[pair] == 0) {
         std::memcpy(to, from, stride * sizeof(float));
-        total.maxima[pair] = part_maximum;
+        total.references[pair] = part_reference;
         total.sums[pair] = part.sums[pair];
         continue;
       }
-      const float maximum = part_maximum > total_maximum ? part_maximum : total_maximum;
-      const float reference = maximum == kMinusInfinity ? 0.0f : maximum;
-      const float total_weight = Exp2Scalar(total_maximum - reference);
-      const float part_weight = Exp2Scalar(part_maximum - reference);
+      const float larger = part_reference > total_reference ? part_reference : total_reference;
+      const float reference = FiniteReference(larger);
+      const float total_weight = Exp2Scalar(total_reference - reference);
+      const float part_weight = Exp2Scalar(part_reference - reference);
       for (size_t i = 0; i < stride; i += kLanes) {
         const VF scaled = hn::Mul(hn::LoadU(d, to + i), hn::Set(d, total_weight));
         hn::StoreU(hn::MulAdd(hn::LoadU(d, from + i), hn::Set(d, part_weight), scaled), d, to + i);
       }
-      total.maxima[pair] = maximum;
+      total.references[pair] = larger;
       total.sums[pair] = total.sums[pair] * total_weight + part.sums[pair] * part_weight;
     }
   }
@@ -338,7 +349,7 @@ class TileKernel {
       const double slope = shape.alibi_slopes == nullptr ? 0.0 : double{shape.alibi_slopes[head]};
       // Logits in the state are relative to the ALiBi bias of the nearest key.
       const double shift = slope == 0 ? 0.0 : -slope * static_cast<double>(scratch_.nearest[pair]);
-      double maximum = double{state.maxima[pair]} * kLn2 + shift;
+      double maximum = double{state.references[pair]} * kLn2 + shift;
       double sum = state.sums[pair];
       double factor = 1.0;
       if (shape.sink_logits != nullptr && shape.sink_logits[head] != kMinusInfinity) {
@@ -377,6 +388,20 @@ class TileKernel {
     }
   }
 
+  // The queries of the span as pairs of dimensions, row after row; zeros to the end of the last register
+  // tile.
+  void RoundQueries(float factor) const {
+    const size_t key_dim = layout_.key_dim;
+    const size_t num_pairs = (key_dim + 1) / 2;
+    auto* to = reinterpret_cast<uint32_t*>(scratch_.q);
+    for (size_t pair = 0; pair < tile_.count; ++pair, to += num_pairs) {
+      const size_t index = tile_.Row(job_, pair) * job_.shape->num_heads + tile_.Head(job_, pair);
+      pairs_.round_query(span_->q + index * key_dim, factor, key_dim, to);
+    }
+    const size_t last_rows = (tile_.count - 1) % micro_pairs_ + 1;
+    std::memset(to, 0, (PadRows(last_rows) - last_rows) * num_pairs * sizeof(uint32_t));
+  }
+
   // Fills low and high for a block; false if no pair sees any of it.
   bool SetVisible(int64_t block) const {
     const int64_t first_key = block * int64_t{kBlockTokens} - static_cast<int64_t>(span_->first_slot);
@@ -404,23 +429,39 @@ class TileKernel {
     if (decode_values_) DecodeValues(layout_, data + section.values, job_.value_stride, scratch_.values);
     for (size_t first = 0; first < tile_.count; first += micro_pairs_) {
       const size_t rows = std::min(micro_pairs_, tile_.count - first);
-      bool any = false;
-      for (size_t r = 0; r < rows; ++r) any |= scratch_.low[first + r] < scratch_.high[first + r];
-      if (!any) continue;
-      Scores(data, first, PadRows(rows));
+      int32_t begin = kBlockTokens;
+      int32_t end = 0;
+      for (size_t r = 0; r < rows; ++r) {
+        if (scratch_.low[first + r] >= scratch_.high[first + r]) continue;
+        begin = std::min(begin, scratch_.low[first + r]);
+        end = std::max(end, scratch_.high[first + r]);
+      }
+      if (begin >= end) continue;
+      Scores(data, first, PadRows(rows), static_cast<size_t>(begin), static_cast<size_t>(end));
       Softmax(block, first, rows, state);
       Values(data, first, rows, state);
     }
   }
 
-  void Scores(const uint8_t* data, size_t first, size_t padded) const {
+  // Scores of at least the tokens [begin, end).
+  void Scores(const uint8_t* data, size_t first, size_t padded, size_t begin, size_t end) const {
     const KvSection& section = job_.section;
     const uint8_t* scales = HasScales(layout_.key_encoding) ? data + section.key_scales : nullptr;
     const float* q = scratch_.q + first * layout_.key_dim;
     float* s = scratch_.s + first * kBlockTokens;
     Prefetcher prefetcher;
     if (first == 0) prefetcher = {data + section.values, data + section.bytes};
-    if (decode_keys_) {
+    if (pair_keys_) {
+      PairScoreArgs args;
+      args.keys = reinterpret_cast<const uint32_t*>(data + section.keys);
+      args.num_pairs = (layout_.key_dim + 1) / 2;
+      args.q = reinterpret_cast<const uint32_t*>(scratch_.q) + first * args.num_pairs;
+      args.begin = begin;
+      args.end = end;
+      args.prefetcher = prefetcher;
+      args.s = s;
+      pairs_.score_rows(padded, args);
+    } else if (decode_keys_) {
       ScoreRowsOf(DecodedSource{{scratch_.keys, kBlockTokens}}, scales, layout_.key_dim, padded, q,
                   prefetcher, s);
     } else {
@@ -446,10 +487,21 @@ class TileKernel {
         rule.distance = static_cast<float>(span_->distance[tile_.Row(job_, pair)] -
                                            span_->distance_step * first_key - scratch_.nearest[pair]);
       }
-      SoftmaxRow(rule, scratch_.low[pair], scratch_.high[pair], scratch_.s + pair * kBlockTokens,
-                 state.maxima + pair, state.sums + pair, scratch_.corrections + pair);
+      float* s = scratch_.s + pair * kBlockTokens;
+      float* lane_sums = scratch_.lane_sums + pair * kSumLanes;
+      if (pair_values_) {
+        pairs_.softmax_row(rule, scratch_.low[pair], scratch_.high[pair], s,
+                           scratch_.p_pairs + r * kBlockTokens / 2, state.references + pair, lane_sums,
+                           scratch_.corrections + pair);
+      } else {
+        SoftmaxRow(rule, scratch_.low[pair], scratch_.high[pair], s, state.references + pair, lane_sums,
+                   scratch_.corrections + pair);
+      }
     }
-    for (size_t r = rows; r < PadRows(rows); ++r) scratch_.corrections[first + r] = 1.0f;
+    for (size_t r = rows; r < PadRows(rows); ++r) {
+      scratch_.corrections[first + r] = 1.0f;
+      if (pair_values_) std::fill_n(scratch_.p_pairs + r * kBlockTokens / 2, kBlockTokens / 2, 0u);
+    }
   }
 
   // Adds weights times values. Each row takes its visible tokens in order and no others: what lies in a
@@ -466,41 +518,64 @@ class TileKernel {
       low = std::max(low, row_low);
       high = std::min(high, row_high);
     }
-    if (uniform) return ValuePiece(data, first, PadRows(rows), low, high, state);
+    if (uniform) return ValuePiece(data, first, 0, PadRows(rows), low, high, state);
+    if (pair_values_) {  // every row takes a pair either whole or cut in the same way as alone
+      low = (low + 1) / 2 * 2;
+      high = high / 2 * 2;
+    }
     const bool common = low < high;  // tokens that every row sees
     for (size_t r = 0; r < rows; ++r) {
       const size_t row_low = static_cast<size_t>(scratch_.low[first + r]);
       const size_t row_high = common ? low : static_cast<size_t>(scratch_.high[first + r]);
       if (row_low >= row_high) continue;
-      ValuePiece(data, first + r, 1, row_low, row_high, state);
+      ValuePiece(data, first, r, 1, row_low, row_high, state);
       scratch_.corrections[first + r] = 1.0f;  // applied
     }
     if (!common) return;
-    ValuePiece(data, first, PadRows(rows), low, high, state);
+    ValuePiece(data, first, 0, PadRows(rows), low, high, state);
     for (size_t r = 0; r < rows; ++r) {
       scratch_.corrections[first + r] = 1.0f;
       const size_t row_high = static_cast<size_t>(scratch_.high[first + r]);
-      if (high < row_high) ValuePiece(data, first + r, 1, high, row_high, state);
+      if (high < row_high) ValuePiece(data, first, r, 1, high, row_high, state);
     }
   }
 
-  void ValuePiece(const uint8_t* data, size_t first, size_t padded, size_t begin, size_t end,
+  // `padded` rows of the register tile at `first`, from its row `offset` on.
+  void ValuePiece(const uint8_t* data, size_t first, size_t offset, size_t padded, size_t begin, size_t end,
                   const TileState& state) const {
     const KvSection& section = job_.section;
+    Prefetcher prefetcher;
+    if (first + offset == 0 && next_ != nullptr) {
+      const uint8_t* next = next_ + tile_.kv_head * section.bytes;
+      prefetcher = {next, next + section.values};
+    }
+    const float* corrections = scratch_.corrections + first + offset;
+    float* acc = state.acc + (first + offset) * job_.value_stride;
+    const size_t num_columns = (layout_.value_dim + kLanes - 1) / kLanes * kLanes;
+    if (pair_values_) {
+      pairs_.value_rows(padded, {.values = reinterpret_cast<const uint32_t*>(data + section.values),
+                                 .p = scratch_.p_pairs + offset * kBlockTokens / 2,
+                                 .value_dim = layout_.value_dim,
+                                 .begin = begin,
+                                 .end = end,
+                                 .corrections = corrections,
+                                 .prefetcher = prefetcher,
+                                 .acc = acc,
+                                 .acc_stride = job_.value_stride,
+                                 .num_columns = num_columns});
+      return;
+    }
     ValueArgs args;
     args.begin = begin;
     args.end = end;
-    args.p = scratch_.s + first * kBlockTokens;
-    args.corrections = scratch_.corrections + first;
-    args.acc = state.acc + first * job_.value_stride;
+    args.p = scratch_.s + (first + offset) * kBlockTokens;
+    args.corrections = corrections;
+    args.acc = acc;
     args.acc_stride = job_.value_stride;
-    args.num_columns = (layout_.value_dim + kLanes - 1) / kLanes * kLanes;
+    args.num_columns = num_columns;
     args.scales = HasScales(layout_.value_encoding) ? data + section.value_scales : nullptr;
     args.scaled_p = scratch_.scaled_p;
-    if (first == 0 && next_ != nullptr) {
-      const uint8_t* next = next_ + tile_.kv_head * section.bytes;
-      args.prefetcher = {next, next + section.values};
-    }
+    args.prefetcher = prefetcher;
     if (decode_values_) {
       ValueRowsOf(DecodedSource{{scratch_.values, job_.value_stride}}, padded, args);
     } else {
@@ -513,6 +588,9 @@ class TileKernel {
   const KvLayout& layout_;
   Tile tile_;
   ThreadScratch scratch_;
+  const PairKernels& pairs_;
+  bool pair_keys_;
+  bool pair_values_;
   size_t micro_pairs_;
   bool decode_keys_;
   bool decode_values_;

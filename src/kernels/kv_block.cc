@@ -32,6 +32,16 @@ size_t DataBytes(Encoding encoding, size_t num_values) {
   }
 }
 
+size_t KeyBytes(const KvLayout& layout) {
+  const size_t dim = layout.key_encoding == Encoding::kBF16 ? (layout.key_dim + 1) / 2 * 2 : layout.key_dim;
+  return DataBytes(layout.key_encoding, dim * kBlockTokens);
+}
+
+size_t ValueBytes(const KvLayout& layout) {
+  const bool reach = layout.value_encoding == Encoding::kBF16 && layout.value_dim % 16 != 0;
+  return DataBytes(layout.value_encoding, layout.value_dim * kBlockTokens) + (reach ? 64 : 0);
+}
+
 size_t ScaleBytes(Encoding encoding, size_t dim) {
   return HasScales(encoding) ? NumKvGroups(dim) * kBlockTokens * sizeof(uint16_t) : 0;
 }
@@ -68,10 +78,12 @@ struct Place {
 
 Place KeyPlace(Encoding encoding, size_t slot, size_t index) {
   if (encoding == Encoding::kQ4_0) return {index / 2 * kBlockTokens + slot, index % 2 == 1};
+  if (encoding == Encoding::kBF16) return {index / 2 * 2 * kBlockTokens + 2 * slot + index % 2, false};
   return {index * kBlockTokens + slot, false};
 }
 
 Place ValuePlace(Encoding encoding, size_t dim, size_t slot, size_t index) {
+  if (encoding == Encoding::kBF16) return {slot / 2 * 2 * dim + 2 * index + slot % 2, false};
   if (encoding != Encoding::kQ4_0) return {slot * dim + index, false};
   const size_t group_begin = index / kKvGroup * kKvGroup;
   const size_t half = std::min(kKvGroup, dim - group_begin) / 2;
@@ -135,8 +147,7 @@ void StoreHalves(const float* values, size_t dim, uint8_t* data, const PlaceOf& 
   for (size_t begin = 0; begin < dim; begin += kRun) {
     const size_t count = std::min(kRun, dim - begin);
     RoundToHalves(values + begin, count, halves.data());
-    for (size_t i = 0; i < count; ++i)
-      std::memcpy(data + place_of(begin + i).offset * 2, &halves[i], 2);
+    for (size_t i = 0; i < count; ++i) std::memcpy(data + place_of(begin + i).offset * 2, &halves[i], 2);
   }
 }
 
@@ -202,9 +213,9 @@ void CopyHead(Encoding encoding, size_t dim, const uint8_t* from, const uint8_t*
 }  // namespace
 
 KvSection::KvSection(const KvLayout& layout)
-    : key_scales(DataBytes(layout.key_encoding, layout.key_dim * kBlockTokens)),
+    : key_scales(KeyBytes(layout)),
       values(key_scales + ScaleBytes(layout.key_encoding, layout.key_dim)),
-      value_scales(values + DataBytes(layout.value_encoding, layout.value_dim * kBlockTokens)),
+      value_scales(values + ValueBytes(layout)),
       bytes(value_scales + ScaleBytes(layout.value_encoding, layout.value_dim)) {}
 
 size_t KvLayout::block_bytes() const { return num_kv_heads * KvSection(*this).bytes; }
@@ -226,6 +237,10 @@ void KvStore(const KvLayout& layout, uint8_t* block, size_t slot, const float* k
     StoreHead(layout.value_encoding, v + head * layout.value_dim, layout.value_dim, slot,
               block + section.values, block + section.value_scales,
               [&](size_t i) { return ValuePlace(layout.value_encoding, layout.value_dim, slot, i); });
+    if (layout.key_encoding == Encoding::kBF16 && layout.key_dim % 2 != 0) {  // the last pair's other half
+      const Place place = KeyPlace(Encoding::kBF16, slot, layout.key_dim);
+      WriteFloat(Encoding::kBF16, block + section.keys, place.offset, 0.0f);
+    }
   }
 }
 

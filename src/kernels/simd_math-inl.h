@@ -28,9 +28,10 @@ HWY_INLINE V PowerOfTwo(D d, V n) {
   return hn::BitCast(d, hn::ShiftLeft<23>(hn::Add(hn::NearestInt(n), hn::Set(di, 127))));
 }
 
-// 2^x for x <= 0: relative error 1.6e-7; 0 for x < -125; exactly 1 at 0. The exponential of softmax.
+// 2^x for x <= 126: relative error 1.6e-7; 0 for x < -125; exactly 1 at 0. The exponential of softmax, where
+// x is hardly ever above 0.
 template <class D, class V = hn::Vec<D>>
-HWY_INLINE V Exp2NonPositive(D d, V x) {
+HWY_INLINE V Exp2F32(D d, V x) {
   const V rounded = hn::Round(x);
   const V r = hn::Sub(x, rounded);  // exact, in [-0.5, 0.5]
   V poly = hn::Set(d, 0.00132647149253f);

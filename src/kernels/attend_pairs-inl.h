@@ -1,0 +1,270 @@
+// Attention over bfloat16 keys and values: products of pairs into float32. Per SIMD target, and once more
+// where a processor of the target may have an instruction for it: the includer names the namespace
+// (MNEME_PAIRS_NAMESPACE) and says whether that instruction is there (MNEME_PAIRS_NATIVE). No include guard.
+//
+// A pair is 32 bits: two bfloat16 that are neighbours in the direction of the sum, the first in the low half.
+// Keys are pairs of dimensions, values pairs of tokens (kv_block.h). Every element of a product takes its
+// pairs one after the other in order, whatever the tile.
+//
+// The instruction takes subnormal numbers for zero, in the sums too. That leaves rows independent of their
+// neighbours: a pair of weight zero adds nothing to a sum that is not subnormal, and every row that sees a
+// token of a block adds a pair of its own before and after.
+
+#if MNEME_PAIRS_NATIVE
+HWY_PUSH_ATTRIBUTES(HWY_TARGET_STR ",avx512bf16")
+#else
+HWY_BEFORE_NAMESPACE();
+#endif
+namespace mneme {
+namespace HWY_NAMESPACE {
+namespace MNEME_PAIRS_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// Two vectors of float32 rounded to bfloat16, in order.
+struct RoundedPairs {
+#if MNEME_PAIRS_NATIVE
+  HWY_INLINE RoundedPairs(VF low, VF high) : bits(_mm512_cvtne2ps_pbh(high.raw, low.raw)) {}
+  HWY_INLINE void Store(uint32_t* to) const { _mm512_storeu_si512(to, (__m512i)bits); }
+  // sum plus all of them, in an order of its own.
+  HWY_INLINE VF AddTo(VF sum) const {
+    return VF{_mm512_dpbf16_ps(sum.raw, bits, (__m512bh)_mm512_set1_epi32(0x3F803F80))};
+  }
+  __m512bh bits;
+#else
+  HWY_INLINE RoundedPairs(VF low, VF high) : low_bits(Round(low)), high_bits(Round(high)) {}
+  HWY_INLINE void Store(uint32_t* to) const {
+    StoreHalf(low_bits, reinterpret_cast<uint16_t*>(to));
+    StoreHalf(high_bits, reinterpret_cast<uint16_t*>(to) + kLanes);
+  }
+  HWY_INLINE VF AddTo(VF sum) const {
+    return hn::Add(hn::Add(sum, hn::BitCast(DF(), low_bits)), hn::BitCast(DF(), high_bits));
+  }
+
+  // To nearest even. A NaN keeps its high bits: rounding could carry it into the sign.
+  static HWY_INLINE VU Round(VF value) {
+    const DU du;
+    const VU bits = hn::BitCast(du, value);
+    const VU odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1));
+    const VU rounded = hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7FFF)));
+    const VU quiet = hn::Or(bits, hn::Set(du, 0x400000));
+    const VU chosen = hn::IfThenElse(hn::RebindMask(du, hn::IsNaN(value)), quiet, rounded);
+    return hn::And(chosen, hn::Set(du, 0xFFFF0000u));
+  }
+  static HWY_INLINE void StoreHalf(VU bits, uint16_t* to) {
+    const hn::Rebind<uint16_t, DF> d16;
+    hn::StoreU(hn::DemoteTo(d16, hn::BitCast(DI(), hn::ShiftRight<16>(bits))), d16, to);
+  }
+  VU low_bits, high_bits;
+#endif
+};
+
+HWY_INLINE uint32_t LoadPair(const uint32_t* from) {
+  uint32_t pair;
+  std::memcpy(&pair, from, sizeof(pair));  // written as vectors of other types
+  return pair;
+}
+
+// acc[r][v] += pair a[r * a_stride] times the pairs b[v * kLanes + lane]. With kMasked, only the halves of b
+// in mask exist.
+template <size_t R, size_t NV, bool kMasked>
+HWY_INLINE void AddPairs(const uint32_t* HWY_RESTRICT b, uint32_t mask, const uint32_t* HWY_RESTRICT a,
+                         size_t a_stride, VF (&acc)[R][NV]) {
+  const DU du;
+  const auto load = [&](size_t v) HWY_ATTR {
+    const VU pairs = hn::LoadU(du, b + v * kLanes);
+    return kMasked ? hn::And(pairs, hn::Set(du, mask)) : pairs;
+  };
+#if MNEME_PAIRS_NATIVE
+  __m512bh columns[NV];
+  MNEME_UNROLL
+  for (size_t v = 0; v < NV; ++v) columns[v] = (__m512bh)load(v).raw;
+  MNEME_UNROLL
+  for (size_t r = 0; r < R; ++r) {
+    const __m512bh factor = (__m512bh)hn::Set(du, LoadPair(a + r * a_stride)).raw;
+    MNEME_UNROLL
+    for (size_t v = 0; v < NV; ++v) acc[r][v] = VF{_mm512_dpbf16_ps(acc[r][v].raw, factor, columns[v])};
+  }
+#else
+  const auto step = [&](auto half) HWY_ATTR {
+    VF columns[NV];
+    MNEME_UNROLL
+    for (size_t v = 0; v < NV; ++v) columns[v] = hn::BitCast(DF(), half(load(v)));
+    MNEME_UNROLL
+    for (size_t r = 0; r < R; ++r) {
+      const VF factor = hn::BitCast(DF(), half(hn::Set(du, LoadPair(a + r * a_stride))));
+      MNEME_UNROLL
+      for (size_t v = 0; v < NV; ++v) acc[r][v] = hn::MulAdd(factor, columns[v], acc[r][v]);
+    }
+  };
+  step([](VU pairs) HWY_ATTR { return hn::ShiftLeft<16>(pairs); });
+  step([](VU pairs) HWY_ATTR { return hn::And(pairs, hn::Set(DU(), 0xFFFF0000u)); });
+#endif
+}
+
+// to = from * factor, rounded; dim values and zeros up to a whole pair.
+inline void RoundQuery(const float* HWY_RESTRICT from, float factor, size_t dim, uint32_t* HWY_RESTRICT to) {
+  const DF d;
+  size_t i = 0;
+  for (; i + 2 * kLanes <= dim; i += 2 * kLanes) {
+    const RoundedPairs pairs(hn::Mul(hn::LoadU(d, from + i), hn::Set(d, factor)),
+                             hn::Mul(hn::LoadU(d, from + i + kLanes), hn::Set(d, factor)));
+    pairs.Store(to + i / 2);
+  }
+  for (; i < dim; i += 2) {
+    const uint32_t low = F32ToBF16(from[i] * factor);
+    const uint32_t high = i + 1 < dim ? F32ToBF16(from[i + 1] * factor) : 0;
+    const uint32_t pair = low | high << 16;
+    std::memcpy(to + i / 2, &pair, sizeof(pair));
+  }
+}
+
+template <size_t R, size_t NV>
+HWY_INLINE void ScoreColumns(PairScoreArgs& args, size_t column) {
+  const DF d;
+  VF acc[R][NV];
+  MNEME_UNROLL
+  for (size_t r = 0; r < R; ++r) {
+    MNEME_UNROLL
+    for (size_t v = 0; v < NV; ++v) acc[r][v] = hn::Zero(d);
+  }
+  const uint32_t* HWY_RESTRICT keys = args.keys + column;
+  const uint32_t* HWY_RESTRICT q = args.q;
+  for (size_t i = 0; i < args.num_pairs; ++i, ++q, keys += kBlockTokens) {
+    args.prefetcher.Step();
+    args.prefetcher.Step();
+    AddPairs<R, NV, false>(keys, 0, q, args.num_pairs, acc);
+  }
+  MNEME_UNROLL
+  for (size_t r = 0; r < R; ++r) {
+    MNEME_UNROLL
+    for (size_t v = 0; v < NV; ++v) {
+      hn::Store(acc[r][v], d, args.s + r * kBlockTokens + column + v * kLanes);
+    }
+  }
+}
+
+// s[r][t] = <q_r, k_t> for the tokens [begin, end) of a block and those that share a vector with them.
+template <size_t R>
+HWY_NOINLINE void ScoreRows(PairScoreArgs args) {
+  constexpr size_t NV = kVectorsOf(R);
+  const size_t end = hwy::RoundUpTo(args.end, kLanes);
+  size_t column = args.begin / kLanes * kLanes;
+  for (; column + NV * kLanes <= end; column += NV * kLanes) ScoreColumns<R, NV>(args, column);
+  if constexpr (NV > 2) {
+    for (; column + 2 * kLanes <= end; column += 2 * kLanes) ScoreColumns<R, 2>(args, column);
+  }
+  if constexpr (NV > 1) {
+    for (; column < end; column += kLanes) ScoreColumns<R, 1>(args, column);
+  }
+}
+
+// 2^x for x <= 126, for weights that are rounded to bfloat16 next: relative error 7.6e-5; 0 for x < -125. A
+// product keeps a NaN, which arithmetic on exponent bits does not.
+HWY_INLINE VF Exp2ForRounding(VF x) {
+  const DF d;
+  // A sum with 1.5 * 2^23 has no room for a fraction: its low bits are the integer nearest to x, plus 127.
+  const VF shift = hn::Set(d, 12582912.0f + 127.0f);
+  const VF shifted = hn::Add(x, shift);
+  const VF r = hn::Sub(x, hn::Sub(shifted, shift));
+  VF poly = hn::Set(d, 0.055171669074864f);
+  poly = hn::MulAdd(poly, r, hn::Set(d, 0.2426111221943308f));
+  poly = hn::MulAdd(poly, r, hn::Set(d, 0.6932609854573362f));
+  poly = hn::MulAdd(poly, r, hn::Set(d, 0.9999280735404956f));
+  const VF power = hn::BitCast(d, hn::ShiftLeft<23>(hn::BitCast(DU(), shifted)));
+  return hn::IfThenZeroElse(hn::Lt(x, hn::Set(d, -125.0f)), hn::Mul(poly, power));
+}
+
+// SoftmaxRow with weights as pairs of tokens, rounded, and their sum that of the rounded ones: values that
+// are all alike come out as they are. Weights of tokens that share no pair of vectors with [low, high) are
+// not written.
+inline void SoftmaxRow(const LogitRule& rule, int32_t low, int32_t high, float* HWY_RESTRICT s,
+                       uint32_t* HWY_RESTRICT p, float* reference, float* HWY_RESTRICT lane_sums,
+                       float* correction) {
+  const DF d;
+  constexpr size_t kStep = 2 * kLanes;
+  const size_t first = static_cast<size_t>(low) / kStep * kStep;
+  const size_t last = std::min(kBlockTokens, hwy::RoundUpTo(static_cast<size_t>(high), kStep));
+  FinishLogits(rule, low, high, first, last, s);
+  VF largest = hn::Set(d, kMinusInfinity);
+  for (size_t t = first; t < last; t += kStep) {
+    largest = hn::Max(largest, hn::Max(hn::Load(d, s + t), hn::Load(d, s + t + kLanes)));
+  }
+  *correction = MoveReference(largest, reference);
+  const VF from = hn::Set(d, FiniteReference(*reference));
+  VF sums = hn::Mul(hn::LoadU(d, lane_sums), hn::Set(d, *correction));
+  for (size_t t = first; t < last; t += kStep) {
+    const RoundedPairs pairs(Exp2ForRounding(hn::Sub(hn::Load(d, s + t), from)),
+                             Exp2ForRounding(hn::Sub(hn::Load(d, s + t + kLanes), from)));
+    pairs.Store(p + t / 2);
+    sums = pairs.AddTo(sums);
+  }
+  hn::StoreU(sums, d, lane_sums);
+}
+
+template <size_t R, size_t NV>
+HWY_INLINE void ValueColumns(PairValueArgs& args, size_t column) {
+  const DF d;
+  float* HWY_RESTRICT acc_rows = args.acc + column;
+  VF acc[R][NV];
+  MNEME_UNROLL
+  for (size_t r = 0; r < R; ++r) {
+    const VF correction = hn::Set(d, args.corrections[r]);
+    MNEME_UNROLL
+    for (size_t v = 0; v < NV; ++v) {
+      acc[r][v] = hn::Mul(correction, hn::LoadU(d, acc_rows + r * args.acc_stride + v * kLanes));
+    }
+  }
+  // What lies in the other half of a pair that is cut must not be multiplied: it may be NaN.
+  constexpr size_t kStride = kBlockTokens / 2;
+  const uint32_t* HWY_RESTRICT p = args.p + args.begin / 2;
+  const uint32_t* HWY_RESTRICT values = args.values + args.begin / 2 * args.value_dim + column;
+  if (args.begin % 2 != 0) {
+    AddPairs<R, NV, true>(values, 0xFFFF0000u, p++, kStride, acc);
+    values += args.value_dim;
+  }
+  for (const uint32_t* end = args.p + args.end / 2; p < end; values += args.value_dim) {
+    args.prefetcher.Step();
+    args.prefetcher.Step();
+    AddPairs<R, NV, false>(values, 0, p++, kStride, acc);
+  }
+  if (args.end % 2 != 0) AddPairs<R, NV, true>(values, 0x0000FFFFu, p, kStride, acc);
+  MNEME_UNROLL
+  for (size_t r = 0; r < R; ++r) {
+    MNEME_UNROLL
+    for (size_t v = 0; v < NV; ++v) {
+      hn::StoreU(acc[r][v], d, acc_rows + r * args.acc_stride + v * kLanes);
+    }
+  }
+}
+
+// acc[r][columns] = acc[r][columns] * corrections[r] + sum over tokens in [begin, end) of p[r][t] * v[t].
+template <size_t R>
+HWY_NOINLINE void ValueRows(PairValueArgs args) {
+  constexpr size_t NV = kVectorsOf(R);
+  size_t column = 0;
+  for (; column + NV * kLanes <= args.num_columns; column += NV * kLanes) ValueColumns<R, NV>(args, column);
+  if constexpr (NV > 2) {
+    for (; column + 2 * kLanes <= args.num_columns; column += 2 * kLanes) ValueColumns<R, 2>(args, column);
+  }
+  if constexpr (NV > 1) {
+    for (; column < args.num_columns; column += kLanes) ValueColumns<R, 1>(args, column);
+  }
+}
+
+inline void ScoreRowsOf(size_t rows, const PairScoreArgs& args) {
+  WithRows(rows, [&](auto count) { ScoreRows<decltype(count)::value>(args); });
+}
+inline void ValueRowsOf(size_t rows, const PairValueArgs& args) {
+  WithRows(rows, [&](auto count) { ValueRows<decltype(count)::value>(args); });
+}
+
+constexpr PairKernels kKernels = {RoundQuery, ScoreRowsOf, SoftmaxRow, ValueRowsOf};
+
+}  // namespace MNEME_PAIRS_NAMESPACE
+}  // namespace HWY_NAMESPACE
+}  // namespace mneme
+#if MNEME_PAIRS_NATIVE
+HWY_POP_ATTRIBUTES
+#else
+HWY_AFTER_NAMESPACE();
+#endif
