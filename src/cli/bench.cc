@@ -3,7 +3,6 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <chrono>
 #include <cstdlib>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -20,13 +19,13 @@
 #include "cli/stream.h"
 #include "cli/verbs.h"
 #include "eval/report_html.h"
+#include "eval/timing.h"
 #include "kernels/machine.h"
 
 namespace mneme::cli {
 namespace {
 
 using Json = nlohmann::ordered_json;
-using Clock = std::chrono::steady_clock;
 
 struct BenchArguments {
   ModelOptions model;
@@ -49,10 +48,6 @@ struct BenchArguments {
   std::string svg_path;
   std::vector<std::string> also;
 };
-
-double SecondsSince(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 std::string Rate(double per_second) {
   if (per_second <= 0) return "-";

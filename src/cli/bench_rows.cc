@@ -4,7 +4,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
 #include <functional>
 #include <limits>
 #include <utility>
@@ -13,9 +12,9 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/interrupt.h"
-#include "base/random.h"
 #include "base/units.h"
 #include "context/registry.h"
+#include "eval/timing.h"
 #include "kernels/linear.h"
 #include "model/weights.h"
 #include "session/plan.h"
@@ -23,70 +22,6 @@
 
 namespace mneme::cli {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-// Steps of decode before the clock starts: they fault pages in and wake the threads.
-constexpr int64_t kWarmSteps = 4;
-
-double SecondsSince(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-// Ids without meaning: speed does not depend on them.
-class RandomIds {
- public:
-  explicit RandomIds(size_t vocab_size) : vocab_size_(vocab_size) {}
-  std::vector<TokenId> Take(int64_t count) {
-    std::vector<TokenId> ids(static_cast<size_t>(count));
-    for (TokenId& id : ids) id = static_cast<TokenId>(random_.Below(vocab_size_));
-    return ids;
-  }
-
- private:
-  size_t vocab_size_;
-  Random random_{1};
-};
-
-struct Timing {
-  double median_seconds = 0;
-  double spread = 0;
-};
-
-Timing MedianOf(std::vector<double> seconds) {
-  std::sort(seconds.begin(), seconds.end());
-  const double median = seconds[seconds.size() / 2];
-  return {median, median > 0 ? (seconds.back() - seconds.front()) / median : 0};
-}
-
-// Bytes of one cached token in all layers.
-double KvBytesPerToken(const ContextShape& shape, const ContextSettings& settings) {
-  const auto row = [](Encoding encoding, size_t values) {
-    const size_t block = EncodingBlockValues(encoding);
-    return static_cast<double>(EncodedBytes(encoding, (values + block - 1) / block * block));
-  };
-  double bytes = 0;
-  for (const LayerAttention& layer : shape.layers) {
-    bytes += static_cast<double>(layer.num_kv_heads) *
-             (row(settings.key_encoding, layer.key_dim) + row(settings.value_encoding, layer.value_dim));
-  }
-  return bytes;
-}
-
-bool HasDropped(const Context& context) {
-  for (const LedgerRange& range : context.Ledger()) {
-    if (range.fate == TokenFate::kDropped) return true;
-  }
-  return false;
-}
-
-int64_t VisibleTokens(const Context& context) {
-  int64_t count = 0;
-  for (const LedgerRange& range : context.Ledger()) {
-    if (range.fate == TokenFate::kSink || range.fate == TokenFate::kWindow) count += range.end - range.begin;
-  }
-  return count;
-}
 
 // One context of one model: sessions at depths, and what is timed there.
 class ContextBench {
@@ -187,7 +122,7 @@ class ContextBench {
       const int64_t count = std::min(left, options.context.max_chunk);
       session->Feed(ids_.Take(count));
       left -= count;
-      if (!can_read && (HasDropped(session->context()) || session->num_tokens() >= depth)) break;
+      if (!can_read && (HasForgotten(session->context()) || session->num_tokens() >= depth)) break;
     }
     return session;
   }
@@ -218,14 +153,7 @@ class ContextBench {
     for (int64_t i = 0; i < settings_.num_repeats && !InterruptRequested(); ++i) {
       // Each run starts at the same depth, and warm.
       const std::unique_ptr<Session> session = base->Clone();
-      const std::vector<TokenId> ids = ids_.Take(kWarmSteps + settings_.num_decode);
-      Clock::time_point start;
-      for (size_t step = 0; step < ids.size(); ++step) {
-        if (step == kWarmSteps) start = Clock::now();
-        session->Feed(std::span(&ids[step], 1));
-        session->logits();
-      }
-      seconds.push_back(SecondsSince(start));
+      seconds.push_back(TimeDecode(*session, ids_, settings_.num_decode));
     }
     AddDecodeRow(std::move(row), *base, std::move(seconds), settings_.num_decode, 1);
   }
@@ -417,10 +345,17 @@ void ProfileForward(Runner& runner, TimedContext& context, const ContextShape& s
                     const ContextSettings& settings, std::span<const TokenId> chunk, int max_runs,
                     ProfileRow* whole, ProfileRow* attention) {
   const ForwardChunk forward{.context = &context, .tokens = chunk};
+  const auto count = static_cast<int64_t>(chunk.size());
+  double visible = 0;  // by a row, on average
   const auto run = [&] {
+    const auto before = static_cast<double>(VisibleTokens(context));
     const Clock::time_point start = Clock::now();
     runner.Forward({&forward, 1}, [](size_t, size_t, std::span<const float>) {});
-    return SecondsSince(start);
+    const double seconds = SecondsSince(start);
+    visible = (before + static_cast<double>(VisibleTokens(context)) + 1) / 2;
+    // Every run at the same depth, where the context can go back.
+    if (context.MaxRewind() >= count) context.Rewind(count);
+    return seconds;
   };
   run();
   context.TakeSeconds();
@@ -433,7 +368,6 @@ void ProfileForward(Runner& runner, TimedContext& context, const ContextShape& s
     whole->seconds = seconds;
     attention->seconds = attend_seconds;
   }
-  const auto visible = static_cast<double>(VisibleTokens(context));
   const auto rows = static_cast<double>(chunk.size());
   attention->bytes = KvBytesPerToken(shape, settings) * visible;
   for (const LayerAttention& layer : shape.layers) {

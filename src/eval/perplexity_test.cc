@@ -156,6 +156,28 @@ TEST(RecomputeSpecTest, ParsesAndRefuses) {
   EXPECT_THROW(ParseRecompute("recompute:window"), Error);
 }
 
+TEST_F(PerplexityTest, SpeedGoesOnWhereTheStateCannotBeWritten) {
+  SpeedSettings settings;
+  settings.context = Settings("sinks:sinks=4,window=60");
+  settings.depths = {0, 200};
+  settings.num_prefill = settings.num_prompt = 16;
+  settings.num_decode = 4;
+  settings.num_repeats = 1;
+  settings.max_seconds = 100;
+  settings.temporary_folder = ::testing::TempDir() + "/no such folder";
+  Budget budget;
+  NoProgress progress;
+  std::vector<EvalRow> rows;
+  MeasureSpeedByDepth(model_, settings, budget, *pool_, progress,
+                      [&](const SpeedPoint& point) { rows.push_back(SpeedRow("sinks", point, 1)); });
+  ASSERT_EQ(rows.size(), 2u);
+  for (const EvalRow& row : rows) {
+    EXPECT_GT(row.trials, 0);
+    EXPECT_GT(row.accuracy, 0);
+    EXPECT_NE(row.note.find("no such folder"), std::string::npos) << row.note;
+  }
+}
+
 TEST_F(PerplexityTest, SpeedByDepthReadsAndFills) {
   SpeedSettings settings;
   settings.context = Settings("sinks:sinks=4,window=60");

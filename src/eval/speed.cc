@@ -4,94 +4,21 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
 #include <filesystem>
 #include <limits>
 #include <utility>
 
 #include "base/error.h"
 #include "base/interrupt.h"
-#include "base/random.h"
 #include "base/units.h"
 #include "context/registry.h"
 #include "eval/recompute.h"
+#include "eval/timing.h"
 #include "session/session.h"
 #include "session/stats.h"
 
 namespace mneme {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-// Steps of decode before the clock starts: they fault pages in and wake the threads.
-constexpr int64_t kWarmSteps = 4;
-
-double SecondsSince(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-class RandomIds {
- public:
-  explicit RandomIds(size_t vocab_size) : vocab_size_(vocab_size) {}
-  std::vector<TokenId> Take(int64_t count) {
-    std::vector<TokenId> ids(static_cast<size_t>(count));
-    for (TokenId& id : ids) id = static_cast<TokenId>(random_.Below(vocab_size_));
-    return ids;
-  }
-
- private:
-  size_t vocab_size_;
-  Random random_{1};
-};
-
-double Median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
-
-double Spread(const std::vector<double>& values) {
-  const auto [low, high] = std::minmax_element(values.begin(), values.end());
-  const double median = Median(values);
-  return median > 0 ? (*high - *low) / median : 0;
-}
-
-// Bytes of keys and values that one more token reads.
-double VisibleBytes(const ContextShape& shape, const Session& session) {
-  const ContextSettings& settings = session.options().context;
-  const auto row = [](Encoding encoding, size_t values) {
-    const size_t block = EncodingBlockValues(encoding);
-    return static_cast<double>(EncodedBytes(encoding, (values + block - 1) / block * block));
-  };
-  double per_token = 0;
-  for (const LayerAttention& layer : shape.layers) {
-    per_token += static_cast<double>(layer.num_kv_heads) *
-                 (row(settings.key_encoding, layer.key_dim) + row(settings.value_encoding, layer.value_dim));
-  }
-  int64_t num_visible = 0;
-  for (const LedgerRange& range : session.context().Ledger()) {
-    if (range.fate == TokenFate::kSink || range.fate == TokenFate::kWindow)
-      num_visible += range.end - range.begin;
-  }
-  return per_token * static_cast<double>(num_visible);
-}
-
-bool HasForgotten(const Context& context) {
-  for (const LedgerRange& range : context.Ledger()) {
-    if (range.fate == TokenFate::kDropped || range.fate == TokenFate::kCompressed) return true;
-  }
-  return false;
-}
-
-double MedianOfDecode(Session& session, RandomIds& ids, int64_t num_steps) {
-  const std::vector<TokenId> steps = ids.Take(kWarmSteps + num_steps);
-  Clock::time_point start;
-  for (size_t i = 0; i < steps.size(); ++i) {
-    if (i == kWarmSteps) start = Clock::now();
-    session.Feed(std::span(&steps[i], 1));
-    session.logits();
-  }
-  return SecondsSince(start) / static_cast<double>(num_steps);
-}
 
 // One stream, walked through the depths.
 class DepthWalk {
@@ -177,7 +104,7 @@ class DepthWalk {
   void Measure(SpeedPoint* point) {
     point->resident_bytes = ResidentBytes();
     point->session_bytes = budget_.used_bytes();
-    point->disk_bytes = DiskBytes();
+    MeasureState(point);
     std::vector<double> first, prefill, decode;
     for (int64_t i = 0; i < settings_.num_repeats && !InterruptRequested(); ++i) {
       {
@@ -195,28 +122,35 @@ class DepthWalk {
         prefill.push_back(SecondsSince(start));
       }
       const std::unique_ptr<Session> session = session_->Clone();
-      decode.push_back(MedianOfDecode(*session, ids_, settings_.num_decode));
+      decode.push_back(TimeDecode(*session, ids_, settings_.num_decode));
     }
     if (InterruptRequested()) return;
-    point->first_token_seconds = Median(first);
-    point->prefill_per_second = static_cast<double>(settings_.num_prefill) / Median(prefill);
-    point->decode_per_second = 1 / Median(decode);
-    point->decode_spread = Spread(decode);
+    point->first_token_seconds = MedianOf(first).median_seconds;
+    point->prefill_per_second = static_cast<double>(settings_.num_prefill) / MedianOf(prefill).median_seconds;
+    const Timing timing = MedianOf(decode);
+    point->decode_per_second = static_cast<double>(settings_.num_decode) / timing.median_seconds;
+    point->decode_spread = timing.spread;
     if (settings_.bytes_per_second > 0) {
+      const double kv_bytes = KvBytesPerToken(model_->context_shape(), options_.context) *
+                              static_cast<double>(VisibleTokens(session_->context()));
       point->floor_per_second =
-          settings_.bytes_per_second / (static_cast<double>(model_->read_bytes_per_token()) +
-                                        VisibleBytes(model_->context_shape(), *session_));
+          settings_.bytes_per_second / (static_cast<double>(model_->read_bytes_per_token()) + kv_bytes);
     }
   }
 
-  size_t DiskBytes() const {
+  // A state that cannot be written (the folder is full, say) costs that one figure.
+  void MeasureState(SpeedPoint* point) const {
     const std::filesystem::path path =
         std::filesystem::path(settings_.temporary_folder) / fmt::format("mneme-speed-{}.state", ::getpid());
-    session_->Save(path.string());
     std::error_code error;
-    const auto bytes = std::filesystem::file_size(path, error);
+    try {
+      session_->Save(path.string());
+      point->disk_bytes = static_cast<size_t>(std::filesystem::file_size(path, error));
+    } catch (const Error& failure) {
+      if (failure.kind() == ErrorKind::kInterrupted) throw;
+      point->disk_note = fmt::format("no size of the state on disk: {}", failure.what());
+    }
     std::filesystem::remove(path, error);
-    return static_cast<size_t>(bytes);
   }
 
   std::shared_ptr<const Model> model_;
@@ -253,6 +187,7 @@ RecomputePoint MeasureRecompute(std::shared_ptr<const Model> model, int64_t cach
                                 ThreadPool& pool) {
   if (cache <= num_sinks || num_sinks < 1)
     Fail(ErrorKind::kInput, "a cache of {} tokens has no window beside {} sinks", cache, num_sinks);
+  constexpr int64_t kDecodeSteps = 32;
   RecomputePoint point;
   point.cache = cache;
   RandomIds ids(model->config().vocab_size);
@@ -265,9 +200,9 @@ RecomputePoint MeasureRecompute(std::shared_ptr<const Model> model, int64_t cach
     Session session(model, options, budget, pool, runner);
     session.Feed(ids.Take(cache + 1));
     for (int64_t i = 0; i < num_repeats && !InterruptRequested(); ++i)
-      seconds.push_back(MedianOfDecode(session, ids, 32));
+      seconds.push_back(TimeDecode(session, ids, kDecodeSteps) / kDecodeSteps);
     if (InterruptRequested()) Fail(ErrorKind::kInterrupted, "interrupted");
-    point.sinks_seconds = Median(seconds);
+    point.sinks_seconds = MedianOf(seconds).median_seconds;
   }
   RecomputeWindow window(model, cache, base, budget, pool, runner);
   for (const TokenId id : ids.Take(cache)) window.Push(id);
@@ -280,7 +215,7 @@ RecomputePoint MeasureRecompute(std::shared_ptr<const Model> model, int64_t cach
     seconds.push_back(SecondsSince(start));
   }
   if (InterruptRequested()) Fail(ErrorKind::kInterrupted, "interrupted");
-  point.recompute_seconds = Median(seconds);
+  point.recompute_seconds = MedianOf(seconds).median_seconds;
   return point;
 }
 

@@ -43,12 +43,14 @@ struct SpeedPoint {
   double read_seconds = 0;      // of reading up to this depth from the last one
   size_t resident_bytes = 0;    // of this process, with the mapped weights that were touched
   size_t session_bytes = 0;     // under the cap
-  size_t disk_bytes = 0;        // of the saved state
+  size_t disk_bytes = 0;        // of the saved state; 0: disk_note says why it was not written
+  std::string disk_note;
   std::string note;             // why there are no figures
 };
 
 // Walks one stream through the depths, calls on_point at each. Ends early after an interrupt, and where the
-// context cannot go on (that point has a note). Ids are random: speed does not depend on them. Throws what
+// context cannot go on (that point has a note). A temporary folder that cannot take the state costs only the
+// size of the state. Ids are random: speed does not depend on them. Throws what
 // Session throws when the first session is made.
 void MeasureSpeedByDepth(std::shared_ptr<const Model> model, const SpeedSettings& settings, Budget& budget,
                          ThreadPool& pool, Progress& progress,

@@ -65,7 +65,7 @@ EvalRow SpeedRow(const std::string& context, const SpeedPoint& point, int64_t nu
   row.length = point.depth;
   row.metric = "decode_tokens_per_second";
   row.trials = point.note.empty() ? num_repeats : 0;
-  row.note = point.note;
+  row.note = point.note.empty() ? point.disk_note : point.note;
   row.accuracy = point.decode_per_second;
   row.standard_error = point.decode_per_second * point.decode_spread / 2;
   row.seconds = point.read_seconds;
