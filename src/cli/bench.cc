@@ -197,7 +197,7 @@ PlotSeries ParseSeries(const std::string& text) {
 }
 
 // Decode speed by depth, a line for each context and number of threads. Depth 0 stands at 1 on the
-// logarithmic axis.
+// logarithmic axis. Small, so that it can be read where a telephone shrinks it.
 void WritePlot(const BenchArguments& arguments, const std::string& model, const std::vector<BenchRow>& rows) {
   Plot plot;
   plot.title = fmt::format("Decode speed by depth, {}", model);
@@ -205,11 +205,13 @@ void WritePlot(const BenchArguments& arguments, const std::string& model, const 
   plot.y_label = "tokens per second";
   plot.log_x = true;
   plot.log_y = true;
-  for (const std::string& also : arguments.also) plot.series.push_back(ParseSeries(also));
+  const bool same_threads = std::all_of(rows.begin(), rows.end(), [&](const BenchRow& row) {
+    return row.num_threads == rows.front().num_threads;
+  });
   for (const BenchRow& row : rows) {
     if (row.what.rfind("decode", 0) != 0 || row.tokens_per_second <= 0) continue;
-    const std::string name =
-        fmt::format("mneme {}, {} thread{}", row.context, row.num_threads, row.num_threads == 1 ? "" : "s");
+    std::string name = "mneme " + row.context;
+    if (!same_threads) name += fmt::format(", {} thread{}", row.num_threads, row.num_threads == 1 ? "" : "s");
     const auto found = std::find_if(plot.series.begin(), plot.series.end(),
                                     [&](const PlotSeries& series) { return series.name == name; });
     PlotSeries& series = found == plot.series.end() ? plot.series.emplace_back() : *found;
@@ -217,8 +219,9 @@ void WritePlot(const BenchArguments& arguments, const std::string& model, const 
     series.x.push_back(std::max(1.0, static_cast<double>(row.depth)));
     series.y.push_back(row.tokens_per_second);
   }
+  for (const std::string& also : arguments.also) plot.series.push_back(ParseSeries(also));
   AtomicFileWriter file(arguments.svg_path);
-  const std::string svg = StandaloneSvg(plot, 860, 400);
+  const std::string svg = StandaloneSvg(plot, 560, 360);
   file.Write(svg.data(), svg.size());
   file.Commit();
 }
