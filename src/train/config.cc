@@ -99,7 +99,9 @@ void Visit(V& v, SourceSettings& s) {
   v("max_items", s.max_items, Limits{1, 4096}, "largest number; fewer where the sequence is short");
   v("max_statements_share", s.max_statements_share, Limits{0.01, 1},
     "statements take at most this share of a sequence");
-  v("filler_loss", s.filler_loss, Limits{0, 1}, "weight of the loss on tokens that are not the answer");
+  v("filler_loss", s.filler_loss, Limits{0, 1},
+    "weight of the loss on tokens that are not the answer; with 1, the loss of answers that a run prints is "
+    "that of all tokens");
   v("digit_repeats", s.digit_repeats, Limits{0, 1},
     "passkey, named-keys, needle: chance that a digit of a key equals the one before it, beyond chance; "
     "doubled "

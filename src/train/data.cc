@@ -216,10 +216,12 @@ struct DataStream::Impl {
 
   void PauseBeforeAnswers(int64_t count, WeightedIds* text) const {
     WeightedIds result;
+    auto answer = text->answers.begin();
     for (size_t i = 0; i < text->ids.size(); ++i) {
-      if (text->weights[i] == 1.0f && (i == 0 || text->weights[i - 1] != 1.0f)) {
+      if (answer != text->answers.end() && *answer == i) {
         result.ids.insert(result.ids.end(), static_cast<size_t>(count), pause);
         result.weights.insert(result.weights.end(), static_cast<size_t>(count), 0.0f);
+        ++answer;
       }
       result.ids.push_back(text->ids[i]);
       result.weights.push_back(text->weights[i]);

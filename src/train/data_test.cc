@@ -88,6 +88,11 @@ TEST(TrainTasks, AnswersAreWhereTheyAreSaidToBe) {
     EXPECT_EQ(encoded.ids, TestTokenizer().Encode(task.text));
     EXPECT_GE(std::count(encoded.weights.begin(), encoded.weights.end(), 1.0f),
               static_cast<ptrdiff_t>(task.answers.size()));
+    ASSERT_EQ(encoded.answers.size(), task.answers.size()) << kind;
+    for (const size_t at : encoded.answers) {
+      EXPECT_EQ(encoded.weights[at], 1.0f) << kind;
+      EXPECT_EQ(encoded.weights[at - 1], 0.25f) << kind;
+    }
   }
 }
 
@@ -207,6 +212,21 @@ TEST(TrainData, AnswersComeAfterTheirPauses) {
     EXPECT_NE(batch.tokens[t - 3], pause);
   }
   EXPECT_GT(answers, 4);
+}
+
+// An answer is known by its place, not by its weight, which other tokens may have too.
+TEST(TrainData, PausesStandBeforeAnswersOnlyWhereAllTokensWeighAlike) {
+  SourceSettings source = Source("named-keys");
+  source.answer_pauses = 3;
+  DataStream some({source}, TestTokenizer(), 3);
+  source.filler_loss = 1;
+  DataStream all({source}, TestTokenizer(), 3);
+  const Batch expected = some.Next(4, 6, 32), batch = all.Next(4, 6, 32);
+  EXPECT_EQ(batch.tokens, expected.tokens);
+  EXPECT_EQ(batch.targets, expected.targets);
+  for (size_t t = 0; t < batch.targets.size(); ++t) {
+    EXPECT_EQ(batch.weights[t] > 0, expected.weights[t] > 0) << t;
+  }
 }
 
 TEST(TrainData, EveryDocumentBeginsWithTheSink) {

@@ -208,6 +208,9 @@ WeightedIds EncodeTask(const Tokenizer& tokenizer, const TaskText& task, float o
     const size_t end = begin + tokenizer.Bytes(id).size();
     while (next < task.answers.size() && task.answers[next].second + added <= begin) ++next;
     const bool is_answer = next < task.answers.size() && task.answers[next].first + added < end;
+    if (is_answer && begin <= task.answers[next].first + added) {
+      result.answers.push_back(result.weights.size());
+    }
     result.weights.push_back(is_answer ? 1.0f : other);
     begin = end;
   }

@@ -40,6 +40,8 @@ std::vector<std::string> TaskVocabularyLines(Random& random, size_t num_lines);
 struct WeightedIds {
   std::vector<TokenId> ids;
   std::vector<float> weights;
+  std::vector<size_t>
+      answers;  // places in ids where an answer begins, rising; nobody keeps them up behind EncodeTask
 };
 WeightedIds EncodeTask(const Tokenizer& tokenizer, const TaskText& task, float other);
 
