@@ -396,10 +396,8 @@ void AddBench(CLI::App& app, Action* action) {
       ->type_name("N,...");
   verb->add_option("--depth", arguments->depths, "Depths at which to decode: 0,16K,1M, K is 1024 (default 0)")
       ->type_name("N,...");
-  verb->add_option("--context", arguments->contexts, "Context; may be given more than once (default: auto)")
-      ->type_name("NAME[:key=value,...]")
-      ->expected(1)
-      ->take_all();
+  AddListOption(*verb, "--context", &arguments->contexts, "NAME[:key=value,...]",
+                "Context; may be given more than once (default: auto)");
   verb->add_option("--prefill", arguments->prefill, "Tokens of prefill, 0 leaves it out (default 512)")
       ->type_name("N")
       ->check(CLI::Range(0, 1 << 20));
@@ -421,18 +419,13 @@ void AddBench(CLI::App& app, Action* action) {
                    "Also save and restore the state at each depth, as a file in this folder")
       ->type_name("FOLDER");
   verb->add_option("--svg", arguments->svg_path, "Write a plot of decode speed by depth")->type_name("FILE");
-  verb->add_option("--plot-also", arguments->also, "A line of other figures in the plot; may be repeated")
-      ->type_name("NAME=depth:rate,...")
-      ->expected(1)
-      ->take_all();
+  AddListOption(*verb, "--plot-also", &arguments->also, "NAME=depth:rate,...",
+                "A line of other figures in the plot; may be repeated");
   verb->add_flag("--no-floor", arguments->no_floor, "Do not measure the machine's limits");
   verb->add_flag("--machine", arguments->machine, "Measure only the machine: bandwidth and peak rates");
   verb->add_flag("--profile", arguments->profile, "Where the time of decode and prefill goes");
   verb->add_flag("--tokenizer", arguments->tokenizer, "Speed of the tokenizer on the texts of -f");
-  verb->add_option("-f,--file", arguments->files, "Text for --tokenizer")
-      ->type_name("FILE")
-      ->expected(1)
-      ->take_all();
+  AddListOption(*verb, "-f,--file", &arguments->files, "FILE", "Text for --tokenizer");
   verb->add_flag("--json", arguments->json, "JSON in place of tables");
   AddContextOptions(*verb, &arguments->context, /*with_context=*/false);
   verb->callback([=] {

@@ -287,10 +287,8 @@ void AddChat(CLI::App& app, Action* action) {
   verb->add_option("-n,--num-tokens", arguments->num_tokens, "Most tokens of a reply (default 1024)")
       ->type_name("N")
       ->group(kGroup);
-  verb->add_option("--stop", arguments->stops, "End a reply before this text; may be given more than once")
-      ->type_name("TEXT")
-      ->expected(1)
-      ->take_all()
+  AddListOption(*verb, "--stop", &arguments->stops, "TEXT",
+                "End a reply before this text; may be given more than once")
       ->group(kGroup);
   verb->add_option("--pause", arguments->num_pauses,
                    "Pause tokens before each reply, for models that have them")

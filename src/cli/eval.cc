@@ -293,19 +293,10 @@ void AddPerplexity(CLI::App& eval, Action* action) {
   auto arguments = std::make_shared<PerplexityArguments>();
   CLI::App* verb = eval.add_subcommand("perplexity", "Perplexity by position, several contexts side by side");
   AddModelOptions(*verb, &arguments->model);
-  verb->add_option("-f,--file", arguments->files,
-                   "Text, - is standard input (default); several are read as one")
-      ->type_name("FILE")
-      ->expected(1)
-      ->take_all();
+  AddListOption(*verb, "-f,--file", &arguments->files, "FILE",
+                "Text, - is standard input (default); several are read as one");
   verb->add_flag("--ids", arguments->ids, "The input is token ids as text");
-  verb->add_option(
-          "--context", arguments->specs,
-          "Context to measure; may be given more than once (default: auto). Also recompute:window=N,every=M, "
-          "the slow exact window")
-      ->type_name("NAME[:key=value,...]")
-      ->expected(1)
-      ->take_all();
+  AddContextList(*verb, &arguments->specs, ". Also recompute:window=N,every=M, the slow exact window");
   verb->add_option("--max-tokens", arguments->max_tokens, "Read no more than this")->type_name("N");
   verb->add_option("--lengths", arguments->lengths,
                    "Also a table by length, of the second half of each: 2K,4K,32K; K is 1024")

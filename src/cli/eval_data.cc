@@ -275,15 +275,8 @@ void AddDataset(CLI::App& eval, Action* action, Benchmark benchmark, const char*
   verb->add_option("--out", arguments->out, "Folder for answers and scores; what is there is not asked again")
       ->type_name("FOLDER")
       ->required();
-  verb->add_option("--task", arguments->tasks, "Only this task; may be given more than once")
-      ->type_name("NAME")
-      ->expected(1)
-      ->take_all();
-  verb->add_option("--context", arguments->specs,
-                   "Context to measure; may be given more than once (default: auto)")
-      ->type_name("NAME[:key=value,...]")
-      ->expected(1)
-      ->take_all();
+  AddListOption(*verb, "--task", &arguments->tasks, "NAME", "Only this task; may be given more than once");
+  AddContextList(*verb, &arguments->specs);
   verb->add_option(
           "--prompts", arguments->prompts,
           "JSON of task names and prompts with {context}, {input}..., as the benchmark publishes them")

@@ -80,11 +80,7 @@ AskOptions ToAsk(const std::string& text) {
 
 void AddRecallOptions(CLI::App& verb, RecallArguments* arguments) {
   AddModelOptions(verb, &arguments->model);
-  verb.add_option("--context", arguments->specs,
-                  "Context to measure; may be given more than once (default: auto)")
-      ->type_name("NAME[:key=value,...]")
-      ->expected(1)
-      ->take_all();
+  AddContextList(verb, &arguments->specs);
   verb.add_option("--trials", arguments->trials, "Texts per cell (default 20)")
       ->type_name("N")
       ->check(CLI::Range(1, 100000));

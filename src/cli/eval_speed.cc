@@ -183,11 +183,7 @@ void AddEvalSpeed(CLI::App& eval, Action* action) {
   CLI::App* verb =
       eval.add_subcommand("speed", "Speed, memory and disk by depth, beside the machine's limit");
   AddModelOptions(*verb, &arguments->model);
-  verb->add_option("--context", arguments->specs,
-                   "Context to measure; may be given more than once (default: auto)")
-      ->type_name("NAME[:key=value,...]")
-      ->expected(1)
-      ->take_all();
+  AddContextList(*verb, &arguments->specs);
   verb->add_option("--depth", arguments->depths, "Depths: 0,64K,1M,10M; K is 1024 (default 0,4K,64K,1M)")
       ->type_name("N,...");
   verb->add_option("--cache", arguments->caches,

@@ -202,16 +202,9 @@ void AddEvalSummary(CLI::App& eval, Action* action) {
   auto arguments = std::make_shared<SummaryArguments>();
   CLI::App* verb = eval.add_subcommand("summary", "Read a whole book, write a summary, score it with ROUGE");
   AddModelOptions(*verb, &arguments->model);
-  verb->add_option("-f,--file", arguments->files,
-                   "Text, - is standard input (default); several are read as one")
-      ->type_name("FILE")
-      ->expected(1)
-      ->take_all();
-  verb->add_option("--context", arguments->specs,
-                   "Context to measure; may be given more than once (default: auto)")
-      ->type_name("NAME[:key=value,...]")
-      ->expected(1)
-      ->take_all();
+  AddListOption(*verb, "-f,--file", &arguments->files, "FILE",
+                "Text, - is standard input (default); several are read as one");
+  AddContextList(*verb, &arguments->specs);
   verb->add_option("--reference", arguments->reference, "A summary to score against")->type_name("FILE");
   verb->add_flag("--stem", arguments->stem, "Porter's stems in ROUGE, as some publications use");
   verb->add_option("--passes", arguments->passes,

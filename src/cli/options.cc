@@ -80,6 +80,16 @@ ContextSettings ParseContextSettings(const ContextOptions& options);
 
 }  // namespace
 
+CLI::Option* AddListOption(CLI::App& verb, const std::string& name, std::vector<std::string>* values,
+                           const std::string& type, const std::string& help) {
+  return verb.add_option(name, *values, help)->type_name(type)->expected(1)->take_all();
+}
+
+CLI::Option* AddContextList(CLI::App& verb, std::vector<std::string>* specs, const std::string& more_help) {
+  return AddListOption(verb, "--context", specs, "NAME[:key=value,...]",
+                       "Context to measure; may be given more than once (default: auto)" + more_help);
+}
+
 void AddModelOptions(CLI::App& verb, ModelOptions* options) {
   verb.add_option(
           "MODEL", options->path,

@@ -17,6 +17,7 @@
 
 namespace CLI {
 class App;
+class Option;
 }
 
 namespace mneme::cli {
@@ -50,6 +51,12 @@ class UsageError : public Error {
 };
 [[noreturn]] inline void FailUsage(std::string message) { throw UsageError(std::move(message)); }
 
+// An option that takes one value and may be given more than once.
+CLI::Option* AddListOption(CLI::App& verb, const std::string& name, std::vector<std::string>* values,
+                           const std::string& type, const std::string& help);
+// --context, more than once: what a verb that compares contexts takes.
+CLI::Option* AddContextList(CLI::App& verb, std::vector<std::string>* specs,
+                            const std::string& more_help = "");
 // MODEL, --tokenizer, --pack, --threads.
 void AddModelOptions(CLI::App& verb, ModelOptions* options);
 // --memory, --kv, --kv-k, --kv-v, --chunk, --start-position, and with_context: --context, --pin.

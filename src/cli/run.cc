@@ -368,22 +368,17 @@ void CheckArguments(const RunArguments& arguments) {
 
 void AddInputOptions(CLI::App& verb, RunArguments& arguments) {
   constexpr const char* kGroup = "Input and output";
-  const auto list = [](CLI::Option* option, const char* type) {
-    option->type_name(type)->expected(1)->take_all();
-  };
-  list(verb.add_option("-f,--file", arguments.files,
-                       "Read this file, - is standard input; several are read as one"),
-       "FILE");
-  verb.get_option("--file")->group(kGroup);
+  AddListOption(verb, "-f,--file", &arguments.files, "FILE",
+                "Read this file, - is standard input; several are read as one")
+      ->group(kGroup);
   verb.add_option("-p,--prompt", arguments.prompt, "Text after the files")->type_name("TEXT")->group(kGroup);
   verb.add_option("-n,--num-tokens", arguments.num_tokens,
                   "Most tokens to write, -1 without end (default 256)")
       ->type_name("N")
       ->group(kGroup);
   verb.add_flag("--no-generate", arguments.no_generate, "Only read")->group(kGroup);
-  list(verb.add_option("--stop", arguments.stops, "End before this text; may be given more than once"),
-       "TEXT");
-  verb.get_option("--stop")->group(kGroup);
+  AddListOption(verb, "--stop", &arguments.stops, "TEXT", "End before this text; may be given more than once")
+      ->group(kGroup);
   verb.add_flag("--ignore-end", arguments.ignore_eog, "Write on where the model would end")->group(kGroup);
   verb.add_flag("--special", arguments.special, "Show control tokens in the text")->group(kGroup);
   verb.add_flag("--ids", arguments.ids, "Input and output are token ids as text, separated by white space")

@@ -151,11 +151,8 @@ void AddTokenize(CLI::App& app, Action* action) {
       ->type_name("");
   verb->add_option("--tokenizer", arguments->tokenizer, "Tokenizer file, in place of the model's")
       ->type_name("PATH");
-  verb->add_option("-f,--file", arguments->files,
-                   "Input, - is standard input (default); several are one text")
-      ->type_name("FILE")
-      ->expected(1)
-      ->take_all();
+  AddListOption(*verb, "-f,--file", &arguments->files, "FILE",
+                "Input, - is standard input (default); several are one text");
   verb->add_option("-p,--prompt", arguments->prompt, "Text, after the files")->type_name("TEXT");
   verb->add_option("--ids-out", arguments->ids_out, "Write ids as 32-bit little-endian integers")
       ->type_name("FILE");
