@@ -54,7 +54,7 @@ def peer_speed(model, n_prompt, n_gen, depth):
 
 def mneme_speed(model, n_prompt, n_gen, depth):
     command = [mneme, "bench", model, "--threads", threads, "--prefill", str(n_prompt), "--decode", str(n_gen), "--depth",
-               str(depth), "--repeat", "1", "--no-floor", "--json"]
+               str(depth), "--repeat", "1", "--no-floor", "--max-seconds", "3600", "--json"]
     command += shlex.split(env["MNEME_FLAGS"]) or ["--context", "dense"]
     rows = json.loads(run(command))["rows"]
     return rows[-1]["tokens_per_second"]
@@ -71,7 +71,7 @@ def peer_batch(model, n_gen, batch):
 
 def mneme_batch(model, n_gen, batch):
     command = [mneme, "bench", model, "--threads", threads, "--prefill", "0", "--decode", str(n_gen), "--batch", str(batch),
-               "--depth", "16", "--repeat", "1", "--no-floor", "--json"]
+               "--depth", "16", "--repeat", "1", "--no-floor", "--max-seconds", "3600", "--json"]
     command += shlex.split(env["MNEME_FLAGS"]) or ["--context", "dense"]
     rows = json.loads(run(command))["rows"]
     return rows[-1]["tokens_per_second"]

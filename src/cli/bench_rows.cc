@@ -35,14 +35,7 @@ class ContextBench {
         budget_(settings.cap_bytes),
         costs_(CostsOf(*model_)),
         ids_(model_->config().vocab_size) {
-    SessionOptions options;
-    options.context = settings.context;
-    const int64_t deepest =
-        settings.depths.empty() ? 0 : *std::max_element(settings.depths.begin(), settings.depths.end());
-    const ResolvedContext resolved =
-        ResolveSessionContext(*model_, options, settings.cap_bytes,
-                              deepest + settings.num_prefill + settings.num_decode, pool.num_threads());
-    options_.context = resolved.settings;
+    options_.context = ResolveDeepest();
     is_bounded_ =
         PeakContextBytes(model_->context_shape(), options_.context, -1, pool.num_threads()).is_bounded;
   }
@@ -60,8 +53,29 @@ class ContextBench {
   }
 
  private:
+  // For the deepest depth that the cap allows; rows beyond it say why there are none.
+  ContextSettings ResolveDeepest() {
+    SessionOptions options;
+    options.context = settings_.context;
+    std::vector<int64_t> depths = settings_.depths;
+    if (depths.empty()) depths.push_back(0);
+    std::sort(depths.begin(), depths.end());
+    for (;; depths.pop_back()) {
+      try {
+        const int64_t num_tokens = depths.back() + settings_.num_prefill + settings_.num_decode;
+        return ResolveSessionContext(*model_, options, settings_.cap_bytes, num_tokens, pool_.num_threads())
+            .settings;
+      } catch (const Error& error) {
+        if (error.kind() != ErrorKind::kBudget || depths.size() == 1) throw;
+        too_deep_ = depths.back();
+        why_too_deep_ = error.what();
+      }
+    }
+  }
+
   void Guarded(const char* what, int64_t depth, const std::function<void()>& measure) {
     try {
+      if (depth >= too_deep_) Fail(ErrorKind::kBudget, "{}", why_too_deep_);
       measure();
     } catch (const Error& error) {
       BenchRow row = NewRow(what, depth);
@@ -103,11 +117,23 @@ class ContextBench {
     rows_.push_back(std::move(row));
   }
 
+  // Tokens per second of reading: what was measured, or else one chunk, which is too kind to a context that
+  // grows.
+  double PrefillRate(int64_t depth) {
+    if (prefill_rate_ > 0 || depth == 0) return std::max(prefill_rate_, 1.0);
+    Session session(model_, options_, budget_, pool_);
+    const std::vector<TokenId> ids = ids_.Take(std::min(depth, options_.context.max_chunk));
+    const Clock::time_point start = Clock::now();
+    const size_t count = session.Feed(ids);
+    prefill_rate_ = std::max(1.0, static_cast<double>(count) / SecondsSince(start));
+    return prefill_rate_;
+  }
+
   // A session at `depth`. Reads up to it where that is quick or cannot be avoided; else starts there and
   // fills what a token can see, which for a bounded context is the same work per token.
   std::unique_ptr<Session> At(int64_t depth, std::string* reached, std::shared_ptr<Runner> runner = nullptr) {
     SessionOptions options = options_;
-    const double rate = prefill_rate_ > 0 ? prefill_rate_ : 100;
+    const double rate = PrefillRate(depth);
     const bool can_read = static_cast<double>(depth) / rate <= settings_.max_seconds;
     if (!can_read && !is_bounded_) {
       Fail(ErrorKind::kInput, "reading {} tokens takes about {}; --max-seconds allows {}", FormatCount(depth),
@@ -227,6 +253,8 @@ class ContextBench {
   SessionOptions options_;
   bool is_bounded_ = false;
   double prefill_rate_ = 0;
+  int64_t too_deep_ = std::numeric_limits<int64_t>::max();  // depths from here on do not fit under the cap
+  std::string why_too_deep_;
   std::vector<BenchRow> rows_;
 };
 

@@ -466,6 +466,22 @@ TEST_F(CliTest, BenchRows) {
   EXPECT_EQ(json["rows"][3]["reached"], "filled");
 }
 
+// Without prefill the speed of reading is measured all the same; what the cap cannot hold is a row with a
+// reason.
+TEST_F(CliTest, BenchReadsAsDeepAsTheCapAllows) {
+  MNEME_REQUIRE_MODEL(model);
+  const Outcome outcome =
+      RunProgram({"bench", model, "--prefill", "0", "--decode", "4", "--repeat", "1", "--depth", "0,8K,100M",
+                  "--max-seconds", "60", "--context", "dense", "--memory", "64M", "--no-floor", "--json"});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const Json rows = Json::parse(outcome.out)["rows"];
+  ASSERT_EQ(rows.size(), 3u) << outcome.out;
+  EXPECT_EQ(rows[1]["reached"], "read");
+  EXPECT_GT(rows[1]["tokens_per_second"].get<double>(), 0);
+  EXPECT_EQ(rows[2]["tokens_per_second"].get<double>(), 0);
+  EXPECT_NE(rows[2]["note"].get<std::string>().find("memory cap"), std::string::npos) << outcome.out;
+}
+
 TEST_F(CliTest, BenchStatePlotAndProfile) {
   MNEME_REQUIRE_MODEL(model);
   Outcome outcome = RunProgram({"bench",       model,
