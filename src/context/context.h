@@ -53,9 +53,9 @@ struct MemoryRules {
   // While the memory is empty: (1 - gate) * local (literal) instead of local (bypass).
   bool literal_first = false;
   // Local attention and memory find a value under the key of the token before it, so that a query finds
-  // what followed: one layer then recalls a continuation, where aligned pairs need two. Locally a segment's
-  // first token lies under a key of zeros. In the memory the stream's first token is left out; under the
-  // rules without a write gate each segment's.
+  // what followed: one layer then recalls a continuation, where aligned pairs need two. Locally the
+  // stream's first token lies under a key of zeros, and with hard segments (previous = 0) each segment's. In
+  // the memory the stream's first token is left out; under the rules without a write gate each segment's.
   bool key_shift = false;
   // gated-delta: the write gate is max(0, (sigmoid - floor) / (1 - floor)), so that it can be exactly shut
   // and any length of text leaves the memory bit-identical. 0: the plain sigmoid.

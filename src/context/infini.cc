@@ -185,7 +185,7 @@ const float* InfiniContext::ShiftedKeys(const Layer& layer, const float* k) {
   for (int64_t row = 0; row < chunk_tokens_; ++row) {
     const int64_t index = num_tokens_ + row;
     float* to = shifted_k_.get() + static_cast<size_t>(row) * row_floats;
-    if (index % options_.segment == 0) {
+    if (index == 0 || (options_.previous == 0 && index % options_.segment == 0)) {
       std::memset(to, 0, row_floats * sizeof(float));
     } else if (row > 0) {
       std::memcpy(to, k + static_cast<size_t>(row - 1) * row_floats, row_floats * sizeof(float));

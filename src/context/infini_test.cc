@@ -62,7 +62,7 @@ std::vector<double> Definition(const ContextShape& shape, const Stream& stream, 
   const size_t k_floats = layer.num_kv_heads * layer.key_dim;
   for (int64_t index = num_tokens - 1; index >= 0 && options.key_shift; --index) {
     const auto to = local.k.begin() + static_cast<ptrdiff_t>(static_cast<size_t>(index) * k_floats);
-    if (index % options.segment == 0) {
+    if (index == 0 || (options.previous == 0 && index % options.segment == 0)) {
       std::fill_n(to, k_floats, 0.0f);
     } else {
       std::copy_n(stream.K(index - 1), k_floats, to);

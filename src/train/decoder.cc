@@ -453,14 +453,18 @@ Tensor Decoder::MixNeighbours(size_t index, const Heads& heads, const Tensor& lo
   return out;
 }
 
-// What local attention finds a value under: with shifted keys that of the token before, and nothing (0) for
-// the first token of a segment.
-Tensor Decoder::ShiftKeys(const Tensor& k) const {
+// What local attention finds a value under: with shifted keys that of the token before, which may have left
+// the window; and nothing (0) where there is none of the same document, or where segments are hard.
+Tensor Decoder::ShiftKeys(const Tensor& k, const LayerState& state, const DecoderState& shared) const {
   if (memory_.attention != "infini" || !memory_.key_shift) return k;
-  const Tensor shifted = torch::constant_pad_nd(k.narrow(2, 0, k.size(2) - 1), {0, 0, 1, 0}, 0);
-  if (k.size(2) <= memory_.segment) return shifted;
-  const Tensor first = torch::arange(k.size(2), torch::kInt64).remainder(memory_.segment) == 0;
-  return shifted.masked_fill(first.to(k.device()).view({1, 1, -1, 1}), 0);
+  const Tensor within = k.narrow(2, 0, k.size(2) - 1);
+  if (memory_.previous == 0) return torch::constant_pad_nd(within, {0, 0, 1, 0}, 0);
+  const int64_t kept = shared.kept_valid.size(1);
+  const Tensor ones = torch::ones({k.size(0), k.size(2) - 1 - kept}, options_);
+  const bool has_left = state.left_k.size(2) > 0;
+  const Tensor left = has_left ? state.left_k : torch::zeros_like(k.narrow(2, 0, 1));
+  const Tensor is_own = torch::cat({shared.written.unsqueeze(1), shared.kept_valid, ones}, 1);
+  return torch::cat({left, within}, 2) * is_own.view({k.size(0), 1, -1, 1});
 }
 
 Tensor Decoder::Attention(size_t index, const Tensor& x_all, const Tensor& mask, LayerState* state,
@@ -490,7 +494,7 @@ Tensor Decoder::Attention(size_t index, const Tensor& x_all, const Tensor& mask,
   }
   const int64_t before = k.size(2) - num_tokens;
   Tensor q_turned = Rotate(heads.q.narrow(3, 0, num_tokens), before);
-  Tensor k_turned = Rotate(ShiftKeys(k), 0), v_seen = v;
+  Tensor k_turned = Rotate(ShiftKeys(k, *state, shared), 0), v_seen = v;
   if (num_branches > 0) {
     const Tensor positions = branches->parents + branches->depths + before;
     GrowRotations(before + num_tokens + num_branches + 1);

@@ -145,7 +145,7 @@ class Decoder {
   // The memory after the segment's pairs. Leaves the segment's last key in the state, for shifted keys.
   MemoryTensors WriteSegment(LayerState* state, const DecoderState& shared, const torch::Tensor& k,
                              const torch::Tensor& v, const torch::Tensor& write) const;
-  torch::Tensor ShiftKeys(const torch::Tensor& k) const;
+  torch::Tensor ShiftKeys(const torch::Tensor& k, const LayerState& state, const DecoderState& shared) const;
   torch::Tensor MixMemory(size_t layer, const torch::Tensor& x, const Heads& heads,
                           const torch::Tensor& local, LayerState* state, const DecoderState& shared,
                           SegmentWatch* watch) const;
