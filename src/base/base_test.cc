@@ -38,6 +38,12 @@ TEST(Half, RoundsToNearestEven) {
   EXPECT_EQ(F32ToF16(65519.0f), 0x7BFF);
   EXPECT_EQ(F32ToF16(65520.0f), 0x7C00);
   EXPECT_EQ(F32ToF16(0x1p-25f), 0);
+  for (uint16_t bits = 0; bits < 0x7BFF; ++bits) {  // between all neighbours, subnormal ones too
+    const float middle = (F16ToF32(bits) + F16ToF32(static_cast<uint16_t>(bits + 1))) / 2;
+    EXPECT_EQ(F32ToF16(middle), bits % 2 == 0 ? bits : bits + 1);
+    EXPECT_EQ(F32ToF16(std::nextafter(middle, 0.0f)), bits);
+    EXPECT_EQ(F32ToF16(std::nextafter(middle, 1e9f)), bits + 1);
+  }
   EXPECT_EQ(F32ToBF16(1.0f + 0x1p-8f), 0x3F80);
   EXPECT_EQ(F32ToBF16(1.0f + 0x1p-8f + 0x1p-20f), 0x3F81);
   EXPECT_TRUE(std::isnan(BF16ToF32(F32ToBF16(std::numeric_limits<float>::quiet_NaN()))));

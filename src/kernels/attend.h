@@ -11,14 +11,17 @@
 //
 // Error: relative difference (of the row of one head) at most kAttendError against AttendReference on the
 // decoded K and V, for logits up to about 30 in magnitude; float32 logits of size L cost L * 1e-7 more.
-// A NaN in a query or in a visible key or value makes that row NaN; what lies in hidden slots has no effect.
+// Weights inside a sum reach 2^8: the magnitude of a value times that and the number of visible tokens must
+// fit float32. A NaN in a query or in a visible key or value makes that row NaN; what lies in hidden slots
+// has no effect.
 //
 // bf16 is an arithmetic too, for processors that multiply pairs of bfloat16 twice as fast: with bf16 keys the
 // scaled queries are rounded to bfloat16 (a logit is off by at most kAttendRounding * scale * sum |q_i k_i|),
 // with bf16 values the weights of softmax are (each off by a factor of at most 1 + kAttendWeightError, and
 // divided by the sum of the rounded ones); products are exact and sums float32. Then every element of the
 // output is off by at most (exp(2 (logit error + weight error)) - 1 + kAttendError) times the attention over
-// the magnitudes of the values. bfloat16 numbers below 2^-126 count as zero on some processors.
+// the magnitudes of the values. bfloat16 numbers, their products and sums below
+// 2^-126 count as zero on some processors.
 #pragma once
 
 #include <cstddef>
@@ -31,8 +34,8 @@
 namespace mneme {
 
 inline constexpr double kAttendError = 2e-5;
-inline constexpr double kAttendRounding = 0x1p-9;               // to nearest, eight bits
-inline constexpr double kAttendWeightError = 0x1p-9 + 0x1p-13;  // and of the exponential before it
+inline constexpr double kAttendRounding = 0x1p-8;               // to nearest, eight bits
+inline constexpr double kAttendWeightError = 0x1p-8 + 0x1p-13;  // and of the exponential before it
 
 // Tokens in a block: a multiple of every SIMD width, small enough that a partly filled block wastes little.
 inline constexpr size_t kBlockTokens = 64;

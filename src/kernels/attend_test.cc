@@ -401,6 +401,54 @@ TEST(AttendTest, WeightsThatArePowersOfTwoLoseNothing) {
   });
 }
 
+// A pair of bf16 whose other half is beyond the head belongs to no token: storing must write it too.
+TEST(AttendTest, OddHeadsDependOnWhatWasStoredAlone) {
+  ThreadPool pool(1);
+  ForEachTarget([&] {
+    for (const size_t dim : {1, 7, 33}) {
+      AttendCase c(Layout(1, dim, dim, Encoding::kBF16, Encoding::kBF16), 1, 3, 128, 77);
+      c.StoreOverNans();
+      EXPECT_LE(Share(c, pool), 1) << dim;
+    }
+  });
+}
+
+// Cases made to come near the bounds of bf16, which random numbers stay far below: errors of both signs add
+// up.
+TEST(AttendTest, RoundedQueriesComeNearTheirBound) {
+  ThreadPool pool(1);
+  ForEachTarget([&] {
+    AttendCase c(Layout(1, 2, 2, Encoding::kBF16, Encoding::kF32), 1, 1, 2, 75);
+    c.shape.scale = static_cast<float>(std::log(2.0));
+    c.q = {1.0038f, 1.0038f};  // just below the middle of 1 and the next bfloat16
+    const std::vector<float> low = {-8, -8}, high = {8, 8}, one = {1, 1}, zero = {0, 0};
+    c.Store(0, low.data(), one.data());
+    c.Store(1, high.data(), zero.data());
+    const double share = Share(c, pool);
+    EXPECT_GT(share, 0.5);
+    EXPECT_LE(share, 1);
+  });
+}
+
+TEST(AttendTest, RoundedWeightsComeNearTheirBound) {
+  ThreadPool pool(1);
+  ForEachTarget([&] {
+    AttendCase c(Layout(1, 2, 2, Encoding::kF32, Encoding::kBF16), 1, 1, 42, 76);
+    c.shape.scale = 1;
+    c.q = {1, 0};
+    const std::vector<float> one = {1, 1}, zero = {0, 0};
+    for (size_t t = 0; t < 42; ++t) {
+      // On both sides of the middle of 1/2 and the next bfloat16.
+      const double weight = t == 0 ? 1 : t == 41 ? 0.5020 : 0.5019;
+      const std::vector<float> k = {static_cast<float>(std::log(weight)), 0};
+      c.Store(t, k.data(), t == 41 ? one.data() : zero.data());
+    }
+    const double share = Share(c, pool);
+    EXPECT_GT(share, 0.5);
+    EXPECT_LE(share, 1);
+  });
+}
+
 TEST(AttendTest, ValuesThatAreAllAlikeComeOutAsTheyAre) {
   ThreadPool pool(1);
   ForEachTarget([&] {

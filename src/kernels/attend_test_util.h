@@ -60,6 +60,18 @@ class AttendCase {
     KvStore(shape.layout, blocks_[place / kBlockTokens], place % kBlockTokens, k, v);
   }
 
+  // Stores every token anew over blocks of NaN bits; for whole blocks only.
+  void StoreOverNans() {
+    std::vector<float> k(shape.layout.num_kv_heads * shape.layout.key_dim);
+    std::vector<float> v(shape.layout.num_kv_heads * shape.layout.value_dim);
+    for (uint8_t* block : blocks_) std::fill_n(block, shape.layout.block_bytes(), uint8_t{0xFF});
+    for (size_t t = 0; t < num_keys_; ++t) {
+      Fill(k);
+      Fill(v);
+      Store(t, k.data(), v.data());
+    }
+  }
+
   void Fill(std::vector<float>& values) {
     std::normal_distribution<float> normal;
     for (float& value : values) value = normal(random_);
