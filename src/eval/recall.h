@@ -64,9 +64,9 @@ class RecallRun {
   // Every context with every cell that the log does not have yet: shorter texts first, shallow statements
   // first. Rows are added as cells finish: per way of scoring one, with the label "score". A cell that the
   // context cannot hold under the cap, or whose length its own statements exceed, gives a row without trials
-  // whose note says why. Returns false after an interrupt; what was finished stays. Throws Error(kInput) if no
-  // cell fits its length, before anything runs, and where a haystack ends too early; the finished rows stay in
-  // the log.
+  // whose note says why. Returns false after an interrupt; what was finished stays. Throws Error(kInput) if
+  // no cell fits its length, before anything runs, and where a haystack ends too early; the finished rows
+  // stay in the log.
   bool Run(std::vector<RecallCell> cells, EvalLog& log, Progress& progress);
 
   // The contexts, resolved (auto included) for streams of num_tokens; reasons: what auto says, to be shown.

@@ -45,7 +45,7 @@ struct SpeedPoint {
   size_t session_bytes = 0;     // under the cap
   size_t disk_bytes = 0;        // of the saved state; 0: disk_note says why it was not written
   std::string disk_note;
-  std::string note;             // why there are no figures
+  std::string note;  // why there are no figures
 };
 
 // Walks one stream through the depths, calls on_point at each. Ends early after an interrupt, and where the
