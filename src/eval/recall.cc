@@ -296,8 +296,6 @@ int64_t RewindFor(const Tokenizer& tokenizer, const std::vector<RecallCell>& cel
   return std::min(most, kMost);
 }
 
-}  // namespace
-
 // A text that is shorter than its own statements leaves its cell out, as a note; all of them are a mistake.
 void NoteWhatDoesNotFit(const Tokenizer& tokenizer, std::vector<RecallCell>* cells) {
   bool any_fits = false;
@@ -313,6 +311,8 @@ void NoteWhatDoesNotFit(const Tokenizer& tokenizer, std::vector<RecallCell>* cel
   }
   if (!any_fits) Fail(ErrorKind::kInput, "{}", cells->front().row.note);
 }
+
+}  // namespace
 
 bool RecallRun::Run(std::vector<RecallCell> cells, EvalLog& log, Progress& progress) {
   if (cells.empty()) return true;
