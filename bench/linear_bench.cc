@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "base/aligned.h"
 #include "base/half.h"
 #include "base/random.h"
 #include "base/thread_pool.h"
@@ -76,13 +77,16 @@ void RunProduct(benchmark::State& state, Setup setup, Encoding encoding, Shape s
   const size_t bytes = shape.num_rows * EncodedBytes(encoding, shape.num_cols);
   const size_t copies = from_memory ? std::max<size_t>(1, (size_t{512} << 20) / bytes) : 1;
   std::vector<std::vector<uint8_t>> stored;
+  const size_t packed_bytes =
+      packed ? LinearWeights::PackedBytes(encoding, shape.num_rows, shape.num_cols) : 0;
+  AlignedArray<uint8_t> memory = MakeHuge(copies * packed_bytes);
   std::vector<LinearWeights> weights;
   const std::vector<uint8_t> one = RandomWeights(encoding, shape.num_rows * shape.num_cols);
   for (size_t i = 0; i < copies; ++i) {
     WeightView view = {
         .encoding = encoding, .num_rows = shape.num_rows, .num_cols = shape.num_cols, .data = one.data()};
     if (packed) {
-      weights.push_back(LinearWeights::Packed(view, pool));
+      weights.push_back(LinearWeights::PackedInto(view, memory.get() + i * packed_bytes, pool));
     } else {
       stored.push_back(one);
       view.data = stored.back().data();
@@ -118,7 +122,8 @@ void RunProduct(benchmark::State& state, Setup setup, Encoding encoding, Shape s
 }
 
 void RegisterAll(Setup setup) {
-  constexpr Shape kShapes[] = {{2048, 2048}, {5632, 2048}, {2048, 5632}, {32000, 2048}};
+  constexpr Shape kShapes[] = {{2048, 2048},  {5632, 2048}, {2048, 5632},
+                               {32000, 2048}, {576, 576},   {1536, 576}};
   for (const bool packed : {true, false}) {
     for (const Encoding encoding :
          {Encoding::kQ8_0, Encoding::kQ4_0, Encoding::kQ4_K, Encoding::kQ6_K, Encoding::kF16, Encoding::kBF16,

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <cstdlib>
 #include <memory>
 #include <new>
@@ -27,5 +28,9 @@ AlignedArray<T> MakeAligned(size_t count) {
   if (pointer == nullptr) throw std::bad_alloc();
   return AlignedArray<T>(static_cast<T*>(pointer));
 }
+
+// `bytes` of memory that is read from end to end, again and again, such as weights: on huge pages where the
+// system gives them, which saves page walks; small amounts as MakeAligned. Throws std::bad_alloc.
+AlignedArray<uint8_t> MakeHuge(size_t bytes);
 
 }  // namespace mneme

@@ -17,6 +17,7 @@
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
 #include "kernels/linear_float-inl.h"
+#include "kernels/linear_row-inl.h"
 #include "kernels/linear_tile-inl.h"
 #include "kernels/linear_unpack-inl.h"
 
@@ -104,7 +105,11 @@ void UnpackGroup(const LinearWeights& weights, const PackedStrides& strides, siz
   }
   const uint8_t* packed =
       weights.packed() + group * strides.group_bytes + first_block / kChunkBlocks * strides.chunk_bytes;
-  UnpackPacked(weights.encoding(), packed, blocks, to_bytes, scratch, chunk);
+  if (to_bytes) {
+    UnpackPacked(weights.encoding(), packed, blocks, scratch, chunk);
+  } else {
+    chunk.weights = packed;
+  }
   chunk.next = packed + next_bytes;
 }
 
@@ -134,6 +139,26 @@ struct Streams {
   size_t begin, end;
   size_t length;
 };
+
+#if HWY_TARGET != HWY_SCALAR
+// One row and packed weights: what decoding one token does.
+void MultiplyOneRow(const MatMulJob& job, const ActivationRows& x, size_t begin, size_t end) {
+  const ChunkLayout layout = PackedLayout(job.weights->encoding());
+  const size_t group_bytes = PackedGroupBytes(job.weights->encoding(), x.num_cols());
+  const Streams streams(begin, end);
+  Totals totals;
+  for (size_t i = 0; i < streams.length; ++i) {
+    streams.Load(job, 1, i, totals);
+    const uint8_t* packed[kGroups];
+    for (size_t g = 0; g < kGroups; ++g) {
+      // Where a stream has ended the first is computed twice, and stored once.
+      packed[g] = job.weights->packed() + streams.Group(i, streams.Has(i, g) ? g : 0) * group_bytes;
+    }
+    MultiplyRow(layout, packed, TileOf(x, 0), totals.values[0]);
+    streams.Store(job, 1, i, totals);
+  }
+}
+#endif
 
 // Few rows: weights are read from end to end, sums stay in the cache.
 void MultiplyFewTiles(const MatMulJob& job, const ActivationRows& x, size_t begin, size_t end) {
@@ -331,6 +356,9 @@ void MultiplyGroups(const MatMulJob& job, const ActivationRows& x, size_t begin,
     case Encoding::kBF16:
       return MultiplyFloat<Encoding::kBF16>(job, x, begin, end);
     default:
+#if HWY_TARGET != HWY_SCALAR
+      if (x.num_rows() == 1 && job.weights->is_packed()) return MultiplyOneRow(job, x, begin, end);
+#endif
       if (x.num_rows() <= kFewRows) return MultiplyFewTiles(job, x, begin, end);
       return MultiplyTiles(job, x, begin, end);
   }

@@ -43,7 +43,10 @@ class LinearWeights {
   static LinearWeights InPlace(const WeightView& view);
   // Repacks; the file's bytes are not used afterwards. Encodings without a packed form fall back to InPlace.
   static LinearWeights Packed(const WeightView& view, ThreadPool& pool);
-  // Bytes that Packed would allocate; 0 where it falls back to InPlace.
+  // The same into `memory`, PackedBytes (not 0) aligned to 64, which must outlive this object. Matrices that
+  // lie in the order in which they are read are read faster.
+  static LinearWeights PackedInto(const WeightView& view, uint8_t* memory, ThreadPool& pool);
+  // Bytes that Packed would allocate, a multiple of 64; 0 where it falls back to InPlace.
   static size_t PackedBytes(Encoding encoding, size_t num_rows, size_t num_cols);
 
   bool empty() const { return view_.num_rows == 0; }
@@ -54,11 +57,12 @@ class LinearWeights {
   // Bytes read for one product with one row of activations.
   size_t read_bytes() const;
   const WeightView& view() const { return view_; }
-  const uint8_t* packed() const { return packed_.get(); }
+  const uint8_t* packed() const { return packed_; }
 
  private:
   WeightView view_;
-  AlignedArray<uint8_t> packed_;
+  const uint8_t* packed_ = nullptr;
+  AlignedArray<uint8_t> owned_;  // packed_, unless someone else owns it
 };
 
 // What products read of the activations: float32, or 8-bit integers with one scale per 32 or per 256 values.

@@ -70,18 +70,21 @@ inline BlockKind KindOf(Encoding encoding) {
   }
 }
 
-// How the weights of a chunk lie when a tile kernel reads them: as bytes, or still packed.
+// How the weights of a chunk lie when a tile kernel reads them.
 enum class ChunkLayout {
-  kBytes,    // [8 steps][16 rows][4 columns]
-  kNibbles,  // [4][16 rows][4]: step 2j in the low nibbles of vector j, step 2j + 1 in the high ones
-  kSixBits,  // nibbles, then [2][16 rows][4] bytes of four 2-bit fields, field t of byte vector e for step 4e
-             // + t
+  kBytes,  // [block][8 steps][16 rows][4 columns], scales and minimums apart as float
+  // Packed, see linear_pack.cc: units of some blocks, their factors and scales in front of their weights.
+  // Memory then is one run of whole cache lines, which a core reads faster than two that alternate.
+  kQ8_0,
+  kQ4_0,
+  kQ4_K,
+  kQ6_K,
 };
 
 // One chunk of one group as the tile kernels read it.
 struct UnpackedChunk {
-  const uint8_t* weights = nullptr;  // per block as ChunkLayout says
-  const float* scales = nullptr;     // [blocks][1, or 2 with halves][16 rows]
+  const uint8_t* weights = nullptr;  // as ChunkLayout says
+  const float* scales = nullptr;     // kBytes only: [blocks][1, or 2 with halves][16 rows]
   const float* mins = nullptr;       // as scales
   const uint8_t* next = nullptr;     // packed bytes that will be read after this chunk, or null
 };
@@ -93,35 +96,16 @@ struct UnpackScratch {
   alignas(64) uint8_t rows[kGroupRows * kMaxChunkCols];
 };
 
-// Packed bytes of one group and `blocks` blocks of one chunk: half-precision factors first, padded to a cache
-// line, then the rest. See linear_pack.cc.
-inline size_t PackedHeadBytes(Encoding encoding, size_t blocks) {
-  switch (encoding) {
-    case Encoding::kQ8_0:
-    case Encoding::kQ4_0:
-      return RoundUp(blocks * kGroupRows * 2, 64);
-    case Encoding::kQ4_K:
-      return blocks / 8 * kGroupRows * 4;
-    case Encoding::kQ6_K:
-      return RoundUp(blocks / 8 * kGroupRows * 2, 64);
-    default:
-      return 0;
-  }
-}
-
-// Integer scales, between the head and the weights.
-inline size_t PackedScaleBytes(Encoding encoding, size_t blocks) {
-  const size_t per_row = encoding == Encoding::kQ4_K ? 12 : encoding == Encoding::kQ6_K ? 16 : 0;
-  return blocks / 8 * per_row * kGroupRows;
-}
-
 inline ChunkLayout PackedLayout(Encoding encoding) {
   switch (encoding) {
+    case Encoding::kQ8_0:
+      return ChunkLayout::kQ8_0;
     case Encoding::kQ4_0:
+      return ChunkLayout::kQ4_0;
     case Encoding::kQ4_K:
-      return ChunkLayout::kNibbles;
+      return ChunkLayout::kQ4_K;
     case Encoding::kQ6_K:
-      return ChunkLayout::kSixBits;
+      return ChunkLayout::kQ6_K;
     default:
       return ChunkLayout::kBytes;
   }
@@ -129,9 +113,48 @@ inline ChunkLayout PackedLayout(Encoding encoding) {
 
 // Bytes of the weights of one block of one group.
 inline constexpr size_t LayoutBlockBytes(ChunkLayout layout) {
-  return layout == ChunkLayout::kBytes     ? kBlockBytes
-         : layout == ChunkLayout::kNibbles ? kBlockBytes / 2
-                                           : kBlockBytes / 4 * 3;
+  switch (layout) {
+    case ChunkLayout::kQ4_0:
+    case ChunkLayout::kQ4_K:
+      return kBlockBytes / 2;
+    case ChunkLayout::kQ6_K:
+      return kBlockBytes / 4 * 3;
+    default:
+      return kBlockBytes;
+  }
+}
+
+// Blocks of a unit; the last unit of a row may have fewer.
+inline constexpr size_t UnitBlocks(ChunkLayout layout) {
+  return layout == ChunkLayout::kQ4_K || layout == ChunkLayout::kQ6_K ? 8 : 2;
+}
+
+// Half-precision factors of the 16 rows, the same for every unit: a cache line.
+inline constexpr size_t kUnitFactorBytes = 64;
+
+// Factors and integer scales in front of a unit's weights.
+inline constexpr size_t UnitHeadBytes(ChunkLayout layout) {
+  switch (layout) {
+    case ChunkLayout::kBytes:
+      return 0;
+    case ChunkLayout::kQ4_K:
+      return kUnitFactorBytes + 12 * kGroupRows;
+    case ChunkLayout::kQ6_K:
+      return kUnitFactorBytes + 16 * kGroupRows;
+    default:
+      return kUnitFactorBytes;
+  }
+}
+
+inline constexpr size_t UnitBytes(ChunkLayout layout) {
+  return UnitHeadBytes(layout) + UnitBlocks(layout) * LayoutBlockBytes(layout);
+}
+
+// Distance of block `block` of a chunk from the chunk's first byte.
+inline constexpr size_t BlockOffset(ChunkLayout layout, size_t block) {
+  if (layout == ChunkLayout::kBytes) return block * kBlockBytes;
+  const size_t unit = UnitBlocks(layout);
+  return block / unit * UnitBytes(layout) + UnitHeadBytes(layout) + block % unit * LayoutBlockBytes(layout);
 }
 
 inline bool HasPackedForm(Encoding encoding) {
@@ -140,8 +163,8 @@ inline bool HasPackedForm(Encoding encoding) {
 }
 
 inline size_t PackedChunkBytes(Encoding encoding, size_t blocks) {
-  return PackedHeadBytes(encoding, blocks) + PackedScaleBytes(encoding, blocks) +
-         blocks * LayoutBlockBytes(PackedLayout(encoding));
+  const ChunkLayout layout = PackedLayout(encoding);
+  return CeilDivide(blocks, UnitBlocks(layout)) * UnitHeadBytes(layout) + blocks * LayoutBlockBytes(layout);
 }
 
 // 0 where the encoding has no packed form.

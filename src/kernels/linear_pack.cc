@@ -1,20 +1,16 @@
-// Packed form of weights: groups of 16 rows, interleaved; the same number of bytes as stored.
+// Packed form of weights: groups of 16 rows, interleaved; the same number of bytes as stored, but for padding
+// (q6_k: 1%).
 //
-// Per group, chunk after chunk of 512 columns (the last of up to 640); in each chunk a head of half-precision
-// factors, then per block:
-//   q8_0  head [block][16] d;               [block][8 steps][16 rows][4] bytes q + 128
-//   q4_0  head [block][16] d;               [block][4][16 rows][4] nibbles: step 2j low, step 2j + 1 high
-//   q4_k  head [super-block]{[16] d, [16] dmin}; [super-block][12][16 rows] packed scales and minimums;
-//         [block] nibbles as in q4_0
-//   q6_k  head [super-block][16] d; [super-block][16 sub-blocks][16 rows] scales;
-//         [block]{nibbles as in q4_0, [2][16 rows][4] bytes of four 2-bit fields, field t for step 4e + t}
+// Per group, units of 2 blocks or of a super-block (8 blocks): half-precision factors, padded to a cache
+// line, and scales, then the weights of each block:
+//   q8_0  [2 blocks][16] d;  [8 steps][16 rows][4] bytes q + 128
+//   q4_0  [2 blocks][16] d;  [4][16 rows][4] nibbles: step 2j low, step 2j + 1 high
+//   q4_k  [16] d, [16] dmin; [12][16 rows] packed scales and minimums; nibbles as in q4_0
+//   q6_k  [16] d; [16 sub-blocks][16 rows] scales; nibbles as in q4_0, [2][16 rows][4] bytes of four 2-bit
+//         fields, field t for step 4e + t
 //   f32, f16, bf16  [column][16 rows]
 // Rows beyond the last are zero.
-#include <sys/mman.h>
-
-#include <cstdlib>
 #include <cstring>
-#include <new>
 
 #include "base/error.h"
 #include "kernels/linear.h"
@@ -23,19 +19,10 @@
 namespace mneme {
 namespace {
 
+using linear::ChunkLayout;
 using linear::IsFloat;
 using linear::kBlockBytes;
 using linear::kGroupRows;
-
-// Large matrices are read from end to end for every token: huge pages save the page walks.
-AlignedArray<uint8_t> AllocatePacked(size_t bytes) {
-  constexpr size_t kHugePage = size_t{2} << 20;
-  if (bytes < 2 * kHugePage) return MakeAligned<uint8_t>(bytes);
-  void* pointer = nullptr;
-  if (posix_memalign(&pointer, kHugePage, bytes) != 0) throw std::bad_alloc();
-  madvise(pointer, bytes, MADV_HUGEPAGE);
-  return AlignedArray<uint8_t>(static_cast<uint8_t*>(pointer));
-}
 
 // q[32] of one row into a block of nibbles.
 void PackNibbles(const uint8_t* q, size_t row, uint8_t* out) {
@@ -47,60 +34,71 @@ void PackNibbles(const uint8_t* q, size_t row, uint8_t* out) {
 }
 
 void PackRowQ8_0(const BlockQ8_0* blocks, size_t num_blocks, size_t row, uint8_t* out) {
-  uint8_t* weights = out + linear::PackedHeadBytes(Encoding::kQ8_0, num_blocks);
+  constexpr ChunkLayout kLayout = ChunkLayout::kQ8_0;
   for (size_t b = 0; b < num_blocks; ++b) {
-    std::memcpy(out + (b * kGroupRows + row) * 2, &blocks[b].d, 2);
+    uint8_t* factors = out + b / 2 * linear::UnitBytes(kLayout) + b % 2 * kGroupRows * 2;
+    std::memcpy(factors + row * 2, &blocks[b].d, 2);
+    uint8_t* weights = out + linear::BlockOffset(kLayout, b);
     for (size_t step = 0; step < 8; ++step) {
       uint32_t four;
       std::memcpy(&four, blocks[b].qs + 4 * step, 4);
       four ^= 0x80808080u;
-      std::memcpy(weights + b * kBlockBytes + (step * kGroupRows + row) * 4, &four, 4);
+      std::memcpy(weights + (step * kGroupRows + row) * 4, &four, 4);
     }
   }
 }
 
 void PackRowQ4_0(const BlockQ4_0* blocks, size_t num_blocks, size_t row, uint8_t* out) {
-  uint8_t* weights = out + linear::PackedHeadBytes(Encoding::kQ4_0, num_blocks);
+  constexpr ChunkLayout kLayout = ChunkLayout::kQ4_0;
   for (size_t b = 0; b < num_blocks; ++b) {
-    std::memcpy(out + (b * kGroupRows + row) * 2, &blocks[b].d, 2);
+    uint8_t* factors = out + b / 2 * linear::UnitBytes(kLayout) + b % 2 * kGroupRows * 2;
+    std::memcpy(factors + row * 2, &blocks[b].d, 2);
     uint8_t q[32];
     for (size_t i = 0; i < 16; ++i) {
       q[i] = blocks[b].qs[i] & 15;
       q[i + 16] = blocks[b].qs[i] >> 4;
     }
-    PackNibbles(q, row, weights + b * kBlockBytes / 2);
+    PackNibbles(q, row, out + linear::BlockOffset(kLayout, b));
   }
 }
 
 void PackRowQ4_K(const BlockQ4_K* blocks, size_t num_blocks, size_t row, uint8_t* out) {
-  uint8_t* scales = out + linear::PackedHeadBytes(Encoding::kQ4_K, num_blocks);
-  uint8_t* rest = scales + linear::PackedScaleBytes(Encoding::kQ4_K, num_blocks);
-  for (size_t super = 0; super < num_blocks / 8; ++super) {
+  constexpr ChunkLayout kLayout = ChunkLayout::kQ4_K;
+  for (size_t super = 0; super < num_blocks / 8; ++super, out += linear::UnitBytes(kLayout)) {
     const BlockQ4_K& block = blocks[super];
-    std::memcpy(out + (super * 2 * kGroupRows + row) * 2, &block.d, 2);
-    std::memcpy(out + ((super * 2 + 1) * kGroupRows + row) * 2, &block.dmin, 2);
-    for (size_t i = 0; i < 12; ++i) scales[i * kGroupRows + row] = block.scales[i];
-    scales += 12 * kGroupRows;
-    for (size_t b = 0; b < 8; ++b, rest += kBlockBytes / 2) {
+    std::memcpy(out + row * 2, &block.d, 2);
+    std::memcpy(out + (kGroupRows + row) * 2, &block.dmin, 2);
+    for (size_t i = 0; i < 12; ++i) out[linear::kUnitFactorBytes + i * kGroupRows + row] = block.scales[i];
+    for (size_t b = 0; b < 8; ++b) {
       uint8_t q[32];
       for (size_t i = 0; i < 32; ++i) {
         const uint8_t pair = block.qs[b / 2 * 32 + i];
         q[i] = b % 2 == 0 ? pair & 15 : pair >> 4;
       }
-      PackNibbles(q, row, rest);
+      PackNibbles(q, row, out + linear::BlockOffset(kLayout, b));
+    }
+  }
+}
+
+// The two high bits of a row's block, after its nibbles.
+void PackHighBits(const uint8_t* high, size_t row, uint8_t* out) {
+  for (size_t e = 0; e < 2; ++e) {
+    for (size_t c = 0; c < 4; ++c) {
+      uint8_t byte = 0;
+      for (size_t t = 0; t < 4; ++t) byte |= static_cast<uint8_t>(high[16 * e + 4 * t + c] << (2 * t));
+      out[e * 64 + row * 4 + c] = byte;
     }
   }
 }
 
 void PackRowQ6_K(const BlockQ6_K* blocks, size_t num_blocks, size_t row, uint8_t* out) {
-  uint8_t* scales = out + linear::PackedHeadBytes(Encoding::kQ6_K, num_blocks);
-  uint8_t* rest = scales + linear::PackedScaleBytes(Encoding::kQ6_K, num_blocks);
-  for (size_t super = 0; super < num_blocks / 8; ++super) {
+  constexpr ChunkLayout kLayout = ChunkLayout::kQ6_K;
+  for (size_t super = 0; super < num_blocks / 8; ++super, out += linear::UnitBytes(kLayout)) {
     const BlockQ6_K& block = blocks[super];
-    std::memcpy(out + (super * kGroupRows + row) * 2, &block.d, 2);
+    std::memcpy(out + row * 2, &block.d, 2);
+    uint8_t* scales = out + linear::kUnitFactorBytes;
     for (size_t i = 0; i < 16; ++i) scales[i * kGroupRows + row] = static_cast<uint8_t>(block.scales[i]);
-    scales += 16 * kGroupRows;
-    for (size_t b = 0; b < 8; ++b, rest += kBlockBytes / 4 * 3) {
+    for (size_t b = 0; b < 8; ++b) {
       const size_t half = b / 4;
       const size_t group = b % 4;
       uint8_t low[32];
@@ -110,15 +108,9 @@ void PackRowQ6_K(const BlockQ6_K* blocks, size_t num_blocks, size_t row, uint8_t
         low[i] = group < 2 ? pair & 15 : pair >> 4;
         high[i] = (block.qh[32 * half + i] >> (2 * group)) & 3;
       }
-      PackNibbles(low, row, rest);
-      uint8_t* fields = rest + kBlockBytes / 2;
-      for (size_t e = 0; e < 2; ++e) {
-        for (size_t c = 0; c < 4; ++c) {
-          uint8_t byte = 0;
-          for (size_t t = 0; t < 4; ++t) byte |= static_cast<uint8_t>(high[16 * e + 4 * t + c] << (2 * t));
-          fields[e * 64 + row * 4 + c] = byte;
-        }
-      }
+      uint8_t* weights = out + linear::BlockOffset(kLayout, b);
+      PackNibbles(low, row, weights);
+      PackHighBits(high, row, weights + kBlockBytes / 2);
     }
   }
 }
@@ -160,7 +152,10 @@ void PackRowChunk(Encoding encoding, const uint8_t* data, size_t num_blocks, siz
 
 void PackGroup(const WeightView& view, size_t group, uint8_t* out) {
   const size_t num_rows = std::min(kGroupRows, view.num_rows - group * kGroupRows);
-  if (num_rows < kGroupRows || IsFloat(view.encoding)) {
+  const linear::ChunkLayout layout = linear::PackedLayout(view.encoding);
+  const bool has_padding =
+      layout == ChunkLayout::kQ6_K || view.num_cols / linear::kBlockCols % linear::UnitBlocks(layout) != 0;
+  if (num_rows < kGroupRows || IsFloat(view.encoding) || has_padding) {
     std::memset(out, 0, linear::PackedGroupBytes(view.encoding, view.num_cols));
   }
   const uint8_t* first_row = view.data + group * kGroupRows * view.row_bytes();
@@ -179,8 +174,6 @@ void PackGroup(const WeightView& view, size_t group, uint8_t* out) {
   for (size_t block = 0, num_blocks; block < row_blocks; block += num_blocks) {
     num_blocks = linear::ChunkBlocksAt(block, row_blocks);
     const uint8_t* data = first_row + EncodedBytes(view.encoding, block * linear::kBlockCols);
-    const size_t head_bytes = linear::PackedHeadBytes(view.encoding, num_blocks);
-    std::memset(out, 0, head_bytes);
     for (size_t row = 0; row < num_rows; ++row) {
       PackRowChunk(view.encoding, data + row * view.row_bytes(), num_blocks, row, out);
     }
@@ -202,15 +195,22 @@ size_t LinearWeights::PackedBytes(Encoding encoding, size_t num_rows, size_t num
 }
 
 LinearWeights LinearWeights::Packed(const WeightView& view, ThreadPool& pool) {
-  LinearWeights weights = InPlace(view);
   const size_t bytes = PackedBytes(view.encoding, view.num_rows, view.num_cols);
-  if (bytes == 0) return weights;
-  weights.packed_ = AllocatePacked(bytes);
-  weights.view_.data = nullptr;
+  if (bytes == 0) return InPlace(view);
+  AlignedArray<uint8_t> memory = MakeHuge(bytes);
+  LinearWeights weights = PackedInto(view, memory.get(), pool);
+  weights.owned_ = std::move(memory);
+  return weights;
+}
+
+LinearWeights LinearWeights::PackedInto(const WeightView& view, uint8_t* memory, ThreadPool& pool) {
+  LinearWeights weights = InPlace(view);
   const size_t group_bytes = linear::PackedGroupBytes(view.encoding, view.num_cols);
-  pool.Run(linear::CeilDivide(view.num_rows, kGroupRows), [&](size_t group, size_t) {
-    PackGroup(view, group, weights.packed_.get() + group * group_bytes);
-  });
+  MNEME_CHECK(group_bytes > 0);
+  pool.Run(linear::CeilDivide(view.num_rows, kGroupRows),
+           [&](size_t group, size_t) { PackGroup(view, group, memory + group * group_bytes); });
+  weights.packed_ = memory;
+  weights.view_.data = nullptr;
   return weights;
 }
 

@@ -195,7 +195,8 @@ TEST_P(LinearTargets, MatchesTheDoublePrecisionTwin) {
 TEST_P(LinearTargets, SameBitsForAnyNumberOfRowsAndThreads) {
   ThreadPool one(1), two(2), three(3);
   for (const Encoding encoding : kEncodings) {
-    const size_t cols = linear::IsFloat(encoding) ? 330 : 1280;
+    // An odd number of blocks where the encoding can have one.
+    const size_t cols = linear::IsFloat(encoding) ? 330 : 1280 + EncodingBlockValues(encoding) % 256;
     const size_t outputs = 213;
     const TestWeights weights(encoding, outputs, cols, 3);
     const std::vector<float> x = RandomRows(64, cols, 5);
@@ -360,8 +361,10 @@ TEST(Linear, PackedWeightsKeepTheStoredSize) {
   ThreadPool pool(1);
   for (const Encoding encoding : {Encoding::kQ8_0, Encoding::kQ4_0, Encoding::kQ4_K, Encoding::kQ6_K,
                                   Encoding::kF16, Encoding::kBF16, Encoding::kF32}) {
-    EXPECT_EQ(LinearWeights::PackedBytes(encoding, 64, 2048), 64 * EncodedBytes(encoding, 2048))
-        << EncodingName(encoding);
+    const size_t stored = 64 * EncodedBytes(encoding, 2048);
+    const size_t padding = encoding == Encoding::kQ6_K ? stored / 100 : 0;
+    EXPECT_GE(LinearWeights::PackedBytes(encoding, 64, 2048), stored) << EncodingName(encoding);
+    EXPECT_LE(LinearWeights::PackedBytes(encoding, 64, 2048), stored + padding) << EncodingName(encoding);
     const TestWeights weights(encoding, 17, 768, 1);
     const LinearWeights packed = LinearWeights::Packed(weights.view, pool);
     EXPECT_TRUE(packed.is_packed());

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "kernels/linear_layout.h"
+#include "kernels/linear_scales-inl.h"
 #include "kernels/simd_targets.h"
 
 #if defined(MNEME_KERNELS_LINEAR_TILE_INL_H_) == defined(HWY_TARGET_TOGGLE)
@@ -220,13 +221,13 @@ template <ChunkLayout kLayout>
 HWY_INLINE VU8 LoadStep(const uint8_t* HWY_RESTRICT block, size_t step, size_t at) {
   const DU8 d;
   const hn::Repartition<uint16_t, DU8> d16;
-  if constexpr (kLayout == ChunkLayout::kBytes) {
+  if constexpr (kLayout == ChunkLayout::kBytes || kLayout == ChunkLayout::kQ8_0) {
     return hn::LoadU(d, block + step * 64 + at);
   } else {
     const VU8 pair = hn::LoadU(d, block + step / 2 * 64 + at);
     const VU8 shifted = step % 2 == 0 ? pair : hn::BitCast(d, hn::ShiftRight<4>(hn::BitCast(d16, pair)));
     const VU8 nibbles = hn::And(shifted, hn::Set(d, 15));
-    if constexpr (kLayout == ChunkLayout::kNibbles) return nibbles;
+    if constexpr (kLayout != ChunkLayout::kQ6_K) return nibbles;
     const auto fields = hn::BitCast(d16, hn::LoadU(d, block + kBlockBytes / 2 + step / 4 * 64 + at));
     const auto moved = step % 4 == 0   ? hn::ShiftLeft<4>(fields)
                        : step % 4 == 1 ? hn::ShiftLeft<2>(fields)
@@ -238,20 +239,94 @@ HWY_INLINE VU8 LoadStep(const uint8_t* HWY_RESTRICT block, size_t step, size_t a
 
 // What the bytes of a layout exceed the signed value by.
 template <ChunkLayout kLayout, bool kMinimum>
-constexpr int kOffsetOf = kMinimum                           ? 0
-                          : kLayout == ChunkLayout::kBytes   ? 128
-                          : kLayout == ChunkLayout::kNibbles ? 8
-                                                             : 32;
+constexpr int kOffsetOf = kMinimum                        ? 0
+                          : kLayout == ChunkLayout::kQ4_0 ? 8
+                          : kLayout == ChunkLayout::kQ6_K ? 32
+                                                          : 128;
+
+// What a sum of unsigned products starts from: the activations hold -128 * sum.
+template <ChunkLayout kLayout>
+HWY_INLINE VI StartOf(const uint8_t* correction) {
+  const VI start = hn::Set(DI(), LoadWord(correction));
+  if constexpr (kLayout == ChunkLayout::kQ4_0) return hn::ShiftRight<4>(start);
+  if constexpr (kLayout == ChunkLayout::kQ6_K) return hn::ShiftRight<2>(start);
+  return start;
+}
+
+// Half-precision factors of 16 rows from `lane`.
+HWY_INLINE VF LoadFactors(const uint8_t* factors, size_t lane) {
+  const DF df;
+  const hn::Rebind<hwy::float16_t, DF> dh;
+  return hn::PromoteTo(df, hn::LoadU(dh, reinterpret_cast<const hwy::float16_t*>(factors) + lane));
+}
+
+template <typename Byte>
+HWY_INLINE VF LoadBytes(const Byte* bytes, size_t lane) {
+  const DF df;
+  const hn::Rebind<Byte, DF> db;
+  return hn::ConvertTo(df, hn::PromoteTo(DI(), hn::LoadU(db, bytes + lane)));
+}
+
+// Scales and minimums of a unit, made where they are used. Part: a block, or half of one for q6_k.
+template <ChunkLayout kLayout>
+class UnitScales {
+ public:
+  HWY_INLINE void Set(const uint8_t* head) {
+    head_ = head;
+    if constexpr (kLayout == ChunkLayout::kQ4_K) UnpackScalePlanes(head + kUnitFactorBytes, scales_, mins_);
+  }
+  HWY_INLINE VF Scale(size_t part, size_t lane) const {
+    if constexpr (kLayout == ChunkLayout::kQ4_K) {
+      return hn::Mul(LoadFactors(head_, lane), LoadBytes(scales_ + part * kGroupRows, lane));
+    } else if constexpr (kLayout == ChunkLayout::kQ6_K) {
+      const auto* scales = reinterpret_cast<const int8_t*>(head_ + kUnitFactorBytes);
+      return hn::Mul(LoadFactors(head_, lane), LoadBytes(scales + part * kGroupRows, lane));
+    } else {
+      return LoadFactors(head_ + part * kGroupRows * 2, lane);
+    }
+  }
+  // q4_k only.
+  HWY_INLINE VF Minimum(size_t part, size_t lane) const {
+    return hn::Mul(LoadFactors(head_ + kGroupRows * 2, lane), LoadBytes(mins_ + part * kGroupRows, lane));
+  }
+
+ private:
+  static constexpr size_t kBytes = kLayout == ChunkLayout::kQ4_K ? 8 * kGroupRows : 1;
+  const uint8_t* head_ = nullptr;
+  alignas(64) uint8_t scales_[kBytes];
+  alignas(64) uint8_t mins_[kBytes];
+};
+
+// Scale and minimum of part `part` of block `b` of a chunk.
+template <size_t kParts, ChunkLayout kLayout>
+HWY_INLINE VF ScaleOf(const UnpackedChunk& chunk, const UnitScales<kLayout>& scales, size_t b, size_t part,
+                      size_t lane) {
+  if constexpr (kLayout == ChunkLayout::kBytes) {
+    return hn::LoadU(DF(), chunk.scales + (b * kParts + part) * kGroupRows + lane);
+  } else {
+    return scales.Scale(b % UnitBlocks(kLayout) * kParts + part, lane);
+  }
+}
+
+template <size_t kParts, ChunkLayout kLayout>
+HWY_INLINE VF MinimumOf(const UnpackedChunk& chunk, const UnitScales<kLayout>& scales, size_t b, size_t part,
+                        size_t lane) {
+  if constexpr (kLayout == ChunkLayout::kBytes) {
+    return hn::LoadU(DF(), chunk.mins + (b * kParts + part) * kGroupRows + lane);
+  } else {
+    return scales.Minimum(b % UnitBlocks(kLayout) * kParts + part, lane);
+  }
+}
 
 // The products of kRows rows of activations from `first_row` of the tile.
 template <ChunkLayout kLayout, bool kHalves, bool kMinimum, size_t kRows>
 HWY_NOINLINE void TileKernel(const UnpackedChunk* HWY_RESTRICT chunks, const ActTileView& tile,
                              size_t first_row, size_t first_block, size_t blocks, const TileSums& sums_at) {
   using DotType = Dot<kOffsetOf<kLayout, kMinimum> >;
-  constexpr size_t kLayoutBytes = LayoutBlockBytes(kLayout);
   constexpr size_t kParts = kHalves ? 2 : 1;
   constexpr size_t kSteps = kStepsPerBlock / kParts;
   constexpr size_t kPerGroup = kGroupRows / kLanes;
+  constexpr size_t kUnit = UnitBlocks(kLayout);
   const DI di;
   const DF df;
   // A full tile has its row count at compile time: addresses become constants.
@@ -269,6 +344,7 @@ HWY_NOINLINE void TileKernel(const UnpackedChunk* HWY_RESTRICT chunks, const Act
     for (size_t g = 0; g < kGroups; ++g)
       hwy::Prefetch(sums_at.to + (first_row + i) * sums_at.to_stride + g * kGroupRows);
   }
+  UnitScales<kLayout> scales[kGroups];
   VF float_sums[kVectors][kRows];
   MNEME_LINEAR_UNROLL(8)
   for (size_t v = 0; v < kVectors; ++v) {
@@ -281,9 +357,18 @@ HWY_NOINLINE void TileKernel(const UnpackedChunk* HWY_RESTRICT chunks, const Act
       MNEME_LINEAR_UNROLL(2)
       for (size_t g = 0; g < kGroups; ++g) {
         if (chunks[g].next == nullptr) continue;
-        constexpr size_t kShare = kLayoutBytes + 32;  // with this block's part of head and scales
+        // With this block's part of the factors and scales.
+        constexpr size_t kShare =
+            LayoutBlockBytes(kLayout) +
+            (kLayout == ChunkLayout::kBytes ? 32 : UnitHeadBytes(kLayout) / UnitBlocks(kLayout));
         MNEME_LINEAR_UNROLL(9)
         for (size_t at = 0; at < kShare; at += 64) hwy::Prefetch(chunks[g].next + b * kShare + at);
+      }
+    }
+    if constexpr (kLayout != ChunkLayout::kBytes) {
+      MNEME_LINEAR_UNROLL(2)
+      for (size_t g = 0; g < kGroups; ++g) {
+        if (b % kUnit == 0) scales[g].Set(chunks[g].weights + b / kUnit * UnitBytes(kLayout));
       }
     }
     VF scaled[kVectors][kRows];
@@ -293,11 +378,9 @@ HWY_NOINLINE void TileKernel(const UnpackedChunk* HWY_RESTRICT chunks, const Act
       MNEME_LINEAR_UNROLL(8)
       for (size_t i = 0; i < kRows; ++i) {
         VI start = hn::Zero(di);
-        if constexpr (DotType::kCorrect) {  // the activations hold -128 * sum
-          start = hn::Set(
-              di, LoadWord(kHalves ? halves + (part * tile_rows + i) * 4 : heads + (tile_rows + i) * 4));
-          if constexpr (kLayout == ChunkLayout::kNibbles) start = hn::ShiftRight<4>(start);
-          if constexpr (kLayout == ChunkLayout::kSixBits) start = hn::ShiftRight<2>(start);
+        if constexpr (DotType::kCorrect) {
+          start =
+              StartOf<kLayout>(kHalves ? halves + (part * tile_rows + i) * 4 : heads + (tile_rows + i) * 4);
         }
         MNEME_LINEAR_UNROLL(8)
         for (size_t v = 0; v < kVectors; ++v) dots[v][i] = start;
@@ -308,7 +391,7 @@ HWY_NOINLINE void TileKernel(const UnpackedChunk* HWY_RESTRICT chunks, const Act
         const uint8_t* HWY_RESTRICT x = values + step * step_bytes;
         MNEME_LINEAR_UNROLL(8)
         for (size_t v = 0; v < kVectors; ++v) {
-          const uint8_t* block = chunks[v / kPerGroup].weights + b * kLayoutBytes;
+          const uint8_t* block = chunks[v / kPerGroup].weights + BlockOffset(kLayout, b);
           const DotType dot(LoadStep<kLayout>(block, step, v % kPerGroup * kLanes * 4));
           MNEME_LINEAR_UNROLL(8)
           for (size_t i = 0; i < kRows; ++i)
@@ -317,8 +400,8 @@ HWY_NOINLINE void TileKernel(const UnpackedChunk* HWY_RESTRICT chunks, const Act
       }
       MNEME_LINEAR_UNROLL(8)
       for (size_t v = 0; v < kVectors; ++v) {
-        const float* scales = chunks[v / kPerGroup].scales + (b * kParts + part) * kGroupRows;
-        const VF scale = hn::LoadU(df, scales + v % kPerGroup * kLanes);
+        const VF scale =
+            ScaleOf<kParts>(chunks[v / kPerGroup], scales[v / kPerGroup], b, part, v % kPerGroup * kLanes);
         MNEME_LINEAR_UNROLL(8)
         for (size_t i = 0; i < kRows; ++i) {
           const VF dot = hn::ConvertTo(df, dots[v][i]);
@@ -338,8 +421,8 @@ HWY_NOINLINE void TileKernel(const UnpackedChunk* HWY_RESTRICT chunks, const Act
       for (size_t part = 0; part < kParts; ++part) {
         MNEME_LINEAR_UNROLL(8)
         for (size_t v = 0; v < kVectors; ++v) {
-          const float* mins = chunks[v / kPerGroup].mins + (b * kParts + part) * kGroupRows;
-          const VF minimum = hn::LoadU(df, mins + v % kPerGroup * kLanes);
+          const VF minimum = MinimumOf<kParts>(chunks[v / kPerGroup], scales[v / kPerGroup], b, part,
+                                               v % kPerGroup * kLanes);
           MNEME_LINEAR_UNROLL(8)
           for (size_t i = 0; i < kRows; ++i) {
             const VF sum_x = hn::Set(df, LoadFloat(sums + (part * tile_rows + i) * 4));
@@ -404,13 +487,13 @@ inline void MultiplyTile(BlockKind kind, ChunkLayout layout, const UnpackedChunk
   }
 #else
   constexpr ChunkLayout kBytes = ChunkLayout::kBytes;
-  constexpr ChunkLayout kNibbles = ChunkLayout::kNibbles;
-  const auto run =
-      layout == ChunkLayout::kSixBits ? TileOfKind<ChunkLayout::kSixBits, true, false>
-      : layout == kNibbles
-          ? (kind.minimum ? TileOfKind<kNibbles, false, true> : TileOfKind<kNibbles, false, false>)
-      : kind.halves ? (kind.minimum ? TileOfKind<kBytes, true, true> : TileOfKind<kBytes, true, false>)
-                    : (kind.minimum ? TileOfKind<kBytes, false, true> : TileOfKind<kBytes, false, false>);
+  const auto run = layout == ChunkLayout::kQ8_0   ? TileOfKind<ChunkLayout::kQ8_0, false, false>
+                   : layout == ChunkLayout::kQ4_0 ? TileOfKind<ChunkLayout::kQ4_0, false, false>
+                   : layout == ChunkLayout::kQ4_K ? TileOfKind<ChunkLayout::kQ4_K, false, true>
+                   : layout == ChunkLayout::kQ6_K ? TileOfKind<ChunkLayout::kQ6_K, true, false>
+                   : kind.halves
+                       ? (kind.minimum ? TileOfKind<kBytes, true, true> : TileOfKind<kBytes, true, false>)
+                       : (kind.minimum ? TileOfKind<kBytes, false, true> : TileOfKind<kBytes, false, false>);
   run(chunks, tile, first_block, blocks, sums);
 #endif
 }

@@ -7,6 +7,7 @@
 #include "base/half.h"
 #include "formats/quant.h"
 #include "kernels/linear_layout.h"
+#include "kernels/linear_scales-inl.h"
 #include "kernels/linear_tile-inl.h"
 
 #if defined(MNEME_KERNELS_LINEAR_UNPACK_INL_H_) == defined(HWY_TARGET_TOGGLE)
@@ -23,25 +24,6 @@ HWY_BEFORE_NAMESPACE();
 namespace mneme::linear::HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
-
-constexpr uint64_t Bytes(uint64_t byte) { return byte * 0x0101010101010101ull; }
-
-// Half precision to float, 16 at a time.
-HWY_INLINE void WidenHalves(const void* halves, size_t count, float* out) {
-#if HWY_TARGET == HWY_SCALAR
-  for (size_t i = 0; i < count; ++i) {
-    uint16_t half;
-    std::memcpy(&half, static_cast<const uint8_t*>(halves) + 2 * i, 2);
-    out[i] = F16ToF32(half);
-  }
-#else
-  const hn::CappedTag<float, 16> df;
-  const hn::Rebind<hwy::float16_t, decltype(df)> dh;
-  const auto* from = static_cast<const hwy::float16_t*>(halves);
-  for (size_t i = 0; i < count; i += hn::Lanes(df))
-    hn::StoreU(hn::PromoteTo(df, hn::LoadU(dh, from + i)), df, out + i);
-#endif
-}
 
 HWY_INLINE float HalfToFloat(uint16_t half) {
 #if HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_SSE4
@@ -74,72 +56,14 @@ HWY_INLINE void SplitNibbles(const uint8_t* from, uint64_t add, uint8_t* low, ui
 
 // ---- From packed memory.
 
-// Scales and minimums of one super-block, 16 rows: 12 bytes of each row, plane by plane, to [8][16].
-HWY_INLINE void UnpackScalePlanes(const uint8_t* planes, uint8_t* scales, uint8_t* mins) {
-  uint64_t a[8], b[8], c[8], out[8];
-  std::memcpy(a, planes, 64);
-  std::memcpy(b, planes + 64, 64);
-  std::memcpy(c, planes + 128, 64);
-  for (size_t i = 0; i < 8; ++i) out[i] = a[i] & Bytes(63);
-  std::memcpy(scales, out, 64);
-  for (size_t i = 0; i < 8; ++i) out[i] = (c[i] & Bytes(15)) | ((a[i] >> 2) & Bytes(48));
-  std::memcpy(scales + 64, out, 64);
-  for (size_t i = 0; i < 8; ++i) out[i] = b[i] & Bytes(63);
-  std::memcpy(mins, out, 64);
-  for (size_t i = 0; i < 8; ++i) out[i] = ((c[i] >> 4) & Bytes(15)) | ((b[i] >> 2) & Bytes(48));
-  std::memcpy(mins + 64, out, 64);
-}
-
-// out[s][row] = factors[row] * bytes[s][row].
-template <typename Byte>
-HWY_INLINE void ScaleBytes(const float* factors, const Byte* bytes, size_t count, float* out) {
-#if HWY_TARGET == HWY_SCALAR
-  for (size_t i = 0; i < count * kGroupRows; ++i)
-    out[i] = factors[i % kGroupRows] * static_cast<float>(bytes[i]);
-#else
-  const hn::CappedTag<float, 16> df;
-  const hn::RebindToSigned<decltype(df)> di;
-  const hn::Rebind<Byte, decltype(df)> db;
-  for (size_t lane = 0; lane < kGroupRows; lane += hn::Lanes(df)) {
-    const auto factor = hn::LoadU(df, factors + lane);
-    for (size_t s = 0; s < count; ++s) {
-      const auto value = hn::ConvertTo(df, hn::PromoteTo(di, hn::LoadU(db, bytes + s * kGroupRows + lane)));
-      hn::StoreU(hn::Mul(factor, value), df, out + s * kGroupRows + lane);
-    }
-  }
-#endif
-}
-
-inline void UnpackScalesQ4_K(const uint8_t* packed, size_t blocks, UnpackScratch& scratch) {
-  const uint8_t* rest = packed + PackedHeadBytes(Encoding::kQ4_K, blocks);
-  for (size_t super = 0; super < blocks / 8; ++super) {
-    alignas(64) float factors[2 * kGroupRows];
-    alignas(64) uint8_t scales[8 * kGroupRows];
-    alignas(64) uint8_t mins[8 * kGroupRows];
-    WidenHalves(packed + super * 64, 2 * kGroupRows, factors);
-    UnpackScalePlanes(rest + super * 12 * kGroupRows, scales, mins);
-    ScaleBytes(factors, scales, 8, scratch.scales + super * 8 * kGroupRows);
-    ScaleBytes(factors + kGroupRows, mins, 8, scratch.mins + super * 8 * kGroupRows);
-  }
-}
-
-inline void UnpackScalesQ6_K(const uint8_t* packed, size_t blocks, UnpackScratch& scratch) {
-  const uint8_t* rest = packed + PackedHeadBytes(Encoding::kQ6_K, blocks);
-  for (size_t super = 0; super < blocks / 8; ++super) {
-    alignas(64) float factors[kGroupRows];
-    WidenHalves(packed + super * 32, kGroupRows, factors);
-    ScaleBytes(factors, reinterpret_cast<const int8_t*>(rest) + super * 16 * kGroupRows, 16,
-               scratch.scales + super * 16 * kGroupRows);
-  }
-}
-
-inline void UnpackNibbles(const uint8_t* from, size_t blocks, uint64_t add, uint8_t* out) {
+// The weights of a unit of `blocks` blocks.
+HWY_INLINE void UnpackNibbles(const uint8_t* from, size_t blocks, uint64_t add, uint8_t* out) {
   for (size_t j = 0; j < blocks * 4; ++j)
     SplitNibbles<8>(from + j * 64, add, out + j * 128, out + j * 128 + 64);
 }
 
 // To bytes q + 96, that is (q - 32) + 128.
-inline void UnpackSixBits(const uint8_t* from, size_t blocks, uint8_t* out) {
+HWY_INLINE void UnpackSixBits(const uint8_t* from, size_t blocks, uint8_t* out) {
   for (size_t b = 0; b < blocks; ++b, from += kBlockBytes / 4 * 3, out += kBlockBytes) {
     for (size_t e = 0; e < 2; ++e) {
       uint64_t fields[8];
@@ -159,30 +83,45 @@ inline void UnpackSixBits(const uint8_t* from, size_t blocks, uint8_t* out) {
   }
 }
 
-// `packed` is the chunk's first byte. to_bytes: the result has the layout kBytes, else PackedLayout.
-inline void UnpackPacked(Encoding encoding, const uint8_t* packed, size_t blocks, bool to_bytes,
-                         UnpackScratch& scratch, UnpackedChunk& chunk) {
-  const uint8_t* weights = packed + PackedHeadBytes(encoding, blocks) + PackedScaleBytes(encoding, blocks);
-  chunk.weights = to_bytes ? scratch.weights : weights;
+template <ChunkLayout kLayout>
+inline void UnpackUnits(const uint8_t* packed, size_t blocks, UnpackScratch& scratch) {
+  constexpr size_t kUnit = UnitBlocks(kLayout);
+  for (size_t first = 0; first < blocks; first += kUnit, packed += UnitBytes(kLayout)) {
+    const size_t count = std::min(kUnit, blocks - first);
+    const uint8_t* weights = packed + UnitHeadBytes(kLayout);
+    uint8_t* out = scratch.weights + first * kBlockBytes;
+    if constexpr (kLayout == ChunkLayout::kQ4_K) {
+      UnpackScalesQ4_K(packed, scratch.scales + first * kGroupRows, scratch.mins + first * kGroupRows);
+      UnpackNibbles(weights, count, 0, out);
+    } else if constexpr (kLayout == ChunkLayout::kQ6_K) {
+      UnpackScalesQ6_K(packed, scratch.scales + first * 2 * kGroupRows);
+      UnpackSixBits(weights, count, out);
+    } else {
+      WidenHalves(packed, count * kGroupRows, scratch.scales + first * kGroupRows);
+      if constexpr (kLayout == ChunkLayout::kQ4_0) {
+        UnpackNibbles(weights, count, Bytes(128 - 8), out);
+      } else {
+        std::memcpy(out, weights, count * kBlockBytes);
+      }
+    }
+  }
+}
+
+// `packed` is the chunk's first byte. The result has the layout kBytes.
+inline void UnpackPacked(Encoding encoding, const uint8_t* packed, size_t blocks, UnpackScratch& scratch,
+                         UnpackedChunk& chunk) {
+  chunk.weights = scratch.weights;
   chunk.scales = scratch.scales;
   chunk.mins = scratch.mins;
   switch (encoding) {
     case Encoding::kQ8_0:
-      WidenHalves(packed, blocks * kGroupRows, scratch.scales);
-      chunk.weights = weights;
-      break;
+      return UnpackUnits<ChunkLayout::kQ8_0>(packed, blocks, scratch);
     case Encoding::kQ4_0:
-      WidenHalves(packed, blocks * kGroupRows, scratch.scales);
-      if (to_bytes) UnpackNibbles(weights, blocks, Bytes(128 - 8), scratch.weights);
-      break;
+      return UnpackUnits<ChunkLayout::kQ4_0>(packed, blocks, scratch);
     case Encoding::kQ4_K:
-      UnpackScalesQ4_K(packed, blocks, scratch);
-      if (to_bytes) UnpackNibbles(weights, blocks, 0, scratch.weights);
-      break;
+      return UnpackUnits<ChunkLayout::kQ4_K>(packed, blocks, scratch);
     default:
-      UnpackScalesQ6_K(packed, blocks, scratch);
-      if (to_bytes) UnpackSixBits(weights, blocks, scratch.weights);
-      break;
+      return UnpackUnits<ChunkLayout::kQ6_K>(packed, blocks, scratch);
   }
 }
 

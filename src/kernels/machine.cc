@@ -1,15 +1,11 @@
 #include "kernels/machine.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
-#include <new>
 
 #include "base/aligned.h"
 #include "kernels/simd_targets.h"
@@ -194,15 +190,6 @@ MachineRate ComputeRate(ThreadPool& pool, double seconds, double (*loop)(size_t,
   return rate;
 }
 
-// On huge pages where the system gives them, as large weights are.
-AlignedArray<uint8_t> AllocateHuge(size_t bytes) {
-  constexpr size_t kHugePage = size_t{2} << 20;
-  void* pointer = nullptr;
-  if (posix_memalign(&pointer, kHugePage, bytes) != 0) throw std::bad_alloc();
-  madvise(pointer, bytes, MADV_HUGEPAGE);
-  return AlignedArray<uint8_t>(static_cast<uint8_t*>(pointer));
-}
-
 MachineRate ReadRate(ThreadPool& pool, double seconds, const uint8_t* data, size_t bytes) {
   MachineRate rate;
   std::atomic<uint64_t> sink = 0;
@@ -253,7 +240,8 @@ MachineLimits MeasureMachine(ThreadPool& pool, double seconds, size_t max_footpr
   limits.int8_ops = ComputeRate(pool, share, machine::Int8);
   if (HasBf16()) limits.bf16_ops = ComputeRate(pool, share, Bf16);
 
-  const AlignedArray<uint8_t> data = AllocateHuge(footprints.back());
+  // As large weights are.
+  const AlignedArray<uint8_t> data = MakeHuge(footprints.back());
   std::memset(data.get(), 1, footprints.back());  // pages must exist
   for (const size_t bytes : footprints) {
     limits.bandwidth.push_back(

@@ -42,6 +42,7 @@ class Loader {
     SetMatrix(head && !tied_head ? map_.Contiguous(*head) : weights_.token_embedding, &weights_.output);
     weights_.output.bias = map_.FindVector("output", "bias", -1, config_.vocab_size, false);
     map_.CheckAllUsed();
+    Pack();
     weights_.owned_bytes = map_.owned_bytes();
     weights_.owned = map_.TakeOwned();
     return std::move(weights_);
@@ -132,16 +133,30 @@ class Loader {
 
   void SetMatrix(const WeightView& view, LinearLayer* linear) {
     linear->file = view;
-    const size_t bytes = LinearWeights::PackedBytes(view.encoding, view.num_rows, view.num_cols);
-    const bool packs = pack_ != PackMode::kNever && bytes > 0 &&
-                       (pack_ == PackMode::kAlways || view.num_rows >= kMinPackRows);
-    if (!packs) {
-      linear->weights = LinearWeights::InPlace(view);
-      return;
-    }
-    linear->weights = LinearWeights::Packed(view, pool_);
-    weights_.packed_bytes += bytes;
-    ReleasePages(view);
+    linear->weights = LinearWeights::InPlace(view);
+  }
+
+  // Bytes of a matrix's packed form; 0 for one that stays in place.
+  size_t PackedBytes(const LinearLayer& linear) const {
+    const WeightView& view = linear.file;
+    if (pack_ == PackMode::kNever || (pack_ == PackMode::kAuto && view.num_rows < kMinPackRows)) return 0;
+    return LinearWeights::PackedBytes(view.encoding, view.num_rows, view.num_cols);
+  }
+
+  void Pack() {
+    size_t total = 0;
+    ForEachLinear(weights_, [&](const LinearLayer& linear) { total += PackedBytes(linear); });
+    if (total == 0) return;
+    weights_.packed = MakeHuge(total);
+    weights_.packed_bytes = total;
+    uint8_t* at = weights_.packed.get();
+    ForEachLinear(weights_, [&](LinearLayer& linear) {
+      const size_t bytes = PackedBytes(linear);
+      if (bytes == 0) return;
+      linear.weights = LinearWeights::PackedInto(linear.file, at, pool_);
+      at += bytes;
+      ReleasePages(linear.file);
+    });
   }
 
   // The file's pages of a matrix that has been repacked need not stay resident; they come back from the file

@@ -56,7 +56,8 @@ struct ModelWeights {
   WeightView position_embedding;  // [positions, model_dim]; empty without learned positions
   std::vector<LayerWeights> layers;
   NormWeights output_norm;
-  LinearLayer output;  // [vocab_size, model_dim]; the token embedding where the file has no other
+  LinearLayer output;            // [vocab_size, model_dim]; the token embedding where the file has no other
+  AlignedArray<uint8_t> packed;  // repacked matrices, in the order in which a token reads them
   size_t packed_bytes = 0;
   size_t owned_bytes = 0;                    // transposed and gathered matrices
   std::vector<AlignedArray<uint8_t>> owned;  // the memory behind those
@@ -67,11 +68,12 @@ struct ModelWeights {
 ModelWeights LoadWeights(const TensorSource& source, const Family& family, const ModelConfig& config,
                          bool tied_head, PackMode pack, ThreadPool& pool);
 
-// Calls fn(const LinearLayer&) for every matrix that multiplies activations, in a fixed order.
-template <typename Fn>
-void ForEachLinear(const ModelWeights& weights, const Fn& fn) {
-  for (const LayerWeights& layer : weights.layers) {
-    for (const LinearLayer* linear :
+// Calls fn(LinearLayer&), const where the weights are, for every matrix that multiplies activations, in a
+// fixed order.
+template <typename Weights, typename Fn>
+void ForEachLinear(Weights& weights, const Fn& fn) {
+  for (auto& layer : weights.layers) {
+    for (auto* linear :
          {&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down, &layer.memory_write}) {
       if (!linear->empty()) fn(*linear);
     }
