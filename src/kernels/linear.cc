@@ -288,12 +288,12 @@ void MultiplyPackedFloat(const MatMulJob& job, const ActivationRows& x, size_t b
       at[g] = job.weights->packed() + std::min(group + g, end - 1) * group_bytes + col * kColBytes;
     }
   };
-  alignas(64) float interleaved[kFloatChunkCols * kFloatTile] = {};
+  alignas(64) float copy[kFloatTile * kCopyStep] = {};
   for (size_t col = 0; col < x.num_cols(); col += kFloatChunkCols) {
     const size_t cols = std::min(kFloatChunkCols, x.num_cols() - col);
     for (size_t row = 0; row < x.num_rows(); row += kFloatTile) {
       const size_t rows = std::min(kFloatTile, x.num_rows() - row);
-      InterleaveActivations(x.x() + row * x.stride() + col, x.stride(), rows, cols, interleaved);
+      CopyActivations(x.x() + row * x.stride() + col, x.stride(), rows, cols, copy);
       for (size_t group = begin; group < end; group += kGroups) {
         locate(group, col);
         // Sums of whole groups run in the output itself.
@@ -303,8 +303,8 @@ void MultiplyPackedFloat(const MatMulJob& job, const ActivationRows& x, size_t b
         if (!whole || col == 0) LoadTotals(job, row, rows, group, end, col == 0, totals);
         if (whole && col == 0) StoreTotals(job, row, rows, group, end, totals);
         float* sums = whole ? job.out + row * job.out_stride + n0 : totals.values[0];
-        PackedFloatInterleaved<kEncoding>(at, interleaved, rows, cols, sums,
-                                          whole ? job.out_stride : kGroups * kGroupRows);
+        PackedFloatCopied<kEncoding>(at, copy, rows, cols, sums,
+                                     whole ? job.out_stride : kGroups * kGroupRows);
         if (!whole) StoreTotals(job, row, rows, group, end, totals);
       }
     }

@@ -1,6 +1,6 @@
 // Products of float weights (f32, f16, bf16) with float32 activations. Included by linear.cc once per target.
 //
-// Packed weights: lanes are output rows; each strip of 64 columns is summed from zero by one chain of fused
+// Packed weights: lanes are output rows; each strip of 128 columns is summed from zero by one chain of fused
 // multiply-adds, and the strips are added in order. Stored weights: lanes are columns, one vector of sums per
 // output over all columns, added up at the end.
 #include <cstring>
@@ -64,10 +64,10 @@ HWY_INLINE VFloat LoadWeights(const uint8_t* from) {
 template <Encoding kEncoding>
 constexpr size_t kWeightBytes = kEncoding == Encoding::kF32 ? 4 : 2;
 
-// totals[i] += sum over `cols` columns, at most a strip. Activations of row i, column k at x[i * row_step + k
-// * kColStep]. One strip at a time, also where registers would hold several: weights then are read as one run
-// per group.
-template <Encoding kEncoding, size_t kRows, size_t kColStep>
+// totals[i] += sum over `cols` columns, at most a strip. Activations of row i, column k at x[i * row_step +
+// k], row_step being kRowStep unless that is 0. One strip at a time, also where registers would hold several:
+// weights then are read as one run per group.
+template <Encoding kEncoding, size_t kRows, size_t kRowStep>
 HWY_INLINE void PackedStrip(const uint8_t* const* HWY_RESTRICT weights, const float* HWY_RESTRICT x,
                             size_t row_step, size_t cols, float* HWY_RESTRICT totals, size_t out_stride) {
   constexpr size_t kColBytes = kGroupRows * kWeightBytes<kEncoding>;
@@ -88,7 +88,7 @@ HWY_INLINE void PackedStrip(const uint8_t* const* HWY_RESTRICT weights, const fl
     }
     MNEME_LINEAR_UNROLL(12)
     for (size_t i = 0; i < kRows; ++i) {
-      const VFloat value = hn::Set(df, x[i * row_step + k * kColStep]);
+      const VFloat value = hn::Set(df, x[i * (kRowStep != 0 ? kRowStep : row_step) + k]);
       MNEME_LINEAR_UNROLL(16)
       for (size_t v = 0; v < kFloatVectors; ++v) sums[v][i] = hn::MulAdd(w[v], value, sums[v][i]);
     }
@@ -103,7 +103,7 @@ HWY_INLINE void PackedStrip(const uint8_t* const* HWY_RESTRICT weights, const fl
   }
 }
 
-template <Encoding kEncoding, size_t kRows, size_t kColStep>
+template <Encoding kEncoding, size_t kRows, size_t kRowStep>
 HWY_NOINLINE void PackedFloatTile(const uint8_t* const* weights, const float* x, size_t row_step, size_t cols,
                                   float* totals, size_t out_stride) {
   constexpr size_t kColBytes = kGroupRows * kWeightBytes<kEncoding>;
@@ -111,9 +111,9 @@ HWY_NOINLINE void PackedFloatTile(const uint8_t* const* weights, const float* x,
   for (size_t g = 0; g < kGroups; ++g) at[g] = weights[g];
   while (cols > 0) {
     const size_t count = std::min(cols, kStripCols);
-    PackedStrip<kEncoding, kRows, kColStep>(at, x, row_step, count, totals, out_stride);
+    PackedStrip<kEncoding, kRows, kRowStep>(at, x, row_step, count, totals, out_stride);
     for (size_t g = 0; g < kGroups; ++g) at[g] += count * kColBytes;
-    x += count * kColStep;
+    x += count;
     cols -= count;
   }
 }
@@ -124,61 +124,42 @@ void PackedFloatDirect(const uint8_t* const* weights, const float* x, size_t str
                        float* totals, size_t out_stride) {
   switch (rows) {
     case 1:
-      return PackedFloatTile<kEncoding, 1, 1>(weights, x, stride, cols, totals, out_stride);
+      return PackedFloatTile<kEncoding, 1, 0>(weights, x, stride, cols, totals, out_stride);
     case 2:
-      return PackedFloatTile<kEncoding, 2, 1>(weights, x, stride, cols, totals, out_stride);
+      return PackedFloatTile<kEncoding, 2, 0>(weights, x, stride, cols, totals, out_stride);
     case 3:
-      return PackedFloatTile<kEncoding, 3, 1>(weights, x, stride, cols, totals, out_stride);
+      return PackedFloatTile<kEncoding, 3, 0>(weights, x, stride, cols, totals, out_stride);
     case 4:
-      return PackedFloatTile<kEncoding, 4, 1>(weights, x, stride, cols, totals, out_stride);
+      return PackedFloatTile<kEncoding, 4, 0>(weights, x, stride, cols, totals, out_stride);
     case 5:
-      return PackedFloatTile<kEncoding, 5, 1>(weights, x, stride, cols, totals, out_stride);
+      return PackedFloatTile<kEncoding, 5, 0>(weights, x, stride, cols, totals, out_stride);
     default:
-      return PackedFloatTile<kEncoding, 6, 1>(weights, x, stride, cols, totals, out_stride);
+      return PackedFloatTile<kEncoding, 6, 0>(weights, x, stride, cols, totals, out_stride);
   }
 }
 
-// x[rows][cols], rows `stride` apart, to out[cols][kFloatTile]. Other rows of `out` keep what they held.
-inline void InterleaveActivations(const float* HWY_RESTRICT x, size_t stride, size_t rows, size_t cols,
-                                  float* HWY_RESTRICT out) {
-  size_t row = 0;
-#if HWY_TARGET != HWY_SCALAR
-  const hn::FixedTag<float, 4> d;
-  const size_t whole = cols / 4 * 4;
-  for (; row + 4 <= rows; row += 4) {
-    for (size_t k = 0; k < whole; k += 4) {
-      const auto load = [&](size_t i) HWY_ATTR { return hn::LoadU(d, x + (row + i) * stride + k); };
-      const auto r0 = load(0), r1 = load(1), r2 = load(2), r3 = load(3);
-      const auto low02 = hn::InterleaveLower(d, r0, r2), low13 = hn::InterleaveLower(d, r1, r3);
-      const auto high02 = hn::InterleaveUpper(d, r0, r2), high13 = hn::InterleaveUpper(d, r1, r3);
-      float* to = out + k * kFloatTile + row;
-      hn::StoreU(hn::InterleaveLower(d, low02, low13), d, to);
-      hn::StoreU(hn::InterleaveUpper(d, low02, low13), d, to + kFloatTile);
-      hn::StoreU(hn::InterleaveLower(d, high02, high13), d, to + 2 * kFloatTile);
-      hn::StoreU(hn::InterleaveUpper(d, high02, high13), d, to + 3 * kFloatTile);
-    }
-    for (size_t k = whole; k < cols; ++k) {
-      for (size_t i = row; i < row + 4; ++i) out[k * kFloatTile + i] = x[i * stride + k];
-    }
-  }
-#endif
-  for (; row < rows; ++row) {
-    for (size_t k = 0; k < cols; ++k) out[k * kFloatTile + row] = x[row * stride + k];
-  }
+// Distance of the rows of a tile's copy: rows of activations are often whole pages apart, where all of them
+// meet in one set of the first-level cache.
+constexpr size_t kCopyStep = kFloatChunkCols + 16;
+
+// x[rows][cols], rows `stride` apart, to out[kFloatTile][kCopyStep]. Other rows of `out` keep what they held.
+inline void CopyActivations(const float* HWY_RESTRICT x, size_t stride, size_t rows, size_t cols,
+                            float* HWY_RESTRICT out) {
+  for (size_t i = 0; i < rows; ++i) std::memcpy(out + i * kCopyStep, x + i * stride, cols * sizeof(float));
 }
 
-// Activations interleaved as [column][kFloatTile]; rows beyond `rows` are computed and not used.
+// Activations as CopyActivations leaves them; rows beyond `rows` are computed and not used.
 template <Encoding kEncoding>
-void PackedFloatInterleaved(const uint8_t* const* weights, const float* x, size_t rows, size_t cols,
-                            float* totals, size_t out_stride) {
+void PackedFloatCopied(const uint8_t* const* weights, const float* x, size_t rows, size_t cols, float* totals,
+                       size_t out_stride) {
   if constexpr (kPackedRows == kFloatTile) {
     if (rows > 6)
-      return PackedFloatTile<kEncoding, kFloatTile, kFloatTile>(weights, x, 1, cols, totals, out_stride);
-    return PackedFloatTile<kEncoding, 6, kFloatTile>(weights, x, 1, cols, totals, out_stride);
+      return PackedFloatTile<kEncoding, kFloatTile, kCopyStep>(weights, x, 0, cols, totals, out_stride);
+    return PackedFloatTile<kEncoding, 6, kCopyStep>(weights, x, 0, cols, totals, out_stride);
   } else {
     for (size_t row = 0; row < rows; row += 6) {
-      PackedFloatTile<kEncoding, 6, kFloatTile>(weights, x + row, 1, cols, totals + row * out_stride,
-                                                out_stride);
+      PackedFloatTile<kEncoding, 6, kCopyStep>(weights, x + row * kCopyStep, 0, cols,
+                                               totals + row * out_stride, out_stride);
     }
   }
 }

@@ -29,8 +29,8 @@ inline constexpr size_t kBlockBytes = kGroupRows * kBlockCols;  // one block of 
 inline constexpr size_t kActTile = 6;
 // Float products restart their sums every so many columns: shorter chains round less, and independent ones
 // can run at once.
-inline constexpr size_t kStripCols = 64;
-inline constexpr size_t kFloatChunkCols = 4 * kStripCols;
+inline constexpr size_t kStripCols = 128;
+inline constexpr size_t kFloatChunkCols = 2 * kStripCols;
 inline constexpr size_t kFloatTile = 12;
 
 inline constexpr size_t RoundUp(size_t value, size_t step) { return (value + step - 1) / step * step; }
