@@ -131,6 +131,7 @@ void RegisterAll(Setup setup) {
           Encoding::kQ5_K}) {
       if (packed && LinearWeights::PackedBytes(encoding, 256, 256) == 0) continue;
       for (const Shape shape : kShapes) {
+        if (shape.num_cols % EncodingBlockValues(encoding) != 0) continue;
         for (const size_t num_rows : {1, 2, 8, 512}) {
           const std::string name = std::string(EncodingName(encoding)) + (packed ? "/packed/" : "/stored/") +
                                    std::to_string(shape.num_rows) + "x" + std::to_string(shape.num_cols) +

@@ -7,6 +7,7 @@
 #include <limits>
 #include <vector>
 
+#include "base/aligned.h"
 #include "base/budget.h"
 #include "base/error.h"
 #include "base/file.h"
@@ -174,6 +175,16 @@ TEST(Types, EncodingNames) {
   EXPECT_EQ(ParseEncoding("Q4_K"), Encoding::kQ4_K);
   EXPECT_EQ(ParseEncoding("q9"), std::nullopt);
   EXPECT_EQ(EncodedBytes(Encoding::kQ6_K, 512), 420u);
+}
+
+TEST(Aligned, HugeMemoryIsAlignedAndRefusesWhatCannotBe) {
+  for (const size_t bytes : {size_t{0}, size_t{100}, (size_t{4} << 20) + 1}) {
+    const AlignedArray<uint8_t> memory = MakeHuge(bytes);
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(memory.get()) % kAlignment, 0u);
+    for (size_t at = 0; at < bytes; at += 4096) memory[at] = 1;
+    if (bytes > 0) memory[bytes - 1] = 1;
+  }
+  EXPECT_THROW(MakeHuge(SIZE_MAX), std::bad_alloc);
 }
 
 }  // namespace

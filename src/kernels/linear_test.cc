@@ -378,6 +378,17 @@ TEST(Linear, PackedWeightsKeepTheStoredSize) {
   EXPECT_EQ(fallback.read_bytes(), 17 * EncodedBytes(Encoding::kQ5_1, 768));
 }
 
+TEST(Linear, AMovedMatrixLeavesAnEmptyOne) {
+  ThreadPool pool(1);
+  const TestWeights weights(Encoding::kQ8_0, 17, 96, 1);
+  LinearWeights from = LinearWeights::Packed(weights.view, pool);
+  const uint8_t* packed = from.packed();
+  const LinearWeights to = std::move(from);
+  EXPECT_EQ(to.packed(), packed);
+  EXPECT_TRUE(from.empty());
+  EXPECT_FALSE(from.is_packed());
+}
+
 TEST(Linear, NoRowsIsNoWork) {
   ThreadPool pool(1);
   const TestWeights weights(Encoding::kQ8_0, 16, 32, 1);

@@ -326,9 +326,12 @@ void Runner::Impl::AddProduct(const LinearLayer& linear, const NormWeights& post
 void Runner::Impl::FeedForward(const LayerWeights& w, const float* input) {
   SetActivations(input, layout.model_dim, FormOf({&w.gate, &w.up}));
   const size_t ffn = w.up.weights.num_rows();
-  const std::array<MatMulJob, 2> jobs = {Job(w.up, up, false),
-                                         w.gate.empty() ? MatMulJob{} : Job(w.gate, gate, false)};
-  MatMul(activations, {jobs.data(), w.gate.empty() ? size_t{1} : size_t{2}}, pool);
+  // In the order in which they lie in memory.
+  std::array<MatMulJob, 2> jobs;
+  size_t num_jobs = 0;
+  if (!w.gate.empty()) jobs[num_jobs++] = Job(w.gate, gate, false);
+  jobs[num_jobs++] = Job(w.up, up, false);
+  MatMul(activations, {jobs.data(), num_jobs}, pool);
   float* const hidden = w.gate.empty() ? up : gate;
   ForRows(ffn, [&](size_t first, size_t last) {
     const size_t count = (last - first) * ffn;

@@ -56,8 +56,10 @@ struct ModelWeights {
   WeightView position_embedding;  // [positions, model_dim]; empty without learned positions
   std::vector<LayerWeights> layers;
   NormWeights output_norm;
-  LinearLayer output;            // [vocab_size, model_dim]; the token embedding where the file has no other
-  AlignedArray<uint8_t> packed;  // repacked matrices, in the order in which a token reads them
+  LinearLayer output;  // [vocab_size, model_dim]; the token embedding where the file has no other
+  // The repacked matrices, about in the order in which a token reads them. They point into it: none may
+  // outlive it.
+  AlignedArray<uint8_t> packed;
   size_t packed_bytes = 0;
   size_t owned_bytes = 0;                    // transposed and gathered matrices
   std::vector<AlignedArray<uint8_t>> owned;  // the memory behind those
