@@ -318,6 +318,10 @@ HWY_INLINE VF MinimumOf(const UnpackedChunk& chunk, const UnitScales<kLayout>& s
   }
 }
 
+// Up to so many rows the memory's own prefetchers keep up.
+template <ChunkLayout kLayout>
+constexpr size_t kRowsOfPrefetchers = kLayout == ChunkLayout::kQ8_0 ? 2 : 1;
+
 // The products of kRows rows of activations from `first_row` of the tile.
 template <ChunkLayout kLayout, bool kHalves, bool kMinimum, size_t kRows>
 HWY_NOINLINE void TileKernel(const UnpackedChunk* HWY_RESTRICT chunks, const ActTileView& tile,
@@ -352,8 +356,8 @@ HWY_NOINLINE void TileKernel(const UnpackedChunk* HWY_RESTRICT chunks, const Act
     for (size_t i = 0; i < kRows; ++i) float_sums[v][i] = hn::Zero(df);
   }
   for (size_t b = 0; b < blocks; ++b) {
-    // One row uses memory as fast as hardware prefetchers bring it; more rows leave them time to stop.
-    if constexpr (kRows > 1) {
+    // Few rows use memory as fast as hardware prefetchers bring it; more rows leave them time to stop.
+    if constexpr (kRows > kRowsOfPrefetchers<kLayout>) {
       MNEME_LINEAR_UNROLL(2)
       for (size_t g = 0; g < kGroups; ++g) {
         if (chunks[g].next == nullptr) continue;
