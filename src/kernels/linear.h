@@ -8,7 +8,7 @@
 //
 // Error, against exact arithmetic on the decoded weights, relative to |x||w|: float weights kFloatDotError
 // where the products are of like size, and at most 2^-24 for each column of a strip of 128 and for each strip
-// (8.5e-6 for 2048 columns) where one outweighs all others; integer weights at most kQuantisedDotError,
+// (8.6e-6 for 2048 columns) where one outweighs all others; integer weights at most kQuantisedDotError,
 // nearly all of it the rounding of the activations (half a step of max|block| / 127).
 #pragma once
 

@@ -124,7 +124,7 @@ inline constexpr size_t LayoutBlockBytes(ChunkLayout layout) {
   }
 }
 
-// Blocks of a unit; the last unit of a row may have fewer.
+// Blocks of a unit of a packed layout; the last unit of a row may have fewer.
 inline constexpr size_t UnitBlocks(ChunkLayout layout) {
   return layout == ChunkLayout::kQ4_K || layout == ChunkLayout::kQ6_K ? 8 : 2;
 }

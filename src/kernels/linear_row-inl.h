@@ -1,6 +1,6 @@
 // The kernel that decoding one token spends its time in: one row of activations, packed integer weights.
-// Memory sets its pace, so it does nothing but read on: no scratch, no calls. Included by linear.cc once per
-// target.
+// Memory sets its pace, so it does nothing but read on: no calls, no scratch but the scales of a super-block.
+// Included by linear.cc once per target.
 //
 // Order of operations as in linear_tile-inl.h, so the bits are those of any other number of rows.
 #include "kernels/linear_layout.h"
