@@ -75,7 +75,7 @@ void RunProduct(benchmark::State& state, Setup setup, Encoding encoding, Shape s
   ThreadPool& pool = *setup.pool;
   // Decode meets weights that the caches have forgotten: go round several matrices.
   const size_t bytes = shape.num_rows * EncodedBytes(encoding, shape.num_cols);
-  const size_t copies = from_memory ? std::max<size_t>(1, (size_t{512} << 20) / bytes) : 1;
+  const size_t copies = from_memory && !getenv("INCACHE") ? std::max<size_t>(1, (size_t{512} << 20) / bytes) : 1;
   std::vector<std::vector<uint8_t>> stored;
   const size_t packed_bytes =
       packed ? LinearWeights::PackedBytes(encoding, shape.num_rows, shape.num_cols) : 0;
@@ -123,7 +123,7 @@ void RunProduct(benchmark::State& state, Setup setup, Encoding encoding, Shape s
 
 void RegisterAll(Setup setup) {
   constexpr Shape kShapes[] = {{2048, 2048},  {5632, 2048}, {2048, 5632},
-                               {32000, 2048}, {576, 576},   {1536, 576}};
+                               {32000, 2048}, {256, 2048}, {576, 576},   {1536, 576}};
   for (const bool packed : {true, false}) {
     for (const Encoding encoding :
          {Encoding::kQ8_0, Encoding::kQ4_0, Encoding::kQ4_K, Encoding::kQ6_K, Encoding::kF16, Encoding::kBF16,
@@ -132,7 +132,7 @@ void RegisterAll(Setup setup) {
       if (packed && LinearWeights::PackedBytes(encoding, 256, 256) == 0) continue;
       for (const Shape shape : kShapes) {
         if (shape.num_cols % EncodingBlockValues(encoding) != 0) continue;
-        for (const size_t num_rows : {1, 2, 8, 512}) {
+        for (const size_t num_rows : {1, 2, 3, 4, 6, 8, 12, 16, 24, 512}) {
           const std::string name = std::string(EncodingName(encoding)) + (packed ? "/packed/" : "/stored/") +
                                    std::to_string(shape.num_rows) + "x" + std::to_string(shape.num_cols) +
                                    "/rows:" + std::to_string(num_rows);

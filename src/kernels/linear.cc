@@ -93,11 +93,11 @@ struct PackedStrides {
   size_t chunk_bytes;  // of every chunk but a row's last
 };
 
-// One chunk of one group. What this thread reads next lies `next_bytes` after its packed form. Sets the
-// members of `chunk` one by one: a result that is copied as a whole is loaded wider than it was stored, and
-// that load waits until everything before it is done, reads from memory among it.
+// One chunk of one group. What this thread reads next lies `distance` after its packed form. Sets the members
+// of `chunk` one by one: a result that is copied as a whole is loaded wider than it was stored, and that load
+// waits until everything before it is done, reads from memory among it.
 void UnpackGroup(const LinearWeights& weights, const PackedStrides& strides, size_t group, size_t first_block,
-                 size_t blocks, bool to_bytes, size_t next_bytes, UnpackScratch& scratch,
+                 size_t blocks, bool to_bytes, size_t distance, UnpackScratch& scratch,
                  UnpackedChunk& chunk) {
   if (!weights.is_packed()) {
     UnpackStored(weights.view(), group, first_block * kBlockCols, blocks, scratch, chunk);
@@ -110,7 +110,8 @@ void UnpackGroup(const LinearWeights& weights, const PackedStrides& strides, siz
   } else {
     chunk.weights = packed;
   }
-  chunk.next = packed + next_bytes;
+  chunk.next = packed + distance;
+  chunk.next_bytes = BlockShareBytes(PackedLayout(weights.encoding()));
 }
 
 // The groups of a task in kGroups streams, each the groups of one part of the task in order: memory is read
@@ -168,6 +169,7 @@ void MultiplyFewTiles(const MatMulJob& job, const ActivationRows& x, size_t begi
   const ChunkLayout layout = to_bytes ? ChunkLayout::kBytes : PackedLayout(job.weights->encoding());
   const size_t num_blocks = x.num_cols() / kBlockCols;
   const size_t num_tiles = CeilDivide(x.num_rows(), kActTile);
+  const bool asks = job.weights->is_packed() && x.num_rows() > RowsOfPrefetchers(layout);
   const PackedStrides strides(*job.weights);
   const Streams streams(begin, end);
   UnpackScratch scratch[kGroups];
@@ -192,8 +194,12 @@ void MultiplyFewTiles(const MatMulJob& job, const ActivationRows& x, size_t begi
                                .from_stride = kGroups * kGroupRows,
                                .to = values,
                                .to_stride = kGroups * kGroupRows};
-        MultiplyTile(kind, layout, chunks, TileOf(x, t), block, blocks, sums);
-        for (UnpackedChunk& chunk : chunks) chunk.next = nullptr;  // asked for once
+        const ActTileView tile = TileOf(x, t);
+        // Each tile asks for its part of what comes next, so that memory is never idle.
+        const size_t part = asks ? CeilDivide(chunk_bytes * tile.rows, x.num_rows() * blocks) : 0;
+        for (UnpackedChunk& chunk : chunks) chunk.next_bytes = part;
+        MultiplyTile(kind, layout, chunks, tile, block, blocks, sums);
+        for (UnpackedChunk& chunk : chunks) chunk.next += part * blocks;
       }
     }
     streams.Store(job, x.num_rows(), i, totals);
@@ -245,7 +251,7 @@ void MultiplyTiles(const MatMulJob& job, const ActivationRows& x, size_t begin, 
           }
           MultiplyTile(kind, ChunkLayout::kBytes, chunks, tile, block, blocks, sums);
           if (!direct) StoreTotals(job, row, tile.rows, group, end, totals);
-          for (UnpackedChunk& chunk : chunks) chunk.next = nullptr;
+          for (UnpackedChunk& chunk : chunks) chunk.next_bytes = 0;  // asked for once
         }
       }
     }

@@ -86,7 +86,9 @@ struct UnpackedChunk {
   const uint8_t* weights = nullptr;  // as ChunkLayout says
   const float* scales = nullptr;     // kBytes only: [blocks][1, or 2 with halves][16 rows]
   const float* mins = nullptr;       // as scales
-  const uint8_t* next = nullptr;     // packed bytes that will be read after this chunk, or null
+  // Packed bytes that will be read after this chunk, and how many of them each block asks for.
+  const uint8_t* next = nullptr;
+  size_t next_bytes = 0;
 };
 
 struct UnpackScratch {
@@ -110,6 +112,9 @@ inline ChunkLayout PackedLayout(Encoding encoding) {
       return ChunkLayout::kBytes;
   }
 }
+
+// Up to so many rows of activations the memory's own prefetchers keep up.
+inline constexpr size_t RowsOfPrefetchers(ChunkLayout layout) { return layout == ChunkLayout::kQ8_0 ? 2 : 1; }
 
 // Bytes of the weights of one block of one group.
 inline constexpr size_t LayoutBlockBytes(ChunkLayout layout) {
@@ -148,6 +153,11 @@ inline constexpr size_t UnitHeadBytes(ChunkLayout layout) {
 
 inline constexpr size_t UnitBytes(ChunkLayout layout) {
   return UnitHeadBytes(layout) + UnitBlocks(layout) * LayoutBlockBytes(layout);
+}
+
+// What a block of a chunk takes in memory, with its part of the factors and scales.
+inline constexpr size_t BlockShareBytes(ChunkLayout layout) {
+  return LayoutBlockBytes(layout) + UnitHeadBytes(layout) / UnitBlocks(layout);
 }
 
 // Distance of block `block` of a chunk from the chunk's first byte.

@@ -318,9 +318,18 @@ HWY_INLINE VF MinimumOf(const UnpackedChunk& chunk, const UnitScales<kLayout>& s
   }
 }
 
-// Up to so many rows the memory's own prefetchers keep up.
+// Asks for block `b`'s part of what is read after the chunk.
 template <ChunkLayout kLayout>
-constexpr size_t kRowsOfPrefetchers = kLayout == ChunkLayout::kQ8_0 ? 2 : 1;
+HWY_INLINE void AskForNext(const UnpackedChunk& chunk, size_t b) {
+  const uint8_t* from = chunk.next + b * chunk.next_bytes;
+  constexpr size_t kShare = BlockShareBytes(kLayout);
+  if (chunk.next_bytes == kShare) {  // the usual case
+    MNEME_LINEAR_UNROLL(9)
+    for (size_t at = 0; at < kShare; at += 64) hwy::Prefetch(from + at);
+  } else {
+    for (size_t at = 0; at < chunk.next_bytes; at += 64) hwy::Prefetch(from + at);
+  }
+}
 
 // The products of kRows rows of activations from `first_row` of the tile.
 template <ChunkLayout kLayout, bool kHalves, bool kMinimum, size_t kRows>
@@ -356,19 +365,8 @@ HWY_NOINLINE void TileKernel(const UnpackedChunk* HWY_RESTRICT chunks, const Act
     for (size_t i = 0; i < kRows; ++i) float_sums[v][i] = hn::Zero(df);
   }
   for (size_t b = 0; b < blocks; ++b) {
-    // Few rows use memory as fast as hardware prefetchers bring it; more rows leave them time to stop.
-    if constexpr (kRows > kRowsOfPrefetchers<kLayout>) {
-      MNEME_LINEAR_UNROLL(2)
-      for (size_t g = 0; g < kGroups; ++g) {
-        if (chunks[g].next == nullptr) continue;
-        // With this block's part of the factors and scales.
-        constexpr size_t kShare =
-            LayoutBlockBytes(kLayout) +
-            (kLayout == ChunkLayout::kBytes ? 32 : UnitHeadBytes(kLayout) / UnitBlocks(kLayout));
-        MNEME_LINEAR_UNROLL(9)
-        for (size_t at = 0; at < kShare; at += 64) hwy::Prefetch(chunks[g].next + b * kShare + at);
-      }
-    }
+    MNEME_LINEAR_UNROLL(2)
+    for (size_t g = 0; g < kGroups; ++g) AskForNext<kLayout>(chunks[g], b);
     if constexpr (kLayout != ChunkLayout::kBytes) {
       MNEME_LINEAR_UNROLL(2)
       for (size_t g = 0; g < kGroups; ++g) {

@@ -393,6 +393,7 @@ inline void UnpackStored(const WeightView& view, size_t group, size_t col, size_
   chunk.scales = scratch.scales;
   chunk.mins = scratch.mins;
   chunk.next = nullptr;
+  chunk.next_bytes = 0;
 }
 
 }  // namespace mneme::linear::HWY_NAMESPACE
