@@ -38,12 +38,46 @@ HWY_INLINE void AskAhead(const uint8_t* from) {
   if constexpr (kAheadBytes<kLayout> != 0) hwy::Prefetch(from + kAheadBytes<kLayout>);
 }
 
+// Scales and minimums of q4_k, taken from a unit's head block by block; blocks from the fourth on, kLate, keep
+// theirs elsewhere than the first four. UnitScales expands all of them first, which pays for several rows;
+// with one row it costs a twentieth of the speed.
+template <bool kLate>
+struct HeadScalesQ4_K {
+  const uint8_t* HWY_RESTRICT head = nullptr;
+
+  HWY_INLINE VF Scale(size_t block, size_t lane) const {
+    const DI di;
+    const VI own = Load(0, block, lane);
+    if constexpr (!kLate) return Scaled(0, hn::And(own, hn::Set(di, 63)), lane);
+    return Scaled(0, WithHighBits(hn::And(Load(2, block, lane), hn::Set(di, 15)), own), lane);
+  }
+  HWY_INLINE VF Minimum(size_t block, size_t lane) const {
+    const VI own = Load(1, block, lane);
+    if constexpr (!kLate) return Scaled(kGroupRows * 2, hn::And(own, hn::Set(DI(), 63)), lane);
+    return Scaled(kGroupRows * 2, WithHighBits(hn::ShiftRight<4>(Load(2, block, lane)), own), lane);
+  }
+
+ private:
+  // Plane `plane` of [4 blocks][16 rows] bytes.
+  HWY_INLINE VI Load(size_t plane, size_t block, size_t lane) const {
+    const hn::Rebind<uint8_t, DF> db;
+    const uint8_t* from = head + kUnitFactorBytes + (plane * 4 + block % 4) * kGroupRows + lane;
+    return hn::PromoteTo(DI(), hn::LoadU(db, from));
+  }
+  static HWY_INLINE VI WithHighBits(VI low, VI own) {
+    return hn::Or(low, hn::And(hn::ShiftRight<2>(own), hn::Set(DI(), 48)));
+  }
+  HWY_INLINE VF Scaled(size_t factors, VI value, size_t lane) const {
+    return hn::Mul(LoadFactors(head + factors, lane), hn::ConvertTo(DF(), value));
+  }
+};
+
 // What block `block` of a unit adds for the outputs of one vector, but for the activations' scale: scale_w *
 // dot.
-template <ChunkLayout kLayout>
+template <ChunkLayout kLayout, class Scales>
 HWY_INLINE VF ScaledBlock(const uint8_t* HWY_RESTRICT weights, size_t lane,
                           const uint8_t* HWY_RESTRICT values, const uint8_t* HWY_RESTRICT corrections,
-                          const UnitScales<kLayout>& scales, size_t block) {
+                          const Scales& scales, size_t block) {
   constexpr size_t kParts = kLayout == ChunkLayout::kQ6_K ? 2 : 1;
   constexpr size_t kSteps = kStepsPerBlock / kParts;
   constexpr bool kIsNibbles = LayoutBlockBytes(kLayout) == kBlockBytes / 2;
@@ -90,13 +124,11 @@ HWY_NOINLINE void RowKernel(const uint8_t* const* HWY_RESTRICT packed, const Act
     MNEME_LINEAR_UNROLL(8)
     for (size_t v = 0; v < kVectors; ++v) sums[v] = hn::Zero(df);
     for (size_t unit = 0; unit < blocks; unit += kUnit) {
-      UnitScales<kLayout> scales[kGroups];
       MNEME_LINEAR_UNROLL(2)
       for (size_t g = 0; g < kGroups; ++g) {
         for (size_t line = 0; line < UnitHeadBytes(kLayout); line += 64) AskAhead<kLayout>(at[g] + line);
-        scales[g].Set(at[g]);
       }
-      const auto add = [&](size_t j) HWY_ATTR {
+      const auto add = [&](size_t j, const auto& scales) HWY_ATTR {
         const VF scale_x = hn::Set(df, LoadFloat(heads));
         MNEME_LINEAR_UNROLL(8)
         for (size_t v = 0; v < kVectors; ++v) {
@@ -114,11 +146,23 @@ HWY_NOINLINE void RowKernel(const uint8_t* const* HWY_RESTRICT packed, const Act
         sums_x += 4;
       };
       const size_t count = HWY_MIN(kUnit, blocks - unit);
-      if constexpr (kUnit == 2) {
-        add(0);
-        if (count == 2) add(1);
+      if constexpr (kLayout == ChunkLayout::kQ4_K) {
+        HeadScalesQ4_K<false> first[kGroups];
+        HeadScalesQ4_K<true> late[kGroups];
+        for (size_t g = 0; g < kGroups; ++g) first[g].head = late[g].head = at[g];
+        MNEME_LINEAR_UNROLL(1)
+        for (size_t j = 0; j < HWY_MIN(count, size_t{4}); ++j) add(j, first);
+        MNEME_LINEAR_UNROLL(1)
+        for (size_t j = 4; j < count; ++j) add(j, late);
       } else {
-        for (size_t j = 0; j < count; ++j) add(j);
+        UnitScales<kLayout> scales[kGroups];
+        for (size_t g = 0; g < kGroups; ++g) scales[g].Set(at[g]);
+        if constexpr (kUnit == 2) {
+          add(0, scales);
+          if (count == 2) add(1, scales);
+        } else {
+          for (size_t j = 0; j < count; ++j) add(j, scales);
+        }
       }
       MNEME_LINEAR_UNROLL(2)
       for (size_t g = 0; g < kGroups; ++g)
