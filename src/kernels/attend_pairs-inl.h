@@ -130,8 +130,7 @@ HWY_INLINE void ScoreColumns(PairScoreArgs& args, size_t column) {
   const uint32_t* HWY_RESTRICT keys = args.keys + column;
   const uint32_t* HWY_RESTRICT q = args.q;
   for (size_t i = 0; i < args.num_pairs; ++i, ++q, keys += kBlockTokens) {
-    args.prefetcher.Step();
-    args.prefetcher.Step();
+    args.prefetcher.Step<(NV * kLanes * 4 + 63) / 64>();
     AddPairs<R, NV, false>(keys, 0, q, args.num_pairs, acc);
   }
   MNEME_UNROLL
@@ -223,8 +222,7 @@ HWY_INLINE void ValueColumns(PairValueArgs& args, size_t column) {
     values += args.value_dim;
   }
   for (const uint32_t* end = args.p + args.end / 2; p < end; values += args.value_dim) {
-    args.prefetcher.Step();
-    args.prefetcher.Step();
+    args.prefetcher.Step<(NV * kLanes * 4 + 63) / 64>();
     AddPairs<R, NV, false>(values, 0, p++, kStride, acc);
   }
   if (args.end % 2 != 0) AddPairs<R, NV, true>(values, 0x0000FFFFu, p, kStride, acc);

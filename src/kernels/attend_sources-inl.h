@@ -60,22 +60,26 @@ HWY_INLINE VF LoadF16(const uint16_t* data) {
 }
 
 // Lines to ask for while computing on others. One row of queries uses memory far faster than the hardware
-// prefetchers, which stop at every page and every head, would bring it.
+// prefetchers, which stop at every page and every head, would bring it. A step of a product asks for as much
+// as it reads: asked for in haste, lines wait for each other and the processor for them, and then memory is
+// idle.
 struct Prefetcher {
   const uint8_t* next = nullptr;
   const uint8_t* end = nullptr;
+  template <size_t kLines>
   HWY_INLINE void Step() {
     if (next >= end) return;
-    hwy::Prefetch(next);
-    hwy::Prefetch(next + 64);
-    next += 128;
+    MNEME_UNROLL
+    for (size_t i = 0; i < kLines; ++i) hwy::Prefetch(next + i * 64);
+    next += kLines * 64;
   }
 };
 
-// A source gives B[i][column .. column + kLanes). kOdd: i is known to be odd (even otherwise) wherever the
+// A source gives B[i][column .. column + kLanes), kVectorBytes of memory with its part of the scales. kOdd: i is known to be odd (even otherwise) wherever the
 // encoding packs two i in a byte.
 struct F32Source {
   static constexpr bool kInCache = false;
+  static constexpr size_t kVectorBytes = kLanes * 4;
   const float* data;
   size_t stride;
   template <bool kOdd>
@@ -91,6 +95,7 @@ struct DecodedSource : F32Source {
 
 struct F16Source {
   static constexpr bool kInCache = false;
+  static constexpr size_t kVectorBytes = kLanes * 2;
   const uint16_t* data;
   size_t stride;
   template <bool kOdd>
@@ -102,6 +107,7 @@ struct F16Source {
 // Keys: a pair holds dimensions i and i + 1 of one token.
 struct BF16KeySource {
   static constexpr bool kInCache = false;
+  static constexpr size_t kVectorBytes = kLanes * 2;
   const uint32_t* data;
   template <bool kOdd>
   HWY_INLINE VF Load(size_t i, size_t column) const {
@@ -112,6 +118,7 @@ struct BF16KeySource {
 
 struct Q8Source {
   static constexpr bool kInCache = false;
+  static constexpr size_t kVectorBytes = kLanes + (kLanes + 15) / 16;
   const int8_t* data;
   size_t stride;
   template <bool kOdd>
@@ -128,6 +135,7 @@ HWY_INLINE VF FromNibbles(hn::Vec<DI> nibbles) {
 // Keys: a byte holds dimensions i and i + 1 of one token.
 struct Q4KeySource {
   static constexpr bool kInCache = false;
+  static constexpr size_t kVectorBytes = (kLanes + 1) / 2 + (kLanes + 15) / 16;
   const uint8_t* data;
   template <bool kOdd>
   HWY_INLINE VF Load(size_t i, size_t column) const {
@@ -140,6 +148,7 @@ struct Q4KeySource {
 // Values in whole groups: a byte holds values j and j + 16 of a group of one token.
 struct Q4ValueSource {
   static constexpr bool kInCache = false;
+  static constexpr size_t kVectorBytes = (kLanes + 1) / 2 + (kLanes + 15) / 16;
   const uint8_t* data;
   size_t stride;  // bytes per token
   template <bool kOdd>
@@ -180,10 +189,7 @@ HWY_INLINE void Multiply(const Source& b, size_t begin, size_t end, size_t colum
                          const float* HWY_RESTRICT a, Prefetcher& prefetcher, VF (&acc)[R][NV]) {
   size_t i = begin;
   for (; i + 2 <= end; i += 2) {
-    if constexpr (!Source::kInCache) {
-      prefetcher.Step();
-      prefetcher.Step();
-    }
+    if constexpr (!Source::kInCache) prefetcher.Step<(2 * NV * Source::kVectorBytes + 63) / 64>();
     MultiplyStep<R, NV, kRow, kStep, kGroup, false>(b, i, column, a, acc);
     MultiplyStep<R, NV, kRow, kStep, kGroup, true>(b, i + 1, column, a, acc);
   }
