@@ -71,14 +71,14 @@ struct Setup {
 };
 
 void RunProduct(benchmark::State& state, Setup setup, Encoding encoding, Shape shape, size_t num_rows,
-                bool packed, bool from_memory) {
+                bool packed, FloatProducts products, bool from_memory) {
   ThreadPool& pool = *setup.pool;
   // Decode meets weights that the caches have forgotten: go round several matrices.
   const size_t bytes = shape.num_rows * EncodedBytes(encoding, shape.num_cols);
-  const size_t copies = from_memory && !getenv("INCACHE") ? std::max<size_t>(1, (size_t{512} << 20) / bytes) : 1;
+  const size_t copies = from_memory ? std::max<size_t>(1, (size_t{512} << 20) / bytes) : 1;
   std::vector<std::vector<uint8_t>> stored;
   const size_t packed_bytes =
-      packed ? LinearWeights::PackedBytes(encoding, shape.num_rows, shape.num_cols) : 0;
+      packed ? LinearWeights::PackedBytes(encoding, shape.num_rows, shape.num_cols, products) : 0;
   AlignedArray<uint8_t> memory = MakeHuge(copies * packed_bytes);
   std::vector<LinearWeights> weights;
   const std::vector<uint8_t> one = RandomWeights(encoding, shape.num_rows * shape.num_cols);
@@ -86,7 +86,7 @@ void RunProduct(benchmark::State& state, Setup setup, Encoding encoding, Shape s
     WeightView view = {
         .encoding = encoding, .num_rows = shape.num_rows, .num_cols = shape.num_cols, .data = one.data()};
     if (packed) {
-      weights.push_back(LinearWeights::PackedInto(view, memory.get() + i * packed_bytes, pool));
+      weights.push_back(LinearWeights::PackedInto(view, memory.get() + i * packed_bytes, pool, products));
     } else {
       stored.push_back(one);
       view.data = stored.back().data();
@@ -110,7 +110,9 @@ void RunProduct(benchmark::State& state, Setup setup, Encoding encoding, Shape s
   const double ops = 2.0 * static_cast<double>(shape.num_rows * shape.num_cols * num_rows);
   const double read_bytes = static_cast<double>(weights[0].read_bytes());
   const bool all = pool.num_threads() > 1;
-  const MachineRate peak = quantised ? setup.limits->int8_ops : setup.limits->fp32_ops;
+  const MachineRate peak = quantised                              ? setup.limits->int8_ops
+                           : products == FloatProducts::kBFloat16 ? setup.limits->bf16_ops
+                                                                  : setup.limits->fp32_ops;
   const double floor =
       std::max(ops / (all ? peak.all_threads : peak.one_thread),
                read_bytes / setup.limits->ReadBandwidth(copies * weights[0].read_bytes(), all));
@@ -121,28 +123,33 @@ void RunProduct(benchmark::State& state, Setup setup, Encoding encoding, Shape s
   state.counters["floor"] = Counter(floor, rate);
 }
 
-void RegisterAll(Setup setup) {
+void RegisterForm(Setup setup, Encoding encoding, const char* form, bool packed, FloatProducts products) {
   constexpr Shape kShapes[] = {{2048, 2048},  {5632, 2048}, {2048, 5632},
-                               {32000, 2048}, {256, 2048}, {576, 576},   {1536, 576}};
+                               {32000, 2048}, {576, 576},   {1536, 576}};
+  for (const Shape shape : kShapes) {
+    if (shape.num_cols % EncodingBlockValues(encoding) != 0) continue;
+    for (const size_t num_rows : {1, 2, 4, 8, 16, 512}) {
+      const std::string name = std::string(EncodingName(encoding)) + "/" + form + "/" +
+                               std::to_string(shape.num_rows) + "x" + std::to_string(shape.num_cols) +
+                               "/rows:" + std::to_string(num_rows);
+      benchmark::RegisterBenchmark(name.c_str(), [=](benchmark::State& state) {
+        RunProduct(state, setup, encoding, shape, num_rows, packed, products, num_rows < 512);
+      })->UseRealTime();
+    }
+  }
+}
+
+void RegisterAll(Setup setup) {
   for (const bool packed : {true, false}) {
     for (const Encoding encoding :
          {Encoding::kQ8_0, Encoding::kQ4_0, Encoding::kQ4_K, Encoding::kQ6_K, Encoding::kF16, Encoding::kBF16,
           Encoding::kF32, Encoding::kQ4_1, Encoding::kQ5_0, Encoding::kQ5_1, Encoding::kQ2_K, Encoding::kQ3_K,
           Encoding::kQ5_K}) {
       if (packed && LinearWeights::PackedBytes(encoding, 256, 256) == 0) continue;
-      for (const Shape shape : kShapes) {
-        if (shape.num_cols % EncodingBlockValues(encoding) != 0) continue;
-        for (const size_t num_rows : {1, 2, 3, 4, 6, 8, 12, 16, 24, 512}) {
-          const std::string name = std::string(EncodingName(encoding)) + (packed ? "/packed/" : "/stored/") +
-                                   std::to_string(shape.num_rows) + "x" + std::to_string(shape.num_cols) +
-                                   "/rows:" + std::to_string(num_rows);
-          benchmark::RegisterBenchmark(name.c_str(), [=](benchmark::State& state) {
-            RunProduct(state, setup, encoding, shape, num_rows, packed, num_rows < 512);
-          })->UseRealTime();
-        }
-      }
+      RegisterForm(setup, encoding, packed ? "packed" : "stored", packed, FloatProducts::kFloat32);
     }
   }
+  RegisterForm(setup, Encoding::kF16, "bfloat16", true, FloatProducts::kBFloat16);
 }
 
 void PrintLimits(const MachineLimits& limits) {

@@ -120,9 +120,15 @@ MachineFloor FloorOf(const MachineLimits& limits, const Model& model) {
   const auto pick = [&](const MachineRate& rate) { return all ? rate.all_threads : rate.one_thread; };
   MachineFloor floor;
   floor.bytes_per_second = limits.ReadBandwidth(costs.weight_bytes_per_token, all);
-  const bool use_int8 = costs.is_quantised && limits.int8_ops.one_thread > 0;
-  floor.flops_name = use_int8 ? "int8" : "fp32";
-  floor.flops_per_second = pick(use_int8 ? limits.int8_ops : limits.fp32_ops);
+  floor.flops_name = "fp32";
+  floor.flops_per_second = pick(limits.fp32_ops);
+  const auto use = [&](const char* name, const MachineRate& rate) {
+    if (rate.one_thread <= 0) return;  // without the instruction, products run at the rate of float32
+    floor.flops_name = name;
+    floor.flops_per_second = pick(rate);
+  };
+  if (costs.products == ProductKind::kInt8) use("int8", limits.int8_ops);
+  if (costs.products == ProductKind::kBFloat16) use("bf16", limits.bf16_ops);
   return floor;
 }
 

@@ -408,7 +408,7 @@ void ProfileForward(Runner& runner, TimedContext& context, const ContextShape& s
 
 ModelCosts CostsOf(const Model& model) {
   ModelCosts costs;
-  size_t quantised_bytes = 0, all_bytes = 0;
+  size_t bfloat16_bytes = 0, quantised_bytes = 0, all_bytes = 0;
   for (const LayerWeights& layer : model.weights().layers) {
     for (const LinearLayer* linear :
          {&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down}) {
@@ -418,9 +418,12 @@ ModelCosts CostsOf(const Model& model) {
           2.0 * static_cast<double>(weights.num_rows()) * static_cast<double>(weights.num_cols());
       all_bytes += weights.read_bytes();
       if (NeedsQuantised(weights.encoding())) quantised_bytes += weights.read_bytes();
+      if (weights.products() == FloatProducts::kBFloat16) bfloat16_bytes += weights.read_bytes();
     }
   }
-  costs.is_quantised = quantised_bytes * 2 > all_bytes;
+  costs.products = quantised_bytes * 2 > all_bytes  ? ProductKind::kInt8
+                   : bfloat16_bytes * 2 > all_bytes ? ProductKind::kBFloat16
+                                                    : ProductKind::kFloat32;
   costs.weight_bytes_per_token = model.read_bytes_per_token();
   return costs;
 }

@@ -17,14 +17,17 @@ namespace mneme::cli {
 struct MachineFloor {
   double bytes_per_second = 0;  // reading what one token reads
   double flops_per_second = 0;  // of the arithmetic that prefill uses
-  std::string flops_name;       // "int8", "fp32"
+  std::string flops_name;       // "int8", "bf16", "fp32"
 };
+
+// What weights are multiplied in.
+enum class ProductKind : uint8_t { kFloat32, kBFloat16, kInt8 };
 
 // What a model asks of the machine.
 struct ModelCosts {
-  double flops_per_token = 0;         // products with weights, without the output matrix
-  bool is_quantised = false;          // most weights are integer blocks
-  size_t weight_bytes_per_token = 0;  // read to decode one
+  double flops_per_token = 0;                    // products with weights, without the output matrix
+  ProductKind products = ProductKind::kFloat32;  // of most weights
+  size_t weight_bytes_per_token = 0;             // read to decode one
 };
 ModelCosts CostsOf(const Model& model);
 

@@ -99,10 +99,12 @@ void AddModelOptions(CLI::App& verb, ModelOptions* options) {
                   "Tokenizer file, where the model carries none: tokenizer.json, .model, .bin, .gguf")
       ->type_name("PATH")
       ->group("Model");
-  verb.add_option("--pack", options->pack,
-                  "Repack weights for speed at load: auto, never (no start-up cost, no second copy), always")
+  verb.add_option(
+          "--pack", options->pack,
+          "Repack weights for speed at load: auto, never (no start-up cost, no second copy), always, bf16 "
+          "(float weights rounded to bfloat16: prefill about twice as fast where the processor has it)")
       ->type_name("MODE")
-      ->check(CLI::IsMember({"auto", "never", "always"}))
+      ->check(CLI::IsMember({"auto", "never", "always", "bf16"}))
       ->group("Model");
   verb.add_option("--threads", options->num_threads, "Threads (default: all cores)")
       ->type_name("N")
@@ -198,6 +200,7 @@ std::shared_ptr<const Model> LoadModel(const ModelOptions& options, ThreadPool& 
   load.load_tokenizer = load_tokenizer;
   load.pack = options.pack == "never"    ? PackMode::kNever
               : options.pack == "always" ? PackMode::kAlways
+              : options.pack == "bf16"   ? PackMode::kBFloat16
                                          : PackMode::kAuto;
   return Model::Load(ModelPath(options.path), load, pool);
 }

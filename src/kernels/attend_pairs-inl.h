@@ -1,14 +1,13 @@
-// Attention over bfloat16 keys and values: products of pairs into float32. Per SIMD target, and once more
-// where a processor of the target may have an instruction for it: the includer names the namespace
-// (MNEME_PAIRS_NAMESPACE) and says whether that instruction is there (MNEME_PAIRS_NATIVE). No include guard.
+// Attention over bfloat16 keys and values: products of pairs into float32. No include guard, as pairs-inl.h.
 //
-// A pair is 32 bits: two bfloat16 that are neighbours in the direction of the sum, the first in the low half.
 // Keys are pairs of dimensions, values pairs of tokens (kv_block.h). Every element of a product takes its
 // pairs one after the other in order, whatever the tile.
 //
 // The instruction takes subnormal numbers for zero, in the sums too. That leaves rows independent of their
 // neighbours: a pair of weight zero adds nothing to a sum that is not subnormal, and every row that sees a
 // token of a block adds a pair of its own before and after.
+
+#include "kernels/pairs-inl.h"
 
 #if MNEME_PAIRS_NATIVE
 HWY_PUSH_ATTRIBUTES(HWY_TARGET_STR ",avx512bf16")
@@ -20,101 +19,23 @@ namespace HWY_NAMESPACE {
 namespace MNEME_PAIRS_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// Two vectors of float32 rounded to bfloat16, in order.
-struct RoundedPairs {
-#if MNEME_PAIRS_NATIVE
-  HWY_INLINE RoundedPairs(VF low, VF high) : bits(_mm512_cvtne2ps_pbh(high.raw, low.raw)) {}
-  HWY_INLINE void Store(uint32_t* to) const { _mm512_storeu_si512(to, (__m512i)bits); }
-  // sum plus all of them, in an order of its own.
-  HWY_INLINE VF AddTo(VF sum) const {
-    return VF{_mm512_dpbf16_ps(sum.raw, bits, (__m512bh)_mm512_set1_epi32(0x3F803F80))};
-  }
-  __m512bh bits;
-#else
-  HWY_INLINE RoundedPairs(VF low, VF high) : low_bits(Round(low)), high_bits(Round(high)) {}
-  HWY_INLINE void Store(uint32_t* to) const {
-    StoreHalf(low_bits, reinterpret_cast<uint16_t*>(to));
-    StoreHalf(high_bits, reinterpret_cast<uint16_t*>(to) + kLanes);
-  }
-  HWY_INLINE VF AddTo(VF sum) const {
-    return hn::Add(hn::Add(sum, hn::BitCast(DF(), low_bits)), hn::BitCast(DF(), high_bits));
-  }
-
-  // To nearest even. A NaN keeps its high bits: rounding could carry it into the sign.
-  static HWY_INLINE VU Round(VF value) {
-    const DU du;
-    const VU bits = hn::BitCast(du, value);
-    const VU odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1));
-    const VU rounded = hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7FFF)));
-    const VU quiet = hn::Or(bits, hn::Set(du, 0x400000));
-    const VU chosen = hn::IfThenElse(hn::RebindMask(du, hn::IsNaN(value)), quiet, rounded);
-    return hn::And(chosen, hn::Set(du, 0xFFFF0000u));
-  }
-  static HWY_INLINE void StoreHalf(VU bits, uint16_t* to) {
-    const hn::Rebind<uint16_t, DF> d16;
-    hn::StoreU(hn::DemoteTo(d16, hn::BitCast(DI(), hn::ShiftRight<16>(bits))), d16, to);
-  }
-  VU low_bits, high_bits;
-#endif
-};
-
-HWY_INLINE uint32_t LoadPair(const uint32_t* from) {
-  uint32_t pair;
-  std::memcpy(&pair, from, sizeof(pair));  // written as vectors of other types
-  return pair;
-}
-
 // acc[r][v] += pair a[r * a_stride] times the pairs b[v * kLanes + lane]. With kMasked, only the halves of b
 // in mask exist.
 template <size_t R, size_t NV, bool kMasked>
 HWY_INLINE void AddPairs(const uint32_t* HWY_RESTRICT b, uint32_t mask, const uint32_t* HWY_RESTRICT a,
                          size_t a_stride, VF (&acc)[R][NV]) {
   const DU du;
-  const auto load = [&](size_t v) HWY_ATTR {
-    const VU pairs = hn::LoadU(du, b + v * kLanes);
-    return kMasked ? hn::And(pairs, hn::Set(du, mask)) : pairs;
-  };
-#if MNEME_PAIRS_NATIVE
-  __m512bh columns[NV];
+  VU columns[NV];
   MNEME_UNROLL
-  for (size_t v = 0; v < NV; ++v) columns[v] = (__m512bh)load(v).raw;
+  for (size_t v = 0; v < NV; ++v) {
+    columns[v] = hn::LoadU(du, b + v * kLanes);
+    if constexpr (kMasked) columns[v] = hn::And(columns[v], hn::Set(du, mask));
+  }
   MNEME_UNROLL
   for (size_t r = 0; r < R; ++r) {
-    const __m512bh factor = (__m512bh)hn::Set(du, LoadPair(a + r * a_stride)).raw;
+    const VU factor = hn::Set(du, LoadPair(a + r * a_stride));
     MNEME_UNROLL
-    for (size_t v = 0; v < NV; ++v) acc[r][v] = VF{_mm512_dpbf16_ps(acc[r][v].raw, factor, columns[v])};
-  }
-#else
-  const auto step = [&](auto half) HWY_ATTR {
-    VF columns[NV];
-    MNEME_UNROLL
-    for (size_t v = 0; v < NV; ++v) columns[v] = hn::BitCast(DF(), half(load(v)));
-    MNEME_UNROLL
-    for (size_t r = 0; r < R; ++r) {
-      const VF factor = hn::BitCast(DF(), half(hn::Set(du, LoadPair(a + r * a_stride))));
-      MNEME_UNROLL
-      for (size_t v = 0; v < NV; ++v) acc[r][v] = hn::MulAdd(factor, columns[v], acc[r][v]);
-    }
-  };
-  step([](VU pairs) HWY_ATTR { return hn::ShiftLeft<16>(pairs); });
-  step([](VU pairs) HWY_ATTR { return hn::And(pairs, hn::Set(DU(), 0xFFFF0000u)); });
-#endif
-}
-
-// to = from * factor, rounded; dim values and zeros up to a whole pair.
-inline void RoundQuery(const float* HWY_RESTRICT from, float factor, size_t dim, uint32_t* HWY_RESTRICT to) {
-  const DF d;
-  size_t i = 0;
-  for (; i + 2 * kLanes <= dim; i += 2 * kLanes) {
-    const RoundedPairs pairs(hn::Mul(hn::LoadU(d, from + i), hn::Set(d, factor)),
-                             hn::Mul(hn::LoadU(d, from + i + kLanes), hn::Set(d, factor)));
-    pairs.Store(to + i / 2);
-  }
-  for (; i < dim; i += 2) {
-    const uint32_t low = F32ToBF16(from[i] * factor);
-    const uint32_t high = i + 1 < dim ? F32ToBF16(from[i + 1] * factor) : 0;
-    const uint32_t pair = low | high << 16;
-    std::memcpy(to + i / 2, &pair, sizeof(pair));
+    for (size_t v = 0; v < NV; ++v) acc[r][v] = AddProducts(acc[r][v], factor, columns[v]);
   }
 }
 
@@ -256,7 +177,7 @@ inline void ValueRowsOf(size_t rows, const PairValueArgs& args) {
   WithRows(rows, [&](auto count) { ValueRows<decltype(count)::value>(args); });
 }
 
-constexpr PairKernels kKernels = {RoundQuery, ScoreRowsOf, SoftmaxRow, ValueRowsOf};
+constexpr PairKernels kKernels = {RoundPairs, ScoreRowsOf, SoftmaxRow, ValueRowsOf};
 
 }  // namespace MNEME_PAIRS_NAMESPACE
 }  // namespace HWY_NAMESPACE

@@ -20,18 +20,12 @@
 #include "hwy/highway.h"
 #include "kernels/kv_block.h"
 #include "kernels/simd_targets.h"
+#include "kernels/vectors-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace mneme {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
-
-using DF = hn::ScalableTag<float>;
-using DI = hn::RebindToSigned<DF>;
-using DU = hn::RebindToUnsigned<DF>;
-using VF = hn::Vec<DF>;
-using VU = hn::Vec<DU>;
-constexpr size_t kLanes = hn::MaxLanes(DF());
 
 // Registers decide the tile: 32 hold 6 rows x 4 vectors, 16 hold 6 x 2.
 #if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL || (HWY_TARGET == HWY_NEON && HWY_ARCH_ARM_A64)
@@ -75,8 +69,8 @@ struct Prefetcher {
   }
 };
 
-// A source gives B[i][column .. column + kLanes), kVectorBytes of memory with its part of the scales. kOdd: i is known to be odd (even otherwise) wherever the
-// encoding packs two i in a byte.
+// A source gives B[i][column .. column + kLanes), kVectorBytes of memory with its part of the scales. kOdd: i
+// is known to be odd (even otherwise) wherever the encoding packs two i in a byte.
 struct F32Source {
   static constexpr bool kInCache = false;
   static constexpr size_t kVectorBytes = kLanes * 4;

@@ -22,7 +22,45 @@
 #include "kernels/linear_unpack-inl.h"
 
 HWY_BEFORE_NAMESPACE();
+namespace mneme {
+namespace HWY_NAMESPACE {
+
+// What products of bfloat16 pairs are made of (linear_pairs-inl.h).
+struct LinearPairKernels {
+  void (*round_rows)(const float* x, size_t stride, size_t rows, size_t cols, uint32_t* out);
+  void (*multiply_tile)(const uint8_t* const* weights, const uint32_t* x, size_t rows, size_t num_pairs,
+                        float* totals, size_t out_stride);
+};
+
+}  // namespace HWY_NAMESPACE
+}  // namespace mneme
+HWY_AFTER_NAMESPACE();
+
+#define MNEME_PAIRS_NAMESPACE portable_pairs
+#define MNEME_PAIRS_NATIVE 0
+#include "kernels/linear_pairs-inl.h"
+#undef MNEME_PAIRS_NAMESPACE
+#undef MNEME_PAIRS_NATIVE
+
+// Highway 1.0.3 has no target with bfloat16 products: asked for beside the target that comes nearest.
+#if HWY_TARGET == HWY_AVX3_DL
+#define MNEME_PAIRS_NAMESPACE native_pairs
+#define MNEME_PAIRS_NATIVE 1
+#include "kernels/linear_pairs-inl.h"
+#undef MNEME_PAIRS_NAMESPACE
+#undef MNEME_PAIRS_NATIVE
+#endif
+
+HWY_BEFORE_NAMESPACE();
 namespace mneme::linear::HWY_NAMESPACE {
+
+inline const mneme::HWY_NAMESPACE::LinearPairKernels& PairKernelsOfMachine() {
+#if HWY_TARGET == HWY_AVX3_DL
+  static const bool kNative = __builtin_cpu_supports("avx512bf16");
+  if (kNative) return mneme::HWY_NAMESPACE::native_pairs::kLinearPairs;
+#endif
+  return mneme::HWY_NAMESPACE::portable_pairs::kLinearPairs;
+}
 
 // Row tiles whose activations, of one chunk, stay in the second-level cache while all weights pass.
 constexpr size_t kTilesPerPass = 86;
@@ -317,6 +355,62 @@ void MultiplyPackedFloat(const MatMulJob& job, const ActivationRows& x, size_t b
   }
 }
 
+constexpr size_t kPassPieces = 4;
+
+// Float weights packed as pairs of bfloat16. Activations are rounded piece by piece where they are used.
+void MultiplyPairs(const MatMulJob& job, const ActivationRows& x, size_t begin, size_t end) {
+  const auto& kernels = PairKernelsOfMachine();
+  const size_t group_bytes =
+      PackedGroupBytes(job.weights->encoding(), x.num_cols(), FloatProducts::kBFloat16);
+  constexpr size_t kPieceCols = 2 * kPairPiece;
+  const uint8_t* at[kGroups];
+  alignas(64) uint32_t rounded[kPassPieces][kFloatTile * kPairStep] = {};
+  Totals totals;
+  if (x.num_rows() <= kFloatTile) {  // weights pass once, in streams as in MultiplyFewTiles
+    const Streams streams(begin, end);
+    for (size_t i = 0; i < streams.length; ++i) {
+      streams.Load(job, x.num_rows(), i, totals);
+      for (size_t col = 0; col < x.num_cols(); col += kPieceCols) {
+        const size_t cols = std::min(kPieceCols, x.num_cols() - col);
+        kernels.round_rows(x.x() + col, x.stride(), x.num_rows(), cols, rounded[0]);
+        for (size_t g = 0; g < kGroups; ++g) {
+          const size_t group = streams.Group(i, streams.Has(i, g) ? g : 0);
+          at[g] = job.weights->packed() + group * group_bytes + col / 2 * kPairColBytes;
+        }
+        kernels.multiply_tile(at, rounded[0], x.num_rows(), CeilDivide(cols, 2), totals.values[0],
+                              kGroups * kGroupRows);
+      }
+      streams.Store(job, x.num_rows(), i, totals);
+    }
+    return;
+  }
+  // Many rows: sums leave the registers after every piece and the cache after every kPassPieces, for which
+  // the weights of a task stay in the second-level cache.
+  constexpr size_t kPassCols = kPassPieces * kPieceCols;
+  for (size_t pass = 0; pass < x.num_cols(); pass += kPassCols) {
+    const size_t pass_end = std::min(pass + kPassCols, x.num_cols());
+    for (size_t row = 0; row < x.num_rows(); row += kFloatTile) {
+      const size_t rows = std::min(kFloatTile, x.num_rows() - row);
+      for (size_t col = pass, piece = 0; col < pass_end; col += kPieceCols, ++piece) {
+        kernels.round_rows(x.x() + row * x.stride() + col, x.stride(), rows,
+                           std::min(kPieceCols, pass_end - col), rounded[piece]);
+      }
+      for (size_t group = begin; group < end; group += kGroups) {
+        LoadTotals(job, row, rows, group, end, pass == 0, totals);
+        for (size_t col = pass, piece = 0; col < pass_end; col += kPieceCols, ++piece) {
+          for (size_t g = 0; g < kGroups; ++g) {
+            at[g] =
+                job.weights->packed() + std::min(group + g, end - 1) * group_bytes + col / 2 * kPairColBytes;
+          }
+          kernels.multiply_tile(at, rounded[piece], rows, CeilDivide(std::min(kPieceCols, pass_end - col), 2),
+                                totals.values[0], kGroups * kGroupRows);
+        }
+        StoreTotals(job, row, rows, group, end, totals);
+      }
+    }
+  }
+}
+
 template <Encoding kEncoding>
 void MultiplyStoredFloat(const MatMulJob& job, const ActivationRows& x, size_t begin, size_t end) {
   const WeightView& view = job.weights->view();
@@ -354,6 +448,7 @@ void MultiplyFloat(const MatMulJob& job, const ActivationRows& x, size_t begin, 
 
 // Outputs of groups [begin, end) of one job.
 void MultiplyGroups(const MatMulJob& job, const ActivationRows& x, size_t begin, size_t end) {
+  if (job.weights->products() == FloatProducts::kBFloat16) return MultiplyPairs(job, x, begin, end);
   switch (job.weights->encoding()) {
     case Encoding::kF32:
       return MultiplyFloat<Encoding::kF32>(job, x, begin, end);

@@ -8,8 +8,9 @@
 //
 // Error, against exact arithmetic on the decoded weights, relative to |x||w|: float weights kFloatDotError
 // where the products are of like size, and at most 2^-24 for each column of a strip of 128 and for each strip
-// (8.6e-6 for 2048 columns) where one outweighs all others; integer weights at most kQuantisedDotError,
-// nearly all of it the rounding of the activations (half a step of max|block| / 127).
+// (8.6e-6 for 2048 columns) where one outweighs all others; float weights as bfloat16 kBFloat16DotError (2 *
+// 2^-9 + 2^-18 for the two roundings; subnormal numbers may count as zero); integer weights at most
+// kQuantisedDotError, nearly all of it the rounding of the activations (half a step of max|block| / 127).
 #pragma once
 
 #include <cstddef>
@@ -24,6 +25,7 @@
 namespace mneme {
 
 inline constexpr double kFloatDotError = 2e-6;
+inline constexpr double kBFloat16DotError = 4e-3;
 inline constexpr double kQuantisedDotError = 1e-2;
 
 // A weight matrix [num_rows, num_cols] (outputs, inputs), rows contiguous, as it lies in the file. Not owned.
@@ -36,6 +38,13 @@ struct WeightView {
   size_t row_bytes() const { return EncodedBytes(encoding, num_cols); }
 };
 
+// How packed float weights are multiplied.
+enum class FloatProducts : uint8_t {
+  kFloat32,   // weights as stored, activations float32
+  kBFloat16,  // both rounded to bfloat16, sums float32: twice the rate where the processor has the
+              // instruction
+};
+
 // A weight matrix as MatMul takes it: in place, or repacked for speed (rows interleaved so that SIMD lanes
 // are output rows). Movable. Immutable after construction, so shared by all threads.
 class LinearWeights {
@@ -45,18 +54,23 @@ class LinearWeights {
   LinearWeights& operator=(LinearWeights&& other) noexcept {
     view_ = std::exchange(other.view_, {});
     packed_ = std::exchange(other.packed_, nullptr);
+    products_ = other.products_;
     owned_ = std::move(other.owned_);
     return *this;
   }
   // Uses the file's bytes in place; `view.data` must outlive this object.
   static LinearWeights InPlace(const WeightView& view);
   // Repacks; the file's bytes are not used afterwards. Encodings without a packed form fall back to InPlace.
-  static LinearWeights Packed(const WeightView& view, ThreadPool& pool);
+  // `products` says how float weights are multiplied and has no meaning for others.
+  static LinearWeights Packed(const WeightView& view, ThreadPool& pool,
+                              FloatProducts products = FloatProducts::kFloat32);
   // The same into `memory`, PackedBytes (not 0) aligned to 64, which must outlive this object. Matrices that
   // lie in the order in which they are read are read faster.
-  static LinearWeights PackedInto(const WeightView& view, uint8_t* memory, ThreadPool& pool);
+  static LinearWeights PackedInto(const WeightView& view, uint8_t* memory, ThreadPool& pool,
+                                  FloatProducts products = FloatProducts::kFloat32);
   // Bytes that Packed would allocate, a multiple of 64; 0 where it falls back to InPlace.
-  static size_t PackedBytes(Encoding encoding, size_t num_rows, size_t num_cols);
+  static size_t PackedBytes(Encoding encoding, size_t num_rows, size_t num_cols,
+                            FloatProducts products = FloatProducts::kFloat32);
 
   bool empty() const { return view_.num_rows == 0; }
   Encoding encoding() const { return view_.encoding; }
@@ -67,11 +81,13 @@ class LinearWeights {
   size_t read_bytes() const;
   const WeightView& view() const { return view_; }
   const uint8_t* packed() const { return packed_; }
+  FloatProducts products() const { return products_; }
 
  private:
   WeightView view_;
   const uint8_t* packed_ = nullptr;
-  AlignedArray<uint8_t> owned_;  // packed_, unless someone else owns it
+  FloatProducts products_ = FloatProducts::kFloat32;  // other than that only where packed floats
+  AlignedArray<uint8_t> owned_;                       // packed_, unless someone else owns it
 };
 
 // What products read of the activations: float32, or 8-bit integers with one scale per 32 or per 256 values.

@@ -32,6 +32,11 @@ inline constexpr size_t kActTile = 6;
 inline constexpr size_t kStripCols = 128;
 inline constexpr size_t kFloatChunkCols = 2 * kStripCols;
 inline constexpr size_t kFloatTile = 12;
+// Products of bfloat16 restart their sums every so many pairs of columns. Rows of a tile's rounded copy lie
+// kPairStep pairs apart: not a power of two, so that they do not meet in one set of the first-level cache.
+inline constexpr size_t kPairPiece = 128;
+inline constexpr size_t kPairStep = kPairPiece + 16;
+inline constexpr size_t kPairColBytes = kGroupRows * 4;  // of one pair of columns of a group
 
 inline constexpr size_t RoundUp(size_t value, size_t step) { return (value + step - 1) / step * step; }
 inline constexpr size_t CeilDivide(size_t value, size_t step) { return (value + step - 1) / step; }
@@ -178,8 +183,11 @@ inline size_t PackedChunkBytes(Encoding encoding, size_t blocks) {
 }
 
 // 0 where the encoding has no packed form.
-inline size_t PackedGroupBytes(Encoding encoding, size_t num_cols) {
+inline size_t PackedGroupBytes(Encoding encoding, size_t num_cols,
+                               FloatProducts products = FloatProducts::kFloat32) {
   if (!HasPackedForm(encoding)) return 0;
+  if (IsFloat(encoding) && products == FloatProducts::kBFloat16)
+    return CeilDivide(num_cols, 2) * kPairColBytes;
   if (IsFloat(encoding)) return RoundUp(EncodedBytes(encoding, num_cols) * kGroupRows, 64);
   const size_t num_blocks = num_cols / kBlockCols;
   size_t bytes = 0;

@@ -8,11 +8,13 @@
 //   q4_k  [16] d, [16] dmin; [12][16 rows] packed scales and minimums; nibbles as in q4_0
 //   q6_k  [16] d; [16 sub-blocks][16 rows] scales; nibbles as in q4_0, [2][16 rows][4] bytes of four 2-bit
 //         fields, field t for step 4e + t
-//   f32, f16, bf16  [column][16 rows]
+//   f32, f16, bf16  [column][16 rows]; as bfloat16 products [pair of columns][16 rows][2] bfloat16
 // Rows beyond the last are zero.
 #include <cstring>
 
 #include "base/error.h"
+#include "base/half.h"
+#include "formats/quant.h"
 #include "kernels/linear.h"
 #include "kernels/linear_layout.h"
 
@@ -122,6 +124,22 @@ void PackRowFloat(const uint8_t* values, size_t num_cols, size_t row, uint8_t* o
   }
 }
 
+// Rounded to bfloat16, two columns beside each other; the last pair of an odd row ends in zero.
+void PackRowPairs(const WeightView& view, size_t from_row, size_t row, uint8_t* out) {
+  constexpr size_t kPiece = 256;
+  float values[kPiece];
+  const size_t bytes = EncodedBytes(view.encoding, 1);
+  for (size_t first = 0; first < view.num_cols; first += kPiece) {
+    const size_t count = std::min(kPiece, view.num_cols - first);
+    DecodeBlocks(view.encoding, view.data + from_row * view.row_bytes() + first * bytes, count, values);
+    for (size_t i = 0; i < count; ++i) {
+      const uint16_t half = F32ToBF16(values[i]);
+      const size_t col = first + i;
+      std::memcpy(out + col / 2 * linear::kPairColBytes + row * 4 + col % 2 * 2, &half, 2);
+    }
+  }
+}
+
 // The structs have alignment 2 and the file's data may have none: copy the chunk of a row first.
 template <typename Block>
 const Block* CopyBlocks(const uint8_t* data, size_t count, Block* copy) {
@@ -148,6 +166,12 @@ void PackRowChunk(Encoding encoding, const uint8_t* data, size_t num_blocks, siz
     default:
       MNEME_CHECK(false);
   }
+}
+
+void PackGroupPairs(const WeightView& view, size_t group, uint8_t* out) {
+  std::memset(out, 0, linear::PackedGroupBytes(view.encoding, view.num_cols, FloatProducts::kBFloat16));
+  const size_t num_rows = std::min(kGroupRows, view.num_rows - group * kGroupRows);
+  for (size_t row = 0; row < num_rows; ++row) PackRowPairs(view, group * kGroupRows + row, row, out);
 }
 
 void PackGroup(const WeightView& view, size_t group, uint8_t* out) {
@@ -190,32 +214,36 @@ LinearWeights LinearWeights::InPlace(const WeightView& view) {
   return weights;
 }
 
-size_t LinearWeights::PackedBytes(Encoding encoding, size_t num_rows, size_t num_cols) {
-  return linear::CeilDivide(num_rows, kGroupRows) * linear::PackedGroupBytes(encoding, num_cols);
+size_t LinearWeights::PackedBytes(Encoding encoding, size_t num_rows, size_t num_cols,
+                                  FloatProducts products) {
+  return linear::CeilDivide(num_rows, kGroupRows) * linear::PackedGroupBytes(encoding, num_cols, products);
 }
 
-LinearWeights LinearWeights::Packed(const WeightView& view, ThreadPool& pool) {
-  const size_t bytes = PackedBytes(view.encoding, view.num_rows, view.num_cols);
+LinearWeights LinearWeights::Packed(const WeightView& view, ThreadPool& pool, FloatProducts products) {
+  const size_t bytes = PackedBytes(view.encoding, view.num_rows, view.num_cols, products);
   if (bytes == 0) return InPlace(view);
   AlignedArray<uint8_t> memory = MakeHuge(bytes);
-  LinearWeights weights = PackedInto(view, memory.get(), pool);
+  LinearWeights weights = PackedInto(view, memory.get(), pool, products);
   weights.owned_ = std::move(memory);
   return weights;
 }
 
-LinearWeights LinearWeights::PackedInto(const WeightView& view, uint8_t* memory, ThreadPool& pool) {
+LinearWeights LinearWeights::PackedInto(const WeightView& view, uint8_t* memory, ThreadPool& pool,
+                                        FloatProducts products) {
   LinearWeights weights = InPlace(view);
-  const size_t group_bytes = linear::PackedGroupBytes(view.encoding, view.num_cols);
+  if (IsFloat(view.encoding)) weights.products_ = products;
+  const size_t group_bytes = linear::PackedGroupBytes(view.encoding, view.num_cols, weights.products_);
   MNEME_CHECK(group_bytes > 0);
+  const auto pack = weights.products_ == FloatProducts::kBFloat16 ? PackGroupPairs : PackGroup;
   pool.Run(linear::CeilDivide(view.num_rows, kGroupRows),
-           [&](size_t group, size_t) { PackGroup(view, group, memory + group * group_bytes); });
+           [&](size_t group, size_t) { pack(view, group, memory + group * group_bytes); });
   weights.packed_ = memory;
   weights.view_.data = nullptr;
   return weights;
 }
 
 size_t LinearWeights::read_bytes() const {
-  return is_packed() ? PackedBytes(view_.encoding, view_.num_rows, view_.num_cols)
+  return is_packed() ? PackedBytes(view_.encoding, view_.num_rows, view_.num_cols, products_)
                      : view_.num_rows * view_.row_bytes();
 }
 

@@ -192,6 +192,94 @@ TEST_P(LinearTargets, MatchesTheDoublePrecisionTwin) {
   }
 }
 
+constexpr Encoding kFloatEncodings[] = {Encoding::kF32, Encoding::kF16, Encoding::kBF16};
+
+double AsBFloat16(double value) { return BF16ToF32(F32ToBF16(static_cast<float>(value))); }
+
+TEST_P(LinearTargets, BFloat16ProductsMatchTheDoublePrecisionTwin) {
+  ThreadPool pool(2);
+  for (const Encoding encoding : kFloatEncodings) {
+    // Odd columns, whole pieces, and a piece with one column.
+    for (const Shape shape : {Shape{1, 1}, {33, 257}, {16, 64}, {50, 172}, {64, 515}, {40, 512}}) {
+      SCOPED_TRACE(std::string(EncodingName(encoding)) + " " + std::to_string(shape.num_rows) + "x" +
+                   std::to_string(shape.num_cols));
+      TestWeights weights(encoding, shape.num_rows, shape.num_cols, 7);
+      const size_t stride = shape.num_cols + 3;
+      const size_t num_rows = 15;
+      std::vector<float> x = RandomRows(num_rows, stride, 11);
+      const LinearWeights linear = LinearWeights::Packed(weights.view, pool, FloatProducts::kBFloat16);
+      ASSERT_EQ(linear.products(), FloatProducts::kBFloat16);
+      const std::vector<float> out = Product(linear, x.data(), stride, num_rows, pool);
+      EXPECT_LT(WorstError(weights, x, stride, num_rows, out, shape.num_rows), kBFloat16DotError);
+      // What is left beside the rounding of both sides is that of float32 sums.
+      for (double& weight : weights.decoded) weight = AsBFloat16(weight);
+      for (float& value : x) value = static_cast<float>(AsBFloat16(value));
+      EXPECT_LT(WorstError(weights, x, stride, num_rows, out, shape.num_rows), kFloatDotError);
+    }
+  }
+}
+
+TEST_P(LinearTargets, BFloat16ProductsGiveTheSameBitsForAnyNumberOfRowsAndThreads) {
+  ThreadPool one(1), three(3);
+  const size_t cols = 331, outputs = 213;
+  for (const Encoding encoding : kFloatEncodings) {
+    const TestWeights weights(encoding, outputs, cols, 3);
+    const LinearWeights linear = LinearWeights::Packed(weights.view, one, FloatProducts::kBFloat16);
+    const std::vector<float> x = RandomRows(40, cols, 5);
+    std::vector<float> expected;
+    for (size_t r = 0; r < 40; ++r) {
+      const std::vector<float> row = Product(linear, x.data() + r * cols, cols, 1, one);
+      expected.insert(expected.end(), row.begin(), row.end());
+    }
+    for (const size_t num_rows : {2, 3, 5, 6, 7, 11, 12, 13, 40}) {
+      for (ThreadPool* pool : {&one, &three}) {
+        const std::vector<float> out = Product(linear, x.data(), cols, num_rows, *pool);
+        ASSERT_EQ(0, std::memcmp(out.data(), expected.data(), out.size() * sizeof(float)))
+            << EncodingName(encoding) << " " << num_rows << " rows, " << pool->num_threads() << " threads";
+      }
+    }
+  }
+}
+
+TEST_P(LinearTargets, BFloat16ProductsTakeBiasAndAccumulateAndKeepNaNInItsRow) {
+  ThreadPool pool(1);
+  const size_t cols = 257, outputs = 21;
+  const TestWeights weights(Encoding::kF16, outputs, cols, 3);
+  const LinearWeights linear = LinearWeights::Packed(weights.view, pool, FloatProducts::kBFloat16);
+  const std::vector<float> bias(outputs, 3.0f);
+  for (const size_t num_rows : {3, 20}) {
+    std::vector<float> x = RandomRows(num_rows, cols, 5);
+    const std::vector<float> plain = Product(linear, x.data(), cols, num_rows, pool);
+    x[cols + 256] = std::numeric_limits<float>::quiet_NaN();  // in a pair with nothing beside it
+    ActivationRows rows(num_rows, cols);
+    rows.Set(x.data(), num_rows, cols, cols, ActivationForm::kFloat, pool);
+    std::vector<float> out(num_rows * outputs, 2.0f);
+    const MatMulJob job = {.weights = &linear,
+                           .bias = bias.data(),
+                           .out = out.data(),
+                           .out_stride = outputs,
+                           .accumulate = true};
+    MatMul(rows, {&job, 1}, pool);
+    for (size_t i = 0; i < out.size(); ++i) {
+      if (i / outputs == 1) {
+        EXPECT_TRUE(std::isnan(out[i])) << i;
+      } else {
+        EXPECT_NEAR(out[i], plain[i] + 5.0f, 1e-5f * (std::abs(plain[i]) + 40)) << i;
+      }
+    }
+  }
+}
+
+TEST(LinearWeights, BFloat16ProductsAreForFloatWeightsAlone) {
+  ThreadPool pool(1);
+  const TestWeights weights(Encoding::kQ8_0, 32, 64, 3);
+  const LinearWeights linear = LinearWeights::Packed(weights.view, pool, FloatProducts::kBFloat16);
+  EXPECT_EQ(linear.products(), FloatProducts::kFloat32);
+  EXPECT_EQ(linear.read_bytes(), LinearWeights::PackedBytes(Encoding::kQ8_0, 32, 64));
+  // Half of the bytes of float32.
+  EXPECT_EQ(LinearWeights::PackedBytes(Encoding::kF32, 32, 64, FloatProducts::kBFloat16), 32u * 64 * 2);
+}
+
 TEST_P(LinearTargets, SameBitsForAnyNumberOfRowsAndThreads) {
   ThreadPool one(1), two(2), three(3);
   for (const Encoding encoding : kEncodings) {

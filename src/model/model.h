@@ -24,6 +24,10 @@ enum class PackMode : uint8_t {
   kAuto,   // repack where it pays (docs/performance.md says when)
   kNever,  // use the file's bytes in place: no start-up cost, no memory beside the page cache
   kAlways,
+  // As kAuto without its limit on size, and float weights as bfloat16: products of F32, F16 and BF16 weights
+  // run at twice the rate where the processor multiplies bfloat16, with weights and activations rounded to 8
+  // significant bits.
+  kBFloat16,
 };
 
 struct LoadOptions {

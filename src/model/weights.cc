@@ -136,11 +136,15 @@ class Loader {
     linear->weights = LinearWeights::InPlace(view);
   }
 
+  FloatProducts products() const {
+    return pack_ == PackMode::kBFloat16 ? FloatProducts::kBFloat16 : FloatProducts::kFloat32;
+  }
+
   // Bytes of a matrix's packed form; 0 for one that stays in place.
   size_t PackedBytes(const LinearLayer& linear) const {
     const WeightView& view = linear.file;
-    if (pack_ == PackMode::kNever || (pack_ == PackMode::kAuto && view.num_rows < kMinPackRows)) return 0;
-    return LinearWeights::PackedBytes(view.encoding, view.num_rows, view.num_cols);
+    if (pack_ == PackMode::kNever || (pack_ != PackMode::kAlways && view.num_rows < kMinPackRows)) return 0;
+    return LinearWeights::PackedBytes(view.encoding, view.num_rows, view.num_cols, products());
   }
 
   void Pack() {
@@ -153,7 +157,7 @@ class Loader {
     ForEachLinear(weights_, [&](LinearLayer& linear) {
       const size_t bytes = PackedBytes(linear);
       if (bytes == 0) return;
-      linear.weights = LinearWeights::PackedInto(linear.file, at, pool_);
+      linear.weights = LinearWeights::PackedInto(linear.file, at, pool_, products());
       at += bytes;
       ReleasePages(linear.file);
     });
