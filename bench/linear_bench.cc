@@ -110,9 +110,10 @@ void RunProduct(benchmark::State& state, Setup setup, Encoding encoding, Shape s
   const double ops = 2.0 * static_cast<double>(shape.num_rows * shape.num_cols * num_rows);
   const double read_bytes = static_cast<double>(weights[0].read_bytes());
   const bool all = pool.num_threads() > 1;
-  const MachineRate peak = quantised                              ? setup.limits->int8_ops
-                           : products == FloatProducts::kBFloat16 ? setup.limits->bf16_ops
-                                                                  : setup.limits->fp32_ops;
+  const bool pairs = products == FloatProducts::kBFloat16 && setup.limits->bf16_ops.one_thread > 0;
+  const MachineRate peak = quantised ? setup.limits->int8_ops
+                           : pairs   ? setup.limits->bf16_ops
+                                     : setup.limits->fp32_ops;
   const double floor =
       std::max(ops / (all ? peak.all_threads : peak.one_thread),
                read_bytes / setup.limits->ReadBandwidth(copies * weights[0].read_bytes(), all));

@@ -26,7 +26,7 @@ enum class ProductKind : uint8_t { kFloat32, kBFloat16, kInt8 };
 // What a model asks of the machine.
 struct ModelCosts {
   double flops_per_token = 0;                    // products with weights, without the output matrix
-  ProductKind products = ProductKind::kFloat32;  // of most weights
+  ProductKind products = ProductKind::kFloat32;  // of most weights by bytes, else float32
   size_t weight_bytes_per_token = 0;             // read to decode one
 };
 ModelCosts CostsOf(const Model& model);

@@ -397,6 +397,20 @@ TEST_F(CliTest, InspectAndPlan) {
   EXPECT_TRUE(sinks_fit);
 }
 
+TEST_F(CliTest, PackSaysHowWeightsAreRepacked) {
+  MNEME_REQUIRE_MODEL(model);
+  const auto packed_bytes = [&](const char* pack) {
+    const Outcome plan = RunProgram({"plan", model, "--tokens", "1K", "--pack", pack, "--json"});
+    EXPECT_EQ(plan.code, 0) << plan.err;
+    return Json::parse(plan.out)["packed_bytes"].get<double>();
+  };
+  const double always = packed_bytes("always");
+  EXPECT_EQ(packed_bytes("never"), 0);
+  EXPECT_GT(always, 0);
+  EXPECT_NEAR(packed_bytes("bf16"), always / 2, always / 100);  // of float32
+  EXPECT_NE(RunProgram({"plan", model, "--tokens", "1K", "--pack", "f64"}).code, 0);
+}
+
 TEST_F(CliTest, LogitsHaveOneRowPerId) {
   MNEME_REQUIRE_MODEL(model);
   const std::string ids = Write("ids", "1 403 407\n261 378");

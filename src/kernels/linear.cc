@@ -355,6 +355,8 @@ void MultiplyPackedFloat(const MatMulJob& job, const ActivationRows& x, size_t b
   }
 }
 
+// Pieces that are multiplied before sums go back to memory. More is faster until the weights of a task, 32 KB
+// for each group, outgrow the second-level cache.
 constexpr size_t kPassPieces = 4;
 
 // Float weights packed as pairs of bfloat16. Activations are rounded piece by piece where they are used.
@@ -364,28 +366,30 @@ void MultiplyPairs(const MatMulJob& job, const ActivationRows& x, size_t begin, 
       PackedGroupBytes(job.weights->encoding(), x.num_cols(), FloatProducts::kBFloat16);
   constexpr size_t kPieceCols = 2 * kPairPiece;
   const uint8_t* at[kGroups];
-  alignas(64) uint32_t rounded[kPassPieces][kFloatTile * kPairStep] = {};
   Totals totals;
-  if (x.num_rows() <= kFloatTile) {  // weights pass once, in streams as in MultiplyFewTiles
+  if (x.num_rows() <= kFloatTile) {
+    // Weights pass once, in streams as in MultiplyFewTiles. Rounding a piece again for every group costs less
+    // than a buffer for whole rows, of any length, would.
+    alignas(64) uint32_t rounded[kFloatTile * kPairStep] = {};
     const Streams streams(begin, end);
     for (size_t i = 0; i < streams.length; ++i) {
       streams.Load(job, x.num_rows(), i, totals);
       for (size_t col = 0; col < x.num_cols(); col += kPieceCols) {
         const size_t cols = std::min(kPieceCols, x.num_cols() - col);
-        kernels.round_rows(x.x() + col, x.stride(), x.num_rows(), cols, rounded[0]);
+        kernels.round_rows(x.x() + col, x.stride(), x.num_rows(), cols, rounded);
         for (size_t g = 0; g < kGroups; ++g) {
           const size_t group = streams.Group(i, streams.Has(i, g) ? g : 0);
           at[g] = job.weights->packed() + group * group_bytes + col / 2 * kPairColBytes;
         }
-        kernels.multiply_tile(at, rounded[0], x.num_rows(), CeilDivide(cols, 2), totals.values[0],
+        kernels.multiply_tile(at, rounded, x.num_rows(), CeilDivide(cols, 2), totals.values[0],
                               kGroups * kGroupRows);
       }
       streams.Store(job, x.num_rows(), i, totals);
     }
     return;
   }
-  // Many rows: sums leave the registers after every piece and the cache after every kPassPieces, for which
-  // the weights of a task stay in the second-level cache.
+  // Many rows: a row tile's sums stay in the cache for kPassPieces pieces.
+  alignas(64) uint32_t rounded[kPassPieces][kFloatTile * kPairStep] = {};
   constexpr size_t kPassCols = kPassPieces * kPieceCols;
   for (size_t pass = 0; pass < x.num_cols(); pass += kPassCols) {
     const size_t pass_end = std::min(pass + kPassCols, x.num_cols());

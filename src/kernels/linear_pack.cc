@@ -1,5 +1,6 @@
 // Packed form of weights: groups of 16 rows, interleaved; the same number of bytes as stored, but for
-// padding: q6_k 1%, q8_0 and q4_0 32 bytes per group where the number of blocks is odd.
+// padding (q6_k 1%, q8_0 and q4_0 32 bytes per group where the number of blocks is odd) and for f32 as pairs
+// of bfloat16, which take half.
 //
 // Per group, units of 2 blocks or of a super-block (8 blocks): half-precision factors, padded to a cache
 // line, and scales, then the weights of each block:

@@ -58,8 +58,8 @@ HWY_NOINLINE void PairTile(const uint8_t* const* HWY_RESTRICT weights, const uin
 }
 
 // Rows beyond `rows` of a tile are computed and not used.
-inline void MultiplyTile(const uint8_t* const* weights, const uint32_t* x, size_t rows, size_t num_pairs,
-                         float* totals, size_t out_stride) {
+inline void MultiplyPairTile(const uint8_t* const* weights, const uint32_t* x, size_t rows, size_t num_pairs,
+                             float* totals, size_t out_stride) {
   constexpr size_t kMost = linear::HWY_NAMESPACE::kPackedRows;
   for (; rows > kMost; rows -= kMost, x += kMost * linear::kPairStep, totals += kMost * out_stride)
     PairTile<kMost>(weights, x, num_pairs, totals, out_stride);
@@ -71,7 +71,7 @@ inline void MultiplyTile(const uint8_t* const* weights, const uint32_t* x, size_
   tile(weights, x, num_pairs, totals, out_stride);
 }
 
-constexpr LinearPairKernels kLinearPairs = {RoundRows, MultiplyTile};
+constexpr LinearPairKernels kLinearPairs = {RoundRows, MultiplyPairTile};
 
 }  // namespace MNEME_PAIRS_NAMESPACE
 }  // namespace HWY_NAMESPACE

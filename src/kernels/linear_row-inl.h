@@ -1,5 +1,5 @@
 // The kernel that decoding one token spends its time in: one row of activations, packed integer weights.
-// Memory sets its pace, so it does nothing but read on: no calls, no scratch but the scales of a super-block.
+// Memory sets its pace, so it does nothing but read on: no calls, no scratch.
 // Included by linear.cc once per target.
 //
 // Order of operations as in linear_tile-inl.h, so the bits are those of any other number of rows.
@@ -38,9 +38,9 @@ HWY_INLINE void AskAhead(const uint8_t* from) {
   if constexpr (kAheadBytes<kLayout> != 0) hwy::Prefetch(from + kAheadBytes<kLayout>);
 }
 
-// Scales and minimums of q4_k, taken from a unit's head block by block; blocks from the fourth on, kLate, keep
-// theirs elsewhere than the first four. UnitScales expands all of them first, which pays for several rows;
-// with one row it costs a twentieth of the speed.
+// Scales and minimums of q4_k, taken from a unit's head block by block; blocks from the fourth on, kLate,
+// keep theirs elsewhere than the first four. UnitScales expands all of them first, which pays for several
+// rows; with one row it costs a twentieth of the speed.
 template <bool kLate>
 struct HeadScalesQ4_K {
   const uint8_t* HWY_RESTRICT head = nullptr;
@@ -147,11 +147,11 @@ HWY_NOINLINE void RowKernel(const uint8_t* const* HWY_RESTRICT packed, const Act
       };
       const size_t count = HWY_MIN(kUnit, blocks - unit);
       if constexpr (kLayout == ChunkLayout::kQ4_K) {
-        HeadScalesQ4_K<false> first[kGroups];
+        HeadScalesQ4_K<false> early[kGroups];
         HeadScalesQ4_K<true> late[kGroups];
-        for (size_t g = 0; g < kGroups; ++g) first[g].head = late[g].head = at[g];
+        for (size_t g = 0; g < kGroups; ++g) early[g].head = late[g].head = at[g];
         MNEME_LINEAR_UNROLL(1)
-        for (size_t j = 0; j < HWY_MIN(count, size_t{4}); ++j) add(j, first);
+        for (size_t j = 0; j < HWY_MIN(count, size_t{4}); ++j) add(j, early);
         MNEME_LINEAR_UNROLL(1)
         for (size_t j = 4; j < count; ++j) add(j, late);
       } else {

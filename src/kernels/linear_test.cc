@@ -199,8 +199,8 @@ double AsBFloat16(double value) { return BF16ToF32(F32ToBF16(static_cast<float>(
 TEST_P(LinearTargets, BFloat16ProductsMatchTheDoublePrecisionTwin) {
   ThreadPool pool(2);
   for (const Encoding encoding : kFloatEncodings) {
-    // Odd columns, whole pieces, and a piece with one column.
-    for (const Shape shape : {Shape{1, 1}, {33, 257}, {16, 64}, {50, 172}, {64, 515}, {40, 512}}) {
+    // Odd columns, whole pieces, a piece with one column, and sums that go to memory and come back.
+    for (const Shape shape : {Shape{1, 1}, {33, 257}, {16, 64}, {50, 172}, {40, 512}, {36, 2305}}) {
       SCOPED_TRACE(std::string(EncodingName(encoding)) + " " + std::to_string(shape.num_rows) + "x" +
                    std::to_string(shape.num_cols));
       TestWeights weights(encoding, shape.num_rows, shape.num_cols, 7);
@@ -219,9 +219,26 @@ TEST_P(LinearTargets, BFloat16ProductsMatchTheDoublePrecisionTwin) {
   }
 }
 
+// 1 + 2^-8 lies half-way between two bfloat16 and goes to the even one, 1: nothing is rounded further.
+TEST_P(LinearTargets, BFloat16ProductsOfTheWorstNumbersStayInTheirBound) {
+  ThreadPool pool(1);
+  for (const Shape shape : {Shape{1, 1}, {16, 300}}) {
+    TestWeights weights(Encoding::kF32, shape.num_rows, shape.num_cols, 7);
+    const std::vector<float> worst(shape.num_rows * shape.num_cols, 1.00390625f);
+    std::memcpy(weights.bytes.data() + 1, worst.data(), worst.size() * sizeof(float));
+    std::fill(weights.decoded.begin(), weights.decoded.end(), 1.00390625);
+    const LinearWeights linear = LinearWeights::Packed(weights.view, pool, FloatProducts::kBFloat16);
+    const std::vector<float> x(shape.num_cols, 1.00390625f);
+    const std::vector<float> out = Product(linear, x.data(), shape.num_cols, 1, pool);
+    const double error = WorstError(weights, x, shape.num_cols, 1, out, shape.num_rows);
+    EXPECT_LT(error, kBFloat16DotError);
+    EXPECT_GT(error, 0.9 * kBFloat16DotError);
+  }
+}
+
 TEST_P(LinearTargets, BFloat16ProductsGiveTheSameBitsForAnyNumberOfRowsAndThreads) {
   ThreadPool one(1), three(3);
-  const size_t cols = 331, outputs = 213;
+  const size_t cols = 1355, outputs = 213;
   for (const Encoding encoding : kFloatEncodings) {
     const TestWeights weights(encoding, outputs, cols, 3);
     const LinearWeights linear = LinearWeights::Packed(weights.view, one, FloatProducts::kBFloat16);
@@ -243,14 +260,14 @@ TEST_P(LinearTargets, BFloat16ProductsGiveTheSameBitsForAnyNumberOfRowsAndThread
 
 TEST_P(LinearTargets, BFloat16ProductsTakeBiasAndAccumulateAndKeepNaNInItsRow) {
   ThreadPool pool(1);
-  const size_t cols = 257, outputs = 21;
+  const size_t cols = 1281, outputs = 21;
   const TestWeights weights(Encoding::kF16, outputs, cols, 3);
   const LinearWeights linear = LinearWeights::Packed(weights.view, pool, FloatProducts::kBFloat16);
   const std::vector<float> bias(outputs, 3.0f);
   for (const size_t num_rows : {3, 20}) {
     std::vector<float> x = RandomRows(num_rows, cols, 5);
     const std::vector<float> plain = Product(linear, x.data(), cols, num_rows, pool);
-    x[cols + 256] = std::numeric_limits<float>::quiet_NaN();  // in a pair with nothing beside it
+    x[cols + 1280] = std::numeric_limits<float>::quiet_NaN();  // in a pair with nothing beside it
     ActivationRows rows(num_rows, cols);
     rows.Set(x.data(), num_rows, cols, cols, ActivationForm::kFloat, pool);
     std::vector<float> out(num_rows * outputs, 2.0f);

@@ -323,7 +323,7 @@ template <ChunkLayout kLayout>
 HWY_INLINE void AskForNext(const UnpackedChunk& chunk, size_t b) {
   const uint8_t* from = chunk.next + b * chunk.next_bytes;
   constexpr size_t kShare = BlockShareBytes(kLayout);
-  if (chunk.next_bytes == kShare) {  // the usual case
+  if (kLayout != ChunkLayout::kBytes && chunk.next_bytes == kShare) {  // one tile, which asks for all
     MNEME_LINEAR_UNROLL(9)
     for (size_t at = 0; at < kShare; at += 64) hwy::Prefetch(from + at);
   } else {
@@ -365,8 +365,10 @@ HWY_NOINLINE void TileKernel(const UnpackedChunk* HWY_RESTRICT chunks, const Act
     for (size_t i = 0; i < kRows; ++i) float_sums[v][i] = hn::Zero(df);
   }
   for (size_t b = 0; b < blocks; ++b) {
-    MNEME_LINEAR_UNROLL(2)
-    for (size_t g = 0; g < kGroups; ++g) AskForNext<kLayout>(chunks[g], b);
+    if (first_row == 0) {  // the first of the kernels that make a tile
+      MNEME_LINEAR_UNROLL(2)
+      for (size_t g = 0; g < kGroups; ++g) AskForNext<kLayout>(chunks[g], b);
+    }
     if constexpr (kLayout != ChunkLayout::kBytes) {
       MNEME_LINEAR_UNROLL(2)
       for (size_t g = 0; g < kGroups; ++g) {

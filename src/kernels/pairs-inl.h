@@ -66,7 +66,7 @@ HWY_INLINE uint32_t LoadPair(const uint32_t* from) {
   return pair;
 }
 
-// acc plus the two products of a pair in each lane, the low one first.
+// acc plus the two products of a pair in each lane: the low one first, or in the instruction's own order.
 HWY_INLINE VF AddProducts(VF acc, VU a, VU b) {
 #if MNEME_PAIRS_NATIVE
   return VF{_mm512_dpbf16_ps(acc.raw, (__m512bh)a.raw, (__m512bh)b.raw)};

@@ -24,9 +24,8 @@ enum class PackMode : uint8_t {
   kAuto,   // repack where it pays (docs/performance.md says when)
   kNever,  // use the file's bytes in place: no start-up cost, no memory beside the page cache
   kAlways,
-  // As kAuto without its limit on size, and float weights as bfloat16: products of F32, F16 and BF16 weights
-  // run at twice the rate where the processor multiplies bfloat16, with weights and activations rounded to 8
-  // significant bits.
+  // As kAuto without its limit on size, and F32, F16 and BF16 weights, with the activations that they meet,
+  // as bfloat16 (8 significant bits): faster where the processor multiplies that.
   kBFloat16,
 };
 
