@@ -16,7 +16,7 @@
 namespace mneme {
 namespace {
 
-std::vector<std::string> Words(PreTokenizer kind, std::string_view text) {
+[[maybe_unused]] std::vector<std::string> Words(PreTokenizer kind, std::string_view text) {
   std::vector<std::string> words;
   for (size_t at = 0; at < text.size();) {
     bool touched = false;
@@ -149,7 +149,9 @@ TEST(PreTokenizerTest, UntouchedUnitsDoNotDependOnWhatFollows) {
         bool prefix_touched = false;
         const size_t length = NextUnit(c.kind, prefix, &prefix_touched);
         EXPECT_LE(length, size);
-        if (!prefix_touched) EXPECT_EQ(length, whole) << c.name << ": '" << text << "' cut at " << size;
+        if (!prefix_touched) {
+          EXPECT_EQ(length, whole) << c.name << ": '" << text << "' cut at " << size;
+        }
       }
     }
   }

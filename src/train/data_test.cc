@@ -205,7 +205,9 @@ TEST(TrainData, AnswersComeAfterTheirPauses) {
   const Batch batch = stream.Next(4, 6, 32);
   int answers = 0;
   for (size_t t = 3; t < batch.targets.size(); ++t) {
-    if (batch.targets[t] == pause) EXPECT_EQ(batch.weights[t], 0.0f);
+    if (batch.targets[t] == pause) {
+      EXPECT_EQ(batch.weights[t], 0.0f);
+    }
     if (batch.weights[t] != 1.0f || batch.weights[t - 1] == 1.0f) continue;
     ++answers;
     for (size_t back = 0; back < 3; ++back) EXPECT_EQ(batch.tokens[t - back], pause);
@@ -243,10 +245,14 @@ TEST(TrainData, EveryDocumentBeginsWithTheSink) {
     ASSERT_EQ(batch.tokens.size(), 2u * 6 * 16);
     for (size_t s = 0; s < batch.resets.size(); ++s) {
       const bool is_start = batch.resets[s] == 1 && batch.weights[16 * s + 1] > 0;
-      if (is_start) EXPECT_EQ(batch.tokens[16 * s], stream.sink());
+      if (is_start) {
+        EXPECT_EQ(batch.tokens[16 * s], stream.sink());
+      }
       for (size_t t = is_start ? 1 : 0; t < 16; ++t) {
         EXPECT_NE(batch.tokens[16 * s + t], stream.sink());
-        if (batch.weights[16 * s + t] > 0) EXPECT_NE(batch.targets[16 * s + t], stream.sink());
+        if (batch.weights[16 * s + t] > 0) {
+          EXPECT_NE(batch.targets[16 * s + t], stream.sink());
+        }
       }
     }
   }
