@@ -225,6 +225,7 @@ void MultiplyFewTiles(const MatMulJob& job, const ActivationRows& x, size_t begi
         } else {
           chunks[g] = chunks[0];  // where a stream has ended the first is computed twice, and stored once
         }
+        if (!asks) chunks[g].next = nullptr;
       }
       for (size_t t = 0; t < num_tiles; ++t) {
         float* values = totals.values[t * kActTile];
@@ -234,10 +235,12 @@ void MultiplyFewTiles(const MatMulJob& job, const ActivationRows& x, size_t begi
                                .to_stride = kGroups * kGroupRows};
         const ActTileView tile = TileOf(x, t);
         // Each tile asks for its part of what comes next, so that memory is never idle.
-        const size_t part = asks ? CeilDivide(chunk_bytes * tile.rows, x.num_rows() * blocks) : 0;
+        const size_t part = CeilDivide(chunk_bytes * tile.rows, x.num_rows() * blocks);
         for (UnpackedChunk& chunk : chunks) chunk.next_bytes = part;
         MultiplyTile(kind, layout, chunks, tile, block, blocks, sums);
-        for (UnpackedChunk& chunk : chunks) chunk.next += part * blocks;
+        for (UnpackedChunk& chunk : chunks) {
+          if (asks) chunk.next += part * blocks;
+        }
       }
     }
     streams.Store(job, x.num_rows(), i, totals);
@@ -289,7 +292,7 @@ void MultiplyTiles(const MatMulJob& job, const ActivationRows& x, size_t begin, 
           }
           MultiplyTile(kind, ChunkLayout::kBytes, chunks, tile, block, blocks, sums);
           if (!direct) StoreTotals(job, row, tile.rows, group, end, totals);
-          for (UnpackedChunk& chunk : chunks) chunk.next_bytes = 0;  // asked for once
+          for (UnpackedChunk& chunk : chunks) chunk.next = nullptr;  // asked for once
         }
       }
     }

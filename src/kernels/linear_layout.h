@@ -91,7 +91,7 @@ struct UnpackedChunk {
   const uint8_t* weights = nullptr;  // as ChunkLayout says
   const float* scales = nullptr;     // kBytes only: [blocks][1, or 2 with halves][16 rows]
   const float* mins = nullptr;       // as scales
-  // Packed bytes that will be read after this chunk, and how many of them each block asks for.
+  // Packed bytes that will be read after this chunk, or null, and how many of them each block asks for.
   const uint8_t* next = nullptr;
   size_t next_bytes = 0;
 };

@@ -318,15 +318,18 @@ HWY_INLINE VF MinimumOf(const UnpackedChunk& chunk, const UnitScales<kLayout>& s
   }
 }
 
-// Asks for block `b`'s part of what is read after the chunk.
+// Asks for block `b`'s part of what is read after the chunk. Unpacked chunks ask for more than any encoding
+// needs: with many rows that is rare, and a fixed number of lines costs the loop over blocks least.
 template <ChunkLayout kLayout>
 HWY_INLINE void AskForNext(const UnpackedChunk& chunk, size_t b) {
-  const uint8_t* from = chunk.next + b * chunk.next_bytes;
-  constexpr size_t kShare = BlockShareBytes(kLayout);
-  if (kLayout != ChunkLayout::kBytes && chunk.next_bytes == kShare) {  // one tile, which asks for all
+  if (chunk.next == nullptr) return;
+  constexpr bool kIsBytes = kLayout == ChunkLayout::kBytes;
+  constexpr size_t kShare = kIsBytes ? kBlockBytes + 32 : BlockShareBytes(kLayout);
+  if (kIsBytes || chunk.next_bytes == kShare) {  // one tile, which asks for all
     MNEME_LINEAR_UNROLL(9)
-    for (size_t at = 0; at < kShare; at += 64) hwy::Prefetch(from + at);
+    for (size_t at = 0; at < kShare; at += 64) hwy::Prefetch(chunk.next + b * kShare + at);
   } else {
+    const uint8_t* from = chunk.next + b * chunk.next_bytes;
     for (size_t at = 0; at < chunk.next_bytes; at += 64) hwy::Prefetch(from + at);
   }
 }
@@ -365,7 +368,7 @@ HWY_NOINLINE void TileKernel(const UnpackedChunk* HWY_RESTRICT chunks, const Act
     for (size_t i = 0; i < kRows; ++i) float_sums[v][i] = hn::Zero(df);
   }
   for (size_t b = 0; b < blocks; ++b) {
-    if (first_row == 0) {  // the first of the kernels that make a tile
+    if (kTileRows == kActTile || first_row == 0) {  // the first of the kernels that make a tile
       MNEME_LINEAR_UNROLL(2)
       for (size_t g = 0; g < kGroups; ++g) AskForNext<kLayout>(chunks[g], b);
     }
