@@ -102,7 +102,8 @@ void AddModelOptions(CLI::App& verb, ModelOptions* options) {
   verb.add_option(
           "--pack", options->pack,
           "Repack weights for speed at load: auto, never (no start-up cost, no second copy), always, bf16 "
-          "(float weights rounded to bfloat16: prefill about 1.6 times as fast where the processor has it)")
+          "(float weights rounded to bfloat16: prefill half again as fast or better where the processor has "
+          "it)")
       ->type_name("MODE")
       ->check(CLI::IsMember({"auto", "never", "always", "bf16"}))
       ->group("Model");
