@@ -5,6 +5,7 @@
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <random>
@@ -18,7 +19,6 @@
 namespace mneme {
 namespace {
 
-constexpr size_t kHeadDim = 128;
 constexpr size_t kColdBytes = size_t{256} << 20;
 
 // The caches of several layers with the same random block everywhere.
@@ -61,6 +61,7 @@ struct Workload {
   size_t num_keys;  // the last num_rows of them are the rows' own
   size_t num_kv_heads;
   size_t group;
+  size_t head_dim;
   Encoding encoding;
 };
 
@@ -69,10 +70,10 @@ void RunAttend(benchmark::State& state, const Workload& work, bool is_decode) {
   AttendShape shape;
   shape.num_rows = work.num_rows;
   shape.num_heads = work.num_kv_heads * work.group;
-  shape.layout = {work.num_kv_heads, kHeadDim, kHeadDim, work.encoding, work.encoding};
-  shape.scale = 1.0f / std::sqrt(static_cast<float>(kHeadDim));
+  shape.layout = {work.num_kv_heads, work.head_dim, work.head_dim, work.encoding, work.encoding};
+  shape.scale = 1.0f / std::sqrt(static_cast<float>(work.head_dim));
   Caches caches(shape.layout, work.num_keys);
-  std::vector<float> q(work.num_rows * shape.num_heads * kHeadDim);
+  std::vector<float> q(work.num_rows * shape.num_heads * work.head_dim);
   std::mt19937 random(2);
   std::normal_distribution<float> normal;
   for (float& x : q) x = normal(random);
@@ -87,8 +88,8 @@ void RunAttend(benchmark::State& state, const Workload& work, bool is_decode) {
   span.end = end.data();
   span.q = q.data();
   std::vector<float> out(q.size());
-  const auto scratch = MakeAligned<uint8_t>(AttendScratchBytes(work.num_rows, shape.num_heads, kHeadDim,
-                                                               kHeadDim, work.num_keys, pool.num_threads()));
+  const auto scratch = MakeAligned<uint8_t>(AttendScratchBytes(
+      work.num_rows, shape.num_heads, work.head_dim, work.head_dim, work.num_keys, pool.num_threads()));
   for (auto _ : state) {
     span.blocks = caches.NextLayer();
     Attend(shape, {&span, 1}, out.data(), nullptr, scratch.get(), pool);
@@ -102,9 +103,9 @@ void RunAttend(benchmark::State& state, const Workload& work, bool is_decode) {
                            benchmark::Counter::kIsRate);
   }
   // Two products of 2 * head_dim operations for every visible pair of query and key.
-  state.counters["GFLOP/s"] =
-      benchmark::Counter(iterations * visible * static_cast<double>(shape.num_heads * kHeadDim) * 4 / 1e9,
-                         benchmark::Counter::kIsRate);
+  state.counters["GFLOP/s"] = benchmark::Counter(
+      iterations * visible * static_cast<double>(shape.num_heads * work.head_dim) * 4 / 1e9,
+      benchmark::Counter::kIsRate);
 }
 
 void BM_ReadBandwidth(benchmark::State& state) {
@@ -132,24 +133,25 @@ void BM_ReadBandwidth(benchmark::State& state) {
 
 void Register() {
   benchmark::RegisterBenchmark("BM_ReadBandwidth", BM_ReadBandwidth)->UseRealTime();
-  const std::pair<size_t, size_t> heads[] = {{8, 8}, {8, 4}, {8, 1}};
+  // KV heads, query heads of each, values of a head: the last two as in TinyLlama 1.1B and SmolLM 135M.
+  const std::array<size_t, 3> shapes[] = {{8, 8, 128}, {8, 4, 128}, {8, 1, 128}, {4, 8, 64}, {3, 3, 64}};
   for (const Encoding encoding :
        {Encoding::kF32, Encoding::kF16, Encoding::kBF16, Encoding::kQ8_0, Encoding::kQ4_0}) {
     const std::string name(EncodingName(encoding));
-    for (const auto& [kv_heads, group] : heads) {
+    for (const auto& [kv_heads, group, head_dim] : shapes) {
       for (const size_t depth : {size_t{1} << 10, size_t{1} << 12, size_t{1} << 16}) {
-        const Workload work{1, depth, kv_heads, group, encoding};
-        benchmark::RegisterBenchmark(
-            ("decode/" + name + "/group:" + std::to_string(group) + "/depth:" + std::to_string(depth))
-                .c_str(),
-            [work](benchmark::State& state) { RunAttend(state, work, true); })
+        const Workload work{1, depth, kv_heads, group, head_dim, encoding};
+        benchmark::RegisterBenchmark(("decode/" + name + "/group:" + std::to_string(group) +
+                                      "/dim:" + std::to_string(head_dim) + "/depth:" + std::to_string(depth))
+                                         .c_str(),
+                                     [work](benchmark::State& state) { RunAttend(state, work, true); })
             ->UseRealTime()
             ->Unit(benchmark::kMicrosecond);
       }
     }
     for (const size_t keys : {512, 1024}) {
       for (const size_t group : {1, 4}) {
-        const Workload work{512, keys, 8, group, encoding};
+        const Workload work{512, keys, 8, group, 128, encoding};
         benchmark::RegisterBenchmark(
             ("prefill/" + name + "/group:" + std::to_string(group) + "/512x" + std::to_string(keys)).c_str(),
             [work](benchmark::State& state) { RunAttend(state, work, false); })

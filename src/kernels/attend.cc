@@ -38,11 +38,11 @@ void AttendTile(const AttendJob& job, size_t tile_task, uint8_t* thread_scratch)
   for (const KvSpan& span : job.spans) {
     const BlockRange blocks = VisibleBlocks(span, tile.row_begin, tile.row_end);
     if (blocks.empty()) continue;
-    kernel.SetSpan(span);
+    kernel.SetSpan(span, blocks.first);
     for (int64_t first = blocks.first; first < blocks.last;) {
       const int64_t last = std::min(blocks.last, SplitBegin(span, SplitOf(span, first) + 1));
       kernel.Reset(scratch.partial);
-      kernel.Blocks(first, last, scratch.partial);
+      kernel.Blocks(first, last, last < blocks.last ? kernel.Section(last) : nullptr, scratch.partial);
       kernel.Merge(scratch.total, scratch.partial);
       first = last;
     }
@@ -62,8 +62,8 @@ void AttendSplit(const AttendJob& job, size_t tile_task, const KvSpan& span, int
   const int64_t first = std::max(blocks.first, SplitBegin(span, split));
   const int64_t last = std::min(blocks.last, SplitBegin(span, split + 1));
   if (first >= last) return;
-  kernel.SetSpan(span);
-  kernel.Blocks(first, last, state);
+  kernel.SetSpan(span, first);
+  kernel.Blocks(first, last, nullptr, state);
 }
 
 // Merges the states of consecutive splits of one tile in order; on the first and last call of the tile resets

@@ -82,15 +82,12 @@ HWY_NOINLINE void ScoreRows(PairScoreArgs args) {
 // product keeps a NaN, which arithmetic on exponent bits does not.
 HWY_INLINE VF Exp2ForRounding(VF x) {
   const DF d;
-  // A sum with 1.5 * 2^23 has no room for a fraction: its low bits are the integer nearest to x, plus 127.
-  const VF shift = hn::Set(d, 12582912.0f + 127.0f);
-  const VF shifted = hn::Add(x, shift);
-  const VF r = hn::Sub(x, hn::Sub(shifted, shift));
+  VF r;
+  const VF power = NearestPower(d, x, r);
   VF poly = hn::Set(d, 0.055171669074864f);
   poly = hn::MulAdd(poly, r, hn::Set(d, 0.2426111221943308f));
   poly = hn::MulAdd(poly, r, hn::Set(d, 0.6932609854573362f));
   poly = hn::MulAdd(poly, r, hn::Set(d, 0.9999280735404956f));
-  const VF power = hn::BitCast(d, hn::ShiftLeft<23>(hn::BitCast(DU(), shifted)));
   return hn::IfThenZeroElse(hn::Lt(x, hn::Set(d, -125.0f)), hn::Mul(poly, power));
 }
 

@@ -36,7 +36,7 @@ constexpr double kLn2 = 0.69314718055994530942;
 #if defined(MNEME_SANITIZED)
 inline size_t PadRows(size_t rows) { return rows == 1 ? 1 : rows <= 6 ? 6 : 8; }
 #else
-inline size_t PadRows(size_t rows) { return rows <= 2 ? rows : rows <= 4 ? 4 : rows <= 6 ? 6 : 8; }
+inline size_t PadRows(size_t rows) { return rows <= 4 ? rows : rows <= 6 ? 6 : 8; }
 #endif
 
 // Calls fn with PadRows' answer as a constant.
@@ -48,6 +48,8 @@ HWY_INLINE void WithRows(size_t rows, const Fn& fn) {
 #if !defined(MNEME_SANITIZED)
     case 2:
       return fn(std::integral_constant<size_t, 2>());
+    case 3:
+      return fn(std::integral_constant<size_t, 3>());
     case 4:
       return fn(std::integral_constant<size_t, 4>());
 #endif
@@ -272,9 +274,12 @@ class TileKernel {
     std::memset(state.acc, 0, padded * job_.value_stride * sizeof(float));
   }
 
-  // Packs the queries of a span: needed before Blocks.
-  void SetSpan(const KvSpan& span) {
+  // Packs the queries of a span: needed before Blocks. first: the block that is read first; its keys are
+  // asked for here, as no block before it does.
+  void SetSpan(const KvSpan& span, int64_t first) {
     span_ = &span;
+    const uint8_t* keys = Section(first);
+    for (size_t i = 0; i < job_.section.values; i += 64) hwy::Prefetch(keys + i);
     const AttendShape& shape = *job_.shape;
     const size_t key_dim = layout_.key_dim;
     const float factor =
@@ -297,12 +302,18 @@ class TileKernel {
     }
   }
 
-  // Adds blocks [first, last) of the span to state, which must be empty.
-  void Blocks(int64_t first, int64_t last, const TileState& state) {
+  // What the tile reads of a block of the span.
+  const uint8_t* Section(int64_t block) const {
+    return span_->blocks[block] + tile_.kv_head * job_.section.bytes;
+  }
+
+  // Adds blocks [first, last) of the span to state, which must be empty. next: the section that is read
+  // after them, null if unknown.
+  void Blocks(int64_t first, int64_t last, const uint8_t* next, const TileState& state) {
     const DF d;
     std::memset(scratch_.lane_sums, 0, tile_.count * kSumLanes * sizeof(float));
     for (int64_t block = first; block < last; ++block) {
-      next_ = block + 1 < last ? span_->blocks[block + 1] : nullptr;
+      next_ = block + 1 < last ? Section(block + 1) : next;
       if (SetVisible(block)) OneBlock(block, state);
     }
     for (size_t pair = 0; pair < tile_.count; ++pair) {
@@ -424,7 +435,7 @@ class TileKernel {
 
   void OneBlock(int64_t block, const TileState& state) const {
     const KvSection& section = job_.section;
-    const uint8_t* data = span_->blocks[block] + tile_.kv_head * section.bytes;
+    const uint8_t* data = Section(block);
     if (decode_keys_) DecodeKeys(layout_, data + section.keys, scratch_.keys);
     if (decode_values_) DecodeValues(layout_, data + section.values, job_.value_stride, scratch_.values);
     for (size_t first = 0; first < tile_.count; first += micro_pairs_) {
@@ -545,10 +556,7 @@ class TileKernel {
                   const TileState& state) const {
     const KvSection& section = job_.section;
     Prefetcher prefetcher;
-    if (first + offset == 0 && next_ != nullptr) {
-      const uint8_t* next = next_ + tile_.kv_head * section.bytes;
-      prefetcher = {next, next + section.values};
-    }
+    if (first + offset == 0 && next_ != nullptr) prefetcher = {next_, next_ + section.values};
     const float* corrections = scratch_.corrections + first + offset;
     float* acc = state.acc + (first + offset) * job_.value_stride;
     const size_t num_columns = (layout_.value_dim + kLanes - 1) / kLanes * kLanes;
@@ -595,7 +603,7 @@ class TileKernel {
   bool decode_keys_;
   bool decode_values_;
   const KvSpan* span_ = nullptr;
-  const uint8_t* next_ = nullptr;  // the block after the current one
+  const uint8_t* next_ = nullptr;  // the section that is read after the current one
 };
 
 }  // namespace HWY_NAMESPACE

@@ -28,20 +28,31 @@ HWY_INLINE V PowerOfTwo(D d, V n) {
   return hn::BitCast(d, hn::ShiftLeft<23>(hn::Add(hn::NearestInt(n), hn::Set(di, 127))));
 }
 
+// 2^n for the integer n nearest to x, |x| <= 126, and what is left of x, in [-0.5, 0.5]. Beyond -126 both
+// are meaningless; a NaN is left in rest.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V NearestPower(D d, V x, V& rest) {
+  // A sum with 1.5 * 2^23 has no room for a fraction: its low bits are n + 127. Conversions take more steps.
+  const V shift = hn::Set(d, 12582912.0f + 127.0f);
+  const V shifted = hn::Add(x, shift);
+  rest = hn::Sub(x, hn::Sub(shifted, shift));  // exact
+  const hn::RebindToUnsigned<D> du;
+  return hn::BitCast(d, hn::ShiftLeft<23>(hn::BitCast(du, shifted)));
+}
+
 // 2^x for x <= 126: relative error 1.6e-7; 0 for x < -125; exactly 1 at 0. The exponential of softmax, where
 // x is hardly ever above 0.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V Exp2F32(D d, V x) {
-  const V rounded = hn::Round(x);
-  const V r = hn::Sub(x, rounded);  // exact, in [-0.5, 0.5]
+  V r;
+  const V power = NearestPower(d, x, r);
   V poly = hn::Set(d, 0.00132647149253f);
   poly = hn::MulAdd(poly, r, hn::Set(d, 0.0096715134844f));
   poly = hn::MulAdd(poly, r, hn::Set(d, 0.0555073378407f));
   poly = hn::MulAdd(poly, r, hn::Set(d, 0.24022242067f));
   poly = hn::MulAdd(poly, r, hn::Set(d, 0.693146977571f));
   poly = hn::MulAdd(poly, r, hn::Set(d, 1.0f));
-  const V result = hn::Mul(poly, PowerOfTwo(d, rounded));
-  return hn::IfThenElse(hn::Lt(x, hn::Set(d, -125.0f)), hn::Zero(d), result);
+  return hn::IfThenZeroElse(hn::Lt(x, hn::Set(d, -125.0f)), hn::Mul(poly, power));
 }
 
 // 2^x - 1 for x in [-125, 127] (larger and smaller x are clamped): relative error 3e-7 also near 0.
