@@ -185,6 +185,10 @@ void MultiplyOneRow(const MatMulJob& job, const ActivationRows& x, size_t begin,
   const ChunkLayout layout = PackedLayout(job.weights->encoding());
   const size_t group_bytes = PackedGroupBytes(job.weights->encoding(), x.num_cols());
   const Streams streams(begin, end);
+  // Another thread may have rounded the row: its lines come all at once if they are asked for so, and a few
+  // at a time, from that thread's cache, if the first products wait for them.
+  const ActTileView tile = TileOf(x, 0);
+  for (const uint8_t* line = tile.values(0); line < tile.halves(0); line += 64) hwy::Prefetch(line);
   Totals totals;
   for (size_t i = 0; i < streams.length; ++i) {
     streams.Load(job, 1, i, totals);
@@ -193,7 +197,7 @@ void MultiplyOneRow(const MatMulJob& job, const ActivationRows& x, size_t begin,
       // Where a stream has ended the first is computed twice, and stored once.
       packed[g] = job.weights->packed() + streams.Group(i, streams.Has(i, g) ? g : 0) * group_bytes;
     }
-    MultiplyRow(layout, packed, TileOf(x, 0), totals.values[0]);
+    MultiplyRow(layout, packed, tile, totals.values[0]);
     streams.Store(job, 1, i, totals);
   }
 }
@@ -497,27 +501,29 @@ constexpr size_t kProductsWorthSharing = 512 << 10;
 constexpr size_t kManyRows = linear::kFloatTile + 1;
 constexpr size_t kMaxTaskGroups = 32;
 constexpr size_t kEqualTasksPerThread = 4;
-// With few rows memory sets the pace. Each thread first reads one long run, so many sixteenths of its share;
-// what remains is cut into small tasks that whoever is first takes, so that all threads end together.
-constexpr size_t kLongSixteenths = 13;
-constexpr size_t kSmallTasksPerThread = 3;
+// With few rows memory sets the pace, and every run that a thread starts costs some of it: the task is
+// claimed from other cores, its first lines are waited for. So each thread reads one long run. Where that
+// lasts, a sixteenth of it is left to one small task per thread, which whoever is first takes, so that all
+// threads end together.
+constexpr size_t kLongSixteenths = 15;
+constexpr size_t kShareWorthTail = size_t{2} << 20;  // bytes of one thread
 
 // How the groups of all jobs, one job after the other, are cut into tasks: pairs of groups stay together.
 class TaskCuts {
  public:
-  TaskCuts(size_t num_groups, size_t num_rows, size_t num_threads)
+  TaskCuts(size_t num_groups, size_t bytes, size_t num_rows, size_t num_threads)
       : num_groups_(num_groups), num_pairs_(linear::CeilDivide(num_groups, 2)) {
-    const size_t share = linear::CeilDivide(num_pairs_, num_threads);
     if (num_rows >= kManyRows) {
+      const size_t share = linear::CeilDivide(num_pairs_, num_threads);
       num_equal_ =
           num_threads * std::max(kEqualTasksPerThread, linear::CeilDivide(2 * share, kMaxTaskGroups));
       num_equal_ = std::min(num_equal_, num_pairs_);
-    } else if (num_threads == 1) {
-      num_equal_ = 1;
+    } else if (num_threads == 1 || bytes / num_threads < kShareWorthTail) {
+      num_equal_ = std::min(num_threads, num_pairs_);
     } else {
       num_long_ = num_threads;
-      long_pairs_ = share * kLongSixteenths / 16;
-      num_equal_ = std::min(num_threads * kSmallTasksPerThread, num_pairs_ - num_long_ * long_pairs_);
+      long_pairs_ = num_pairs_ / num_threads * kLongSixteenths / 16;
+      num_equal_ = std::min(num_threads, num_pairs_ - num_long_ * long_pairs_);
     }
   }
   size_t num_tasks() const { return num_long_ + num_equal_; }
@@ -574,7 +580,7 @@ void MatMul(const ActivationRows& x, std::span<const MatMulJob> jobs, ThreadPool
     for (const MatMulJob& job : jobs) linear::Multiply(job, x, 0, NumGroups(job));
     return;
   }
-  const TaskCuts cuts(num_groups, x.num_rows(), pool.num_threads());
+  const TaskCuts cuts(num_groups, bytes, x.num_rows(), pool.num_threads());
   pool.Run(cuts.num_tasks(), [&](size_t task, size_t) {
     const size_t begin = cuts.Begin(task);
     const size_t end = cuts.Begin(task + 1);

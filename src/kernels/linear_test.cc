@@ -325,6 +325,24 @@ TEST_P(LinearTargets, SameBitsForAnyNumberOfRowsAndThreads) {
   }
 }
 
+// Shares of more than 2 MiB leave a tail of small tasks; the last pair of groups is incomplete.
+TEST_P(LinearTargets, SameBitsForAnyNumberOfThreadsWithLongShares) {
+  ThreadPool one(1);
+  const size_t cols = 1024, outputs = 6007;
+  const TestWeights weights(Encoding::kQ8_0, outputs, cols, 8);
+  const LinearWeights linear = LinearWeights::Packed(weights.view, one);
+  const std::vector<float> x = RandomRows(4, cols, 9);
+  for (const size_t num_rows : {1, 4}) {
+    const std::vector<float> expected = Product(linear, x.data(), cols, num_rows, one);
+    for (const size_t num_threads : {2, 3, 5}) {
+      ThreadPool pool(num_threads);
+      const std::vector<float> out = Product(linear, x.data(), cols, num_rows, pool);
+      ASSERT_EQ(0, std::memcmp(out.data(), expected.data(), out.size() * sizeof(float)))
+          << num_rows << " rows, " << num_threads << " threads";
+    }
+  }
+}
+
 TEST_P(LinearTargets, PackedIntegerWeightsGiveTheBitsOfStoredOnes) {
   ThreadPool pool(1);
   for (const Encoding encoding : kEncodings) {
