@@ -52,17 +52,18 @@ class ThreadPool {
   std::vector<std::thread> workers_;
 
   // Of the current region. Written by the caller before it offers tasks (release), read by who has taken one
-  // (acquire): the caller does not come back, and so does not change them, before that task is done.
-  const void* fn_ = nullptr;
+  // (acquire): the caller does not come back, and so does not change them, before that task is done. All that
+  // a worker reads to start lies in one cache line, which comes from the caller's core once.
+  alignas(64) const void* fn_ = nullptr;
   Call call_ = nullptr;
   size_t num_tasks_ = 0;
   // Number of the region in the upper half, tasks that nobody has taken in the lower. The number keeps a
   // worker that slept through a region from taking a task of the next one with what it read before.
-  alignas(64) std::atomic<uint64_t> offer_{0};
-  alignas(64) std::atomic<size_t> num_unfinished_{0};
+  std::atomic<uint64_t> offer_{0};
   // Changes with every region; what workers sleep on.
-  alignas(64) std::atomic<uint32_t> generation_{0};
-  std::atomic<uint32_t> num_sleeping_{0};
+  std::atomic<uint32_t> generation_{0};
+  alignas(64) std::atomic<size_t> num_unfinished_{0};
+  alignas(64) std::atomic<uint32_t> num_sleeping_{0};
   std::atomic<bool> stop_{false};
 };
 
