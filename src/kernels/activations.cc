@@ -103,13 +103,14 @@ HWY_INLINE RoundedBlock QuantiseBlock(const float* HWY_RESTRICT x, float factor,
   return {.low = sums[0], .high = sums[1]};
 }
 
-// kRows: rows of the tile, 0 if known only at run time.
+// kRows: rows of the tile, 0 if known only at run time. Blocks from `first_block`, where a scale begins.
 template <size_t kRows>
-HWY_INLINE void QuantiseRows(const float* x, size_t stride, size_t scale_blocks, const ActTileView& tile) {
+HWY_INLINE void QuantiseRows(const float* x, size_t stride, size_t scale_blocks, size_t first_block,
+                             const ActTileView& tile) {
   const size_t rows = kRows != 0 ? kRows : tile.rows;
   for (size_t row = 0; row < rows; ++row) {
     BlockScale scale{};
-    for (size_t block = 0; block < tile.blocks; ++block) {
+    for (size_t block = first_block; block < tile.blocks; ++block) {
       alignas(64) int8_t q[kBlockCols];
       const float* const from = x + row * stride + block * kBlockCols;
       if (block % scale_blocks == 0) scale = ScaleOf(from, scale_blocks * kBlockCols);
@@ -321,14 +322,83 @@ void QuantiseFullTile(const float* x, size_t stride, size_t scale_blocks, const 
   }
 }
 
+// Stores lane i of a and of b one after the other, for i from 0 on.
+template <class VA, class VB>
+HWY_INLINE void StorePairs(VA a, VB b, uint8_t* HWY_RESTRICT plane) {
+  const D4I d;
+  const V4I first = hn::BitCast(d, a), second = hn::BitCast(d, b);
+  auto* to = reinterpret_cast<int32_t*>(plane);
+  hn::StoreU(hn::InterleaveLower(d, first, second), d, to);
+  hn::StoreU(hn::InterleaveUpper(d, first, second), d, to + 4);
+}
+
+// One row, four blocks at a time: decoding waits for it between any two products. What belongs to a block is
+// in a lane. Gives the bits that QuantiseRows gives.
+void QuantiseOneRow(const float* HWY_RESTRICT x, size_t scale_blocks, const ActTileView& tile) {
+  const hn::CappedTag<float, 16> df;
+  const hn::RebindToSigned<decltype(df)> di;
+  const hn::Rebind<int8_t, decltype(df)> dq;
+  using VI = hn::Vec<decltype(di)>;
+  constexpr size_t kLanes = HWY_MIN(HWY_LANES(float), size_t{16});
+  constexpr size_t kStep = 4;
+  const bool is_wide = scale_blocks > 1;
+  const D4 d4;
+  Scales4 scales{hn::Zero(d4), hn::Zero(d4), hn::Zero(d4)};
+  alignas(64) float inverses[kStep];
+  const size_t num_whole = tile.blocks / kStep * kStep;
+  for (size_t block = 0; block < num_whole; block += kStep) {
+    const float* const from = x + block * kBlockCols;
+    const auto largest = [&](size_t first, size_t count) HWY_ATTR {
+      VI bits = hn::Zero(di);
+      for (size_t i = first * kBlockCols; i < (first + count) * kBlockCols; i += kLanes)
+        bits = hn::Max(bits, hn::BitCast(di, hn::Abs(hn::LoadU(df, from + i))));
+      return bits;
+    };
+    if (!is_wide) {
+      scales = ScalesOf(Reduce4(di, largest(0, 1), largest(1, 1), largest(2, 1), largest(3, 1), Maximum()),
+                        is_wide);
+    } else if (block % scale_blocks == 0) {
+      const VI bits = largest(0, scale_blocks);
+      scales = ScalesOf(Reduce4(di, bits, bits, bits, bits, Maximum()), is_wide);
+    }
+    hn::Store(scales.inverse, d4, inverses);
+    VI sums[2][kStep];
+    for (size_t i = 0; i < kStep; ++i) {
+      const auto inverse = hn::Set(df, inverses[i]);
+      const auto keep = hn::RebindMask(di, hn::Ne(inverse, hn::Zero(df)));
+      auto* const values = reinterpret_cast<int8_t*>(tile.values(block + i));
+      for (size_t half = 0; half < 2; ++half) {
+        VI sum = hn::Zero(di);
+        for (size_t n = half * 16; n < half * 16 + 16; n += kLanes) {
+          const auto value = hn::Mul(hn::LoadU(df, from + i * kBlockCols + n), inverse);
+          const VI rounded = hn::IfThenElseZero(keep, hn::NearestInt(value));
+          sum = hn::Add(sum, rounded);
+          hn::StoreU(hn::DemoteTo(dq, rounded), dq, values + n);
+        }
+        sums[half][i] = sum;
+      }
+    }
+    const Planes4 planes =
+        PlanesOf(scales, Reduce4(di, sums[0][0], sums[0][1], sums[0][2], sums[0][3], Sum()),
+                 Reduce4(di, sums[1][0], sums[1][1], sums[1][2], sums[1][3], Sum()), is_wide);
+    StorePairs(planes.scale, planes.all, tile.heads(block));
+    StorePairs(planes.low, planes.high, tile.halves(block));
+    hn::StoreU(planes.sum, d4, reinterpret_cast<float*>(tile.sums(block)));
+    StorePairs(planes.low_sum, planes.high_sum, tile.half_sums(block));
+  }
+  QuantiseRows<1>(x, 0, scale_blocks, num_whole, tile);
+}
+
 #endif  // MNEME_ACTIVATIONS_FULL_TILES
 
 void QuantiseTile(const float* x, size_t stride, size_t scale_blocks, const ActTileView& tile) {
-  if (tile.rows == 1) return QuantiseRows<1>(x, stride, scale_blocks, tile);
 #if MNEME_ACTIVATIONS_FULL_TILES
+  if (tile.rows == 1) return QuantiseOneRow(x, scale_blocks, tile);
   if (tile.rows == kActTile) return QuantiseFullTile(x, stride, scale_blocks, tile);
+#else
+  if (tile.rows == 1) return QuantiseRows<1>(x, stride, scale_blocks, 0, tile);
 #endif
-  QuantiseRows<0>(x, stride, scale_blocks, tile);
+  QuantiseRows<0>(x, stride, scale_blocks, 0, tile);
 }
 
 }  // namespace mneme::linear::HWY_NAMESPACE
