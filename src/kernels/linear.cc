@@ -180,15 +180,19 @@ struct Streams {
 };
 
 #if HWY_TARGET != HWY_SCALAR
+// One row of activations may have been rounded by another thread: its lines come all at once if they are
+// asked for so, and a few at a time, from that thread's cache, if the first products wait for them.
+void AskForRow(const ActivationRows& x) {
+  const ActTileView tile = TileOf(x, 0);
+  for (const uint8_t* line = tile.values(0); line < tile.half_sums(0); line += 64) hwy::Prefetch(line);
+}
+
 // One row and packed weights: what decoding one token does.
 void MultiplyOneRow(const MatMulJob& job, const ActivationRows& x, size_t begin, size_t end) {
   const ChunkLayout layout = PackedLayout(job.weights->encoding());
   const size_t group_bytes = PackedGroupBytes(job.weights->encoding(), x.num_cols());
   const Streams streams(begin, end);
-  // Another thread may have rounded the row: its lines come all at once if they are asked for so, and a few
-  // at a time, from that thread's cache, if the first products wait for them.
-  const ActTileView tile = TileOf(x, 0);
-  for (const uint8_t* line = tile.values(0); line < tile.halves(0); line += 64) hwy::Prefetch(line);
+  AskForRow(x);
   Totals totals;
   for (size_t i = 0; i < streams.length; ++i) {
     streams.Load(job, 1, i, totals);
@@ -197,7 +201,7 @@ void MultiplyOneRow(const MatMulJob& job, const ActivationRows& x, size_t begin,
       // Where a stream has ended the first is computed twice, and stored once.
       packed[g] = job.weights->packed() + streams.Group(i, streams.Has(i, g) ? g : 0) * group_bytes;
     }
-    MultiplyRow(layout, packed, tile, totals.values[0]);
+    MultiplyRow(layout, packed, TileOf(x, 0), totals.values[0]);
     streams.Store(job, 1, i, totals);
   }
 }
@@ -551,6 +555,23 @@ void CheckJob(const MatMulJob& job, const ActivationRows& x) {
   MNEME_CHECK(x.has_quantised() || !NeedsQuantised(job.weights->encoding()));
 }
 
+// What several products together read and compute.
+struct Work {
+  Work(const ActivationRows& x, std::span<const MatMulJob> jobs) {
+    for (const MatMulJob& job : jobs) {
+      CheckJob(job, x);
+      num_groups += NumGroups(job);
+      bytes += job.weights->read_bytes();
+      products += job.weights->num_rows() * x.num_cols() * x.num_rows();
+    }
+  }
+  bool worth_sharing() const { return bytes >= kBytesWorthSharing || products >= kProductsWorthSharing; }
+
+  size_t num_groups = 0;
+  size_t bytes = 0;
+  size_t products = 0;
+};
+
 }  // namespace
 
 ActivationForm FormFor(Encoding encoding) {
@@ -567,20 +588,12 @@ bool NeedsQuantised(Encoding encoding) { return FormFor(encoding) != ActivationF
 
 void MatMul(const ActivationRows& x, std::span<const MatMulJob> jobs, ThreadPool& pool) {
   if (x.num_rows() == 0) return;
-  size_t num_groups = 0;
-  size_t bytes = 0;
-  size_t products = 0;
-  for (const MatMulJob& job : jobs) {
-    CheckJob(job, x);
-    num_groups += NumGroups(job);
-    bytes += job.weights->read_bytes();
-    products += job.weights->num_rows() * x.num_cols() * x.num_rows();
-  }
-  if (bytes < kBytesWorthSharing && products < kProductsWorthSharing) {
+  const Work work(x, jobs);
+  if (!work.worth_sharing()) {
     for (const MatMulJob& job : jobs) linear::Multiply(job, x, 0, NumGroups(job));
     return;
   }
-  const TaskCuts cuts(num_groups, bytes, x.num_rows(), pool.num_threads());
+  const TaskCuts cuts(work.num_groups, work.bytes, x.num_rows(), pool.num_threads());
   pool.Run(cuts.num_tasks(), [&](size_t task, size_t) {
     const size_t begin = cuts.Begin(task);
     const size_t end = cuts.Begin(task + 1);
@@ -593,6 +606,21 @@ void MatMul(const ActivationRows& x, std::span<const MatMulJob> jobs, ThreadPool
       first = last;
     }
   });
+}
+
+void MatMulThen(const ActivationRows& x, std::span<const MatMulJob> jobs, ThreadPool& pool,
+                const OutputsFn& finish) {
+  if (x.num_rows() == 0 || jobs.empty()) return;
+  const Work work(x, jobs);
+  const size_t num_outputs = jobs[0].weights->num_rows();
+  for (const MatMulJob& job : jobs) MNEME_CHECK(job.weights->num_rows() == num_outputs);
+  const auto run = [&](size_t begin, size_t end) {
+    for (const MatMulJob& job : jobs) linear::Multiply(job, x, begin, end);
+    finish.call(finish.fn, begin * kGroupRows, std::min(end * kGroupRows, num_outputs));
+  };
+  if (!work.worth_sharing()) return run(0, NumGroups(jobs[0]));
+  const TaskCuts cuts(NumGroups(jobs[0]), work.bytes, x.num_rows(), pool.num_threads());
+  pool.Run(cuts.num_tasks(), [&](size_t task, size_t) { run(cuts.Begin(task), cuts.Begin(task + 1)); });
 }
 
 void DecodeRow(const WeightView& weights, size_t row, float* out) {

@@ -151,6 +151,27 @@ struct MatMulJob {
 // pool, or only the caller where the work is too small to share.
 void MatMul(const ActivationRows& x, std::span<const MatMulJob> jobs, ThreadPool& pool);
 
+// What is done with outputs [first, last) of several jobs once they are there.
+struct OutputsFn {
+  const void* fn;
+  void (*call)(const void* fn, size_t first, size_t last);
+};
+
+// MatMul for jobs whose matrices have equally many rows, and then `finish` for ranges that cover them:
+// whoever has computed outputs [first, last) of every job, for all rows of x, hands them on at once, so that
+// they are found in its own cache (gate and up, then the activation). Ranges begin at multiples of 32. finish
+// writes to nothing but those outputs and must not throw. Allocates nothing.
+void MatMulThen(const ActivationRows& x, std::span<const MatMulJob> jobs, ThreadPool& pool,
+                const OutputsFn& finish);
+
+template <typename Fn>
+void MatMulThen(const ActivationRows& x, std::span<const MatMulJob> jobs, ThreadPool& pool,
+                const Fn& finish) {
+  const OutputsFn erased = {
+      &finish, [](const void* fn, size_t first, size_t last) { (*static_cast<const Fn*>(fn))(first, last); }};
+  MatMulThen(x, jobs, pool, erased);
+}
+
 // Row `row` of the matrix as float32: token embeddings. out[num_cols].
 void DecodeRow(const WeightView& weights, size_t row, float* out);
 

@@ -441,7 +441,8 @@ TEST_P(LinearTargets, NotANumberStaysInItsRow) {
   }
 }
 
-// Rows of a full tile are rounded together, a single row by itself: the same bits, whatever the values.
+// Rows of a full tile are rounded together, two rows value by value, a single row four blocks at a time: the
+// same bits, whatever the values.
 TEST_P(LinearTargets, RoundsRowsTogetherAsAlone) {
   ThreadPool pool(1);
   const size_t cols = 512, num_rows = linear::kActTile;
@@ -452,17 +453,60 @@ TEST_P(LinearTargets, RoundsRowsTogetherAsAlone) {
   for (size_t k = 0; k < 64; ++k) x[3 * cols + k] *= 1e30f;
   x[4 * cols + 7] = std::numeric_limits<float>::infinity();
   for (const ActivationForm form : {ActivationForm::kBlocks32, ActivationForm::kBlocks256}) {
-    const std::vector<float> together = Rounded(x, cols, num_rows, cols, form, pool);
-    for (size_t r = 0; r < num_rows; ++r) {
-      const std::vector<float> row(x.begin() + static_cast<ptrdiff_t>(r * cols),
-                                   x.begin() + static_cast<ptrdiff_t>((r + 1) * cols));
-      const std::vector<float> alone = Rounded(row, cols, 1, cols, form, pool);
-      for (size_t k = 0; k < cols; ++k) {
-        if (std::isnan(alone[k])) {
-          EXPECT_TRUE(std::isnan(together[r * cols + k])) << r << " " << k;
+    const auto rounded = [&](size_t count) {
+      std::vector<float> all;
+      for (size_t r = 0; r < num_rows; r += count) {
+        const std::vector<float> rows(x.begin() + static_cast<ptrdiff_t>(r * cols),
+                                      x.begin() + static_cast<ptrdiff_t>((r + count) * cols));
+        const std::vector<float> out = Rounded(rows, cols, count, cols, form, pool);
+        all.insert(all.end(), out.begin(), out.end());
+      }
+      return all;
+    };
+    const std::vector<float> two = rounded(2);
+    for (const size_t count : {size_t{1}, num_rows}) {
+      const std::vector<float> got = rounded(count);
+      for (size_t k = 0; k < got.size(); ++k) {
+        if (std::isnan(two[k])) {
+          EXPECT_TRUE(std::isnan(got[k])) << count << " rows, value " << k;
         } else {
-          EXPECT_EQ(together[r * cols + k], alone[k]) << r << " " << k;
+          EXPECT_EQ(got[k], two[k]) << count << " rows, value " << k;
         }
+      }
+    }
+  }
+}
+
+// Every output is handed on once, by ranges that whole blocks of 32 fit in, after all jobs have it.
+TEST_P(LinearTargets, HandsOnOutputsOfAllJobsOnce) {
+  const size_t cols = 1024;
+  for (const size_t outputs : {size_t{40}, size_t{717}, size_t{4103}}) {
+    const TestWeights a(Encoding::kQ8_0, outputs, cols, 1), b(Encoding::kQ4_0, outputs, cols, 2);
+    ThreadPool one(1);
+    const LinearWeights weights[] = {LinearWeights::Packed(a.view, one), LinearWeights::InPlace(b.view)};
+    const std::vector<float> x = RandomRows(40, cols, 5);
+    for (const size_t num_rows : {1, 4, 40}) {
+      std::vector<float> expected = Product(weights[0], x.data(), cols, num_rows, one);
+      const std::vector<float> factor = Product(weights[1], x.data(), cols, num_rows, one);
+      for (size_t i = 0; i < expected.size(); ++i) expected[i] *= factor[i];
+      ActivationRows rows(num_rows, cols);
+      rows.Set(x.data(), num_rows, cols, cols, ActivationForm::kBlocks32, one);
+      for (const size_t num_threads : {1, 2, 3}) {
+        ThreadPool pool(num_threads);
+        std::vector<float> outs[] = {std::vector<float>(num_rows * outputs),
+                                     std::vector<float>(num_rows * outputs)};
+        const MatMulJob jobs[] = {
+            {.weights = &weights[0], .out = outs[0].data(), .out_stride = outputs},
+            {.weights = &weights[1], .out = outs[1].data(), .out_stride = outputs},
+        };
+        MatMulThen(rows, jobs, pool, [&](size_t first, size_t last) {
+          EXPECT_EQ(first % 32, 0u);
+          for (size_t row = 0; row < num_rows; ++row) {
+            for (size_t n = first; n < last; ++n) outs[0][row * outputs + n] *= outs[1][row * outputs + n];
+          }
+        });
+        ASSERT_EQ(outs[0], expected) << outputs << " outputs, " << num_rows << " rows, " << num_threads
+                                     << " threads";
       }
     }
   }

@@ -331,16 +331,17 @@ void Runner::Impl::FeedForward(const LayerWeights& w, const float* input) {
   size_t num_jobs = 0;
   if (!w.gate.empty()) jobs[num_jobs++] = Job(w.gate, gate, false);
   jobs[num_jobs++] = Job(w.up, up, false);
-  MatMul(activations, {jobs.data(), num_jobs}, pool);
   float* const hidden = w.gate.empty() ? up : gate;
-  ForRows(ffn, [&](size_t first, size_t last) {
-    const size_t count = (last - first) * ffn;
-    if (config.half_gelu) {
-      HalfGelu(hidden + first * ffn, w.gate.empty() ? nullptr : up + first * ffn, count);
-    } else if (w.gate.empty()) {
-      Activate(config.activation, up + first * ffn, count);
-    } else {
-      ActivateGated(config.activation, gate + first * ffn, up + first * ffn, count);
+  MatMulThen(activations, {jobs.data(), num_jobs}, pool, [&](size_t first, size_t last) {
+    for (size_t row = 0; row < num_rows; ++row) {
+      const size_t at = row * ffn + first;
+      if (config.half_gelu) {
+        HalfGelu(hidden + at, w.gate.empty() ? nullptr : up + at, last - first);
+      } else if (w.gate.empty()) {
+        Activate(config.activation, up + at, last - first);
+      } else {
+        ActivateGated(config.activation, gate + at, up + at, last - first);
+      }
     }
   });
   SetActivations(hidden, ffn, FormOf({&w.down}));
