@@ -53,6 +53,10 @@ void KvRing::Store(int64_t index, const float* k, const float* v) {
   KvStore(layout_, Block(index / kBlock), static_cast<size_t>(index % kBlock), k, v);
 }
 
+void KvRing::StoreHead(int64_t index, size_t kv_head, const float* k, const float* v) {
+  KvStoreHead(layout_, Block(index / kBlock), static_cast<size_t>(index % kBlock), kv_head, k, v);
+}
+
 void KvRing::Load(int64_t index, float* k, float* v) const {
   KvLoad(layout_, Block(index / kBlock), static_cast<size_t>(index % kBlock), k, v);
 }

@@ -35,6 +35,8 @@ class KvRing {
 
   // k and v of one token, of any index that is not older than what the ring holds.
   void Store(int64_t index, const float* k, const float* v);
+  // One KV head of it; threads may store different heads at once.
+  void StoreHead(int64_t index, size_t kv_head, const float* k, const float* v);
   void Load(int64_t index, float* k, float* v) const;
   // Blocks from number `first_block` on, as many as the ring has places, in stream order.
   const uint8_t* const* Blocks(int64_t first_block) const;

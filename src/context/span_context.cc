@@ -262,26 +262,53 @@ const float* SpanContext::FarTable(size_t rope, int64_t row) const {
   return far_tables_[rope].data() + static_cast<size_t>(row) * ropes_[rope]->rotary_dim;
 }
 
-void SpanContext::StoreChunk(size_t layer_index, const float* k, const float* v, ThreadPool& pool) {
+void SpanContext::StoreHeads(size_t layer_index, size_t row, size_t first, size_t last, const float* k,
+                             const float* v, float* rotated) {
   Layer& layer = layers_[layer_index];
+  const LayerAttention& spec = shape_.layers[layer_index];
+  const int64_t index = num_tokens_ + static_cast<int64_t>(row);
+  const float* keys = k + row * spec.num_kv_heads * spec.key_dim;
+  const float* values = v + row * spec.num_kv_heads * spec.value_dim;
+  Rotate(spec.rope, TrueTable(layer.rope, static_cast<int64_t>(row)), keys + first * spec.key_dim,
+         last - first, spec.key_dim, rotated + first * spec.key_dim);
+  for (size_t head = first; head < last; ++head) {
+    const float* value = values + head * spec.value_dim;
+    layer.window.StoreHead(index, head, rotated + head * spec.key_dim, value);
+    if (layer.middle != nullptr) layer.middle->StoreHead(index, head, keys + head * spec.key_dim, value);
+  }
+}
+
+void SpanContext::RotateHeads(size_t layer_index, size_t row, size_t first, size_t last, const float* q) {
+  const Layer& layer = layers_[layer_index];
+  const LayerAttention& spec = shape_.layers[layer_index];
+  const size_t at = (row * spec.num_heads + first) * spec.key_dim;
+  Rotate(spec.rope, TrueTable(layer.rope, static_cast<int64_t>(row)), q + at, last - first, spec.key_dim,
+         q_true_.get() + at);
+  if (!chunk_has_far_) return;
+  Rotate(spec.rope, FarTable(layer.rope, static_cast<int64_t>(row)), q + at, last - first, spec.key_dim,
+         q_far_.get() + at);
+}
+
+void SpanContext::StoreChunk(size_t layer_index, const float* q, const float* k, const float* v,
+                             ThreadPool& pool) {
+  const LayerAttention& spec = shape_.layers[layer_index];
+  const auto rows = static_cast<size_t>(chunk_tokens_);
+  pool.Run((rows + kRowsPerTask - 1) / kRowsPerTask, [&](size_t task, size_t thread) {
+    float* rotated = k_rotated_.get() + thread * spec.num_kv_heads * spec.key_dim;
+    for (size_t row = task * kRowsPerTask; row < std::min(rows, (task + 1) * kRowsPerTask); ++row) {
+      StoreHeads(layer_index, row, 0, spec.num_kv_heads, k, v, rotated);
+      RotateHeads(layer_index, row, 0, spec.num_heads, q);
+    }
+  });
+}
+
+// The first tokens of the stream, once in its life.
+void SpanContext::StoreFar(size_t layer_index, const float* k, const float* v) {
+  Layer& layer = layers_[layer_index];
+  if (layer.far == nullptr || num_tokens_ >= policy_->far_tokens()) return;
   const LayerAttention& spec = shape_.layers[layer_index];
   const size_t k_stride = spec.num_kv_heads * spec.key_dim;
   const size_t v_stride = spec.num_kv_heads * spec.value_dim;
-  const auto rows = static_cast<size_t>(chunk_tokens_);
-  pool.Run((rows + kRowsPerTask - 1) / kRowsPerTask, [&](size_t task, size_t thread) {
-    float* rotated = k_rotated_.get() + thread * k_stride;
-    for (size_t row = task * kRowsPerTask; row < std::min(rows, (task + 1) * kRowsPerTask); ++row) {
-      const int64_t index = num_tokens_ + static_cast<int64_t>(row);
-      const float* key = k + row * k_stride;
-      const float* value = v + row * v_stride;
-      Rotate(spec.rope, TrueTable(layer.rope, static_cast<int64_t>(row)), key, spec.num_kv_heads,
-             spec.key_dim, rotated);
-      layer.window.Store(index, rotated, value);
-      if (layer.middle != nullptr) layer.middle->Store(index, key, value);
-    }
-  });
-  if (layer.far == nullptr || num_tokens_ >= policy_->far_tokens()) return;
-  // The first tokens of the stream, once in its life.
   std::vector<float> table(spec.rope.rotary_dim);
   for (int64_t index = num_tokens_; index < std::min(num_tokens_ + chunk_tokens_, policy_->far_tokens());
        ++index) {
@@ -294,23 +321,6 @@ void SpanContext::StoreChunk(size_t layer_index, const float* k, const float* v,
     }
     layer.far->Store(index, key, v + row * v_stride);
   }
-}
-
-void SpanContext::RotateQueries(size_t layer_index, const float* q, ThreadPool& pool) {
-  const Layer& layer = layers_[layer_index];
-  const LayerAttention& spec = shape_.layers[layer_index];
-  const size_t stride = spec.num_heads * spec.key_dim;
-  const auto rows = static_cast<size_t>(chunk_tokens_);
-  pool.Run((rows + kRowsPerTask - 1) / kRowsPerTask, [&](size_t task, size_t) {
-    for (size_t row = task * kRowsPerTask; row < std::min(rows, (task + 1) * kRowsPerTask); ++row) {
-      const float* query = q + row * stride;
-      Rotate(spec.rope, TrueTable(layer.rope, static_cast<int64_t>(row)), query, spec.num_heads, spec.key_dim,
-             q_true_.get() + row * stride);
-      if (!chunk_has_far_) continue;
-      Rotate(spec.rope, FarTable(layer.rope, static_cast<int64_t>(row)), query, spec.num_heads, spec.key_dim,
-             q_far_.get() + row * stride);
-    }
-  });
 }
 
 int64_t SpanContext::WindowBegin(size_t layer, int64_t index) const {
@@ -376,8 +386,18 @@ void SpanContext::Attend(size_t layer_index, const float* q, const float* k, con
   MNEME_CHECK(chunk_tokens_ > 0 && layer_index < layers_.size() && pool.num_threads() <= num_threads_);
   Layer& layer = layers_[layer_index];
   const LayerAttention& spec = shape_.layers[layer_index];
-  StoreChunk(layer_index, k, v, pool);
-  RotateQueries(layer_index, q, pool);
+  StoreFar(layer_index, k, v);
+  // One row is stored by who attends; several are shared by rows.
+  const bool one_row = chunk_tokens_ == 1;
+  if (!one_row) StoreChunk(layer_index, q, k, v, pool);
+  const auto prepare = [&](size_t kv_head) {
+    StoreHeads(layer_index, 0, kv_head, kv_head + 1, k, v, k_rotated_.get());
+    const size_t group = spec.num_heads / spec.num_kv_heads;
+    RotateHeads(layer_index, 0, kv_head * group, (kv_head + 1) * group, q);
+  };
+  const KvHeadFn prepare_fn = {&prepare, [](const void* fn, size_t kv_head) {
+                                 (*static_cast<const decltype(prepare)*>(fn))(kv_head);
+                               }};
   KvSpan spans[2];
   size_t num_spans = 0;
   if (SetSpans(layer_index)) spans[num_spans++] = far_span_;
@@ -394,7 +414,7 @@ void SpanContext::Attend(size_t layer_index, const float* q, const float* k, con
   const bool with_middle = layer.middle != nullptr &&
                            views_[static_cast<size_t>(chunk_tokens_ - 1)].middle_end > policy_->far_tokens();
   mneme::Attend(attend_shape, {spans, num_spans}, out, with_middle ? log_sum_exp_.get() : nullptr,
-                attend_scratch_.get(), pool);
+                attend_scratch_.get(), pool, one_row ? prepare_fn : KvHeadFn{});
   if (with_middle) MergeMiddle(layer_index, attend_shape, q, out, pool);
 }
 

@@ -53,8 +53,15 @@ class SpanContext : public Context {
 
   void Grow(int64_t num_tokens);
   void FillTables();
-  void StoreChunk(size_t layer, const float* k, const float* v, ThreadPool& pool);
-  void RotateQueries(size_t layer, const float* q, ThreadPool& pool);
+  // Rotates one row's keys and stores keys and values, of KV heads [first, last). k and v of the chunk;
+  // rotated: room for the keys of a row.
+  void StoreHeads(size_t layer, size_t row, size_t first, size_t last, const float* k, const float* v,
+                  float* rotated);
+  // Rotates one row's queries, of heads [first, last).
+  void RotateHeads(size_t layer, size_t row, size_t first, size_t last, const float* q);
+  // All rows and heads.
+  void StoreChunk(size_t layer, const float* q, const float* k, const float* v, ThreadPool& pool);
+  void StoreFar(size_t layer, const float* k, const float* v);
   // True if some row of the chunk sees far tokens in this layer.
   bool SetSpans(size_t layer);
   void MergeMiddle(size_t layer, const AttendShape& attend_shape, const float* q, float* out,

@@ -29,8 +29,9 @@ namespace HWY_NAMESPACE {
 namespace {
 
 // All keys of one tile by one thread, then its output.
-void AttendTile(const AttendJob& job, size_t tile_task, uint8_t* thread_scratch) {
+void AttendTile(const AttendJob& job, size_t tile_task, const KvHeadFn& prepare, uint8_t* thread_scratch) {
   const Tile tile(job, tile_task);
+  if (prepare.call != nullptr) prepare.call(prepare.fn, tile.kv_head);
   const ThreadScratch scratch =
       ThreadScratch::At(thread_scratch, job.tile_pairs, job.shape->layout.key_dim, job.value_stride);
   TileKernel kernel(job, tile, scratch);
@@ -231,7 +232,7 @@ size_t AttendScratchBytes(size_t max_rows, size_t num_heads, size_t key_dim, siz
 }
 
 void Attend(const AttendShape& shape, std::span<const KvSpan> spans, float* out, float* log_sum_exp,
-            uint8_t* scratch, ThreadPool& pool) {
+            uint8_t* scratch, ThreadPool& pool, const KvHeadFn& prepare) {
   const KvLayout& layout = shape.layout;
   MNEME_CHECK(layout.num_kv_heads > 0 && shape.num_heads % layout.num_kv_heads == 0);
   MNEME_CHECK(reinterpret_cast<uintptr_t>(scratch) % kAlignment == 0);
@@ -241,12 +242,15 @@ void Attend(const AttendShape& shape, std::span<const KvSpan> spans, float* out,
   const size_t thread_bytes =
       RoundUp64(ThreadScratch::Bytes(job.tile_pairs, layout.key_dim, job.value_stride));
   const size_t num_threads = pool.num_threads();
-  if (num_threads > 1 && num_tiles < kTilesPerThread * num_threads && HasManySplits(job)) {
-    AttendBySplits(job, num_tiles, scratch, thread_bytes, pool);
-    return;
-  }
+  const bool by_splits = num_threads > 1 && num_tiles < kTilesPerThread * num_threads && HasManySplits(job);
+  // A task that is all of a KV head prepares it.
+  const bool by_tasks = !by_splits && job.num_tiles == 1;
+  if (prepare.call != nullptr && !by_tasks)
+    pool.Run(layout.num_kv_heads, [&](size_t kv_head, size_t) { prepare.call(prepare.fn, kv_head); });
+  if (by_splits) return AttendBySplits(job, num_tiles, scratch, thread_bytes, pool);
   pool.Run(num_tiles, [&](size_t tile, size_t thread) {
-    HWY_DYNAMIC_DISPATCH(AttendTile)(job, tile, scratch + thread * thread_bytes);
+    HWY_DYNAMIC_DISPATCH(AttendTile)
+    (job, tile, by_tasks ? prepare : KvHeadFn{}, scratch + thread * thread_bytes);
   });
 }
 

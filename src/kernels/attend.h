@@ -63,6 +63,9 @@ void CheckKvLayout(const KvLayout& layout);
 // [num_kv_heads, value_dim]. Non-finite values are stored as they are (float encodings) or as zero (integer
 // encodings).
 void KvStore(const KvLayout& layout, uint8_t* block, size_t slot, const float* k, const float* v);
+// The same for one KV head: k [key_dim], v [value_dim]. Threads may store different heads of a token at once.
+void KvStoreHead(const KvLayout& layout, uint8_t* block, size_t slot, size_t kv_head, const float* k,
+                 const float* v);
 // Decodes one token. Either pointer may be null.
 void KvLoad(const KvLayout& layout, const uint8_t* block, size_t slot, float* k, float* v);
 // Copies one token's stored bits from one block to another of the same layout, exactly.
@@ -107,11 +110,19 @@ struct AttendShape {
 size_t AttendScratchBytes(size_t max_rows, size_t num_heads, size_t key_dim, size_t value_dim,
                           size_t max_keys, size_t num_threads);
 
+// What is to be done for a KV head before its queries, keys and values are read.
+struct KvHeadFn {
+  const void* fn = nullptr;
+  void (*call)(const void* fn, size_t kv_head) = nullptr;
+};
+
 // out [num_rows, num_heads, value_dim]. A row that sees no key (and no sink logit) is 0. log_sum_exp
 // [num_rows, num_heads], natural logarithm, -inf for such a row; null if not wanted. scratch:
 // AttendScratchBytes, 64-byte aligned. Spans must not share a key that one row sees twice. Allocates nothing.
+// prepare: called once for each KV head, by any thread, before the head is read: where a chunk has one row it
+// is stored and rotated by who attends, and is in its cache then. It must not throw.
 void Attend(const AttendShape& shape, std::span<const KvSpan> spans, float* out, float* log_sum_exp,
-            uint8_t* scratch, ThreadPool& pool);
+            uint8_t* scratch, ThreadPool& pool, const KvHeadFn& prepare = {});
 
 // The same in double precision from the definition, one key at a time, on decoded K and V: the oracle.
 void AttendReference(const AttendShape& shape, std::span<const KvSpan> spans, double* out,

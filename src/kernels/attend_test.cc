@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
+#include <atomic>
 #include <cmath>
 #include <limits>
 #include <vector>
@@ -33,8 +35,8 @@ KvLayout Layout(size_t heads, size_t key_dim, size_t value_dim, Encoding k = Enc
   return {heads, key_dim, value_dim, k, v};
 }
 
-AttendOutput Attended(const AttendCase& c, ThreadPool& pool) {
-  return RunAttend(c.shape, {&c.span, 1}, pool);
+AttendOutput Attended(const AttendCase& c, ThreadPool& pool, const KvHeadFn& prepare = {}) {
+  return RunAttend(c.shape, {&c.span, 1}, pool, prepare);
 }
 double Share(const AttendCase& c, ThreadPool& pool) {
   return ShareOfBound(c.shape, {&c.span, 1}, Attended(c, pool));
@@ -286,6 +288,40 @@ TEST(AttendTest, LongContextSharedByThreads) {
   // More splits than one wave of three threads holds.
   AttendCase c(Layout(1, 8, 8), 1, 1, 60000, 42);
   EXPECT_EQ(Attended(c, three), Attended(c, one));
+}
+
+// By whole heads, by splits, and with several tiles per head.
+TEST(AttendTest, EveryHeadIsPreparedOnceBeforeItIsRead) {
+  const KvLayout layout = Layout(3, 16, 16, Encoding::kF16, Encoding::kF16);
+  const struct { size_t num_rows, num_keys; } shapes[] = {{1, 70}, {1, 3000}, {20, 70}};
+  for (const auto& [num_rows, num_keys] : shapes) {
+    AttendCase c(layout, 3, num_rows, num_keys, 58);
+    std::vector<float> k(3 * 16, 0.5f), v(3 * 16, -2.0f);
+    c.Store(num_keys - 1, k.data(), v.data());
+    const std::vector<float> q = c.q;
+    for (const size_t num_threads : {1, 2, 3}) {
+      ThreadPool pool(num_threads);
+      const AttendOutput expected = Attended(c, pool);
+      const std::vector<float> nothing(3 * 16, NAN);
+      c.Store(num_keys - 1, nothing.data(), nothing.data());
+      std::fill(c.q.begin(), c.q.end(), NAN);
+      std::atomic<int> calls[3] = {};
+      const auto prepare = [&](size_t head) {
+        ++calls[head];
+        c.StoreHead(num_keys - 1, head, k.data() + head * 16, v.data() + head * 16);
+        for (size_t row = 0; row < num_rows; ++row) {
+          const auto at = static_cast<ptrdiff_t>((row * 3 + head) * 3 * 16);
+          std::copy_n(q.begin() + at, 3 * 16, c.q.begin() + at);
+        }
+      };
+      const AttendOutput got = Attended(c, pool, {&prepare, [](const void* fn, size_t head) {
+                                                    (*static_cast<const decltype(prepare)*>(fn))(head);
+                                                  }});
+      for (const std::atomic<int>& count : calls) EXPECT_EQ(count, 1);
+      EXPECT_EQ(got.out, expected.out) << num_rows << " rows, " << num_threads << " threads";
+      EXPECT_EQ(got.lse, expected.lse);
+    }
+  }
 }
 
 TEST(AttendTest, ManySpans) {

@@ -60,6 +60,11 @@ class AttendCase {
     KvStore(shape.layout, blocks_[place / kBlockTokens], place % kBlockTokens, k, v);
   }
 
+  void StoreHead(size_t t, size_t kv_head, const float* k, const float* v) {
+    const size_t place = span.first_slot + t;
+    KvStoreHead(shape.layout, blocks_[place / kBlockTokens], place % kBlockTokens, kv_head, k, v);
+  }
+
   // Stores every token anew over blocks of NaN bits; for whole blocks only.
   void StoreOverNans() {
     std::vector<float> k(shape.layout.num_kv_heads * shape.layout.key_dim);
@@ -115,7 +120,8 @@ struct AttendOutput {
   bool operator==(const AttendOutput&) const = default;
 };
 
-inline AttendOutput RunAttend(const AttendShape& shape, std::span<const KvSpan> spans, ThreadPool& pool) {
+inline AttendOutput RunAttend(const AttendShape& shape, std::span<const KvSpan> spans, ThreadPool& pool,
+                              const KvHeadFn& prepare = {}) {
   const KvLayout& layout = shape.layout;
   int64_t num_keys = 0;
   for (const KvSpan& span : spans) {
@@ -133,7 +139,7 @@ inline AttendOutput RunAttend(const AttendShape& shape, std::span<const KvSpan> 
   AttendOutput result;
   result.out.assign(shape.num_rows * shape.num_heads * layout.value_dim, NAN);
   result.lse.assign(shape.num_rows * shape.num_heads, NAN);
-  Attend(shape, spans, result.out.data(), result.lse.data(), scratch.get(), pool);
+  Attend(shape, spans, result.out.data(), result.lse.data(), scratch.get(), pool, prepare);
   for (size_t i = 0; i < kGuard; ++i) {
     if (scratch.get()[bytes + i] != 0xFF) result.out[0] = NAN;
   }

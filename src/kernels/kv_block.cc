@@ -228,20 +228,25 @@ void CheckKvLayout(const KvLayout& layout) {
   }
 }
 
-void KvStore(const KvLayout& layout, uint8_t* block, size_t slot, const float* k, const float* v) {
-  MNEME_CHECK(slot < kBlockTokens);
+void KvStoreHead(const KvLayout& layout, uint8_t* block, size_t slot, size_t kv_head, const float* k,
+                 const float* v) {
+  MNEME_CHECK(slot < kBlockTokens && kv_head < layout.num_kv_heads);
   const KvSection section(layout);
-  for (size_t head = 0; head < layout.num_kv_heads; ++head, block += section.bytes) {
-    StoreHead(layout.key_encoding, k + head * layout.key_dim, layout.key_dim, slot, block + section.keys,
-              block + section.key_scales, [&](size_t i) { return KeyPlace(layout.key_encoding, slot, i); });
-    StoreHead(layout.value_encoding, v + head * layout.value_dim, layout.value_dim, slot,
-              block + section.values, block + section.value_scales,
-              [&](size_t i) { return ValuePlace(layout.value_encoding, layout.value_dim, slot, i); });
-    if (layout.key_encoding == Encoding::kBF16 && layout.key_dim % 2 != 0) {  // the last pair's other half
-      const Place place = KeyPlace(Encoding::kBF16, slot, layout.key_dim);
-      WriteFloat(Encoding::kBF16, block + section.keys, place.offset, 0.0f);
-    }
+  block += kv_head * section.bytes;
+  StoreHead(layout.key_encoding, k, layout.key_dim, slot, block + section.keys, block + section.key_scales,
+            [&](size_t i) { return KeyPlace(layout.key_encoding, slot, i); });
+  StoreHead(layout.value_encoding, v, layout.value_dim, slot, block + section.values,
+            block + section.value_scales,
+            [&](size_t i) { return ValuePlace(layout.value_encoding, layout.value_dim, slot, i); });
+  if (layout.key_encoding == Encoding::kBF16 && layout.key_dim % 2 != 0) {  // the last pair's other half
+    const Place place = KeyPlace(Encoding::kBF16, slot, layout.key_dim);
+    WriteFloat(Encoding::kBF16, block + section.keys, place.offset, 0.0f);
   }
+}
+
+void KvStore(const KvLayout& layout, uint8_t* block, size_t slot, const float* k, const float* v) {
+  for (size_t head = 0; head < layout.num_kv_heads; ++head)
+    KvStoreHead(layout, block, slot, head, k + head * layout.key_dim, v + head * layout.value_dim);
 }
 
 void KvLoad(const KvLayout& layout, const uint8_t* block, size_t slot, float* k, float* v) {
