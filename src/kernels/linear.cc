@@ -125,9 +125,9 @@ void StoreTotals(const MatMulJob& job, size_t row, size_t rows, size_t group, si
 // Distances in the packed form of one matrix.
 struct PackedStrides {
   explicit PackedStrides(const LinearWeights& weights)
-      : group_bytes(PackedGroupBytes(weights.encoding(), weights.num_cols())),
+      : group_stride(weights.group_stride()),
         chunk_bytes(PackedChunkBytes(weights.encoding(), kChunkBlocks)) {}
-  size_t group_bytes;
+  size_t group_stride;
   size_t chunk_bytes;  // of every chunk but a row's last
 };
 
@@ -142,7 +142,7 @@ void UnpackGroup(const LinearWeights& weights, const PackedStrides& strides, siz
     return;
   }
   const uint8_t* packed =
-      weights.packed() + group * strides.group_bytes + first_block / kChunkBlocks * strides.chunk_bytes;
+      weights.packed() + group * strides.group_stride + first_block / kChunkBlocks * strides.chunk_bytes;
   if (to_bytes) {
     UnpackPacked(weights.encoding(), packed, blocks, scratch, chunk);
   } else {
@@ -162,21 +162,42 @@ struct Streams {
   size_t Group(size_t i, size_t g) const { return begin + g * length + i; }
   // The last stream may be shorter.
   bool Has(size_t i, size_t g) const { return Group(i, g) < end; }
-  void Load(const MatMulJob& job, size_t rows, size_t i, Totals& totals) const {
+  size_t begin, end;
+  size_t length;
+};
+
+// What the streams have at step `i`. Where one has ended the first is computed twice, and stored once.
+class StreamStep {
+ public:
+  StreamStep(const JobGroups& groups, const Streams& streams, size_t i) {
     for (size_t g = 0; g < kGroups; ++g) {
-      if (Has(i, g)) {
-        LoadGroup(job, 0, rows, Group(i, g), g, true, totals);
+      has_[g] = streams.Has(i, g);
+      places_[g] = groups.At(streams.Group(i, has_[g] ? g : 0));
+    }
+  }
+  bool has(size_t g) const { return has_[g]; }
+  const GroupPlace& place(size_t g) const { return places_[g]; }
+  // Where the weights are, `offset` bytes into the groups.
+  void Locate(size_t offset, const uint8_t** at) const {
+    for (size_t g = 0; g < kGroups; ++g) at[g] = places_[g].packed() + offset;
+  }
+  void Load(size_t rows, Totals& totals) const {
+    for (size_t g = 0; g < kGroups; ++g) {
+      if (has_[g]) {
+        LoadGroup(*places_[g].job, 0, rows, places_[g].group, g, true, totals);
       } else {
         ClearGroup(rows, g, totals);
       }
     }
   }
-  void Store(const MatMulJob& job, size_t rows, size_t i, const Totals& totals) const {
-    for (size_t g = 0; g < kGroups && Has(i, g); ++g) StoreGroup(job, 0, rows, Group(i, g), g, totals);
+  void Store(size_t rows, const Totals& totals) const {
+    for (size_t g = 0; g < kGroups && has_[g]; ++g)
+      StoreGroup(*places_[g].job, 0, rows, places_[g].group, g, totals);
   }
 
-  size_t begin, end;
-  size_t length;
+ private:
+  GroupPlace places_[kGroups];
+  bool has_[kGroups];
 };
 
 #if HWY_TARGET != HWY_SCALAR
@@ -188,47 +209,47 @@ void AskForRow(const ActivationRows& x) {
 }
 
 // One row and packed weights: what decoding one token does.
-void MultiplyOneRow(const MatMulJob& job, const ActivationRows& x, size_t begin, size_t end) {
-  const ChunkLayout layout = PackedLayout(job.weights->encoding());
-  const size_t group_bytes = PackedGroupBytes(job.weights->encoding(), x.num_cols());
+void MultiplyOneRow(const JobGroups& groups, const ActivationRows& x, size_t begin, size_t end) {
+  const ChunkLayout layout = PackedLayout(groups.jobs()[0].weights->encoding());
   const Streams streams(begin, end);
   AskForRow(x);
   Totals totals;
   for (size_t i = 0; i < streams.length; ++i) {
-    streams.Load(job, 1, i, totals);
+    const StreamStep step(groups, streams, i);
+    step.Load(1, totals);
     const uint8_t* packed[kGroups];
-    for (size_t g = 0; g < kGroups; ++g) {
-      // Where a stream has ended the first is computed twice, and stored once.
-      packed[g] = job.weights->packed() + streams.Group(i, streams.Has(i, g) ? g : 0) * group_bytes;
-    }
+    step.Locate(0, packed);
     MultiplyRow(layout, packed, TileOf(x, 0), totals.values[0]);
-    streams.Store(job, 1, i, totals);
+    step.Store(1, totals);
   }
 }
 #endif
 
 // Few rows: weights are read from end to end, sums stay in the cache.
-void MultiplyFewTiles(const MatMulJob& job, const ActivationRows& x, size_t begin, size_t end) {
-  const BlockKind kind = KindOf(job.weights->encoding());
+void MultiplyFewTiles(const JobGroups& groups, const ActivationRows& x, size_t begin, size_t end) {
+  const LinearWeights& weights = *groups.jobs()[0].weights;  // the others are like it
+  const BlockKind kind = KindOf(weights.encoding());
   // Packed weights are taken apart in registers; the scalar kernel reads bytes.
-  const bool to_bytes = !job.weights->is_packed() || HWY_TARGET == HWY_SCALAR;
-  const ChunkLayout layout = to_bytes ? ChunkLayout::kBytes : PackedLayout(job.weights->encoding());
+  const bool to_bytes = !weights.is_packed() || HWY_TARGET == HWY_SCALAR;
+  const ChunkLayout layout = to_bytes ? ChunkLayout::kBytes : PackedLayout(weights.encoding());
   const size_t num_blocks = x.num_cols() / kBlockCols;
   const size_t num_tiles = CeilDivide(x.num_rows(), kActTile);
-  const bool asks = job.weights->is_packed() && x.num_rows() > RowsOfPrefetchers(layout);
-  const PackedStrides strides(*job.weights);
+  const bool asks = weights.is_packed() && x.num_rows() > RowsOfPrefetchers(layout);
+  const PackedStrides strides(weights);
   const Streams streams(begin, end);
   UnpackScratch scratch[kGroups];
   UnpackedChunk chunks[kGroups];
   Totals totals;
   for (size_t i = 0; i < streams.length; ++i) {
-    streams.Load(job, x.num_rows(), i, totals);
+    const StreamStep step(groups, streams, i);
+    step.Load(x.num_rows(), totals);
     for (size_t block = 0, blocks; block < num_blocks; block += blocks) {
       blocks = ChunkBlocksAt(block, num_blocks);
-      const size_t chunk_bytes = PackedChunkBytes(job.weights->encoding(), blocks);
+      const size_t chunk_bytes = PackedChunkBytes(weights.encoding(), blocks);
       for (size_t g = 0; g < kGroups; ++g) {
-        if (streams.Has(i, g)) {
-          UnpackGroup(*job.weights, strides, streams.Group(i, g), block, blocks, to_bytes, chunk_bytes,
+        if (step.has(g)) {
+          const GroupPlace& place = step.place(g);
+          UnpackGroup(*place.job->weights, strides, place.group, block, blocks, to_bytes, chunk_bytes,
                       scratch[g], chunks[g]);
         } else {
           chunks[g] = chunks[0];  // where a stream has ended the first is computed twice, and stored once
@@ -251,7 +272,7 @@ void MultiplyFewTiles(const MatMulJob& job, const ActivationRows& x, size_t begi
         }
       }
     }
-    streams.Store(job, x.num_rows(), i, totals);
+    step.Store(x.num_rows(), totals);
   }
 }
 
@@ -272,7 +293,7 @@ void MultiplyTiles(const MatMulJob& job, const ActivationRows& x, size_t begin, 
       for (size_t group = begin; group < end; group += kGroups) {
         for (size_t g = 0; g < kGroups; ++g) {
           if (group + g < end) {
-            UnpackGroup(*job.weights, strides, group + g, block, blocks, true, kGroups * strides.group_bytes,
+            UnpackGroup(*job.weights, strides, group + g, block, blocks, true, kGroups * strides.group_stride,
                         scratch[g], chunks[g]);
           } else {
             chunks[g] = chunks[0];
@@ -307,40 +328,40 @@ void MultiplyTiles(const MatMulJob& job, const ActivationRows& x, size_t begin, 
   }
 }
 
+// Few rows: weights pass once, in streams as in MultiplyFewTiles, and in pieces that stay in the first-level
+// cache for the second tile of rows.
 template <Encoding kEncoding>
-void MultiplyPackedFloat(const MatMulJob& job, const ActivationRows& x, size_t begin, size_t end) {
-  constexpr size_t kColBytes = kGroupRows * kWeightBytes<kEncoding>;
-  const size_t group_bytes = PackedGroupBytes(kEncoding, x.num_cols());
+void MultiplyFewFloat(const JobGroups& groups, const ActivationRows& x, size_t begin, size_t end) {
+  const size_t tile = x.num_rows() <= 6 ? x.num_rows() : CeilDivide(x.num_rows(), 2);
+  const size_t piece = x.num_rows() <= 6 ? x.num_cols() : kFloatChunkCols;
+  const Streams streams(begin, end);
   Totals totals;
-  if (x.num_rows() <= kFloatTile) {
-    // Few rows: weights pass once, in streams as in MultiplyFewTiles, and in pieces that stay in the
-    // first-level cache for the second tile of rows.
-    const size_t tile = x.num_rows() <= 6 ? x.num_rows() : CeilDivide(x.num_rows(), 2);
-    const size_t piece = x.num_rows() <= 6 ? x.num_cols() : kFloatChunkCols;
-    const Streams streams(begin, end);
-    for (size_t i = 0; i < streams.length; ++i) {
-      streams.Load(job, x.num_rows(), i, totals);
-      for (size_t col = 0; col < x.num_cols(); col += piece) {
-        const size_t cols = std::min(piece, x.num_cols() - col);
-        const uint8_t* at[kGroups];
-        for (size_t g = 0; g < kGroups; ++g) {
-          const size_t group = streams.Group(i, streams.Has(i, g) ? g : 0);
-          at[g] = job.weights->packed() + group * group_bytes + col * kColBytes;
-        }
-        for (size_t row = 0; row < x.num_rows(); row += tile) {
-          const size_t rows = std::min(tile, x.num_rows() - row);
-          PackedFloatDirect<kEncoding>(at, x.x() + row * x.stride() + col, x.stride(), rows, cols,
-                                       totals.values[row], kGroups * kGroupRows);
-        }
+  for (size_t i = 0; i < streams.length; ++i) {
+    const StreamStep step(groups, streams, i);
+    step.Load(x.num_rows(), totals);
+    for (size_t col = 0; col < x.num_cols(); col += piece) {
+      const size_t cols = std::min(piece, x.num_cols() - col);
+      const uint8_t* at[kGroups];
+      step.Locate(col * kGroupRows * kWeightBytes<kEncoding>, at);
+      for (size_t row = 0; row < x.num_rows(); row += tile) {
+        const size_t rows = std::min(tile, x.num_rows() - row);
+        PackedFloatDirect<kEncoding>(at, x.x() + row * x.stride() + col, x.stride(), rows, cols,
+                                     totals.values[row], kGroups * kGroupRows);
       }
-      streams.Store(job, x.num_rows(), i, totals);
     }
-    return;
+    step.Store(x.num_rows(), totals);
   }
+}
+
+template <Encoding kEncoding>
+void MultiplyManyFloat(const MatMulJob& job, const ActivationRows& x, size_t begin, size_t end) {
+  constexpr size_t kColBytes = kGroupRows * kWeightBytes<kEncoding>;
+  const size_t group_stride = job.weights->group_stride();
+  Totals totals;
   const uint8_t* at[kGroups];
   const auto locate = [&](size_t group, size_t col) {
     for (size_t g = 0; g < kGroups; ++g) {
-      at[g] = job.weights->packed() + std::min(group + g, end - 1) * group_bytes + col * kColBytes;
+      at[g] = job.weights->packed() + std::min(group + g, end - 1) * group_stride + col * kColBytes;
     }
   };
   alignas(64) float copy[kFloatTile * kCopyStep] = {};
@@ -371,35 +392,36 @@ void MultiplyPackedFloat(const MatMulJob& job, const ActivationRows& x, size_t b
 constexpr size_t kPassPieces = 4;
 
 // Float weights packed as pairs of bfloat16. Activations are rounded piece by piece where they are used.
-void MultiplyPairs(const MatMulJob& job, const ActivationRows& x, size_t begin, size_t end) {
+constexpr size_t kPieceCols = 2 * kPairPiece;
+
+// Weights pass once, in streams as in MultiplyFewTiles. Rounding a piece again for every group costs less
+// than a buffer for whole rows, of any length, would.
+void MultiplyFewPairs(const JobGroups& groups, const ActivationRows& x, size_t begin, size_t end) {
   const auto& kernels = PairKernelsOfMachine();
-  const size_t group_bytes =
-      PackedGroupBytes(job.weights->encoding(), x.num_cols(), FloatProducts::kBFloat16);
-  constexpr size_t kPieceCols = 2 * kPairPiece;
+  alignas(64) uint32_t rounded[kFloatTile * kPairStep] = {};
+  const Streams streams(begin, end);
+  Totals totals;
+  for (size_t i = 0; i < streams.length; ++i) {
+    const StreamStep step(groups, streams, i);
+    step.Load(x.num_rows(), totals);
+    for (size_t col = 0; col < x.num_cols(); col += kPieceCols) {
+      const size_t cols = std::min(kPieceCols, x.num_cols() - col);
+      kernels.round_rows(x.x() + col, x.stride(), x.num_rows(), cols, rounded);
+      const uint8_t* at[kGroups];
+      step.Locate(col / 2 * kPairColBytes, at);
+      kernels.multiply_tile(at, rounded, x.num_rows(), CeilDivide(cols, 2), totals.values[0],
+                            kGroups * kGroupRows);
+    }
+    step.Store(x.num_rows(), totals);
+  }
+}
+
+// A row tile's sums stay in the cache for kPassPieces pieces.
+void MultiplyManyPairs(const MatMulJob& job, const ActivationRows& x, size_t begin, size_t end) {
+  const auto& kernels = PairKernelsOfMachine();
+  const size_t group_stride = job.weights->group_stride();
   const uint8_t* at[kGroups];
   Totals totals;
-  if (x.num_rows() <= kFloatTile) {
-    // Weights pass once, in streams as in MultiplyFewTiles. Rounding a piece again for every group costs less
-    // than a buffer for whole rows, of any length, would.
-    alignas(64) uint32_t rounded[kFloatTile * kPairStep] = {};
-    const Streams streams(begin, end);
-    for (size_t i = 0; i < streams.length; ++i) {
-      streams.Load(job, x.num_rows(), i, totals);
-      for (size_t col = 0; col < x.num_cols(); col += kPieceCols) {
-        const size_t cols = std::min(kPieceCols, x.num_cols() - col);
-        kernels.round_rows(x.x() + col, x.stride(), x.num_rows(), cols, rounded);
-        for (size_t g = 0; g < kGroups; ++g) {
-          const size_t group = streams.Group(i, streams.Has(i, g) ? g : 0);
-          at[g] = job.weights->packed() + group * group_bytes + col / 2 * kPairColBytes;
-        }
-        kernels.multiply_tile(at, rounded, x.num_rows(), CeilDivide(cols, 2), totals.values[0],
-                              kGroups * kGroupRows);
-      }
-      streams.Store(job, x.num_rows(), i, totals);
-    }
-    return;
-  }
-  // Many rows: a row tile's sums stay in the cache for kPassPieces pieces.
   alignas(64) uint32_t rounded[kPassPieces][kFloatTile * kPairStep] = {};
   constexpr size_t kPassCols = kPassPieces * kPieceCols;
   for (size_t pass = 0; pass < x.num_cols(); pass += kPassCols) {
@@ -415,7 +437,7 @@ void MultiplyPairs(const MatMulJob& job, const ActivationRows& x, size_t begin, 
         for (size_t col = pass, piece = 0; col < pass_end; col += kPieceCols, ++piece) {
           for (size_t g = 0; g < kGroups; ++g) {
             at[g] =
-                job.weights->packed() + std::min(group + g, end - 1) * group_bytes + col / 2 * kPairColBytes;
+                job.weights->packed() + std::min(group + g, end - 1) * group_stride + col / 2 * kPairColBytes;
           }
           kernels.multiply_tile(at, rounded[piece], rows, CeilDivide(std::min(kPieceCols, pass_end - col), 2),
                                 totals.values[0], kGroups * kGroupRows);
@@ -453,30 +475,46 @@ void MultiplyStoredFloat(const MatMulJob& job, const ActivationRows& x, size_t b
 }
 
 template <Encoding kEncoding>
-void MultiplyFloat(const MatMulJob& job, const ActivationRows& x, size_t begin, size_t end) {
-  if (job.weights->is_packed()) {
-    MultiplyPackedFloat<kEncoding>(job, x, begin, end);
-  } else {
-    MultiplyStoredFloat<kEncoding>(job, x, begin, end);
+void MultiplyFloat(const JobGroups& groups, const ActivationRows& x, size_t begin, size_t end) {
+  const MatMulJob& job = groups.jobs()[0];
+  if (!job.weights->is_packed()) return MultiplyStoredFloat<kEncoding>(job, x, begin, end);
+  if (x.num_rows() <= kFloatTile) return MultiplyFewFloat<kEncoding>(groups, x, begin, end);
+  MultiplyManyFloat<kEncoding>(job, x, begin, end);
+}
+
+// Outputs of groups [begin, end) of one job, or of a run of several alike.
+void MultiplyRun(const JobGroups& groups, const ActivationRows& x, size_t begin, size_t end) {
+  const MatMulJob& job = groups.jobs()[0];
+  if (job.weights->products() == FloatProducts::kBFloat16) {
+    if (x.num_rows() <= kFloatTile) return MultiplyFewPairs(groups, x, begin, end);
+    return MultiplyManyPairs(job, x, begin, end);
+  }
+  switch (job.weights->encoding()) {
+    case Encoding::kF32:
+      return MultiplyFloat<Encoding::kF32>(groups, x, begin, end);
+    case Encoding::kF16:
+      return MultiplyFloat<Encoding::kF16>(groups, x, begin, end);
+    case Encoding::kBF16:
+      return MultiplyFloat<Encoding::kBF16>(groups, x, begin, end);
+    default:
+#if HWY_TARGET != HWY_SCALAR
+      if (x.num_rows() == 1 && job.weights->is_packed()) return MultiplyOneRow(groups, x, begin, end);
+#endif
+      if (x.num_rows() <= kFewRows) return MultiplyFewTiles(groups, x, begin, end);
+      return MultiplyTiles(job, x, begin, end);
   }
 }
 
-// Outputs of groups [begin, end) of one job.
-void MultiplyGroups(const MatMulJob& job, const ActivationRows& x, size_t begin, size_t end) {
-  if (job.weights->products() == FloatProducts::kBFloat16) return MultiplyPairs(job, x, begin, end);
-  switch (job.weights->encoding()) {
-    case Encoding::kF32:
-      return MultiplyFloat<Encoding::kF32>(job, x, begin, end);
-    case Encoding::kF16:
-      return MultiplyFloat<Encoding::kF16>(job, x, begin, end);
-    case Encoding::kBF16:
-      return MultiplyFloat<Encoding::kBF16>(job, x, begin, end);
-    default:
-#if HWY_TARGET != HWY_SCALAR
-      if (x.num_rows() == 1 && job.weights->is_packed()) return MultiplyOneRow(job, x, begin, end);
-#endif
-      if (x.num_rows() <= kFewRows) return MultiplyFewTiles(job, x, begin, end);
-      return MultiplyTiles(job, x, begin, end);
+// Outputs of groups [begin, end) of all jobs.
+void MultiplyGroups(const JobGroups& groups, const ActivationRows& x, size_t begin, size_t end) {
+  if (groups.is_run()) return MultiplyRun(groups, x, begin, end);
+  size_t first = 0;  // of the job
+  for (const MatMulJob& job : groups.jobs()) {
+    const JobGroups one({&job, 1}, x.num_rows());
+    const size_t last = first + one.num_groups();
+    if (begin < last && first < end)
+      MultiplyRun(one, x, std::max(begin, first) - first, std::min(end, last) - first);
+    first = last;
   }
 }
 
@@ -488,13 +526,14 @@ namespace mneme {
 namespace linear {
 HWY_EXPORT(MultiplyGroups);
 
-void Multiply(const MatMulJob& job, const ActivationRows& x, size_t begin, size_t end) {
-  HWY_DYNAMIC_DISPATCH(MultiplyGroups)(job, x, begin, end);
+void Multiply(const JobGroups& groups, const ActivationRows& x, size_t begin, size_t end) {
+  HWY_DYNAMIC_DISPATCH(MultiplyGroups)(groups, x, begin, end);
 }
 }  // namespace linear
 
 namespace {
 
+using linear::JobGroups;
 using linear::kGroupRows;
 
 // A call below both limits takes a few microseconds on one thread, less than sharing it would cost.
@@ -502,7 +541,7 @@ constexpr size_t kBytesWorthSharing = 96 << 10;
 constexpr size_t kProductsWorthSharing = 512 << 10;
 // With many rows of activations a task brings them into its caches once: equal tasks, at least so many for
 // each thread, of at most so many groups that a chunk of their weights stays in the second-level cache.
-constexpr size_t kManyRows = linear::kFloatTile + 1;
+constexpr size_t kManyRows = linear::kRunRows + 1;
 constexpr size_t kMaxTaskGroups = 32;
 constexpr size_t kEqualTasksPerThread = 4;
 // With few rows memory sets the pace, and every run that a thread starts costs some of it: the task is
@@ -512,7 +551,7 @@ constexpr size_t kEqualTasksPerThread = 4;
 constexpr size_t kLongSixteenths = 15;
 constexpr size_t kShareWorthTail = size_t{2} << 20;  // bytes of one thread
 
-// How the groups of all jobs, one job after the other, are cut into tasks: pairs of groups stay together.
+// How the groups of all jobs, in their order, are cut into tasks: pairs of groups stay together.
 class TaskCuts {
  public:
   TaskCuts(size_t num_groups, size_t bytes, size_t num_rows, size_t num_threads)
@@ -547,30 +586,34 @@ class TaskCuts {
   size_t num_equal_ = 0;
 };
 
-size_t NumGroups(const MatMulJob& job) { return linear::CeilDivide(job.weights->num_rows(), kGroupRows); }
-
 void CheckJob(const MatMulJob& job, const ActivationRows& x) {
   MNEME_CHECK(job.weights != nullptr && job.out != nullptr);
   MNEME_CHECK(job.weights->num_cols() == x.num_cols() && x.num_cols() > 0);
   MNEME_CHECK(x.has_quantised() || !NeedsQuantised(job.weights->encoding()));
 }
 
-// What several products together read and compute.
+// Whether the products of all jobs are worth sharing, and what is read for them.
 struct Work {
   Work(const ActivationRows& x, std::span<const MatMulJob> jobs) {
+    size_t products = 0;
     for (const MatMulJob& job : jobs) {
       CheckJob(job, x);
-      num_groups += NumGroups(job);
       bytes += job.weights->read_bytes();
       products += job.weights->num_rows() * x.num_cols() * x.num_rows();
     }
+    worth_sharing = bytes >= kBytesWorthSharing || products >= kProductsWorthSharing;
   }
-  bool worth_sharing() const { return bytes >= kBytesWorthSharing || products >= kProductsWorthSharing; }
-
-  size_t num_groups = 0;
   size_t bytes = 0;
-  size_t products = 0;
+  bool worth_sharing = false;
 };
+
+// Calls fn(begin, end) for ranges of groups that cover [0, num_groups).
+template <typename Fn>
+void ShareGroups(const Work& work, size_t num_groups, size_t num_rows, ThreadPool& pool, const Fn& fn) {
+  if (!work.worth_sharing) return fn(size_t{0}, num_groups);
+  const TaskCuts cuts(num_groups, work.bytes, num_rows, pool.num_threads());
+  pool.Run(cuts.num_tasks(), [&](size_t task, size_t) { fn(cuts.Begin(task), cuts.Begin(task + 1)); });
+}
 
 }  // namespace
 
@@ -587,25 +630,11 @@ ActivationForm CommonForm(ActivationForm a, ActivationForm b) {
 bool NeedsQuantised(Encoding encoding) { return FormFor(encoding) != ActivationForm::kFloat; }
 
 void MatMul(const ActivationRows& x, std::span<const MatMulJob> jobs, ThreadPool& pool) {
-  if (x.num_rows() == 0) return;
+  if (x.num_rows() == 0 || jobs.empty()) return;
   const Work work(x, jobs);
-  if (!work.worth_sharing()) {
-    for (const MatMulJob& job : jobs) linear::Multiply(job, x, 0, NumGroups(job));
-    return;
-  }
-  const TaskCuts cuts(work.num_groups, work.bytes, x.num_rows(), pool.num_threads());
-  pool.Run(cuts.num_tasks(), [&](size_t task, size_t) {
-    const size_t begin = cuts.Begin(task);
-    const size_t end = cuts.Begin(task + 1);
-    size_t first = 0;  // of the job
-    for (const MatMulJob& job : jobs) {
-      const size_t last = first + NumGroups(job);
-      if (begin < last && first < end) {
-        linear::Multiply(job, x, std::max(begin, first) - first, std::min(end, last) - first);
-      }
-      first = last;
-    }
-  });
+  const JobGroups groups(jobs, x.num_rows());
+  ShareGroups(work, groups.num_groups(), x.num_rows(), pool,
+              [&](size_t begin, size_t end) { linear::Multiply(groups, x, begin, end); });
 }
 
 void MatMulThen(const ActivationRows& x, std::span<const MatMulJob> jobs, ThreadPool& pool,
@@ -614,13 +643,17 @@ void MatMulThen(const ActivationRows& x, std::span<const MatMulJob> jobs, Thread
   const Work work(x, jobs);
   const size_t num_outputs = jobs[0].weights->num_rows();
   for (const MatMulJob& job : jobs) MNEME_CHECK(job.weights->num_rows() == num_outputs);
-  const auto run = [&](size_t begin, size_t end) {
-    for (const MatMulJob& job : jobs) linear::Multiply(job, x, begin, end);
-    finish.call(finish.fn, begin * kGroupRows, std::min(end * kGroupRows, num_outputs));
-  };
-  if (!work.worth_sharing()) return run(0, NumGroups(jobs[0]));
-  const TaskCuts cuts(NumGroups(jobs[0]), work.bytes, x.num_rows(), pool.num_threads());
-  pool.Run(cuts.num_tasks(), [&](size_t task, size_t) { run(cuts.Begin(task), cuts.Begin(task + 1)); });
+  const JobGroups groups(jobs, x.num_rows());
+  const size_t groups_per_job = groups.num_groups() / jobs.size();
+  const size_t step = groups.in_turns() ? jobs.size() : 1;
+  ShareGroups(work, step * groups_per_job, x.num_rows(), pool, [&](size_t begin, size_t end) {
+    if (groups.in_turns()) {
+      linear::Multiply(groups, x, begin, end);
+    } else {
+      for (const MatMulJob& job : jobs) linear::Multiply(JobGroups({&job, 1}, x.num_rows()), x, begin, end);
+    }
+    finish.call(finish.fn, begin / step * kGroupRows, std::min(end / step * kGroupRows, num_outputs));
+  });
 }
 
 void DecodeRow(const WeightView& weights, size_t row, float* out) {

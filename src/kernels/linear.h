@@ -54,6 +54,7 @@ class LinearWeights {
   LinearWeights& operator=(LinearWeights&& other) noexcept {
     view_ = std::exchange(other.view_, {});
     packed_ = std::exchange(other.packed_, nullptr);
+    group_stride_ = other.group_stride_;
     products_ = std::exchange(other.products_, FloatProducts::kFloat32);
     owned_ = std::move(other.owned_);
     return *this;
@@ -68,6 +69,11 @@ class LinearWeights {
   // lie in the order in which they are read are read faster.
   static LinearWeights PackedInto(const WeightView& view, uint8_t* memory, ThreadPool& pool,
                                   FloatProducts products = FloatProducts::kFloat32);
+  // Two matrices of one shape and encoding into `memory`, PackedBytes of both: 16 rows of one, 16 of the
+  // other, and so on. MatMulThen of few rows reads both in one run.
+  static std::pair<LinearWeights, LinearWeights> PackedTogether(
+      const WeightView& a, const WeightView& b, uint8_t* memory, ThreadPool& pool,
+      FloatProducts products = FloatProducts::kFloat32);
   // Bytes that Packed would allocate, a multiple of 64; 0 where it falls back to InPlace.
   static size_t PackedBytes(Encoding encoding, size_t num_rows, size_t num_cols,
                             FloatProducts products = FloatProducts::kFloat32);
@@ -81,11 +87,18 @@ class LinearWeights {
   size_t read_bytes() const;
   const WeightView& view() const { return view_; }
   const uint8_t* packed() const { return packed_; }
+  // Bytes from 16 packed rows to the next 16.
+  size_t group_stride() const { return group_stride_; }
   FloatProducts products() const { return products_; }
 
  private:
+  // Into every num_together-th group of `memory`.
+  static LinearWeights PackedGroups(const WeightView& view, uint8_t* memory, size_t num_together,
+                                    ThreadPool& pool, FloatProducts products);
+
   WeightView view_;
   const uint8_t* packed_ = nullptr;
+  size_t group_stride_ = 0;
   FloatProducts products_ = FloatProducts::kFloat32;  // other than that only where packed floats
   AlignedArray<uint8_t> owned_;                       // packed_, unless someone else owns it
 };

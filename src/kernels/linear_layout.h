@@ -228,6 +228,55 @@ inline ActTileView TileOf(const ActivationRows& x, size_t tile) {
           .blocks = x.num_cols() / kBlockCols};
 }
 
+// 16 rows of one of several matrices.
+struct GroupPlace {
+  const MatMulJob* job;
+  size_t group;
+
+  const uint8_t* packed() const { return job->weights->packed() + group * job->weights->group_stride(); }
+};
+
+// With so many rows of activations or fewer memory sets the pace: weights are read in long runs, from job to
+// job without a break.
+inline constexpr size_t kRunRows = kFloatTile;
+
+// The groups of several jobs in the order in which they are multiplied: one job after the other, or in turns
+// where two were packed together and rows are few.
+class JobGroups {
+ public:
+  JobGroups(std::span<const MatMulJob> jobs, size_t num_rows) : jobs_(jobs) {
+    const LinearWeights& first = *jobs[0].weights;
+    bool alike = first.is_packed();
+    for (const MatMulJob& job : jobs) {
+      num_groups_ += CeilDivide(job.weights->num_rows(), kGroupRows);
+      alike &= job.weights->is_packed() && job.weights->encoding() == first.encoding() &&
+               job.weights->products() == first.products() &&
+               job.weights->group_stride() == first.group_stride();
+    }
+    is_run_ = jobs.size() == 1 || (alike && num_rows <= kRunRows);
+    in_turns_ = jobs.size() == 2 && alike && num_rows <= kRunRows &&
+                first.packed() + first.group_stride() / 2 == jobs[1].weights->packed();
+  }
+  std::span<const MatMulJob> jobs() const { return jobs_; }
+  size_t num_groups() const { return num_groups_; }
+  // Whether a kernel may go from job to job.
+  bool is_run() const { return is_run_; }
+  bool in_turns() const { return in_turns_; }
+  GroupPlace At(size_t group) const {
+    if (in_turns_) return {&jobs_[group % 2], group / 2};
+    const MatMulJob* job = jobs_.data();
+    for (size_t count; group >= (count = CeilDivide(job->weights->num_rows(), kGroupRows)); ++job)
+      group -= count;
+    return {job, group};
+  }
+
+ private:
+  std::span<const MatMulJob> jobs_;
+  size_t num_groups_ = 0;
+  bool is_run_ = false;
+  bool in_turns_ = false;
+};
+
 // The values that integer products see, as float: scale * q. For tests.
 void DequantiseRow(const ActivationRows& x, size_t row, float* out);
 

@@ -229,18 +229,35 @@ LinearWeights LinearWeights::Packed(const WeightView& view, ThreadPool& pool, Fl
   return weights;
 }
 
-LinearWeights LinearWeights::PackedInto(const WeightView& view, uint8_t* memory, ThreadPool& pool,
-                                        FloatProducts products) {
+LinearWeights LinearWeights::PackedGroups(const WeightView& view, uint8_t* memory, size_t num_together,
+                                          ThreadPool& pool, FloatProducts products) {
   LinearWeights weights = InPlace(view);
   if (IsFloat(view.encoding)) weights.products_ = products;
   const size_t group_bytes = linear::PackedGroupBytes(view.encoding, view.num_cols, weights.products_);
   MNEME_CHECK(group_bytes > 0);
+  const size_t stride = num_together * group_bytes;
   const auto pack = weights.products_ == FloatProducts::kBFloat16 ? PackGroupPairs : PackGroup;
   pool.Run(linear::CeilDivide(view.num_rows, kGroupRows),
-           [&](size_t group, size_t) { pack(view, group, memory + group * group_bytes); });
+           [&](size_t group, size_t) { pack(view, group, memory + group * stride); });
   weights.packed_ = memory;
+  weights.group_stride_ = stride;
   weights.view_.data = nullptr;
   return weights;
+}
+
+LinearWeights LinearWeights::PackedInto(const WeightView& view, uint8_t* memory, ThreadPool& pool,
+                                        FloatProducts products) {
+  return PackedGroups(view, memory, 1, pool, products);
+}
+
+std::pair<LinearWeights, LinearWeights> LinearWeights::PackedTogether(const WeightView& a,
+                                                                      const WeightView& b, uint8_t* memory,
+                                                                      ThreadPool& pool,
+                                                                      FloatProducts products) {
+  MNEME_CHECK(a.encoding == b.encoding && a.num_rows == b.num_rows && a.num_cols == b.num_cols);
+  LinearWeights first = PackedGroups(a, memory, 2, pool, products);
+  LinearWeights second = PackedGroups(b, memory + first.group_stride_ / 2, 2, pool, products);
+  return {std::move(first), std::move(second)};
 }
 
 size_t LinearWeights::read_bytes() const {

@@ -8,6 +8,7 @@
 #include <limits>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "base/half.h"
@@ -133,6 +134,39 @@ std::vector<float> Rounded(const std::vector<float>& x, size_t stride, size_t nu
   std::vector<float> out(num_rows * stride);
   for (size_t r = 0; r < num_rows; ++r) linear::DequantiseRow(rows, r, out.data() + r * stride);
   return out;
+}
+
+// MatMulThen and MatMul give the products of both matrices; `finish` has each output once.
+void CheckHandedOn(const LinearWeights (&weights)[2], const std::vector<float>& x, size_t num_rows) {
+  ThreadPool one(1);
+  const size_t cols = weights[0].num_cols(), outputs = weights[0].num_rows();
+  const ActivationForm form = CommonForm(FormFor(weights[0].encoding()), FormFor(weights[1].encoding()));
+  ActivationRows rows(num_rows, cols);
+  rows.Set(x.data(), num_rows, cols, cols, form, one);
+  const std::vector<float> plain[] = {Product(weights[0], x.data(), cols, num_rows, one, form),
+                                      Product(weights[1], x.data(), cols, num_rows, one, form)};
+  std::vector<float> multiplied = plain[0];
+  for (size_t i = 0; i < multiplied.size(); ++i) multiplied[i] *= plain[1][i];
+  for (const size_t num_threads : {1, 2, 3}) {
+    ThreadPool pool(num_threads);
+    std::vector<float> outs[] = {std::vector<float>(num_rows * outputs),
+                                 std::vector<float>(num_rows * outputs)};
+    const MatMulJob jobs[] = {
+        {.weights = &weights[0], .out = outs[0].data(), .out_stride = outputs},
+        {.weights = &weights[1], .out = outs[1].data(), .out_stride = outputs},
+    };
+    MatMulThen(rows, jobs, pool, [&](size_t first, size_t last) {
+      EXPECT_EQ(first % 16, 0u);
+      for (size_t row = 0; row < num_rows; ++row) {
+        for (size_t n = first; n < last; ++n) outs[0][row * outputs + n] *= outs[1][row * outputs + n];
+      }
+    });
+    ASSERT_EQ(outs[0], multiplied) << outputs << " outputs, " << num_rows << " rows, " << num_threads
+                                   << " threads";
+    MatMul(rows, jobs, pool);
+    ASSERT_EQ(outs[0], plain[0]);
+    ASSERT_EQ(outs[1], plain[1]);
+  }
 }
 
 // Runs each test once per SIMD target of this machine.
@@ -477,7 +511,7 @@ TEST_P(LinearTargets, RoundsRowsTogetherAsAlone) {
   }
 }
 
-// Every output is handed on once, by ranges that whole blocks of 32 fit in, after all jobs have it.
+// Every output is handed on once, by ranges of whole cache lines, after all jobs have it.
 TEST_P(LinearTargets, HandsOnOutputsOfAllJobsOnce) {
   const size_t cols = 1024;
   for (const size_t outputs : {size_t{40}, size_t{717}, size_t{4103}}) {
@@ -485,28 +519,33 @@ TEST_P(LinearTargets, HandsOnOutputsOfAllJobsOnce) {
     ThreadPool one(1);
     const LinearWeights weights[] = {LinearWeights::Packed(a.view, one), LinearWeights::InPlace(b.view)};
     const std::vector<float> x = RandomRows(40, cols, 5);
-    for (const size_t num_rows : {1, 4, 40}) {
-      std::vector<float> expected = Product(weights[0], x.data(), cols, num_rows, one);
-      const std::vector<float> factor = Product(weights[1], x.data(), cols, num_rows, one);
-      for (size_t i = 0; i < expected.size(); ++i) expected[i] *= factor[i];
-      ActivationRows rows(num_rows, cols);
-      rows.Set(x.data(), num_rows, cols, cols, ActivationForm::kBlocks32, one);
-      for (const size_t num_threads : {1, 2, 3}) {
-        ThreadPool pool(num_threads);
-        std::vector<float> outs[] = {std::vector<float>(num_rows * outputs),
-                                     std::vector<float>(num_rows * outputs)};
-        const MatMulJob jobs[] = {
-            {.weights = &weights[0], .out = outs[0].data(), .out_stride = outputs},
-            {.weights = &weights[1], .out = outs[1].data(), .out_stride = outputs},
-        };
-        MatMulThen(rows, jobs, pool, [&](size_t first, size_t last) {
-          EXPECT_EQ(first % 32, 0u);
-          for (size_t row = 0; row < num_rows; ++row) {
-            for (size_t n = first; n < last; ++n) outs[0][row * outputs + n] *= outs[1][row * outputs + n];
-          }
-        });
-        ASSERT_EQ(outs[0], expected) << outputs << " outputs, " << num_rows << " rows, " << num_threads
-                                     << " threads";
+    for (const size_t num_rows : {1, 4, 40}) CheckHandedOn(weights, x, num_rows);
+  }
+}
+
+// Two matrices that were packed together give the bits of each alone, whichever way they are called.
+TEST_P(LinearTargets, MatricesPackedTogetherGiveTheBitsOfEachAlone) {
+  ThreadPool pool(2);
+  for (const Encoding encoding : kEncodings) {
+    for (const FloatProducts products : {FloatProducts::kFloat32, FloatProducts::kBFloat16}) {
+      const size_t cols = 512, outputs = 333;
+      const TestWeights a(encoding, outputs, cols, 1), b(encoding, outputs, cols, 2);
+      const size_t bytes = LinearWeights::PackedBytes(encoding, outputs, cols, products);
+      if (bytes == 0) continue;
+      const LinearWeights alone[] = {LinearWeights::Packed(a.view, pool, products),
+                                     LinearWeights::Packed(b.view, pool, products)};
+      const auto memory = MakeAligned<uint8_t>(2 * bytes);
+      LinearWeights together[2];
+      std::tie(together[0], together[1]) =
+          LinearWeights::PackedTogether(a.view, b.view, memory.get(), pool, products);
+      const std::vector<float> x = RandomRows(40, cols, 5);
+      for (const size_t num_rows : {1, 3, 7, 14, 40}) {
+        for (size_t i = 0; i < 2; ++i) {
+          ASSERT_EQ(Product(together[i], x.data(), cols, num_rows, pool),
+                    Product(alone[i], x.data(), cols, num_rows, pool))
+              << EncodingName(encoding) << ", " << num_rows << " rows";
+        }
+        CheckHandedOn(together, x, num_rows);
       }
     }
   }

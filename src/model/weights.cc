@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <tuple>
 
 #include "base/error.h"
 #include "model/tensor_map.h"
@@ -154,13 +155,35 @@ class Loader {
     weights_.packed = MakeHuge(total);
     weights_.packed_bytes = total;
     uint8_t* at = weights_.packed.get();
+    const LinearLayer* packed_before = nullptr;
     ForEachLinear(weights_, [&](LinearLayer& linear) {
       const size_t bytes = PackedBytes(linear);
-      if (bytes == 0) return;
-      linear.weights = LinearWeights::PackedInto(linear.file, at, pool_, products());
+      if (bytes == 0 || &linear == packed_before) return;
+      if (LinearLayer* other = TogetherWith(linear)) {
+        std::tie(linear.weights, other->weights) =
+            LinearWeights::PackedTogether(linear.file, other->file, at, pool_, products());
+        ReleasePages(other->file);
+        packed_before = other;
+        at += bytes;
+      } else {
+        linear.weights = LinearWeights::PackedInto(linear.file, at, pool_, products());
+      }
       at += bytes;
       ReleasePages(linear.file);
     });
+  }
+
+  // The up matrix of a gate that is read with it; null for others.
+  LinearLayer* TogetherWith(const LinearLayer& linear) {
+    for (LayerWeights& layer : weights_.layers) {
+      if (&linear != &layer.gate) continue;
+      const WeightView& gate = layer.gate.file;
+      const WeightView& up = layer.up.file;
+      const bool alike =
+          gate.encoding == up.encoding && gate.num_rows == up.num_rows && gate.num_cols == up.num_cols;
+      return alike ? &layer.up : nullptr;
+    }
+    return nullptr;
   }
 
   // The file's pages of a matrix that has been repacked need not stay resident; they come back from the file
