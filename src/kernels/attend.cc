@@ -28,10 +28,17 @@ namespace mneme {
 namespace HWY_NAMESPACE {
 namespace {
 
-// All keys of one tile by one thread, then its output.
-void AttendTile(const AttendJob& job, size_t tile_task, const KvHeadFn& prepare, uint8_t* thread_scratch) {
-  const Tile tile(job, tile_task);
-  if (prepare.call != nullptr) prepare.call(prepare.fn, tile.kv_head);
+// The section that a tile reads first; null if it sees no key.
+const uint8_t* FirstSection(const AttendJob& job, const Tile& tile) {
+  for (const KvSpan& span : job.spans) {
+    const BlockRange blocks = VisibleBlocks(span, tile.row_begin, tile.row_end);
+    if (!blocks.empty()) return span.blocks[blocks.first] + tile.kv_head * job.section.bytes;
+  }
+  return nullptr;
+}
+
+// All keys of one tile, then its output. next: the section that is read after them, null if unknown.
+void AttendTile(const AttendJob& job, const Tile& tile, const uint8_t* next, uint8_t* thread_scratch) {
   const ThreadScratch scratch =
       ThreadScratch::At(thread_scratch, job.tile_pairs, job.shape->layout.key_dim, job.value_stride);
   TileKernel kernel(job, tile, scratch);
@@ -43,12 +50,27 @@ void AttendTile(const AttendJob& job, size_t tile_task, const KvHeadFn& prepare,
     for (int64_t first = blocks.first; first < blocks.last;) {
       const int64_t last = std::min(blocks.last, SplitBegin(span, SplitOf(span, first) + 1));
       kernel.Reset(scratch.partial);
-      kernel.Blocks(first, last, last < blocks.last ? kernel.Section(last) : nullptr, scratch.partial);
+      kernel.Blocks(first, last, last < blocks.last ? kernel.Section(last) : next, scratch.partial);
       kernel.Merge(scratch.total, scratch.partial);
       first = last;
     }
   }
   kernel.Finish(scratch.total);
+}
+
+// Tiles [begin, end) by one thread, which prepares their KV heads if that is wanted. Their keys are asked for
+// before that, as nothing else would.
+void AttendTiles(const AttendJob& job, size_t begin, size_t end, const KvHeadFn& prepare,
+                 uint8_t* thread_scratch) {
+  for (size_t i = begin; i < end; ++i) {
+    const Tile tile(job, i);
+    if (prepare.call != nullptr) {
+      if (const uint8_t* keys = FirstSection(job, tile)) AskForKeys(job, keys);
+      prepare.call(prepare.fn, tile.kv_head);
+    }
+    const uint8_t* next = i + 1 < end ? FirstSection(job, Tile(job, i + 1)) : nullptr;
+    AttendTile(job, tile, next, thread_scratch);
+  }
 }
 
 // One split of one tile into its own state.
@@ -118,7 +140,7 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace mneme {
 
-HWY_EXPORT(AttendTile);
+HWY_EXPORT(AttendTiles);
 HWY_EXPORT(AttendSplit);
 HWY_EXPORT(MergeSplits);
 HWY_EXPORT(ScoreBlocks);
@@ -248,9 +270,13 @@ void Attend(const AttendShape& shape, std::span<const KvSpan> spans, float* out,
   if (prepare.call != nullptr && !by_tasks)
     pool.Run(layout.num_kv_heads, [&](size_t kv_head, size_t) { prepare.call(prepare.fn, kv_head); });
   if (by_splits) return AttendBySplits(job, num_tiles, scratch, thread_bytes, pool);
-  pool.Run(num_tiles, [&](size_t tile, size_t thread) {
-    HWY_DYNAMIC_DISPATCH(AttendTile)
-    (job, tile, by_tasks ? prepare : KvHeadFn{}, scratch + thread * thread_bytes);
+  // Every task that is taken costs transfers between cores: where tiles go up evenly, each thread takes one.
+  const size_t tiles_per_task =
+      num_tiles % num_threads == 0 && num_tiles < kTilesPerThread * num_threads ? num_tiles / num_threads : 1;
+  pool.Run(num_tiles / tiles_per_task, [&](size_t task, size_t thread) {
+    HWY_DYNAMIC_DISPATCH(AttendTiles)
+    (job, task * tiles_per_task, (task + 1) * tiles_per_task, by_tasks ? prepare : KvHeadFn{},
+     scratch + thread * thread_bytes);
   });
 }
 

@@ -249,6 +249,11 @@ inline const PairKernels& PairKernelsOfMachine() {
 
 // ---- A tile over blocks.
 
+// Asks for the keys of a section, scales and all.
+inline void AskForKeys(const AttendJob& job, const uint8_t* section) {
+  for (size_t i = 0; i < job.section.values; i += 64) hwy::Prefetch(section + i);
+}
+
 class TileKernel {
  public:
   TileKernel(const AttendJob& job, const Tile& tile, const ThreadScratch& scratch)
@@ -278,8 +283,7 @@ class TileKernel {
   // asked for here, as no block before it does.
   void SetSpan(const KvSpan& span, int64_t first) {
     span_ = &span;
-    const uint8_t* keys = Section(first);
-    for (size_t i = 0; i < job_.section.values; i += 64) hwy::Prefetch(keys + i);
+    AskForKeys(job_, Section(first));
     const AttendShape& shape = *job_.shape;
     const size_t key_dim = layout_.key_dim;
     const float factor =
