@@ -203,16 +203,18 @@ class StreamStep {
 #if HWY_TARGET != HWY_SCALAR
 // One row of activations may have been rounded by another thread: its lines come all at once if they are
 // asked for so, and a few at a time, from that thread's cache, if the first products wait for them.
-void AskForRow(const ActivationRows& x) {
+void AskForRow(const ActivationRows& x, ChunkLayout layout) {
   const ActTileView tile = TileOf(x, 0);
-  for (const uint8_t* line = tile.values(0); line < tile.half_sums(0); line += 64) hwy::Prefetch(line);
+  const bool has_sums = layout == ChunkLayout::kQ4_K || layout == ChunkLayout::kQ6_K;
+  const uint8_t* const end = has_sums ? tile.half_sums(0) : tile.halves(0);
+  for (const uint8_t* line = tile.values(0); line < end; line += 64) hwy::Prefetch(line);
 }
 
 // One row and packed weights: what decoding one token does.
 void MultiplyOneRow(const JobGroups& groups, const ActivationRows& x, size_t begin, size_t end) {
   const ChunkLayout layout = PackedLayout(groups.jobs()[0].weights->encoding());
   const Streams streams(begin, end);
-  AskForRow(x);
+  AskForRow(x, layout);
   Totals totals;
   for (size_t i = 0; i < streams.length; ++i) {
     const StreamStep step(groups, streams, i);

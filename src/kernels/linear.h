@@ -54,7 +54,7 @@ class LinearWeights {
   LinearWeights& operator=(LinearWeights&& other) noexcept {
     view_ = std::exchange(other.view_, {});
     packed_ = std::exchange(other.packed_, nullptr);
-    group_stride_ = other.group_stride_;
+    group_stride_ = std::exchange(other.group_stride_, 0);
     products_ = std::exchange(other.products_, FloatProducts::kFloat32);
     owned_ = std::move(other.owned_);
     return *this;
@@ -172,7 +172,7 @@ struct OutputsFn {
 
 // MatMul for jobs whose matrices have equally many rows, and then `finish` for ranges that cover them:
 // whoever has computed outputs [first, last) of every job, for all rows of x, hands them on at once, so that
-// they are found in its own cache (gate and up, then the activation). Ranges begin at multiples of 32. finish
+// they are found in its own cache (gate and up, then the activation). Ranges begin at multiples of 16. finish
 // writes to nothing but those outputs and must not throw. Allocates nothing.
 void MatMulThen(const ActivationRows& x, std::span<const MatMulJob> jobs, ThreadPool& pool,
                 const OutputsFn& finish);
