@@ -548,9 +548,9 @@ constexpr size_t kMaxTaskGroups = 32;
 constexpr size_t kEqualTasksPerThread = 4;
 // With few rows memory sets the pace, and every run that a thread starts costs some of it: the task is
 // claimed from other cores, its first lines are waited for. So each thread reads one long run. Where that
-// lasts, a sixteenth of it is left to one small task per thread, which whoever is first takes, so that all
+// lasts, an eighth of it is left to one small task per thread, which whoever is first takes, so that all
 // threads end together.
-constexpr size_t kLongSixteenths = 15;
+constexpr size_t kLongEighths = 7;
 constexpr size_t kShareWorthTail = size_t{2} << 20;  // bytes of one thread
 
 // How the groups of all jobs, in their order, are cut into tasks: pairs of groups stay together.
@@ -567,7 +567,7 @@ class TaskCuts {
       num_equal_ = std::min(num_threads, num_pairs_);
     } else {
       num_long_ = num_threads;
-      long_pairs_ = num_pairs_ / num_threads * kLongSixteenths / 16;
+      long_pairs_ = num_pairs_ / num_threads * kLongEighths / 8;
       num_equal_ = std::min(num_threads, num_pairs_ - num_long_ * long_pairs_);
     }
   }
