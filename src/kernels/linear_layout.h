@@ -135,11 +135,13 @@ inline constexpr size_t LayoutBlockBytes(ChunkLayout layout) {
 }
 
 // Blocks of a unit of a packed layout; the last unit of a row may have fewer.
-inline constexpr size_t UnitBlocks(ChunkLayout layout) {
-  return layout == ChunkLayout::kQ4_K || layout == ChunkLayout::kQ6_K ? 8 : 2;
-}
+inline constexpr size_t UnitBlocks(ChunkLayout layout) { return layout == ChunkLayout::kQ6_K ? 8 : 2; }
 
-// Half-precision factors of the 16 rows, the same for every unit: a cache line.
+// Blocks and units whose factors q4_k stores once.
+inline constexpr size_t kSuperBlocks = 8;
+inline constexpr size_t kSuperUnits = kSuperBlocks / UnitBlocks(ChunkLayout::kQ4_K);
+
+// A cache line of half-precision factors of the 16 rows.
 inline constexpr size_t kUnitFactorBytes = 64;
 
 // Factors and integer scales in front of a unit's weights.
@@ -147,8 +149,6 @@ inline constexpr size_t UnitHeadBytes(ChunkLayout layout) {
   switch (layout) {
     case ChunkLayout::kBytes:
       return 0;
-    case ChunkLayout::kQ4_K:
-      return kUnitFactorBytes + 12 * kGroupRows;
     case ChunkLayout::kQ6_K:
       return kUnitFactorBytes + 16 * kGroupRows;
     default:
@@ -170,6 +170,12 @@ inline constexpr size_t BlockOffset(ChunkLayout layout, size_t block) {
   if (layout == ChunkLayout::kBytes) return block * kBlockBytes;
   const size_t unit = UnitBlocks(layout);
   return block / unit * UnitBytes(layout) + UnitHeadBytes(layout) + block % unit * LayoutBlockBytes(layout);
+}
+
+// q4_k: distance of factor `i` of a super-block, [16] d and [16] dmin, from the super-block's first byte.
+inline constexpr size_t FactorOffsetQ4_K(size_t i) {
+  constexpr size_t kPerUnit = 2 * kGroupRows / kSuperUnits;
+  return i / kPerUnit * UnitBytes(ChunkLayout::kQ4_K) + 3 * kGroupRows + i % kPerUnit * 2;
 }
 
 inline bool HasPackedForm(Encoding encoding) {

@@ -2,11 +2,15 @@
 // padding (q6_k 1%, q8_0 and q4_0 32 bytes per group where the number of blocks is odd) and for f32 as pairs
 // of bfloat16, which take half.
 //
-// Per group, units of 2 blocks or of a super-block (8 blocks): half-precision factors, padded to a cache
+// Per group, units of 2 blocks (q6_k: of a super-block, 8 blocks): half-precision factors, padded to a cache
 // line, and scales, then the weights of each block:
 //   q8_0  [2 blocks][16] d;  [8 steps][16 rows][4] bytes q + 128
 //   q4_0  [2 blocks][16] d;  [4][16 rows][4] nibbles: step 2j low, step 2j + 1 high
-//   q4_k  [16] d, [16] dmin; [12][16 rows] packed scales and minimums; nibbles as in q4_0
+//   q4_k  [3][16 rows] bytes, and a quarter of the super-block's [16] d, [16] dmin; nibbles as in q4_0. The
+//   low
+//         six bits of the bytes are the scales of both blocks and the first one's minimum, the high bits,
+//         byte after byte, the second one's minimum. So units are alike, and every load of a kernel moves on
+//         by the same distance each time, which is what a core's prefetcher follows.
 //   q6_k  [16] d; [16 sub-blocks][16 rows] scales; nibbles as in q4_0, [2][16 rows][4] bytes of four 2-bit
 //         fields, field t for step 4e + t
 //   f32, f16, bf16  [column][16 rows]; as bfloat16 products [pair of columns][16 rows][2] bfloat16
@@ -65,20 +69,32 @@ void PackRowQ4_0(const BlockQ4_0* blocks, size_t num_blocks, size_t row, uint8_t
   }
 }
 
+// Scales and minimums of two blocks, as the head of a unit holds them.
+void PackScalesQ4_K(const BlockQ4_K& block, size_t unit, size_t row, uint8_t* head) {
+  uint8_t scales[2], minimums[2];
+  for (size_t b = 0; b < 2; ++b)
+    UnpackScaleMin(block.scales, static_cast<int>(unit * 2 + b), &scales[b], &minimums[b]);
+  const uint8_t low[3] = {scales[0], scales[1], minimums[0]};
+  for (size_t plane = 0; plane < 3; ++plane) {
+    const unsigned high = minimums[1] >> (2 * plane) & 3;
+    head[plane * kGroupRows + row] = static_cast<uint8_t>(low[plane] | high << 6);
+  }
+}
+
 void PackRowQ4_K(const BlockQ4_K* blocks, size_t num_blocks, size_t row, uint8_t* out) {
   constexpr ChunkLayout kLayout = ChunkLayout::kQ4_K;
-  for (size_t super = 0; super < num_blocks / 8; ++super, out += linear::UnitBytes(kLayout)) {
+  constexpr size_t kUnitBytes = linear::UnitBytes(kLayout);
+  for (size_t super = 0; super < num_blocks / 8; ++super, out += linear::kSuperUnits * kUnitBytes) {
     const BlockQ4_K& block = blocks[super];
-    std::memcpy(out + row * 2, &block.d, 2);
-    std::memcpy(out + (kGroupRows + row) * 2, &block.dmin, 2);
-    for (size_t i = 0; i < 12; ++i) out[linear::kUnitFactorBytes + i * kGroupRows + row] = block.scales[i];
-    for (size_t b = 0; b < 8; ++b) {
-      uint8_t q[32];
-      for (size_t i = 0; i < 32; ++i) {
-        const uint8_t pair = block.qs[b / 2 * 32 + i];
-        q[i] = b % 2 == 0 ? pair & 15 : pair >> 4;
+    std::memcpy(out + linear::FactorOffsetQ4_K(row), &block.d, 2);
+    std::memcpy(out + linear::FactorOffsetQ4_K(kGroupRows + row), &block.dmin, 2);
+    for (size_t unit = 0; unit < linear::kSuperUnits; ++unit) {
+      PackScalesQ4_K(block, unit, row, out + unit * kUnitBytes);
+      for (size_t b = 0; b < 2; ++b) {
+        uint8_t q[32];
+        for (size_t i = 0; i < 32; ++i) q[i] = block.qs[unit * 32 + i] >> (4 * b) & 15;
+        PackNibbles(q, row, out + linear::BlockOffset(kLayout, unit * 2 + b));
       }
-      PackNibbles(q, row, out + linear::BlockOffset(kLayout, b));
     }
   }
 }

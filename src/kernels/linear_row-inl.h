@@ -3,6 +3,8 @@
 // Included by linear.cc once per target.
 //
 // Order of operations as in linear_tile-inl.h, so the bits are those of any other number of rows.
+#include <type_traits>
+
 #include "kernels/linear_layout.h"
 #include "kernels/linear_tile-inl.h"
 
@@ -25,10 +27,11 @@ namespace mneme::linear::HWY_NAMESPACE {
 
 #if HWY_TARGET != HWY_SCALAR
 
-// How far ahead of its reads a decoding thread asks for memory. Units of two blocks need no asking: cores and
-// their prefetchers follow them. The longer units of super-blocks they lose.
+// How far ahead of its reads a decoding thread asks for memory. Where every load moves on by the same
+// distance each time, below 2 KB, prefetchers follow by themselves; q4_k, which reaches ahead for factors
+// once per super-block, and q6_k with its long units they lose.
 template <ChunkLayout kLayout>
-constexpr size_t kAheadBytes = kLayout == ChunkLayout::kQ4_K   ? 2 * UnitBytes(kLayout)
+constexpr size_t kAheadBytes = kLayout == ChunkLayout::kQ4_K   ? 8 * UnitBytes(kLayout)
                                : kLayout == ChunkLayout::kQ6_K ? UnitBytes(kLayout)
                                                                : 0;
 
@@ -38,38 +41,79 @@ HWY_INLINE void AskAhead(const uint8_t* from) {
   if constexpr (kAheadBytes<kLayout> != 0) hwy::Prefetch(from + kAheadBytes<kLayout>);
 }
 
-// Scales and minimums of q4_k, taken from a unit's head block by block; blocks from the fourth on, kLate,
-// keep theirs elsewhere than the first four. UnitScales expands all of them first, which pays for several
-// rows; with one row it costs a twentieth of the speed.
-template <bool kLate>
-struct HeadScalesQ4_K {
-  const uint8_t* HWY_RESTRICT head = nullptr;
+// Lines whose two steps are taken from a register. Left alone, compilers read them twice, as operands; while
+// memory is awaited that takes two places in the queue of loads, which q4_k, whose blocks take the most
+// instructions, pays for with a twentieth of its speed. The others are as fast either way, or faster as they
+// are.
+template <ChunkLayout kLayout>
+constexpr bool kReadsOnce = kLayout == ChunkLayout::kQ4_K;
 
+// Hides from the compiler that `v` lies in memory too.
+HWY_INLINE void KeepInRegister(VU8& v) {
+#if HWY_ARCH_X86 && !HWY_COMPILER_MSVC && HWY_TARGET != HWY_EMU128
+#if HWY_TARGET <= HWY_AVX3
+  asm("" : "+v"(v.raw));
+#else
+  asm("" : "+x"(v.raw));
+#endif
+#else
+  (void)v;
+#endif
+}
+
+// Scales and minimums of q4_k, made where they are used; factors stay in registers through a super-block.
+// UnitScales expands a unit first, which pays for several rows only.
+class RowScalesQ4_K {
+ public:
+  // As UnitScales::Set.
+  HWY_INLINE void Set(const uint8_t* head, size_t unit) {
+    head_ = head;
+    if (unit % kSuperUnits != 0) return;
+    MNEME_LINEAR_UNROLL(8)
+    for (size_t v = 0; v < 2 * kPerGroup; ++v) factors_[v] = Factors<kLanes>(head, v * kLanes);
+  }
   HWY_INLINE VF Scale(size_t block, size_t lane) const {
-    const DI di;
-    const VI own = Load(0, block, lane);
-    if constexpr (!kLate) return Scaled(0, hn::And(own, hn::Set(di, 63)), lane);
-    return Scaled(0, WithHighBits(hn::And(Load(2, block, lane), hn::Set(di, 15)), own), lane);
+    return hn::Mul(factors_[lane / kLanes], hn::ConvertTo(DF(), Low(block, lane)));
   }
   HWY_INLINE VF Minimum(size_t block, size_t lane) const {
-    const VI own = Load(1, block, lane);
-    if constexpr (!kLate) return Scaled(kGroupRows * 2, hn::And(own, hn::Set(DI(), 63)), lane);
-    return Scaled(kGroupRows * 2, WithHighBits(hn::ShiftRight<4>(Load(2, block, lane)), own), lane);
+    const VI minimum = block == 0 ? Low(2, lane) : High(lane);
+    return hn::Mul(factors_[kPerGroup + lane / kLanes], hn::ConvertTo(DF(), minimum));
   }
 
  private:
-  // Plane `plane` of [4 blocks][16 rows] bytes.
-  HWY_INLINE VI Load(size_t plane, size_t block, size_t lane) const {
+  static constexpr size_t kPerGroup = kGroupRows / kLanes;
+
+  HWY_INLINE VI Plane(size_t plane, size_t lane) const {
     const hn::Rebind<uint8_t, DF> db;
-    const uint8_t* from = head + kUnitFactorBytes + (plane * 4 + block % 4) * kGroupRows + lane;
-    return hn::PromoteTo(DI(), hn::LoadU(db, from));
+    return hn::PromoteTo(DI(), hn::LoadU(db, head_ + plane * kGroupRows + lane));
   }
-  static HWY_INLINE VI WithHighBits(VI low, VI own) {
-    return hn::Or(low, hn::And(hn::ShiftRight<2>(own), hn::Set(DI(), 48)));
+  HWY_INLINE VI Low(size_t plane, size_t lane) const {
+    return hn::And(Plane(plane, lane), hn::Set(DI(), 63));
   }
-  HWY_INLINE VF Scaled(size_t factors, VI value, size_t lane) const {
-    return hn::Mul(LoadFactors(head + factors, lane), hn::ConvertTo(DF(), value));
+  HWY_INLINE VI High(size_t lane) const {
+    const VI low = hn::ShiftRight<6>(Plane(0, lane));
+    const VI middle = hn::And(hn::ShiftRight<4>(Plane(1, lane)), hn::Set(DI(), 12));
+    return hn::Or(hn::Or(low, middle), hn::And(hn::ShiftRight<2>(Plane(2, lane)), hn::Set(DI(), 48)));
   }
+  // Factors of a super-block from number `first`: eight of them lie together.
+  template <size_t kAtOnce>
+  static HWY_INLINE VF Factors(const uint8_t* super_block, size_t first) {
+    const hn::CappedTag<uint16_t, kAtOnce> d16;
+    const hn::Rebind<hwy::float16_t, DF> dh;
+    const auto at = [&](size_t i) HWY_ATTR {
+      return reinterpret_cast<const uint16_t*>(super_block + FactorOffsetQ4_K(i));
+    };
+    if constexpr (kAtOnce <= 8) {
+      return hn::PromoteTo(DF(), hn::BitCast(dh, hn::LoadU(d16, at(first))));
+    } else {
+      const hn::Half<decltype(d16)> d8;
+      const auto all = hn::Combine(d16, hn::LoadU(d8, at(first + 8)), hn::LoadU(d8, at(first)));
+      return hn::PromoteTo(DF(), hn::BitCast(dh, all));
+    }
+  }
+
+  const uint8_t* head_ = nullptr;
+  VF factors_[2 * kPerGroup];
 };
 
 // What block `block` of a unit adds for the outputs of one vector, but for the activations' scale: scale_w *
@@ -87,13 +131,25 @@ HWY_INLINE VF ScaledBlock(const uint8_t* HWY_RESTRICT weights, size_t lane,
   MNEME_LINEAR_UNROLL(2)
   for (size_t part = 0; part < kParts; ++part) {
     VI dot = DotType::kCorrect ? StartOf<kLayout>(corrections + part * 4) : hn::Zero(di);
-    MNEME_LINEAR_UNROLL(8)
-    for (size_t step = part * kSteps; step < (part + 1) * kSteps; ++step) {
-      if (lane == 0 && step % 2 == 0) AskAhead<kLayout>(weights + step / 2 * 64);
-      if (lane == 0 && !kIsNibbles && step % 4 == 1)
-        AskAhead<kLayout>(weights + kBlockBytes / 2 + step / 4 * 64);
-      const DotType prepared(LoadStep<kLayout>(weights, step, lane * 4));
-      dot = prepared.Add(dot, hn::Set(di, LoadWord(values + step * 4)));
+    if constexpr (kReadsOnce<kLayout>) {
+      VU8 pair[4];
+      MNEME_LINEAR_UNROLL(4)
+      for (size_t i = 0; i < 4; ++i) {
+        if (lane == 0) AskAhead<kLayout>(weights + i * 64);
+        pair[i] = hn::LoadU(DU8(), weights + i * 64 + lane * 4);
+        KeepInRegister(pair[i]);
+        dot = DotType(NibblesOf(pair[i], 0)).Add(dot, hn::Set(di, LoadWord(values + i * 8)));
+        dot = DotType(NibblesOf(pair[i], 1)).Add(dot, hn::Set(di, LoadWord(values + i * 8 + 4)));
+      }
+    } else {
+      MNEME_LINEAR_UNROLL(8)
+      for (size_t step = part * kSteps; step < (part + 1) * kSteps; ++step) {
+        if (lane == 0 && step % 2 == 0) AskAhead<kLayout>(weights + step / 2 * 64);
+        if (lane == 0 && !kIsNibbles && step % 4 == 1)
+          AskAhead<kLayout>(weights + kBlockBytes / 2 + step / 4 * 64);
+        const DotType prepared(LoadStep<kLayout>(weights, step, lane * 4));
+        dot = prepared.Add(dot, hn::Set(di, LoadWord(values + step * 4)));
+      }
     }
     const VF value = hn::ConvertTo(DF(), dot);
     const VF scale = scales.Scale(block * kParts + part, lane);
@@ -123,12 +179,13 @@ HWY_NOINLINE void RowKernel(const uint8_t* const* HWY_RESTRICT packed, const Act
     VF sums[kVectors];
     MNEME_LINEAR_UNROLL(8)
     for (size_t v = 0; v < kVectors; ++v) sums[v] = hn::Zero(df);
+    std::conditional_t<kMinimum, RowScalesQ4_K, UnitScales<kLayout> > scales[kGroups];
     for (size_t unit = 0; unit < blocks; unit += kUnit) {
       MNEME_LINEAR_UNROLL(2)
       for (size_t g = 0; g < kGroups; ++g) {
         for (size_t line = 0; line < UnitHeadBytes(kLayout); line += 64) AskAhead<kLayout>(at[g] + line);
       }
-      const auto add = [&](size_t j, const auto& scales) HWY_ATTR {
+      const auto add = [&](size_t j) HWY_ATTR {
         const VF scale_x = hn::Set(df, LoadFloat(heads));
         MNEME_LINEAR_UNROLL(8)
         for (size_t v = 0; v < kVectors; ++v) {
@@ -146,23 +203,13 @@ HWY_NOINLINE void RowKernel(const uint8_t* const* HWY_RESTRICT packed, const Act
         sums_x += 4;
       };
       const size_t count = HWY_MIN(kUnit, blocks - unit);
-      if constexpr (kLayout == ChunkLayout::kQ4_K) {
-        HeadScalesQ4_K<false> early[kGroups];
-        HeadScalesQ4_K<true> late[kGroups];
-        for (size_t g = 0; g < kGroups; ++g) early[g].head = late[g].head = at[g];
-        MNEME_LINEAR_UNROLL(1)
-        for (size_t j = 0; j < HWY_MIN(count, size_t{4}); ++j) add(j, early);
-        MNEME_LINEAR_UNROLL(1)
-        for (size_t j = 4; j < count; ++j) add(j, late);
+      MNEME_LINEAR_UNROLL(2)
+      for (size_t g = 0; g < kGroups; ++g) scales[g].Set(at[g], unit / kUnit);
+      if constexpr (kUnit == 2) {
+        add(0);
+        if (count == 2) add(1);
       } else {
-        UnitScales<kLayout> scales[kGroups];
-        for (size_t g = 0; g < kGroups; ++g) scales[g].Set(at[g]);
-        if constexpr (kUnit == 2) {
-          add(0, scales);
-          if (count == 2) add(1, scales);
-        } else {
-          for (size_t j = 0; j < count; ++j) add(j, scales);
-        }
+        for (size_t j = 0; j < count; ++j) add(j);
       }
       MNEME_LINEAR_UNROLL(2)
       for (size_t g = 0; g < kGroups; ++g)

@@ -38,21 +38,30 @@ HWY_INLINE void WidenHalves(const void* halves, size_t count, float* out) {
 #endif
 }
 
-// Scales and minimums of one super-block, 16 rows: 12 bytes of each row, plane by plane, to [8][16].
-HWY_INLINE void UnpackScalePlanes(const uint8_t* planes, uint8_t* scales, uint8_t* mins) {
+// Scales and minimums from the head of a q4_k unit, [2 blocks][16 rows] each.
+HWY_INLINE void UnpackScalePlanes(const uint8_t* head, uint8_t* scales, uint8_t* mins) {
   // 8 bytes at a time without vectors; bits that a shift brings from the next byte are masked off.
-  const hn::CappedTag<uint64_t, 8> d;
-  const auto low6 = hn::Set(d, Bytes(63)), low4 = hn::Set(d, Bytes(15)), high2 = hn::Set(d, Bytes(48));
+  const hn::CappedTag<uint64_t, 2> d;
+  const auto low6 = hn::Set(d, Bytes(63));
   const auto load = [&](const uint8_t* from)
                         HWY_ATTR { return hn::LoadU(d, reinterpret_cast<const uint64_t*>(from)); };
   const auto store = [&](auto v, uint8_t* to) HWY_ATTR { hn::StoreU(v, d, reinterpret_cast<uint64_t*>(to)); };
-  for (size_t at = 0; at < 64; at += 8 * hn::Lanes(d)) {
-    const auto a = load(planes + at), b = load(planes + 64 + at), c = load(planes + 128 + at);
+  for (size_t at = 0; at < kGroupRows; at += 8 * hn::Lanes(d)) {
+    const auto a = load(head + at), b = load(head + 16 + at), c = load(head + 32 + at);
     store(hn::And(a, low6), scales + at);
-    store(hn::Or(hn::And(c, low4), hn::And(hn::ShiftRight<2>(a), high2)), scales + 64 + at);
-    store(hn::And(b, low6), mins + at);
-    store(hn::Or(hn::And(hn::ShiftRight<4>(c), low4), hn::And(hn::ShiftRight<2>(b), high2)), mins + 64 + at);
+    store(hn::And(b, low6), scales + kGroupRows + at);
+    store(hn::And(c, low6), mins + at);
+    const auto high = hn::Or(hn::And(hn::ShiftRight<6>(a), hn::Set(d, Bytes(3))),
+                             hn::And(hn::ShiftRight<4>(b), hn::Set(d, Bytes(12))));
+    store(hn::Or(high, hn::And(hn::ShiftRight<2>(c), hn::Set(d, Bytes(48)))), mins + kGroupRows + at);
   }
+}
+
+// The factors of a q4_k super-block together: [16] d, [16] dmin.
+HWY_INLINE void GatherFactorsQ4_K(const uint8_t* super_block, uint8_t* factors) {
+  constexpr size_t kPerUnit = 2 * kGroupRows / kSuperUnits;
+  for (size_t unit = 0; unit < kSuperUnits; ++unit)
+    std::memcpy(factors + unit * kPerUnit * 2, super_block + FactorOffsetQ4_K(unit * kPerUnit), kPerUnit * 2);
 }
 
 // out[s][row] = factors[row] * bytes[s][row].
@@ -75,15 +84,20 @@ HWY_INLINE void ScaleBytes(const float* factors, const Byte* bytes, size_t count
 #endif
 }
 
-// The head of a unit: out[8 blocks][16 rows] each.
-HWY_INLINE void UnpackScalesQ4_K(const uint8_t* head, float* scales, float* mins) {
+// The heads of a super-block: out[8 blocks][16 rows] each.
+HWY_INLINE void UnpackScalesQ4_K(const uint8_t* super_block, float* scales, float* mins) {
+  alignas(64) uint8_t halves[4 * kGroupRows];
   alignas(64) float factors[2 * kGroupRows];
-  alignas(64) uint8_t scale_bytes[8 * kGroupRows];
-  alignas(64) uint8_t min_bytes[8 * kGroupRows];
-  WidenHalves(head, 2 * kGroupRows, factors);
-  UnpackScalePlanes(head + kUnitFactorBytes, scale_bytes, min_bytes);
-  ScaleBytes(factors, scale_bytes, 8, scales);
-  ScaleBytes(factors + kGroupRows, min_bytes, 8, mins);
+  alignas(64) uint8_t scale_bytes[kSuperBlocks * kGroupRows];
+  alignas(64) uint8_t min_bytes[kSuperBlocks * kGroupRows];
+  GatherFactorsQ4_K(super_block, halves);
+  WidenHalves(halves, 2 * kGroupRows, factors);
+  for (size_t unit = 0; unit < kSuperUnits; ++unit) {
+    UnpackScalePlanes(super_block + unit * UnitBytes(ChunkLayout::kQ4_K), scale_bytes + unit * 2 * kGroupRows,
+                      min_bytes + unit * 2 * kGroupRows);
+  }
+  ScaleBytes(factors, scale_bytes, kSuperBlocks, scales);
+  ScaleBytes(factors + kGroupRows, min_bytes, kSuperBlocks, mins);
 }
 
 // The head of a unit: out[16 halves of blocks][16 rows].

@@ -216,6 +216,14 @@ struct Dot {
 
 #endif
 
+// Step 2j of a pair of steps lies in the low nibbles, step 2j + 1 in the high ones.
+HWY_INLINE VU8 NibblesOf(VU8 pair, size_t step) {
+  const DU8 d;
+  const hn::Repartition<uint16_t, DU8> d16;
+  const VU8 shifted = step % 2 == 0 ? pair : hn::BitCast(d, hn::ShiftRight<4>(hn::BitCast(d16, pair)));
+  return hn::And(shifted, hn::Set(d, 15));
+}
+
 // Bytes of step `step` of the block at `block`, for lanes from `at` of the group.
 template <ChunkLayout kLayout>
 HWY_INLINE VU8 LoadStep(const uint8_t* HWY_RESTRICT block, size_t step, size_t at) {
@@ -224,9 +232,7 @@ HWY_INLINE VU8 LoadStep(const uint8_t* HWY_RESTRICT block, size_t step, size_t a
   if constexpr (kLayout == ChunkLayout::kBytes || kLayout == ChunkLayout::kQ8_0) {
     return hn::LoadU(d, block + step * 64 + at);
   } else {
-    const VU8 pair = hn::LoadU(d, block + step / 2 * 64 + at);
-    const VU8 shifted = step % 2 == 0 ? pair : hn::BitCast(d, hn::ShiftRight<4>(hn::BitCast(d16, pair)));
-    const VU8 nibbles = hn::And(shifted, hn::Set(d, 15));
+    const VU8 nibbles = NibblesOf(hn::LoadU(d, block + step / 2 * 64 + at), step);
     if constexpr (kLayout != ChunkLayout::kQ6_K) return nibbles;
     const auto fields = hn::BitCast(d16, hn::LoadU(d, block + kBlockBytes / 2 + step / 4 * 64 + at));
     const auto moved = step % 4 == 0   ? hn::ShiftLeft<4>(fields)
@@ -271,13 +277,17 @@ HWY_INLINE VF LoadBytes(const Byte* bytes, size_t lane) {
 template <ChunkLayout kLayout>
 class UnitScales {
  public:
-  HWY_INLINE void Set(const uint8_t* head) {
+  // Unit `unit` of a chunk; q4_k wants all of them in order.
+  HWY_INLINE void Set(const uint8_t* head, size_t unit) {
     head_ = head;
-    if constexpr (kLayout == ChunkLayout::kQ4_K) UnpackScalePlanes(head + kUnitFactorBytes, scales_, mins_);
+    if constexpr (kLayout == ChunkLayout::kQ4_K) {
+      if (unit % kSuperUnits == 0) GatherFactorsQ4_K(head, factors_);
+      UnpackScalePlanes(head, scales_, mins_);
+    }
   }
   HWY_INLINE VF Scale(size_t part, size_t lane) const {
     if constexpr (kLayout == ChunkLayout::kQ4_K) {
-      return hn::Mul(LoadFactors(head_, lane), LoadBytes(scales_ + part * kGroupRows, lane));
+      return hn::Mul(LoadFactors(factors_, lane), LoadBytes(scales_ + part * kGroupRows, lane));
     } else if constexpr (kLayout == ChunkLayout::kQ6_K) {
       const auto* scales = reinterpret_cast<const int8_t*>(head_ + kUnitFactorBytes);
       return hn::Mul(LoadFactors(head_, lane), LoadBytes(scales + part * kGroupRows, lane));
@@ -287,12 +297,13 @@ class UnitScales {
   }
   // q4_k only.
   HWY_INLINE VF Minimum(size_t part, size_t lane) const {
-    return hn::Mul(LoadFactors(head_ + kGroupRows * 2, lane), LoadBytes(mins_ + part * kGroupRows, lane));
+    return hn::Mul(LoadFactors(factors_ + kGroupRows * 2, lane), LoadBytes(mins_ + part * kGroupRows, lane));
   }
 
  private:
-  static constexpr size_t kBytes = kLayout == ChunkLayout::kQ4_K ? 8 * kGroupRows : 1;
+  static constexpr size_t kBytes = kLayout == ChunkLayout::kQ4_K ? 2 * kGroupRows : 1;
   const uint8_t* head_ = nullptr;
+  alignas(64) uint8_t factors_[2 * kBytes];
   alignas(64) uint8_t scales_[kBytes];
   alignas(64) uint8_t mins_[kBytes];
 };
@@ -375,7 +386,7 @@ HWY_NOINLINE void TileKernel(const UnpackedChunk* HWY_RESTRICT chunks, const Act
     if constexpr (kLayout != ChunkLayout::kBytes) {
       MNEME_LINEAR_UNROLL(2)
       for (size_t g = 0; g < kGroups; ++g) {
-        if (b % kUnit == 0) scales[g].Set(chunks[g].weights + b / kUnit * UnitBytes(kLayout));
+        if (b % kUnit == 0) scales[g].Set(chunks[g].weights + b / kUnit * UnitBytes(kLayout), b / kUnit);
       }
     }
     VF scaled[kVectors][kRows];

@@ -91,7 +91,8 @@ inline void UnpackUnits(const uint8_t* packed, size_t blocks, UnpackScratch& scr
     const uint8_t* weights = packed + UnitHeadBytes(kLayout);
     uint8_t* out = scratch.weights + first * kBlockBytes;
     if constexpr (kLayout == ChunkLayout::kQ4_K) {
-      UnpackScalesQ4_K(packed, scratch.scales + first * kGroupRows, scratch.mins + first * kGroupRows);
+      if (first % kSuperBlocks == 0)
+        UnpackScalesQ4_K(packed, scratch.scales + first * kGroupRows, scratch.mins + first * kGroupRows);
       UnpackNibbles(weights, count, 0, out);
     } else if constexpr (kLayout == ChunkLayout::kQ6_K) {
       UnpackScalesQ6_K(packed, scratch.scales + first * 2 * kGroupRows);
