@@ -154,7 +154,8 @@ void UnpackGroup(const LinearWeights& weights, const PackedStrides& strides, siz
 
 // The groups of a task in kGroups streams, each the groups of one part of the task in order: memory is read
 // as so many runs without a jump, which is what hardware prefetchers follow. With one row of activations
-// prefetches of our own only take their place in the queue of misses.
+// prefetches of our own only take their place in the queue of misses, but for q4_k and q6_k
+// (linear_row-inl.h).
 struct Streams {
   Streams(size_t task_begin, size_t task_end)
       : begin(task_begin), end(task_end), length(CeilDivide(task_end - task_begin, kGroups)) {}

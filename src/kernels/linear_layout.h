@@ -140,6 +140,9 @@ inline constexpr size_t UnitBlocks(ChunkLayout layout) { return layout == ChunkL
 // Blocks and units whose factors q4_k stores once.
 inline constexpr size_t kSuperBlocks = 8;
 inline constexpr size_t kSuperUnits = kSuperBlocks / UnitBlocks(ChunkLayout::kQ4_K);
+// Of the [16] d and [16] dmin of a super-block, what one of its units holds.
+inline constexpr size_t kUnitFactorsQ4_K = 2 * kGroupRows / kSuperUnits;
+static_assert(kChunkBlocks % kSuperBlocks == 0);  // chunks begin with a super-block
 
 // A cache line of half-precision factors of the 16 rows.
 inline constexpr size_t kUnitFactorBytes = 64;
@@ -149,6 +152,8 @@ inline constexpr size_t UnitHeadBytes(ChunkLayout layout) {
   switch (layout) {
     case ChunkLayout::kBytes:
       return 0;
+    case ChunkLayout::kQ4_K:
+      return 3 * kGroupRows + 2 * kUnitFactorsQ4_K;
     case ChunkLayout::kQ6_K:
       return kUnitFactorBytes + 16 * kGroupRows;
     default:
@@ -174,8 +179,8 @@ inline constexpr size_t BlockOffset(ChunkLayout layout, size_t block) {
 
 // q4_k: distance of factor `i` of a super-block, [16] d and [16] dmin, from the super-block's first byte.
 inline constexpr size_t FactorOffsetQ4_K(size_t i) {
-  constexpr size_t kPerUnit = 2 * kGroupRows / kSuperUnits;
-  return i / kPerUnit * UnitBytes(ChunkLayout::kQ4_K) + 3 * kGroupRows + i % kPerUnit * 2;
+  constexpr size_t kPart = kUnitFactorsQ4_K;
+  return i / kPart * UnitBytes(ChunkLayout::kQ4_K) + 3 * kGroupRows + i % kPart * 2;
 }
 
 inline bool HasPackedForm(Encoding encoding) {

@@ -2,15 +2,15 @@
 // padding (q6_k 1%, q8_0 and q4_0 32 bytes per group where the number of blocks is odd) and for f32 as pairs
 // of bfloat16, which take half.
 //
-// Per group, units of 2 blocks (q6_k: of a super-block, 8 blocks): half-precision factors, padded to a cache
-// line, and scales, then the weights of each block:
+// Per group, units of 2 blocks (q6_k: of a super-block, 8 blocks): a head of whole cache lines with
+// half-precision factors and scales, then the weights of each block:
 //   q8_0  [2 blocks][16] d;  [8 steps][16 rows][4] bytes q + 128
 //   q4_0  [2 blocks][16] d;  [4][16 rows][4] nibbles: step 2j low, step 2j + 1 high
-//   q4_k  [3][16 rows] bytes, and a quarter of the super-block's [16] d, [16] dmin; nibbles as in q4_0. The
-//   low
-//         six bits of the bytes are the scales of both blocks and the first one's minimum, the high bits,
-//         byte after byte, the second one's minimum. So units are alike, and every load of a kernel moves on
-//         by the same distance each time, which is what a core's prefetcher follows.
+//   q4_k  [3][16 rows] bytes, 8 of the super-block's [16] d, [16] dmin; nibbles as in q4_0. Low six bits of
+//   the
+//         bytes: scale of block 0, scale of block 1, minimum of block 0; high two bits, the lowest ones
+//         first: minimum of block 1. Units are alike so that loads of weights and scales move on by the same
+//         distance each time, which a core's prefetchers follow.
 //   q6_k  [16] d; [16 sub-blocks][16 rows] scales; nibbles as in q4_0, [2][16 rows][4] bytes of four 2-bit
 //         fields, field t for step 4e + t
 //   f32, f16, bf16  [column][16 rows]; as bfloat16 products [pair of columns][16 rows][2] bfloat16

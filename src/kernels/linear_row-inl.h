@@ -61,7 +61,7 @@ HWY_INLINE void KeepInRegister(VU8& v) {
 #endif
 }
 
-// Scales and minimums of q4_k, made where they are used; factors stay in registers through a super-block.
+// Scales and minimums of q4_k, made where they are used; factors are widened once per super-block.
 // UnitScales expands a unit first, which pays for several rows only.
 class RowScalesQ4_K {
  public:
@@ -70,7 +70,7 @@ class RowScalesQ4_K {
     head_ = head;
     if (unit % kSuperUnits != 0) return;
     MNEME_LINEAR_UNROLL(8)
-    for (size_t v = 0; v < 2 * kPerGroup; ++v) factors_[v] = Factors<kLanes>(head, v * kLanes);
+    for (size_t v = 0; v < 2 * kPerGroup; ++v) factors_[v] = FactorsQ4_K<kLanes>(head, v * kLanes);
   }
   HWY_INLINE VF Scale(size_t block, size_t lane) const {
     return hn::Mul(factors_[lane / kLanes], hn::ConvertTo(DF(), Low(block, lane)));
@@ -95,22 +95,6 @@ class RowScalesQ4_K {
     const VI middle = hn::And(hn::ShiftRight<4>(Plane(1, lane)), hn::Set(DI(), 12));
     return hn::Or(hn::Or(low, middle), hn::And(hn::ShiftRight<2>(Plane(2, lane)), hn::Set(DI(), 48)));
   }
-  // Factors of a super-block from number `first`: eight of them lie together.
-  template <size_t kAtOnce>
-  static HWY_INLINE VF Factors(const uint8_t* super_block, size_t first) {
-    const hn::CappedTag<uint16_t, kAtOnce> d16;
-    const hn::Rebind<hwy::float16_t, DF> dh;
-    const auto at = [&](size_t i) HWY_ATTR {
-      return reinterpret_cast<const uint16_t*>(super_block + FactorOffsetQ4_K(i));
-    };
-    if constexpr (kAtOnce <= 8) {
-      return hn::PromoteTo(DF(), hn::BitCast(dh, hn::LoadU(d16, at(first))));
-    } else {
-      const hn::Half<decltype(d16)> d8;
-      const auto all = hn::Combine(d16, hn::LoadU(d8, at(first + 8)), hn::LoadU(d8, at(first)));
-      return hn::PromoteTo(DF(), hn::BitCast(dh, all));
-    }
-  }
 
   const uint8_t* head_ = nullptr;
   VF factors_[2 * kPerGroup];
@@ -132,6 +116,7 @@ HWY_INLINE VF ScaledBlock(const uint8_t* HWY_RESTRICT weights, size_t lane,
   for (size_t part = 0; part < kParts; ++part) {
     VI dot = DotType::kCorrect ? StartOf<kLayout>(corrections + part * 4) : hn::Zero(di);
     if constexpr (kReadsOnce<kLayout>) {
+      static_assert(kIsNibbles && kParts == 1);
       VU8 pair[4];
       MNEME_LINEAR_UNROLL(4)
       for (size_t i = 0; i < 4; ++i) {
@@ -209,6 +194,7 @@ HWY_NOINLINE void RowKernel(const uint8_t* const* HWY_RESTRICT packed, const Act
         add(0);
         if (count == 2) add(1);
       } else {
+        MNEME_LINEAR_UNROLL(1)  // unrolled, every load moves on by more than prefetchers follow
         for (size_t j = 0; j < count; ++j) add(j);
       }
       MNEME_LINEAR_UNROLL(2)

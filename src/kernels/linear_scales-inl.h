@@ -47,7 +47,7 @@ HWY_INLINE void UnpackScalePlanes(const uint8_t* head, uint8_t* scales, uint8_t*
                         HWY_ATTR { return hn::LoadU(d, reinterpret_cast<const uint64_t*>(from)); };
   const auto store = [&](auto v, uint8_t* to) HWY_ATTR { hn::StoreU(v, d, reinterpret_cast<uint64_t*>(to)); };
   for (size_t at = 0; at < kGroupRows; at += 8 * hn::Lanes(d)) {
-    const auto a = load(head + at), b = load(head + 16 + at), c = load(head + 32 + at);
+    const auto a = load(head + at), b = load(head + kGroupRows + at), c = load(head + 2 * kGroupRows + at);
     store(hn::And(a, low6), scales + at);
     store(hn::And(b, low6), scales + kGroupRows + at);
     store(hn::And(c, low6), mins + at);
@@ -59,9 +59,9 @@ HWY_INLINE void UnpackScalePlanes(const uint8_t* head, uint8_t* scales, uint8_t*
 
 // The factors of a q4_k super-block together: [16] d, [16] dmin.
 HWY_INLINE void GatherFactorsQ4_K(const uint8_t* super_block, uint8_t* factors) {
-  constexpr size_t kPerUnit = 2 * kGroupRows / kSuperUnits;
+  constexpr size_t kPart = kUnitFactorsQ4_K;
   for (size_t unit = 0; unit < kSuperUnits; ++unit)
-    std::memcpy(factors + unit * kPerUnit * 2, super_block + FactorOffsetQ4_K(unit * kPerUnit), kPerUnit * 2);
+    std::memcpy(factors + unit * kPart * 2, super_block + FactorOffsetQ4_K(unit * kPart), kPart * 2);
 }
 
 // out[s][row] = factors[row] * bytes[s][row].

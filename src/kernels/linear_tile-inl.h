@@ -266,6 +266,26 @@ HWY_INLINE VF LoadFactors(const uint8_t* factors, size_t lane) {
   return hn::PromoteTo(df, hn::LoadU(dh, reinterpret_cast<const hwy::float16_t*>(factors) + lane));
 }
 
+// The same of a q4_k super-block, [16] d and [16] dmin, from number `first`. Those of one unit lie together;
+// two units' are joined in a register, as what was stored in parts and is loaded whole is waited for.
+template <size_t kAtOnce>
+HWY_INLINE VF FactorsQ4_K(const uint8_t* super_block, size_t first) {
+  static_assert(kAtOnce <= 2 * kUnitFactorsQ4_K);
+  const hn::CappedTag<uint16_t, kAtOnce> d16;
+  const hn::Rebind<hwy::float16_t, DF> dh;
+  const auto at = [&](size_t i) HWY_ATTR {
+    return reinterpret_cast<const uint16_t*>(super_block + FactorOffsetQ4_K(i));
+  };
+  if constexpr (kAtOnce <= kUnitFactorsQ4_K) {
+    return hn::PromoteTo(DF(), hn::BitCast(dh, hn::LoadU(d16, at(first))));
+  } else {
+    const hn::Half<decltype(d16)> half;
+    const auto all =
+        hn::Combine(d16, hn::LoadU(half, at(first + kUnitFactorsQ4_K)), hn::LoadU(half, at(first)));
+    return hn::PromoteTo(DF(), hn::BitCast(dh, all));
+  }
+}
+
 template <typename Byte>
 HWY_INLINE VF LoadBytes(const Byte* bytes, size_t lane) {
   const DF df;
@@ -281,13 +301,16 @@ class UnitScales {
   HWY_INLINE void Set(const uint8_t* head, size_t unit) {
     head_ = head;
     if constexpr (kLayout == ChunkLayout::kQ4_K) {
-      if (unit % kSuperUnits == 0) GatherFactorsQ4_K(head, factors_);
+      if (unit % kSuperUnits == 0) {
+        for (size_t lane = 0; lane < 2 * kGroupRows; lane += kLanes)
+          hn::Store(FactorsQ4_K<kLanes>(head, lane), DF(), factors_ + lane);
+      }
       UnpackScalePlanes(head, scales_, mins_);
     }
   }
   HWY_INLINE VF Scale(size_t part, size_t lane) const {
     if constexpr (kLayout == ChunkLayout::kQ4_K) {
-      return hn::Mul(LoadFactors(factors_, lane), LoadBytes(scales_ + part * kGroupRows, lane));
+      return hn::Mul(hn::Load(DF(), factors_ + lane), LoadBytes(scales_ + part * kGroupRows, lane));
     } else if constexpr (kLayout == ChunkLayout::kQ6_K) {
       const auto* scales = reinterpret_cast<const int8_t*>(head_ + kUnitFactorBytes);
       return hn::Mul(LoadFactors(head_, lane), LoadBytes(scales + part * kGroupRows, lane));
@@ -297,13 +320,13 @@ class UnitScales {
   }
   // q4_k only.
   HWY_INLINE VF Minimum(size_t part, size_t lane) const {
-    return hn::Mul(LoadFactors(factors_ + kGroupRows * 2, lane), LoadBytes(mins_ + part * kGroupRows, lane));
+    return hn::Mul(hn::Load(DF(), factors_ + kGroupRows + lane), LoadBytes(mins_ + part * kGroupRows, lane));
   }
 
  private:
   static constexpr size_t kBytes = kLayout == ChunkLayout::kQ4_K ? 2 * kGroupRows : 1;
   const uint8_t* head_ = nullptr;
-  alignas(64) uint8_t factors_[2 * kBytes];
+  alignas(64) float factors_[kBytes];
   alignas(64) uint8_t scales_[kBytes];
   alignas(64) uint8_t mins_[kBytes];
 };
