@@ -7,9 +7,8 @@
 //   q8_0  [2 blocks][16] d;  [8 steps][16 rows][4] bytes q + 128
 //   q4_0  [2 blocks][16] d;  [4][16 rows][4] nibbles: step 2j low, step 2j + 1 high
 //   q4_k  [3][16 rows] bytes, 8 of the super-block's [16] d, [16] dmin; nibbles as in q4_0. Low six bits of
-//   the
-//         bytes: scale of block 0, scale of block 1, minimum of block 0; high two bits, the lowest ones
-//         first: minimum of block 1. Units are alike so that loads of weights and scales move on by the same
+//         the bytes: scale of block 0, scale of block 1, minimum of block 0; high two bits, the lowest first:
+//         minimum of block 1. Units are alike so that loads of weights and scales move on by the same
 //         distance each time, which a core's prefetchers follow.
 //   q6_k  [16] d; [16 sub-blocks][16 rows] scales; nibbles as in q4_0, [2][16 rows][4] bytes of four 2-bit
 //         fields, field t for step 4e + t

@@ -267,7 +267,7 @@ HWY_INLINE VF LoadFactors(const uint8_t* factors, size_t lane) {
 }
 
 // The same of a q4_k super-block, [16] d and [16] dmin, from number `first`. Those of one unit lie together;
-// two units' are joined in a register, as what was stored in parts and is loaded whole is waited for.
+// two units' are joined in a register: joined in memory, they would be loaded wider than they were stored.
 template <size_t kAtOnce>
 HWY_INLINE VF FactorsQ4_K(const uint8_t* super_block, size_t first) {
   static_assert(kAtOnce <= 2 * kUnitFactorsQ4_K);
