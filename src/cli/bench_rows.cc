@@ -374,14 +374,14 @@ void ProfileForward(Runner& runner, TimedContext& context, const ContextShape& s
                     ProfileRow* whole, ProfileRow* attention) {
   const ForwardChunk forward{.context = &context, .tokens = chunk};
   const auto count = static_cast<int64_t>(chunk.size());
-  double visible = 0;  // by a row, on average
+  double seen = 0;     // by a row of the last run, on average
+  double visible = 0;  // the same of the fastest
   const auto run = [&] {
     const auto before = static_cast<double>(VisibleTokens(context));
     const Clock::time_point start = Clock::now();
     runner.Forward({&forward, 1}, [](size_t, size_t, std::span<const float>) {});
     const double seconds = SecondsSince(start);
-    visible = (before + static_cast<double>(VisibleTokens(context)) + 1) / 2;
-    // Every run at the same depth, where the context can go back.
+    seen = (before + static_cast<double>(VisibleTokens(context)) + 1) / 2;
     if (context.MaxRewind() >= count) context.Rewind(count);
     return seconds;
   };
@@ -395,6 +395,7 @@ void ProfileForward(Runner& runner, TimedContext& context, const ContextShape& s
     if (seconds >= whole->seconds) continue;
     whole->seconds = seconds;
     attention->seconds = attend_seconds;
+    visible = seen;
   }
   const auto rows = static_cast<double>(chunk.size());
   attention->bytes = KvBytesPerToken(shape, settings) * visible;
@@ -438,7 +439,9 @@ std::vector<ProfileRow> ProfileModel(std::shared_ptr<const Model> model, const C
   Budget budget(cap_bytes);
   SessionOptions options;
   options.context = context;
-  // The context holds what the runs add: few where each adds many tokens.
+  // Every run starts at `depth`, where the context can go back that far.
+  options.context.max_rewind = std::max(options.context.max_rewind, num_rows);
+  // Where it cannot, it holds what the runs add: few where each adds many tokens.
   const int max_runs = num_rows == 1 ? 256 : kMinProfileRuns;
   options.context =
       ResolveSessionContext(*model, options, cap_bytes, depth + (max_runs + 1) * num_rows, pool.num_threads())

@@ -536,6 +536,17 @@ TEST_F(CliTest, BenchStatePlotAndProfile) {
     EXPECT_TRUE(has_attention) << profile;
     EXPECT_GE(parts, profile[what].back()["seconds"].get<double>() * 0.999) << profile;
   }
+
+  // Every run of a long prefill starts at the depth that was asked for.
+  const auto attention_flops = [&](const std::string& tokens) -> double {
+    const Outcome run = RunProgram({"bench", model, "--profile", "--prefill", tokens, "--json"});
+    const Json rows = Json::parse(run.out);
+    for (const Json& row : rows["prefill " + tokens]) {
+      if (row["op"] == "attention") return row["flops"].get<double>();
+    }
+    return 0;
+  };
+  EXPECT_NEAR(attention_flops("256") / attention_flops("32"), (256 * 128.5) / (32 * 16.5), 1e-6);
 }
 
 TEST_F(CliTest, ChatCommandsFromAPipe) {
