@@ -1,9 +1,12 @@
 #include "kernels/linear.h"
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <bit>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <optional>
@@ -546,6 +549,58 @@ TEST_P(LinearTargets, MatricesPackedTogetherGiveTheBitsOfEachAlone) {
               << EncodingName(encoding) << ", " << num_rows << " rows";
         }
         CheckHandedOn(together, x, num_rows);
+      }
+    }
+  }
+}
+
+// `bytes`, aligned to 64, that end less than 64 bytes before a page that nobody may read.
+class GuardedMemory {
+ public:
+  explicit GuardedMemory(size_t bytes) {
+    const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+    const size_t taken = (bytes + 63) / 64 * 64;
+    const size_t readable = (taken + page - 1) / page * page;
+    size_ = readable + page;
+    memory_ = static_cast<uint8_t*>(
+        mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    if (memory_ == MAP_FAILED || mprotect(memory_ + readable, page, PROT_NONE) != 0) std::abort();
+    begin_ = memory_ + readable - taken;
+  }
+  ~GuardedMemory() { munmap(memory_, size_); }
+  GuardedMemory(const GuardedMemory&) = delete;
+  GuardedMemory& operator=(const GuardedMemory&) = delete;
+  uint8_t* get() const { return begin_; }
+
+ private:
+  size_t size_;
+  uint8_t* memory_;
+  uint8_t* begin_;
+};
+
+// Products of weights packed in front of such a page are those of weights packed elsewhere.
+void CheckGuarded(Encoding encoding, Shape shape, FloatProducts products) {
+  const size_t bytes = LinearWeights::PackedBytes(encoding, shape.num_rows, shape.num_cols, products);
+  if (bytes == 0) return;  // has no packed form
+  ThreadPool pool(2);
+  const TestWeights weights(encoding, shape.num_rows, shape.num_cols, 29);
+  const GuardedMemory memory(bytes);
+  const LinearWeights guarded = LinearWeights::PackedInto(weights.view, memory.get(), pool, products);
+  const LinearWeights packed = LinearWeights::Packed(weights.view, pool, products);
+  for (const size_t num_rows : {1, 2, 16, 40}) {
+    const std::vector<float> x = RandomRows(num_rows, shape.num_cols, 30);
+    ASSERT_EQ(Product(guarded, x.data(), shape.num_cols, num_rows, pool),
+              Product(packed, x.data(), shape.num_cols, num_rows, pool))
+        << EncodingName(encoding) << ' ' << shape.num_rows << 'x' << shape.num_cols;
+  }
+}
+
+TEST_P(LinearTargets, ReadsNothingBehindPackedWeights) {
+  for (const Encoding encoding : kEncodings) {
+    for (const Shape shape : ShapesOf(encoding)) {
+      for (const FloatProducts products : {FloatProducts::kFloat32, FloatProducts::kBFloat16}) {
+        if (products == FloatProducts::kBFloat16 && !linear::IsFloat(encoding)) continue;
+        CheckGuarded(encoding, shape, products);
       }
     }
   }
