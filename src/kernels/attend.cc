@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <optional>
 
 #include "base/aligned.h"
 #include "base/error.h"
@@ -28,6 +29,63 @@ namespace mneme {
 namespace HWY_NAMESPACE {
 namespace {
 
+// Some tiles that see the same blocks: each block is read for one tile after the other, so that memory is
+// read as it lies. What is computed for a tile does not depend on the others.
+class TileGroup {
+ public:
+  TileGroup(const AttendJob& job, size_t first_tile, size_t count, uint8_t* thread_scratch)
+      : job_(job), count_(count) {
+    for (size_t i = 0; i < count; ++i) {
+      scratch_[i] =
+          ThreadScratch::At(thread_scratch, job.tile_pairs, job.shape->layout.key_dim, job.value_stride, i);
+      kernels_[i].emplace(job, Tile(job, first_tile + i), scratch_[i]);
+    }
+  }
+
+  // next: the section that is read after all of them, null if unknown.
+  void AttendAll(const Tile& first_tile, const uint8_t* next) {
+    for (size_t i = 0; i < count_; ++i) kernels_[i]->Reset(scratch_[i].total);
+    for (const KvSpan& span : job_.spans) {
+      const BlockRange blocks = VisibleBlocks(span, first_tile.row_begin, first_tile.row_end);
+      if (blocks.empty()) continue;
+      for (size_t i = 0; i < count_; ++i) kernels_[i]->SetSpan(span);
+      AskForKeys(job_, kernels_[0]->Section(blocks.first));  // no block before it does
+      for (int64_t first = blocks.first; first < blocks.last;) {
+        const int64_t last = std::min(blocks.last, SplitBegin(span, SplitOf(span, first) + 1));
+        AttendSplitOf(first, last, last < blocks.last ? kernels_[0]->Section(last) : next);
+        first = last;
+      }
+    }
+    for (size_t i = 0; i < count_; ++i) kernels_[i]->Finish(scratch_[i].total);
+  }
+
+ private:
+  // Blocks [first, last) of one split of the span.
+  void AttendSplitOf(int64_t first, int64_t last, const uint8_t* next) {
+    for (size_t i = 0; i < count_; ++i) {
+      kernels_[i]->Reset(scratch_[i].partial);
+      kernels_[i]->BeginBlocks();
+    }
+    for (int64_t block = first; block < last; ++block) {
+      for (size_t i = 0; i < count_; ++i) {
+        const uint8_t* after = i + 1 < count_     ? kernels_[i + 1]->Section(block)
+                               : block + 1 < last ? kernels_[0]->Section(block + 1)
+                                                  : next;
+        kernels_[i]->AddBlock(block, after, scratch_[i].partial);
+      }
+    }
+    for (size_t i = 0; i < count_; ++i) {
+      kernels_[i]->EndBlocks(scratch_[i].partial);
+      kernels_[i]->Merge(scratch_[i].total, scratch_[i].partial);
+    }
+  }
+
+  const AttendJob& job_;
+  size_t count_;
+  ThreadScratch scratch_[kTilesTogether];
+  std::optional<TileKernel> kernels_[kTilesTogether];
+};
+
 // The section that a tile reads first; null if it sees no key.
 const uint8_t* FirstSection(const AttendJob& job, const Tile& tile) {
   for (const KvSpan& span : job.spans) {
@@ -37,39 +95,19 @@ const uint8_t* FirstSection(const AttendJob& job, const Tile& tile) {
   return nullptr;
 }
 
-// All keys of one tile, then its output. next: the section that is read after them, null if unknown.
-void AttendTile(const AttendJob& job, const Tile& tile, const uint8_t* next, uint8_t* thread_scratch) {
-  const ThreadScratch scratch =
-      ThreadScratch::At(thread_scratch, job.tile_pairs, job.shape->layout.key_dim, job.value_stride);
-  TileKernel kernel(job, tile, scratch);
-  kernel.Reset(scratch.total);
-  for (const KvSpan& span : job.spans) {
-    const BlockRange blocks = VisibleBlocks(span, tile.row_begin, tile.row_end);
-    if (blocks.empty()) continue;
-    kernel.SetSpan(span, blocks.first);
-    for (int64_t first = blocks.first; first < blocks.last;) {
-      const int64_t last = std::min(blocks.last, SplitBegin(span, SplitOf(span, first) + 1));
-      kernel.Reset(scratch.partial);
-      kernel.Blocks(first, last, last < blocks.last ? kernel.Section(last) : next, scratch.partial);
-      kernel.Merge(scratch.total, scratch.partial);
-      first = last;
-    }
-  }
-  kernel.Finish(scratch.total);
-}
-
-// Tiles [begin, end) by one thread, which prepares their KV heads if that is wanted. Their keys are asked for
-// before that, as nothing else would.
+// Tiles [begin, end) by one thread, which prepares their KV heads if that is wanted. The first keys are asked
+// for before that, as nothing else would.
 void AttendTiles(const AttendJob& job, size_t begin, size_t end, const KvHeadFn& prepare,
                  uint8_t* thread_scratch) {
-  for (size_t i = begin; i < end; ++i) {
+  for (size_t i = begin, count; i < end; i += count) {
+    count = std::min(job.tiles_together, end - i);
     const Tile tile(job, i);
     if (prepare.call != nullptr) {
       if (const uint8_t* keys = FirstSection(job, tile)) AskForKeys(job, keys);
-      prepare.call(prepare.fn, tile.kv_head);
+      for (size_t t = i; t < i + count; ++t) prepare.call(prepare.fn, Tile(job, t).kv_head);
     }
-    const uint8_t* next = i + 1 < end ? FirstSection(job, Tile(job, i + 1)) : nullptr;
-    AttendTile(job, tile, next, thread_scratch);
+    const uint8_t* next = i + count < end ? FirstSection(job, Tile(job, i + count)) : nullptr;
+    TileGroup(job, i, count, thread_scratch).AttendAll(tile, next);
   }
 }
 
@@ -85,8 +123,13 @@ void AttendSplit(const AttendJob& job, size_t tile_task, const KvSpan& span, int
   const int64_t first = std::max(blocks.first, SplitBegin(span, split));
   const int64_t last = std::min(blocks.last, SplitBegin(span, split + 1));
   if (first >= last) return;
-  kernel.SetSpan(span, first);
-  kernel.Blocks(first, last, nullptr, state);
+  kernel.SetSpan(span);
+  AskForKeys(job, kernel.Section(first));
+  kernel.BeginBlocks();
+  for (int64_t block = first; block < last; ++block) {
+    kernel.AddBlock(block, block + 1 < last ? kernel.Section(block + 1) : nullptr, state);
+  }
+  kernel.EndBlocks(state);
 }
 
 // Merges the states of consecutive splits of one tile in order; on the first and last call of the tile resets
@@ -229,6 +272,18 @@ void AttendBySplits(const AttendJob& job, size_t num_tiles, uint8_t* scratch, si
   } while (!walk.done());
 }
 
+// Every task that is taken costs transfers between cores, and tiles of one task may go together: small tiles
+// are cut into as few tasks as give every thread the same number.
+size_t TilesPerTask(const AttendJob& job, size_t num_tiles, size_t num_threads) {
+  const bool is_even = num_tiles % num_threads == 0;
+  if (job.tiles_together > 1 && (is_even || num_tiles >= kTilesPerThread * num_threads)) {
+    const size_t most = job.tiles_together * num_threads;
+    const size_t num_tasks = (num_tiles + most - 1) / most * num_threads;
+    return (num_tiles + num_tasks - 1) / num_tasks;
+  }
+  return is_even && num_tiles < kTilesPerThread * num_threads ? num_tiles / num_threads : 1;
+}
+
 // Whether more than one split is visible, so that sharing splits can help.
 bool HasManySplits(const AttendJob& job) {
   SplitWalk walk(job);
@@ -244,7 +299,10 @@ size_t AttendScratchBytes(size_t max_rows, size_t num_heads, size_t key_dim, siz
   (void)max_keys;  // partial results are merged in waves: any number of keys takes the same memory
   const size_t pairs = std::min(kTilePairs, max_rows * num_heads);
   const size_t value_stride = ValueStride(value_dim);
-  const size_t thread_bytes = RoundUp64(ThreadScratch::Bytes(pairs, key_dim, value_stride));
+  const size_t small = std::min(kSmallTile, pairs);
+  const size_t thread_bytes = RoundUp64(
+      std::max(ThreadScratch::Bytes(pairs, key_dim, value_stride),
+               ThreadScratch::Bytes(small, key_dim, value_stride, std::min(kTilesTogether, num_heads))));
   const size_t max_tiles = kTilesPerThread * num_threads;  // with more, there are no splits
   const size_t max_items = MaxWaveItems(1, num_threads);
   // tiles * items of one wave is below kWaveTasks * threads + tiles; one total per tile.
@@ -261,8 +319,8 @@ void Attend(const AttendShape& shape, std::span<const KvSpan> spans, float* out,
   if (shape.num_rows == 0 || shape.num_heads == 0) return;
   const AttendJob job(shape, spans, out, log_sum_exp);
   const size_t num_tiles = layout.num_kv_heads * job.num_tiles;
-  const size_t thread_bytes =
-      RoundUp64(ThreadScratch::Bytes(job.tile_pairs, layout.key_dim, job.value_stride));
+  const size_t thread_bytes = RoundUp64(ThreadScratch::Bytes(
+      job.tile_pairs, layout.key_dim, job.value_stride, std::min(job.tiles_together, layout.num_kv_heads)));
   const size_t num_threads = pool.num_threads();
   const bool by_splits = num_threads > 1 && num_tiles < kTilesPerThread * num_threads && HasManySplits(job);
   // A task that is all of a KV head prepares it.
@@ -270,12 +328,11 @@ void Attend(const AttendShape& shape, std::span<const KvSpan> spans, float* out,
   if (prepare.call != nullptr && !by_tasks)
     pool.Run(layout.num_kv_heads, [&](size_t kv_head, size_t) { prepare.call(prepare.fn, kv_head); });
   if (by_splits) return AttendBySplits(job, num_tiles, scratch, thread_bytes, pool);
-  // Every task that is taken costs transfers between cores: where tiles go up evenly, each thread takes one.
-  const size_t tiles_per_task =
-      num_tiles % num_threads == 0 && num_tiles < kTilesPerThread * num_threads ? num_tiles / num_threads : 1;
-  pool.Run(num_tiles / tiles_per_task, [&](size_t task, size_t thread) {
+  const size_t tiles_per_task = TilesPerTask(job, num_tiles, num_threads);
+  pool.Run((num_tiles + tiles_per_task - 1) / tiles_per_task, [&](size_t task, size_t thread) {
+    const size_t begin = task * tiles_per_task;
     HWY_DYNAMIC_DISPATCH(AttendTiles)
-    (job, task * tiles_per_task, (task + 1) * tiles_per_task, by_tasks ? prepare : KvHeadFn{},
+    (job, begin, std::min(begin + tiles_per_task, num_tiles), by_tasks ? prepare : KvHeadFn{},
      scratch + thread * thread_bytes);
   });
 }

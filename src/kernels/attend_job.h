@@ -23,6 +23,8 @@ inline constexpr size_t kTilePairs = 48;
 inline constexpr size_t kMicroPairs = 6;  // rows of the register tile where there are many
 inline constexpr size_t kSmallTile = 8;   // up to this many pairs are one register tile that decodes in place
 inline constexpr size_t kSplitBlocks = 16;
+// So many small tiles of a thread go through the blocks together.
+inline constexpr size_t kTilesTogether = 8;
 inline constexpr size_t kSumLanes = 16;  // of the widest vectors
 
 // Row stride of accumulators and of decoded values: whole vectors of every target.
@@ -51,7 +53,8 @@ struct TileState {
   }
 };
 
-// One thread's working memory.
+// One thread's working memory for a tile; of tiles that go through the blocks together each has its own
+// queries, sums and states.
 struct ThreadScratch {
   float* q = nullptr;           // packed and scaled queries, [key_dim] per pair; for bf16 keys as pairs
   float* s = nullptr;           // [pair, kBlockTokens] logits, then weights
@@ -66,18 +69,17 @@ struct ThreadScratch {
   int64_t* nearest = nullptr;  // per pair, distance that ALiBi counts from
   TileState partial, total;
 
-  static size_t Bytes(size_t num_pairs, size_t key_dim, size_t value_stride) {
-    const size_t padded = TileState::PaddedPairs(num_pairs);
-    const size_t key_stride = (key_dim + 15) / 16 * 16;
-    const size_t floats = padded * key_stride + padded * kBlockTokens + 2 * kSmallTile * kBlockTokens +
-                          kSmallTile * kBlockTokens / 2 + kBlockTokens * (key_stride + value_stride) +
-                          (5 + kSumLanes) * padded + 2 * TileState::Floats(num_pairs, value_stride);
-    return floats * sizeof(float);
+  static size_t Bytes(size_t num_pairs, size_t key_dim, size_t value_stride, size_t num_tiles = 1) {
+    return (SharedFloats(num_pairs, key_dim, value_stride) +
+            num_tiles * OwnFloats(num_pairs, key_dim, value_stride)) *
+           sizeof(float);
   }
 
-  static ThreadScratch At(uint8_t* memory, size_t num_pairs, size_t key_dim, size_t value_stride) {
+  // For tile `tile` of those that memory was taken for.
+  static ThreadScratch At(uint8_t* memory, size_t num_pairs, size_t key_dim, size_t value_stride,
+                          size_t tile = 0) {
     const size_t padded = TileState::PaddedPairs(num_pairs);
-    const size_t key_stride = (key_dim + 15) / 16 * 16;
+    const size_t key_stride = KeyStride(key_dim);
     float* next = reinterpret_cast<float*>(memory);
     const auto take = [&next](size_t count) {
       float* taken = next;
@@ -85,21 +87,34 @@ struct ThreadScratch {
       return taken;
     };
     ThreadScratch scratch;
-    scratch.q = take(padded * key_stride);
     scratch.s = take(padded * kBlockTokens);
     scratch.scaled_p = take(2 * kSmallTile * kBlockTokens);
     scratch.p_pairs = reinterpret_cast<uint32_t*>(take(kSmallTile * kBlockTokens / 2));
     scratch.keys = take(key_stride * kBlockTokens);
     scratch.values = take(kBlockTokens * value_stride);
     scratch.corrections = take(padded);
-    scratch.lane_sums = take(padded * kSumLanes);
     scratch.low = reinterpret_cast<int32_t*>(take(padded));
     scratch.high = reinterpret_cast<int32_t*>(take(padded));
+    take(tile * OwnFloats(num_pairs, key_dim, value_stride));
+    scratch.q = take(padded * key_stride);
+    scratch.lane_sums = take(padded * kSumLanes);
     scratch.nearest = reinterpret_cast<int64_t*>(take(2 * padded));
     scratch.partial =
         TileState::At(take(TileState::Floats(num_pairs, value_stride)), num_pairs, value_stride);
     scratch.total = TileState::At(take(TileState::Floats(num_pairs, value_stride)), num_pairs, value_stride);
     return scratch;
+  }
+
+ private:
+  static size_t KeyStride(size_t key_dim) { return (key_dim + 15) / 16 * 16; }
+  static size_t SharedFloats(size_t num_pairs, size_t key_dim, size_t value_stride) {
+    const size_t padded = TileState::PaddedPairs(num_pairs);
+    return padded * (kBlockTokens + 3) + 2 * kSmallTile * kBlockTokens + kSmallTile * kBlockTokens / 2 +
+           kBlockTokens * (KeyStride(key_dim) + value_stride);
+  }
+  static size_t OwnFloats(size_t num_pairs, size_t key_dim, size_t value_stride) {
+    const size_t padded = TileState::PaddedPairs(num_pairs);
+    return padded * (KeyStride(key_dim) + kSumLanes + 2) + 2 * TileState::Floats(num_pairs, value_stride);
   }
 };
 
@@ -148,6 +163,7 @@ struct AttendJob {
         num_pairs(attend_shape.num_rows * group),
         num_tiles((num_pairs + kTilePairs - 1) / kTilePairs),
         tile_pairs(std::min(num_pairs, kTilePairs)),
+        tiles_together(num_pairs <= kSmallTile ? kTilesTogether : 1),
         value_stride(ValueStride(attend_shape.layout.value_dim)) {}
 
   const AttendShape* shape;
@@ -159,6 +175,7 @@ struct AttendJob {
   size_t num_pairs;   // per KV head
   size_t num_tiles;   // per KV head
   size_t tile_pairs;  // largest tile
+  size_t tiles_together;
   size_t value_stride;
 };
 

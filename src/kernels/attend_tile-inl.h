@@ -279,11 +279,9 @@ class TileKernel {
     std::memset(state.acc, 0, padded * job_.value_stride * sizeof(float));
   }
 
-  // Packs the queries of a span: needed before Blocks. first: the block that is read first; its keys are
-  // asked for here, as no block before it does.
-  void SetSpan(const KvSpan& span, int64_t first) {
+  // Packs the queries of a span: needed before its blocks.
+  void SetSpan(const KvSpan& span) {
     span_ = &span;
-    AskForKeys(job_, Section(first));
     const AttendShape& shape = *job_.shape;
     const size_t key_dim = layout_.key_dim;
     const float factor =
@@ -311,15 +309,15 @@ class TileKernel {
     return span_->blocks[block] + tile_.kv_head * job_.section.bytes;
   }
 
-  // Adds blocks [first, last) of the span to state, which must be empty. next: the section that is read
-  // after them, null if unknown.
-  void Blocks(int64_t first, int64_t last, const uint8_t* next, const TileState& state) {
+  // Between Begin and End of blocks of one state, which must be empty at first, AddBlock adds one after the
+  // other. next: the section that is read after the block, null if unknown.
+  void BeginBlocks() const { std::memset(scratch_.lane_sums, 0, tile_.count * kSumLanes * sizeof(float)); }
+  void AddBlock(int64_t block, const uint8_t* next, const TileState& state) {
+    next_ = next;
+    if (SetVisible(block)) OneBlock(block, state);
+  }
+  void EndBlocks(const TileState& state) const {
     const DF d;
-    std::memset(scratch_.lane_sums, 0, tile_.count * kSumLanes * sizeof(float));
-    for (int64_t block = first; block < last; ++block) {
-      next_ = block + 1 < last ? Section(block + 1) : next;
-      if (SetVisible(block)) OneBlock(block, state);
-    }
     for (size_t pair = 0; pair < tile_.count; ++pair) {
       const VF sums = hn::LoadU(d, scratch_.lane_sums + pair * kSumLanes);
       state.sums[pair] = hn::GetLane(hn::SumOfLanes(d, sums));
