@@ -34,7 +34,7 @@ namespace {
 class TileGroup {
  public:
   TileGroup(const AttendJob& job, size_t first_tile, size_t count, uint8_t* thread_scratch)
-      : job_(job), count_(count) {
+      : job_(job), first_tile_(job, first_tile), count_(count) {
     for (size_t i = 0; i < count; ++i) {
       scratch_[i] =
           ThreadScratch::At(thread_scratch, job.tile_pairs, job.shape->layout.key_dim, job.value_stride, i);
@@ -42,28 +42,46 @@ class TileGroup {
     }
   }
 
-  // next: the section that is read after all of them, null if unknown.
-  void AttendAll(const Tile& first_tile, const uint8_t* next) {
-    for (size_t i = 0; i < count_; ++i) kernels_[i]->Reset(scratch_[i].total);
+  // All keys, then the outputs. next: the section that is read after all of them, null if unknown.
+  void AttendAll(const uint8_t* next) {
+    TileState partial[kTilesTogether];
+    for (size_t i = 0; i < count_; ++i) {
+      kernels_[i]->Reset(scratch_[i].total);
+      partial[i] = scratch_[i].partial;
+    }
     for (const KvSpan& span : job_.spans) {
-      const BlockRange blocks = VisibleBlocks(span, first_tile.row_begin, first_tile.row_end);
-      if (blocks.empty()) continue;
-      for (size_t i = 0; i < count_; ++i) kernels_[i]->SetSpan(span);
-      AskForKeys(job_, kernels_[0]->Section(blocks.first));  // no block before it does
+      const BlockRange blocks = SetSpan(span, 0, INT64_MAX);
       for (int64_t first = blocks.first; first < blocks.last;) {
         const int64_t last = std::min(blocks.last, SplitBegin(span, SplitOf(span, first) + 1));
-        AttendSplitOf(first, last, last < blocks.last ? kernels_[0]->Section(last) : next);
+        AddBlocks(first, last, last < blocks.last ? kernels_[0]->Section(last) : next, partial);
+        for (size_t i = 0; i < count_; ++i) kernels_[i]->Merge(scratch_[i].total, partial[i]);
         first = last;
       }
     }
     for (size_t i = 0; i < count_; ++i) kernels_[i]->Finish(scratch_[i].total);
   }
 
+  // One split of a span into a state for each tile.
+  void AttendSplit(const KvSpan& span, int64_t split, const TileState* states) {
+    const BlockRange blocks = SetSpan(span, SplitBegin(span, split), SplitBegin(span, split + 1));
+    AddBlocks(blocks.first, blocks.last, nullptr, states);
+  }
+
  private:
-  // Blocks [first, last) of one split of the span.
-  void AttendSplitOf(int64_t first, int64_t last, const uint8_t* next) {
+  // Makes ready for those of the blocks [begin, end) that are seen, and says which.
+  BlockRange SetSpan(const KvSpan& span, int64_t begin, int64_t end) {
+    BlockRange blocks = VisibleBlocks(span, first_tile_.row_begin, first_tile_.row_end);
+    blocks = {std::max(blocks.first, begin), std::min(blocks.last, end)};
+    if (blocks.empty()) return {};
+    for (size_t i = 0; i < count_; ++i) kernels_[i]->SetSpan(span);
+    AskForKeys(job_, kernels_[0]->Section(blocks.first));  // no block before it does
+    return blocks;
+  }
+
+  // Blocks [first, last) into states, which are reset. next: as in AttendAll.
+  void AddBlocks(int64_t first, int64_t last, const uint8_t* next, const TileState* states) {
     for (size_t i = 0; i < count_; ++i) {
-      kernels_[i]->Reset(scratch_[i].partial);
+      kernels_[i]->Reset(states[i]);
       kernels_[i]->BeginBlocks();
     }
     for (int64_t block = first; block < last; ++block) {
@@ -71,16 +89,14 @@ class TileGroup {
         const uint8_t* after = i + 1 < count_     ? kernels_[i + 1]->Section(block)
                                : block + 1 < last ? kernels_[0]->Section(block + 1)
                                                   : next;
-        kernels_[i]->AddBlock(block, after, scratch_[i].partial);
+        kernels_[i]->AddBlock(block, after, states[i]);
       }
     }
-    for (size_t i = 0; i < count_; ++i) {
-      kernels_[i]->EndBlocks(scratch_[i].partial);
-      kernels_[i]->Merge(scratch_[i].total, scratch_[i].partial);
-    }
+    for (size_t i = 0; i < count_; ++i) kernels_[i]->EndBlocks(states[i]);
   }
 
   const AttendJob& job_;
+  Tile first_tile_;
   size_t count_;
   ThreadScratch scratch_[kTilesTogether];
   std::optional<TileKernel> kernels_[kTilesTogether];
@@ -107,29 +123,14 @@ void AttendTiles(const AttendJob& job, size_t begin, size_t end, const KvHeadFn&
       for (size_t t = i; t < i + count; ++t) prepare.call(prepare.fn, Tile(job, t).kv_head);
     }
     const uint8_t* next = i + count < end ? FirstSection(job, Tile(job, i + count)) : nullptr;
-    TileGroup(job, i, count, thread_scratch).AttendAll(tile, next);
+    TileGroup(job, i, count, thread_scratch).AttendAll(next);
   }
 }
 
-// One split of one tile into its own state.
-void AttendSplit(const AttendJob& job, size_t tile_task, const KvSpan& span, int64_t split,
-                 const TileState& state, uint8_t* thread_scratch) {
-  const Tile tile(job, tile_task);
-  TileKernel kernel(
-      job, tile,
-      ThreadScratch::At(thread_scratch, job.tile_pairs, job.shape->layout.key_dim, job.value_stride));
-  kernel.Reset(state);
-  const BlockRange blocks = VisibleBlocks(span, tile.row_begin, tile.row_end);
-  const int64_t first = std::max(blocks.first, SplitBegin(span, split));
-  const int64_t last = std::min(blocks.last, SplitBegin(span, split + 1));
-  if (first >= last) return;
-  kernel.SetSpan(span);
-  AskForKeys(job, kernel.Section(first));
-  kernel.BeginBlocks();
-  for (int64_t block = first; block < last; ++block) {
-    kernel.AddBlock(block, block + 1 < last ? kernel.Section(block + 1) : nullptr, state);
-  }
-  kernel.EndBlocks(state);
+// One split of the tiles [begin, end), at most tiles_together, each into its own state.
+void AttendSplit(const AttendJob& job, size_t begin, size_t end, const KvSpan& span, int64_t split,
+                 const TileState* states, uint8_t* thread_scratch) {
+  TileGroup(job, begin, end - begin, thread_scratch).AttendSplit(span, split, states);
 }
 
 // Merges the states of consecutive splits of one tile in order; on the first and last call of the tile resets
@@ -254,13 +255,20 @@ void AttendBySplits(const AttendJob& job, size_t num_tiles, uint8_t* scratch, si
   do {
     size_t num_items = 0;
     while (num_items < max_items && !walk.done()) items[num_items++] = walk.Next();
-    pool.Run(num_items * num_tiles, [&](size_t task, size_t thread) {
-      const size_t tile = task % num_tiles;
-      const size_t item = task / num_tiles;
-      const TileState state =
-          TileState::At(states + (tile * max_items + item) * state_floats, job.tile_pairs, job.value_stride);
+    // Small tiles go together as long as every thread gets as many splits; the others are shared by tile.
+    const size_t whole_items = num_tiles <= job.tiles_together ? num_items / num_threads * num_threads : 0;
+    pool.Run(whole_items + (num_items - whole_items) * num_tiles, [&](size_t task, size_t thread) {
+      const bool is_whole = task < whole_items;
+      const size_t item = is_whole ? task : whole_items + (task - whole_items) / num_tiles;
+      const size_t begin = is_whole ? 0 : (task - whole_items) % num_tiles;
+      const size_t end = is_whole ? num_tiles : begin + 1;
+      TileState of_tiles[kTilesTogether];
+      for (size_t tile = begin; tile < end; ++tile) {
+        of_tiles[tile - begin] = TileState::At(states + (tile * max_items + item) * state_floats,
+                                               job.tile_pairs, job.value_stride);
+      }
       HWY_DYNAMIC_DISPATCH(AttendSplit)
-      (job, tile, *items[item].span, items[item].split, state, scratch + thread * thread_bytes);
+      (job, begin, end, *items[item].span, items[item].split, of_tiles, scratch + thread * thread_bytes);
     });
     pool.Run(num_tiles, [&](size_t tile, size_t thread) {
       const TileState total = TileState::At(totals + tile * state_floats, job.tile_pairs, job.value_stride);
