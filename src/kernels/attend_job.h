@@ -7,6 +7,10 @@
 // one partial (reference, sum, weighted values), and partials are merged in the order of spans and splits.
 // That order is the same whether one task does all splits of a tile (many rows) or each split is a task
 // (decode).
+//
+// A block has the keys and values of all KV heads, one head behind the other. Where a KV head is one small
+// tile (decode), up to kTilesTogether tiles take a block in turns before the next one, so that memory is read
+// as it lies: going through all blocks of one head first is 5 to 20% slower where they come from memory.
 #pragma once
 
 #include <algorithm>

@@ -290,6 +290,58 @@ TEST(AttendTest, LongContextSharedByThreads) {
   EXPECT_EQ(Attended(c, three), Attended(c, one));
 }
 
+// What one KV head of a case and its queries give with nothing beside them.
+AttendOutput OneHeadAlone(const AttendCase& c, size_t kv_head, ThreadPool& pool) {
+  const size_t group = c.shape.num_heads / c.shape.layout.num_kv_heads;
+  const size_t values = group * c.shape.layout.key_dim;
+  AttendShape shape = c.shape;
+  shape.layout.num_kv_heads = 1;
+  shape.num_heads = group;
+  if (shape.alibi_slopes != nullptr) shape.alibi_slopes += kv_head * group;
+  std::vector<const uint8_t*> blocks;
+  const size_t last = c.span.first_slot + static_cast<size_t>(*std::max_element(c.end.begin(), c.end.end()));
+  for (size_t b = 0; b * kBlockTokens < last; ++b)
+    blocks.push_back(c.span.blocks[b] + kv_head * shape.layout.block_bytes());
+  std::vector<float> q;
+  for (size_t row = 0; row < shape.num_rows; ++row) {
+    const auto at = c.q.begin() + static_cast<ptrdiff_t>((row * c.shape.num_heads + kv_head * group) *
+                                                         c.shape.layout.key_dim);
+    q.insert(q.end(), at, at + static_cast<ptrdiff_t>(values));
+  }
+  KvSpan span = c.span;
+  span.blocks = blocks.data();
+  span.q = q.data();
+  return RunAttend(shape, {&span, 1}, pool);
+}
+
+// One tile each, a few together, more than go together; whole and by splits.
+TEST(AttendTest, HeadsThatGoTogetherGiveTheBitsOfEachAlone) {
+  const std::vector<float> slopes(60, 0.03f);
+  for (const Encoding encoding : {Encoding::kF32, Encoding::kF16, Encoding::kBF16, Encoding::kQ8_0}) {
+    for (const size_t num_kv_heads : {2, 5, 8, 19}) {
+      constexpr size_t kGroup = 3, kRows = 2, kDim = 32;
+      AttendCase c(Layout(num_kv_heads, kDim, kDim, encoding, encoding), kGroup, kRows, 3000, 71, 9);
+      c.begin = {0, 40};
+      c.Bind();
+      if (num_kv_heads == 5) c.shape.alibi_slopes = slopes.data();
+      for (const size_t num_threads : {1, 2, 4}) {
+        ThreadPool pool(num_threads);
+        const AttendOutput together = Attended(c, pool);
+        for (size_t head = 0; head < num_kv_heads; ++head) {
+          const AttendOutput alone = OneHeadAlone(c, head, pool);
+          for (size_t i = 0; i < kRows * kGroup; ++i) {
+            const size_t pair = i / kGroup * c.shape.num_heads + head * kGroup + i % kGroup;
+            ASSERT_EQ(together.lse[pair], alone.lse[i]);
+            for (size_t d = 0; d < kDim; ++d)
+              ASSERT_EQ(together.out[pair * kDim + d], alone.out[i * kDim + d])
+                  << EncodingName(encoding) << ", head " << head << " of " << num_kv_heads;
+          }
+        }
+      }
+    }
+  }
+}
+
 // By whole heads, by splits, and with several tiles per head.
 TEST(AttendTest, EveryHeadIsPreparedOnceBeforeItIsRead) {
   const KvLayout layout = Layout(3, 16, 16, Encoding::kF16, Encoding::kF16);
