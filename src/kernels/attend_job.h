@@ -10,7 +10,7 @@
 //
 // A block has the keys and values of all KV heads, one head behind the other. Where a KV head is one small
 // tile (decode), up to kTilesTogether tiles take a block in turns before the next one, so that memory is read
-// as it lies: going through all blocks of one head first is 5 to 20% slower where they come from memory.
+// as it lies: going through all blocks of one head first is up to a fifth slower where they come from memory.
 #pragma once
 
 #include <algorithm>

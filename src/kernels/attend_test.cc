@@ -314,7 +314,7 @@ AttendOutput OneHeadAlone(const AttendCase& c, size_t kv_head, ThreadPool& pool)
   return RunAttend(shape, {&span, 1}, pool);
 }
 
-// One tile each, a few together, more than go together; whole and by splits.
+// A few together and more than go together; whole and by splits.
 TEST(AttendTest, HeadsThatGoTogetherGiveTheBitsOfEachAlone) {
   const std::vector<float> slopes(60, 0.03f);
   for (const Encoding encoding : {Encoding::kF32, Encoding::kF16, Encoding::kBF16, Encoding::kQ8_0}) {
