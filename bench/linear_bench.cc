@@ -97,11 +97,12 @@ void RunProduct(benchmark::State& state, Setup setup, Encoding encoding, Shape s
   Random random(2);
   for (float& value : x) value = static_cast<float>(random.Normal());
   std::vector<float> out(num_rows * shape.num_rows);
-  ActivationRows rows(num_rows, shape.num_cols);
+  const ActivationForm form = FormFor(weights[0]);
+  ActivationRows rows(num_rows, shape.num_cols, form);
   const bool quantised = NeedsQuantised(encoding);
   size_t next = 0;
   for (auto _ : state) {
-    rows.Set(x.data(), num_rows, shape.num_cols, shape.num_cols, FormFor(encoding), pool);
+    rows.Set(x.data(), num_rows, shape.num_cols, shape.num_cols, form, pool);
     const MatMulJob job = {
         .weights = &weights[next++ % copies], .out = out.data(), .out_stride = shape.num_rows};
     MatMul(rows, {&job, 1}, pool);
@@ -110,10 +111,13 @@ void RunProduct(benchmark::State& state, Setup setup, Encoding encoding, Shape s
   const double ops = 2.0 * static_cast<double>(shape.num_rows * shape.num_cols * num_rows);
   const double read_bytes = static_cast<double>(weights[0].read_bytes());
   const bool all = pool.num_threads() > 1;
-  const bool pairs = products == FloatProducts::kBFloat16 && setup.limits->bf16_ops.one_thread > 0;
-  const MachineRate peak = quantised ? setup.limits->int8_ops
-                           : pairs   ? setup.limits->bf16_ops
-                                     : setup.limits->fp32_ops;
+  const auto peak_of = [&] {
+    if (quantised) return setup.limits->int8_ops;
+    if (products == FloatProducts::kInt16) return setup.limits->int16_ops;
+    const bool pairs = products == FloatProducts::kBFloat16 && setup.limits->bf16_ops.one_thread > 0;
+    return pairs ? setup.limits->bf16_ops : setup.limits->fp32_ops;
+  };
+  const MachineRate peak = peak_of();
   const double floor =
       std::max(ops / (all ? peak.all_threads : peak.one_thread),
                read_bytes / setup.limits->ReadBandwidth(copies * weights[0].read_bytes(), all));
@@ -151,6 +155,7 @@ void RegisterAll(Setup setup) {
     }
   }
   RegisterForm(setup, Encoding::kF16, "bfloat16", true, FloatProducts::kBFloat16);
+  RegisterForm(setup, Encoding::kF16, "int16", true, FloatProducts::kInt16);
 }
 
 void PrintLimits(const MachineLimits& limits) {
@@ -161,6 +166,7 @@ void PrintLimits(const MachineLimits& limits) {
   };
   row("fp32", limits.fp32_ops, "GFLOP/s");
   row("bf16", limits.bf16_ops, "GFLOP/s");
+  row("int16", limits.int16_ops, "GOP/s");
   row("int8", limits.int8_ops, "GOP/s");
   for (const MachineBandwidth& bandwidth : limits.bandwidth) {
     const std::string what = "read " + std::to_string(bandwidth.footprint_bytes >> 10) + " KiB";

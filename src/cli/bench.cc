@@ -91,6 +91,7 @@ int Machine(const BenchArguments& arguments) {
     }
     json["fp32_ops_per_second"] = rate(limits.fp32_ops);
     json["bf16_ops_per_second"] = rate(limits.bf16_ops);
+    json["int16_ops_per_second"] = rate(limits.int16_ops);
     json["int8_ops_per_second"] = rate(limits.int8_ops);
     WriteOut(json.dump(1) + "\n");
     return 0;
@@ -107,6 +108,7 @@ int Machine(const BenchArguments& arguments) {
   };
   add("fp32 multiply-add", limits.fp32_ops, "GFLOP/s");
   add("bf16 dot", limits.bf16_ops, "GFLOP/s");
+  add("int16 dot", limits.int16_ops, "GOP/s");
   add("int8 dot", limits.int8_ops, "GOP/s");
   WriteOut(FormatTable(rows));
   return 0;
@@ -128,6 +130,7 @@ MachineFloor FloorOf(const MachineLimits& limits, const Model& model) {
     floor.flops_per_second = pick(rate);
   };
   if (costs.products == ProductKind::kInt8) use("int8", limits.int8_ops);
+  if (costs.products == ProductKind::kInt16) use("int16", limits.int16_ops);
   if (costs.products == ProductKind::kBFloat16) use("bf16", limits.bf16_ops);
   return floor;
 }

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <functional>
 #include <limits>
+#include <map>
 #include <utility>
 
 #include "base/budget.h"
@@ -269,12 +270,14 @@ struct ProductCall {
 // several passes the fastest. Adds to rows[kind].
 void ProfileProducts(const std::vector<ProductCall>& calls, ThreadPool& pool, std::vector<ProfileRow>& rows) {
   size_t max_rows = 0, max_cols = 0, max_values = 0;
+  ActivationForm most = ActivationForm::kFloat;
   for (const ProductCall& call : calls) {
     const size_t num_rows = static_cast<size_t>(call.num_rows);
     size_t num_outputs = 0;
     for (const LinearLayer* linear : call.linears) {
       const LinearWeights& weights = linear->weights;
       max_cols = std::max(max_cols, weights.num_cols());
+      most = CommonForm(most, FormFor(weights));
       num_outputs += weights.num_rows();
       rows[call.kind].bytes += static_cast<double>(weights.read_bytes());
       rows[call.kind].flops += 2.0 * static_cast<double>(weights.num_rows()) *
@@ -286,7 +289,7 @@ void ProfileProducts(const std::vector<ProductCall>& calls, ThreadPool& pool, st
   std::vector<float> x(max_rows * max_cols), out(max_values);
   Random random(1);
   for (float& value : x) value = static_cast<float>(random.Uniform() - 0.5);
-  ActivationRows activations(max_rows, max_cols);
+  ActivationRows activations(max_rows, max_cols, most);
   std::vector<MatMulJob> jobs;
   const auto run = [&](const ProductCall& call) {
     const size_t num_rows = static_cast<size_t>(call.num_rows);
@@ -295,7 +298,7 @@ void ProfileProducts(const std::vector<ProductCall>& calls, ThreadPool& pool, st
     float* to = out.data();
     for (const LinearLayer* linear : call.linears) {
       const LinearWeights& weights = linear->weights;
-      form = CommonForm(form, FormFor(weights.encoding()));
+      form = CommonForm(form, FormFor(weights));
       jobs.push_back({&weights, linear->bias_or_null(), to, weights.num_rows(), false});
       to += num_rows * weights.num_rows();
     }
@@ -405,11 +408,24 @@ void ProfileForward(Runner& runner, TimedContext& context, const ContextShape& s
   }
 }
 
+ProductKind KindOf(const LinearWeights& weights) {
+  if (NeedsQuantised(weights.encoding())) return ProductKind::kInt8;
+  switch (weights.products()) {
+    case FloatProducts::kInt16:
+      return ProductKind::kInt16;
+    case FloatProducts::kBFloat16:
+      return ProductKind::kBFloat16;
+    default:
+      return ProductKind::kFloat32;
+  }
+}
+
 }  // namespace
 
 ModelCosts CostsOf(const Model& model) {
   ModelCosts costs;
-  size_t bfloat16_bytes = 0, quantised_bytes = 0, all_bytes = 0;
+  std::map<ProductKind, size_t> bytes;
+  size_t all_bytes = 0;
   for (const LayerWeights& layer : model.weights().layers) {
     for (const LinearLayer* linear :
          {&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down}) {
@@ -418,13 +434,12 @@ ModelCosts CostsOf(const Model& model) {
       costs.flops_per_token +=
           2.0 * static_cast<double>(weights.num_rows()) * static_cast<double>(weights.num_cols());
       all_bytes += weights.read_bytes();
-      if (NeedsQuantised(weights.encoding())) quantised_bytes += weights.read_bytes();
-      if (weights.products() == FloatProducts::kBFloat16) bfloat16_bytes += weights.read_bytes();
+      bytes[KindOf(weights)] += weights.read_bytes();
     }
   }
-  costs.products = quantised_bytes * 2 > all_bytes  ? ProductKind::kInt8
-                   : bfloat16_bytes * 2 > all_bytes ? ProductKind::kBFloat16
-                                                    : ProductKind::kFloat32;
+  for (const auto& [kind, count] : bytes) {
+    if (count * 2 > all_bytes) costs.products = kind;
+  }
   costs.weight_bytes_per_token = model.read_bytes_per_token();
   return costs;
 }

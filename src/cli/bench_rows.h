@@ -21,7 +21,7 @@ struct MachineFloor {
 };
 
 // What weights are multiplied in.
-enum class ProductKind : uint8_t { kFloat32, kBFloat16, kInt8 };
+enum class ProductKind : uint8_t { kFloat32, kBFloat16, kInt16, kInt8 };
 
 // What a model asks of the machine.
 struct ModelCosts {

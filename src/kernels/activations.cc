@@ -1,4 +1,4 @@
-// Rounding of activations to 8-bit blocks.
+// Rounding of activations to blocks of 8-bit and of 16-bit integers.
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -401,6 +401,44 @@ void QuantiseTile(const float* x, size_t stride, size_t scale_blocks, const ActT
   QuantiseRows<0>(x, stride, scale_blocks, 0, tile);
 }
 
+// One block of up to 32 values as 16-bit integers; returns the scale.
+HWY_INLINE float QuantiseInt16Block(const float* HWY_RESTRICT x, int16_t* HWY_RESTRICT q) {
+  const hn::CappedTag<float, 16> df;
+  const hn::RebindToSigned<decltype(df)> di;
+  const hn::Rebind<int16_t, decltype(df)> dq;
+  constexpr size_t kLanes = HWY_MIN(HWY_LANES(float), size_t{16});
+  auto largest = hn::Zero(di);
+  for (size_t i = 0; i < kBlockCols; i += kLanes)
+    largest = hn::Max(largest, hn::BitCast(di, hn::Abs(hn::LoadU(df, x + i))));
+  const int32_t bits = hn::GetLane(hn::MaxOfLanes(di, largest));
+  const float magnitude = std::bit_cast<float>(bits);
+  if (bits >= 0x7F800000 || magnitude < kTiny) {
+    std::memset(q, 0, kInt16RowBytes);
+    return bits >= 0x7F800000 ? std::bit_cast<float>(0x7FC00000) : 0.0f;
+  }
+  constexpr float kMost = kInt16Most;
+  const auto inverse = hn::Set(df, kMost / magnitude);
+  for (size_t i = 0; i < kBlockCols; i += kLanes)
+    hn::StoreU(hn::DemoteTo(dq, hn::NearestInt(hn::Mul(hn::LoadU(df, x + i), inverse))), dq, q + i);
+  return magnitude * (1.0f / kMost);
+}
+
+void QuantiseInt16Tile(const float* x, size_t stride, size_t cols, const Int16TileView& tile) {
+  for (size_t row = 0; row < tile.rows; ++row) {
+    for (size_t block = 0; block < tile.blocks; ++block) {
+      const float* from = x + row * stride + block * kBlockCols;
+      float last[kBlockCols] = {};
+      if ((block + 1) * kBlockCols > cols) {
+        std::memcpy(last, from, (cols - block * kBlockCols) * sizeof(float));
+        from = last;
+      }
+      int16_t* const q = reinterpret_cast<int16_t*>(tile.values(block) + row * kInt16RowBytes);
+      const float scale = QuantiseInt16Block(from, q);
+      std::memcpy(tile.scales(block) + row * 4, &scale, 4);
+    }
+  }
+}
+
 }  // namespace mneme::linear::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
@@ -412,6 +450,24 @@ HWY_EXPORT(QuantiseTile);
 
 void QuantiseTileDispatch(const float* x, size_t stride, size_t scale_blocks, const ActTileView& tile) {
   HWY_DYNAMIC_DISPATCH(QuantiseTile)(x, stride, scale_blocks, tile);
+}
+
+HWY_EXPORT(QuantiseInt16Tile);
+
+void QuantiseInt16TileDispatch(const float* x, size_t stride, size_t cols, const Int16TileView& tile) {
+  HWY_DYNAMIC_DISPATCH(QuantiseInt16Tile)(x, stride, cols, tile);
+}
+
+void DequantiseInt16Row(const ActivationRows& x, size_t row, float* out) {
+  const Int16TileView tile = Int16TileOf(x, row / kActTile);
+  for (size_t i = 0; i < x.num_cols(); ++i) {
+    const size_t block = i / kBlockCols;
+    float scale;
+    std::memcpy(&scale, tile.scales(block) + row % kActTile * 4, 4);
+    int16_t q;
+    std::memcpy(&q, tile.values(block) + row % kActTile * kInt16RowBytes + i % kBlockCols * 2, 2);
+    out[i] = scale * static_cast<float>(q);
+  }
 }
 
 void DequantiseRow(const ActivationRows& x, size_t row, float* out) {
@@ -434,29 +490,37 @@ namespace {
 constexpr size_t kValuesWorthSharing = 16384;
 }  // namespace
 
-ActivationRows::ActivationRows(size_t max_rows, size_t max_cols)
-    : max_rows_(max_rows), max_cols_(max_cols), quantised_(MakeAligned<uint8_t>(Bytes(max_rows, max_cols))) {}
+ActivationRows::ActivationRows(size_t max_rows, size_t max_cols, ActivationForm most)
+    : max_rows_(max_rows), max_cols_(max_cols), most_(most) {
+  if (most.block8 != 0) quantised_ = MakeAligned<uint8_t>(max_rows * linear::QuantisedRowBytes(max_cols));
+  if (most.int16) int16_ = MakeAligned<uint8_t>(max_rows * linear::Int16RowBytes(max_cols));
+}
 
-size_t ActivationRows::Bytes(size_t max_rows, size_t max_cols) {
-  return max_rows * linear::QuantisedRowBytes(max_cols);
+size_t ActivationRows::Bytes(size_t max_rows, size_t max_cols, ActivationForm most) {
+  return max_rows * ((most.block8 != 0 ? linear::QuantisedRowBytes(max_cols) : 0) +
+                     (most.int16 ? linear::Int16RowBytes(max_cols) : 0));
 }
 
 void ActivationRows::Set(const float* x, size_t num_rows, size_t num_cols, size_t stride, ActivationForm form,
                          ThreadPool& pool) {
   MNEME_CHECK(num_rows <= max_rows_ && num_cols <= max_cols_);
+  MNEME_CHECK((form.block8 == 0 || most_.block8 != 0) && (!form.int16 || most_.int16));
   x_ = x;
   num_rows_ = num_rows;
   num_cols_ = num_cols;
   stride_ = stride;
-  has_quantised_ = form != ActivationForm::kFloat;
-  if (!has_quantised_) return;
-  const size_t scale_blocks = form == ActivationForm::kBlocks256 ? 256 / linear::kBlockCols : 1;
-  MNEME_CHECK(num_cols % (scale_blocks * linear::kBlockCols) == 0);
+  form_ = form;
+  if (form == ActivationForm::kFloat) return;
+  const size_t scale_blocks = form.block8 == 256 ? 256 / linear::kBlockCols : 1;
+  MNEME_CHECK(form.block8 == 0 || num_cols % (scale_blocks * linear::kBlockCols) == 0);
   quantised_row_bytes_ = linear::QuantisedRowBytes(num_cols);
   const size_t num_tiles = linear::CeilDivide(num_rows, linear::kActTile);
   const auto quantise = [&](size_t tile, size_t) {
-    linear::QuantiseTileDispatch(x + tile * linear::kActTile * stride, stride, scale_blocks,
-                                 linear::TileOf(*this, tile));
+    const float* const rows = x + tile * linear::kActTile * stride;
+    if (form.block8 != 0)
+      linear::QuantiseTileDispatch(rows, stride, scale_blocks, linear::TileOf(*this, tile));
+    if (form.int16)
+      linear::QuantiseInt16TileDispatch(rows, stride, num_cols, linear::Int16TileOf(*this, tile));
   };
   if (num_rows * num_cols < kValuesWorthSharing) {
     for (size_t tile = 0; tile < num_tiles; ++tile) quantise(tile, 0);

@@ -17,6 +17,7 @@
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
 #include "kernels/linear_float-inl.h"
+#include "kernels/linear_int16-inl.h"
 #include "kernels/linear_row-inl.h"
 #include "kernels/linear_tile-inl.h"
 #include "kernels/linear_unpack-inl.h"
@@ -121,6 +122,52 @@ void StoreTotals(const MatMulJob& job, size_t row, size_t rows, size_t group, si
                  const Totals& totals) {
   for (size_t g = 0; g < kGroups && group + g < end; ++g) StoreGroup(job, row, rows, group + g, g, totals);
 }
+
+// Where the sums of row tiles run, for kGroups groups of a job from `group`: in the output itself, or in
+// `totals` where groups are missing or start from a bias and the old output both.
+class OutputTiles {
+ public:
+  OutputTiles(const MatMulJob& job, size_t group, size_t end, bool is_first)
+      : job_(job), group_(group), end_(end), is_first_(is_first), first_output_(group * kGroupRows) {
+    const bool whole =
+        group + kGroups <= end && first_output_ + kGroups * kGroupRows <= job.weights->num_rows();
+    is_direct_ = whole && !(job.accumulate && job.bias != nullptr);
+  }
+  TileSums Begin(size_t row, size_t rows, Totals& totals) const {
+    if (!is_direct_) {
+      LoadTotals(job_, row, rows, group_, end_, is_first_, totals);
+      return {.from = totals.values[0],
+              .from_stride = kGroups * kGroupRows,
+              .to = totals.values[0],
+              .to_stride = kGroups * kGroupRows};
+    }
+    alignas(64) static constexpr float kZeros[kGroups * kGroupRows] = {};
+    float* const to = job_.out + row * job_.out_stride + first_output_;
+    const bool fresh = is_first_ && !job_.accumulate;
+    return {.from = !fresh                 ? to
+                    : job_.bias != nullptr ? job_.bias + first_output_
+                                           : kZeros,
+            .from_stride = fresh ? 0 : job_.out_stride,
+            .to = to,
+            .to_stride = job_.out_stride};
+  }
+  // Asks for what Begin will need.
+  void Ask(size_t row, size_t rows) const {
+    const float* to = job_.out + row * job_.out_stride + first_output_;
+    for (size_t i = 0; i < rows; ++i, to += job_.out_stride)
+      for (size_t g = 0; g < kGroups; ++g) hwy::Prefetch(to + g * kGroupRows);
+  }
+  void End(size_t row, size_t rows, const Totals& totals) const {
+    if (!is_direct_) StoreTotals(job_, row, rows, group_, end_, totals);
+  }
+
+ private:
+  const MatMulJob& job_;
+  size_t group_, end_;
+  bool is_first_;
+  size_t first_output_;
+  bool is_direct_;
+};
 
 // Distances in the packed form of one matrix.
 struct PackedStrides {
@@ -287,7 +334,6 @@ void MultiplyTiles(const MatMulJob& job, const ActivationRows& x, size_t begin, 
   UnpackScratch scratch[kGroups];
   UnpackedChunk chunks[kGroups];
   Totals totals;
-  alignas(64) static constexpr float zeros[kGroups * kGroupRows] = {};
   const PackedStrides strides(*job.weights);
   for (size_t pass = 0; pass < num_tiles; pass += kTilesPerPass) {
     const size_t pass_end = std::min(num_tiles, pass + kTilesPerPass);
@@ -302,28 +348,12 @@ void MultiplyTiles(const MatMulJob& job, const ActivationRows& x, size_t begin, 
             chunks[g] = chunks[0];
           }
         }
-        // Sums of whole groups run in the output itself.
-        const size_t n0 = group * kGroupRows;
-        const bool whole = group + kGroups <= end && n0 + kGroups * kGroupRows <= job.weights->num_rows();
-        const bool direct = whole && !(job.accumulate && job.bias != nullptr);
+        const OutputTiles outputs(job, group, end, block == 0);
         for (size_t t = pass; t < pass_end; ++t) {
           const ActTileView tile = TileOf(x, t);
-          const size_t row = t * kActTile;
-          TileSums sums = {.from = totals.values[0],
-                           .from_stride = kGroups * kGroupRows,
-                           .to = totals.values[0],
-                           .to_stride = kGroups * kGroupRows};
-          if (direct) {
-            sums.to = job.out + row * job.out_stride + n0;
-            sums.to_stride = job.out_stride;
-            const bool fresh = block == 0 && !job.accumulate;
-            sums.from = !fresh ? sums.to : job.bias != nullptr ? job.bias + n0 : zeros;
-            sums.from_stride = fresh ? 0 : job.out_stride;
-          } else {
-            LoadTotals(job, row, tile.rows, group, end, block == 0, totals);
-          }
+          const TileSums sums = outputs.Begin(t * kActTile, tile.rows, totals);
           MultiplyTile(kind, ChunkLayout::kBytes, chunks, tile, block, blocks, sums);
-          if (!direct) StoreTotals(job, row, tile.rows, group, end, totals);
+          outputs.End(t * kActTile, tile.rows, totals);
           for (UnpackedChunk& chunk : chunks) chunk.next = nullptr;  // asked for once
         }
       }
@@ -451,6 +481,102 @@ void MultiplyManyPairs(const MatMulJob& job, const ActivationRows& x, size_t beg
   }
 }
 
+// One strip of the groups at `at`, which begin with its scales and end with num_blocks blocks.
+void LocateStrip(const uint8_t* const* at, size_t block, size_t num_blocks, Int16Strip& strip) {
+  strip.first_block = block;
+  strip.blocks = std::min(kInt16StripBlocks, num_blocks - block);
+  for (size_t g = 0; g < kGroups; ++g) {
+    strip.scales[g] = at[g] + block / kInt16StripBlocks * kInt16ScaleBytes;
+    strip.weights[g] = at[g] + Int16HeadBytes(num_blocks) + block * kInt16BlockBytes;
+  }
+}
+
+// Float weights packed as 16-bit integers, in streams as in MultiplyFewTiles.
+void MultiplyFewInt16(const JobGroups& groups, const ActivationRows& x, size_t begin, size_t end) {
+  const size_t num_blocks = CeilDivide(x.num_cols(), kBlockCols);
+  const Streams streams(begin, end);
+  Int16Strip strip;
+  Totals totals;
+  for (size_t i = 0; i < streams.length; ++i) {
+    const StreamStep step(groups, streams, i);
+    step.Load(x.num_rows(), totals);
+    const uint8_t* at[kGroups];
+    step.Locate(0, at);
+    for (size_t block = 0; block < num_blocks; block += kInt16StripBlocks) {
+      LocateStrip(at, block, num_blocks, strip);
+      for (size_t row = 0; row < x.num_rows(); row += kActTile) {
+        float* const values = totals.values[row];
+        MultiplyInt16Tile(strip, Int16TileOf(x, row / kActTile),
+                          {.from = values,
+                           .from_stride = kGroups * kGroupRows,
+                           .to = values,
+                           .to_stride = kGroups * kGroupRows});
+      }
+    }
+    step.Store(x.num_rows(), totals);
+  }
+}
+
+// Asks for the weights that are read after those at hand, a few lines at a time: asked for at once, or not at
+// all, they are waited for.
+class AskBitByBit {
+ public:
+  // As many bytes from each of the kGroups places in num_parts parts.
+  AskBitByBit(const uint8_t* const* from, size_t bytes, size_t num_parts)
+      : left_(bytes), part_(RoundUp(CeilDivide(bytes, num_parts), 64)) {
+    for (size_t g = 0; g < kGroups; ++g) from_[g] = from[g];
+  }
+  void Next() {
+    const size_t bytes = std::min(left_, part_);
+    for (size_t g = 0; g < kGroups; ++g) {
+      PrefetchRange(from_[g], bytes);
+      from_[g] += bytes;
+    }
+    left_ -= bytes;
+  }
+
+ private:
+  const uint8_t* from_[kGroups];
+  size_t left_, part_;
+};
+
+// Many rows: a strip of weights stays in the first-level cache while the rows' tiles pass.
+void MultiplyManyInt16(const MatMulJob& job, const ActivationRows& x, size_t begin, size_t end) {
+  const size_t num_blocks = CeilDivide(x.num_cols(), kBlockCols);
+  const size_t num_tiles = CeilDivide(x.num_rows(), kActTile);
+  Totals totals;
+  const auto locate = [&](size_t group, size_t block, Int16Strip& strip) {
+    const uint8_t* at[kGroups];
+    for (size_t g = 0; g < kGroups; ++g)
+      at[g] = job.weights->packed() + std::min(group + g, end - 1) * job.weights->group_stride();
+    LocateStrip(at, block, num_blocks, strip);
+  };
+  for (size_t pass = 0; pass < num_tiles; pass += kTilesPerPass) {
+    const size_t pass_end = std::min(num_tiles, pass + kTilesPerPass);
+    for (size_t block = 0; block < num_blocks; block += kInt16StripBlocks) {
+      for (size_t group = begin; group < end; group += kGroups) {
+        Int16Strip strip, next{};
+        locate(group, block, strip);
+        if (group + kGroups < end) {
+          locate(group + kGroups, block, next);
+        } else if (block + kInt16StripBlocks < num_blocks) {
+          locate(begin, block + kInt16StripBlocks, next);
+        }
+        AskBitByBit ask(next.weights, next.blocks * kInt16BlockBytes, pass_end - pass);
+        const OutputTiles outputs(job, group, end, block == 0);
+        for (size_t t = pass; t < pass_end; ++t) {
+          const Int16TileView tile = Int16TileOf(x, t);
+          ask.Next();
+          if (t + 1 < pass_end) outputs.Ask((t + 1) * kActTile, Int16TileOf(x, t + 1).rows);
+          const TileSums sums = outputs.Begin(t * kActTile, tile.rows, totals);
+          MultiplyInt16Tile(strip, tile, sums);
+          outputs.End(t * kActTile, tile.rows, totals);
+        }
+      }
+    }
+  }
+}
+
 template <Encoding kEncoding>
 void MultiplyStoredFloat(const MatMulJob& job, const ActivationRows& x, size_t begin, size_t end) {
   const WeightView& view = job.weights->view();
@@ -492,6 +618,10 @@ void MultiplyRun(const JobGroups& groups, const ActivationRows& x, size_t begin,
     if (x.num_rows() <= kFloatTile) return MultiplyFewPairs(groups, x, begin, end);
     return MultiplyManyPairs(job, x, begin, end);
   }
+  if (job.weights->products() == FloatProducts::kInt16) {
+    if (x.num_rows() <= kFloatTile) return MultiplyFewInt16(groups, x, begin, end);
+    return MultiplyManyInt16(job, x, begin, end);
+  }
   switch (job.weights->encoding()) {
     case Encoding::kF32:
       return MultiplyFloat<Encoding::kF32>(groups, x, begin, end);
@@ -521,6 +651,8 @@ void MultiplyGroups(const JobGroups& groups, const ActivationRows& x, size_t beg
   }
 }
 
+bool HasPairInstruction() { return MNEME_LINEAR_VNNI != 0; }
+
 }  // namespace mneme::linear::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
@@ -528,11 +660,16 @@ HWY_AFTER_NAMESPACE();
 namespace mneme {
 namespace linear {
 HWY_EXPORT(MultiplyGroups);
+HWY_EXPORT(HasPairInstruction);
 
 void Multiply(const JobGroups& groups, const ActivationRows& x, size_t begin, size_t end) {
   HWY_DYNAMIC_DISPATCH(MultiplyGroups)(groups, x, begin, end);
 }
+
+bool HasPairs() { return HWY_DYNAMIC_DISPATCH(HasPairInstruction)(); }
 }  // namespace linear
+
+bool HasFastInt16Products() { return linear::HasPairs(); }
 
 namespace {
 
@@ -592,7 +729,9 @@ class TaskCuts {
 void CheckJob(const MatMulJob& job, const ActivationRows& x) {
   MNEME_CHECK(job.weights != nullptr && job.out != nullptr);
   MNEME_CHECK(job.weights->num_cols() == x.num_cols() && x.num_cols() > 0);
-  MNEME_CHECK(x.has_quantised() || !NeedsQuantised(job.weights->encoding()));
+  const ActivationForm form = FormFor(*job.weights);
+  MNEME_CHECK(x.has_quantised() || form.block8 == 0);
+  MNEME_CHECK(x.has_int16() || !form.int16);
 }
 
 // Whether the products of all jobs are worth sharing, and what is read for them.
@@ -620,17 +759,23 @@ void ShareGroups(const Work& work, size_t num_groups, size_t num_rows, ThreadPoo
 
 }  // namespace
 
-ActivationForm FormFor(Encoding encoding) {
-  if (linear::IsFloat(encoding)) return ActivationForm::kFloat;
-  return EncodingBlockValues(encoding) == 256 ? ActivationForm::kBlocks256 : ActivationForm::kBlocks32;
+ActivationForm FormFor(Encoding encoding, FloatProducts products) {
+  if (linear::IsFloat(encoding))
+    return products == FloatProducts::kInt16 ? ActivationForm::kInt16 : ActivationForm::kFloat;
+  return {.block8 = EncodingBlockValues(encoding) == 256 ? size_t{256} : size_t{32}};
+}
+
+ActivationForm FormFor(const LinearWeights& weights) {
+  return FormFor(weights.encoding(), weights.products());
 }
 
 ActivationForm CommonForm(ActivationForm a, ActivationForm b) {
-  if (a == ActivationForm::kBlocks32 || b == ActivationForm::kBlocks32) return ActivationForm::kBlocks32;
-  return std::max(a, b);
+  const bool both = a.block8 != 0 && b.block8 != 0;
+  return {.block8 = both ? std::min(a.block8, b.block8) : std::max(a.block8, b.block8),
+          .int16 = a.int16 || b.int16};
 }
 
-bool NeedsQuantised(Encoding encoding) { return FormFor(encoding) != ActivationForm::kFloat; }
+bool NeedsQuantised(Encoding encoding) { return FormFor(encoding).block8 != 0; }
 
 void MatMul(const ActivationRows& x, std::span<const MatMulJob> jobs, ThreadPool& pool) {
   if (x.num_rows() == 0 || jobs.empty()) return;

@@ -2,15 +2,17 @@
 //
 // Weights of integer blocks (Q*) meet activations rounded to 8-bit blocks of 32 values, as every CPU engine
 // does; F32, F16 and BF16 weights meet float32 activations, or, where they were packed for that, both are
-// rounded to bfloat16. Each output value is computed by one fixed sequence of operations that depends on the
-// weights' encoding, packing and FloatProducts alone: not on the number of rows in the call, not on the
-// number of threads. So a chunk of any size, a batch of sessions, and a single token
-// give the same bits.
+// rounded to blocks of 14-bit integers or to bfloat16. Each output value is computed by one fixed sequence of
+// operations that depends on the weights' encoding, packing and FloatProducts alone: not on the number of
+// rows in the call, not on the number of threads. So a chunk of any size, a batch of sessions, and a single
+// token give the same bits.
 //
 // Error, against exact arithmetic on the decoded weights, relative to |x||w|: float weights kFloatDotError
 // where the products are of like size, and at most 2^-24 for each column of a strip of 128 and for each strip
 // (8.6e-6 for 2048 columns) where one outweighs all others; float weights as bfloat16 kBFloat16DotError (2 *
-// 2^-8 + 2^-16 for the two roundings; subnormal numbers may count as zero); integer weights at most
+// 2^-8 + 2^-16 for the two roundings; subnormal numbers may count as zero); as 14-bit integers
+// kInt16DotError (half a step for each of 32 activations and of 256 weights, were all but one of them tiny:
+// sqrt(32) / 16382 + sqrt(256) / 16382; of normal numbers a tenth of it); integer weights at most
 // kQuantisedDotError, nearly all of it the rounding of the activations (half a step of max|block| / 127).
 #pragma once
 
@@ -27,6 +29,7 @@ namespace mneme {
 
 inline constexpr double kFloatDotError = 2e-6;
 inline constexpr double kBFloat16DotError = 8e-3;
+inline constexpr double kInt16DotError = 1.4e-3;
 inline constexpr double kQuantisedDotError = 1e-2;
 
 // A weight matrix [num_rows, num_cols] (outputs, inputs), rows contiguous, as it lies in the file. Not owned.
@@ -43,7 +46,11 @@ struct WeightView {
 enum class FloatProducts : uint8_t {
   kFloat32,   // weights as stored, activations float32
   kBFloat16,  // both rounded to bfloat16, sums float32: an instruction of twice the peak, where there is one
+  kInt16,     // both rounded to blocks of 14-bit integers, products exact, sums float32: as fast, far finer
 };
+
+// True where this processor has an instruction for kInt16, which then is faster than kFloat32.
+bool HasFastInt16Products();
 
 // A weight matrix as MatMul takes it: in place, or repacked for speed (rows interleaved so that SIMD lanes
 // are output rows). Movable. Immutable after construction, so shared by all threads.
@@ -105,24 +112,38 @@ class LinearWeights {
 
 // What products read of the activations: float32, or 8-bit integers with one scale per 32 or per 256 values.
 // All integer weights can be multiplied with either; the *_K encodings, whose blocks have 256 values, by
-// custom meet the latter.
-enum class ActivationForm : uint8_t { kFloat, kBlocks32, kBlocks256 };
-// The form for weights of one encoding. Where several matrices share one ActivationRows, CommonForm.
-ActivationForm FormFor(Encoding encoding);
-// 32 if either is 32, else 256 if either is 256, else float.
+// custom meet the latter. Beside them, where float weights are packed for it, 14-bit integers with one scale
+// per 32 values.
+struct ActivationForm {
+  size_t block8 = 0;   // values with one scale as 8-bit integers: 0 (none), 32 or 256
+  bool int16 = false;  // also as blocks of 16-bit integers
+
+  static const ActivationForm kFloat, kBlocks32, kBlocks256, kInt16;
+  friend bool operator==(const ActivationForm&, const ActivationForm&) = default;
+};
+inline constexpr ActivationForm ActivationForm::kFloat = {};
+inline constexpr ActivationForm ActivationForm::kBlocks32 = {.block8 = 32};
+inline constexpr ActivationForm ActivationForm::kBlocks256 = {.block8 = 256};
+inline constexpr ActivationForm ActivationForm::kInt16 = {.int16 = true};
+
+// The form that weights are multiplied with. Where several matrices share one ActivationRows, CommonForm.
+ActivationForm FormFor(const LinearWeights& weights);
+ActivationForm FormFor(Encoding encoding, FloatProducts products = FloatProducts::kFloat32);
+// What both need; for 8-bit integers 32 if either is 32, else 256 if either is 256.
 ActivationForm CommonForm(ActivationForm a, ActivationForm b);
 
 // Activations of one chunk, rounded once and used by several products. Reused from call to call; owns its
 // memory.
 class ActivationRows {
  public:
-  // Room for max_rows rows of at most max_cols values. Bytes() of it are allocated here and never again.
-  ActivationRows(size_t max_rows, size_t max_cols);
-  static size_t Bytes(size_t max_rows, size_t max_cols);
+  // Room for max_rows rows of at most max_cols values, in forms that `most` has (CommonForm of all). Bytes()
+  // of it are allocated here and never again.
+  ActivationRows(size_t max_rows, size_t max_cols, ActivationForm most);
+  static size_t Bytes(size_t max_rows, size_t max_cols, ActivationForm most);
 
   // Takes x [num_rows, num_cols], rows `stride` values apart. Keeps the pointer for float weights (x must
-  // stay unchanged until the products are done) and rounds to 8-bit blocks as `form` says. For kBlocks256
-  // num_cols must be a multiple of 256.
+  // stay unchanged until the products are done) and rounds to blocks as `form` says. A block with a value
+  // that is not finite becomes NaN. For kBlocks256 num_cols must be a multiple of 256.
   void Set(const float* x, size_t num_rows, size_t num_cols, size_t stride, ActivationForm form,
            ThreadPool& pool);
 
@@ -130,21 +151,25 @@ class ActivationRows {
   size_t num_rows() const { return num_rows_; }
   size_t num_cols() const { return num_cols_; }
   size_t stride() const { return stride_; }
-  bool has_quantised() const { return has_quantised_; }
+  bool has_quantised() const { return form_.block8 != 0; }
+  bool has_int16() const { return form_.int16; }
   // Layout private to kernels/linear_layout.h: tiles of interleaved rows.
   const uint8_t* quantised() const { return quantised_.get(); }
   size_t quantised_row_bytes() const { return quantised_row_bytes_; }
+  const uint8_t* int16() const { return int16_.get(); }
 
  private:
   size_t max_rows_;
   size_t max_cols_;
+  ActivationForm most_;
   const float* x_ = nullptr;
   size_t num_rows_ = 0;
   size_t num_cols_ = 0;
   size_t stride_ = 0;
-  bool has_quantised_ = false;
+  ActivationForm form_;
   AlignedArray<uint8_t> quantised_;
   size_t quantised_row_bytes_ = 0;
+  AlignedArray<uint8_t> int16_;
 };
 
 // True if products with these weights read the 8-bit form of the activations.

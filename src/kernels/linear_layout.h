@@ -37,6 +37,14 @@ inline constexpr size_t kFloatTile = 12;
 inline constexpr size_t kPairPiece = 128;
 inline constexpr size_t kPairStep = kPairPiece + 16;
 inline constexpr size_t kPairColBytes = kGroupRows * 4;  // of one pair of columns of a group
+// Blocks of 16-bit integers: the largest magnitude, 32 products of which fit in 32 bits; blocks of a row of
+// weights that share a scale; bytes of one row's block and of a group's.
+inline constexpr int32_t kInt16Most = 8191;
+static_assert(int64_t{kBlockCols} * kInt16Most * kInt16Most < int64_t{1} << 31);
+inline constexpr size_t kInt16StripBlocks = 8;
+inline constexpr size_t kInt16RowBytes = kBlockCols * 2;
+inline constexpr size_t kInt16BlockBytes = kGroupRows * kInt16RowBytes;
+inline constexpr size_t kInt16ScaleBytes = kGroupRows * 4;  // of one strip of a group
 
 inline constexpr size_t RoundUp(size_t value, size_t step) { return (value + step - 1) / step * step; }
 inline constexpr size_t CeilDivide(size_t value, size_t step) { return (value + step - 1) / step; }
@@ -193,12 +201,21 @@ inline size_t PackedChunkBytes(Encoding encoding, size_t blocks) {
   return CeilDivide(blocks, UnitBlocks(layout)) * UnitHeadBytes(layout) + blocks * LayoutBlockBytes(layout);
 }
 
+// The scales in front of a group of 16-bit blocks.
+inline constexpr size_t Int16HeadBytes(size_t num_blocks) {
+  return CeilDivide(num_blocks, kInt16StripBlocks) * kInt16ScaleBytes;
+}
+
 // 0 where the encoding has no packed form.
 inline size_t PackedGroupBytes(Encoding encoding, size_t num_cols,
                                FloatProducts products = FloatProducts::kFloat32) {
   if (!HasPackedForm(encoding)) return 0;
   if (IsFloat(encoding) && products == FloatProducts::kBFloat16)
     return CeilDivide(num_cols, 2) * kPairColBytes;
+  if (IsFloat(encoding) && products == FloatProducts::kInt16) {
+    const size_t num_blocks = CeilDivide(num_cols, kBlockCols);
+    return Int16HeadBytes(num_blocks) + num_blocks * kInt16BlockBytes;
+  }
   if (IsFloat(encoding)) return RoundUp(EncodedBytes(encoding, num_cols) * kGroupRows, 64);
   const size_t num_blocks = num_cols / kBlockCols;
   size_t bytes = 0;
@@ -237,6 +254,30 @@ inline ActTileView TileOf(const ActivationRows& x, size_t tile) {
   return {.base = const_cast<uint8_t*>(x.quantised()) + first * x.quantised_row_bytes(),
           .rows = std::min(kActTile, x.num_rows() - first),
           .blocks = x.num_cols() / kBlockCols};
+}
+
+// Up to kActTile rows of activations as blocks of 16-bit integers:
+//   values [block][row][32] int16
+//   scales [block][row]     float
+// Columns beyond the last are zero.
+struct Int16TileView {
+  uint8_t* base = nullptr;
+  size_t rows = 0;
+  size_t blocks = 0;
+
+  uint8_t* values(size_t block) const { return base + block * rows * kInt16RowBytes; }
+  uint8_t* scales(size_t block) const { return base + (blocks * kInt16RowBytes + block * 4) * rows; }
+};
+
+inline size_t Int16RowBytes(size_t num_cols) {
+  return RoundUp(CeilDivide(num_cols, kBlockCols) * (kInt16RowBytes + 4), 64);
+}
+
+inline Int16TileView Int16TileOf(const ActivationRows& x, size_t tile) {
+  const size_t first = tile * kActTile;
+  return {.base = const_cast<uint8_t*>(x.int16()) + first * Int16RowBytes(x.num_cols()),
+          .rows = std::min(kActTile, x.num_rows() - first),
+          .blocks = CeilDivide(x.num_cols(), kBlockCols)};
 }
 
 // 16 rows of one of several matrices.
@@ -288,7 +329,8 @@ class JobGroups {
   bool in_turns_ = false;
 };
 
-// The values that integer products see, as float: scale * q. For tests.
+// The values that integer products see, as float: scale * q. For tests. The second, of the 16-bit form.
 void DequantiseRow(const ActivationRows& x, size_t row, float* out);
+void DequantiseInt16Row(const ActivationRows& x, size_t row, float* out);
 
 }  // namespace mneme::linear

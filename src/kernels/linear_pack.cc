@@ -12,9 +12,13 @@
 //         distance each time, which a core's prefetchers follow.
 //   q6_k  [16] d; [16 sub-blocks][16 rows] scales; nibbles as in q4_0, [2][16 rows][4] bytes of four 2-bit
 //         fields, field t for step 4e + t
-//   f32, f16, bf16  [column][16 rows]; as bfloat16 products [pair of columns][16 rows][2] bfloat16
+//   f32, f16, bf16  [column][16 rows]; as bfloat16 products [pair of columns][16 rows][2] bfloat16; as int16
+//         products, per group, [strips of 8 blocks][16] float scales, then [blocks][16 pairs of columns]
+//         [16 rows][2] int16
 // Rows beyond the last are zero.
+#include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "base/error.h"
 #include "base/half.h"
@@ -156,6 +160,27 @@ void PackRowPairs(const WeightView& view, size_t from_row, size_t row, uint8_t* 
   }
 }
 
+// scales[16] and weights of a strip, kInt16StripBlocks blocks or fewer: the largest magnitude of a row
+// becomes kInt16Most. A row with a value that is not finite gets a scale that is not.
+void PackRowInt16(const float* values, size_t count, size_t row, uint8_t* scales, uint8_t* weights) {
+  float most = 0;
+  bool is_finite = true;
+  for (size_t i = 0; i < count; ++i) {
+    most = std::max(most, std::abs(values[i]));
+    is_finite &= std::isfinite(values[i]);
+  }
+  constexpr float kLevels = linear::kInt16Most;
+  const float inverse = is_finite && most > 1e-30f ? kLevels / most : 0.0f;
+  const float scale =
+      is_finite ? (inverse > 0 ? most / kLevels : 0.0f) : std::numeric_limits<float>::quiet_NaN();
+  std::memcpy(scales + row * 4, &scale, 4);
+  if (inverse == 0.0f) return;  // zeros, as the caller has set them
+  for (size_t i = 0; i < count; ++i) {
+    const auto q = static_cast<int16_t>(std::lrintf(values[i] * inverse));
+    std::memcpy(weights + i / 2 * linear::kPairColBytes + row * 4 + i % 2 * 2, &q, 2);
+  }
+}
+
 // The structs have alignment 2 and the file's data may have none: copy the chunk of a row first.
 template <typename Block>
 const Block* CopyBlocks(const uint8_t* data, size_t count, Block* copy) {
@@ -188,6 +213,24 @@ void PackGroupPairs(const WeightView& view, size_t group, uint8_t* out) {
   std::memset(out, 0, linear::PackedGroupBytes(view.encoding, view.num_cols, FloatProducts::kBFloat16));
   const size_t num_rows = std::min(kGroupRows, view.num_rows - group * kGroupRows);
   for (size_t row = 0; row < num_rows; ++row) PackRowPairs(view, group * kGroupRows + row, row, out);
+}
+
+void PackGroupInt16(const WeightView& view, size_t group, uint8_t* out) {
+  constexpr size_t kStripCols = linear::kInt16StripBlocks * linear::kBlockCols;
+  std::memset(out, 0, linear::PackedGroupBytes(view.encoding, view.num_cols, FloatProducts::kInt16));
+  const size_t num_rows = std::min(kGroupRows, view.num_rows - group * kGroupRows);
+  const size_t num_blocks = linear::CeilDivide(view.num_cols, linear::kBlockCols);
+  uint8_t* const weights = out + linear::Int16HeadBytes(num_blocks);
+  float values[kStripCols];
+  for (size_t row = 0; row < num_rows; ++row) {
+    const uint8_t* const stored = view.data + (group * kGroupRows + row) * view.row_bytes();
+    for (size_t col = 0, strip = 0; col < view.num_cols; col += kStripCols, ++strip) {
+      const size_t count = std::min(kStripCols, view.num_cols - col);
+      DecodeBlocks(view.encoding, stored + EncodedBytes(view.encoding, col), count, values);
+      PackRowInt16(values, count, row, out + strip * linear::kInt16ScaleBytes,
+                   weights + col / 2 * linear::kPairColBytes);
+    }
+  }
 }
 
 void PackGroup(const WeightView& view, size_t group, uint8_t* out) {
@@ -251,7 +294,9 @@ LinearWeights LinearWeights::PackedGroups(const WeightView& view, uint8_t* memor
   const size_t group_bytes = linear::PackedGroupBytes(view.encoding, view.num_cols, weights.products_);
   MNEME_CHECK(group_bytes > 0);
   const size_t stride = num_together * group_bytes;
-  const auto pack = weights.products_ == FloatProducts::kBFloat16 ? PackGroupPairs : PackGroup;
+  const auto pack = weights.products_ == FloatProducts::kBFloat16 ? PackGroupPairs
+                    : weights.products_ == FloatProducts::kInt16  ? PackGroupInt16
+                                                                  : PackGroup;
   pool.Run(linear::CeilDivide(view.num_rows, kGroupRows),
            [&](size_t group, size_t) { pack(view, group, memory + group * stride); });
   weights.packed_ = memory;

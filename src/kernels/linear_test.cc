@@ -118,8 +118,9 @@ double WorstError(const TestWeights& weights, const std::vector<float>& x, size_
 
 std::vector<float> Product(const LinearWeights& weights, const float* x, size_t stride, size_t num_rows,
                            ThreadPool& pool, std::optional<ActivationForm> form = std::nullopt) {
-  ActivationRows rows(num_rows, weights.num_cols());
-  rows.Set(x, num_rows, weights.num_cols(), stride, form.value_or(FormFor(weights.encoding())), pool);
+  const ActivationForm taken = form.value_or(FormFor(weights));
+  ActivationRows rows(num_rows, weights.num_cols(), taken);
+  rows.Set(x, num_rows, weights.num_cols(), stride, taken, pool);
   std::vector<float> out(num_rows * weights.num_rows());
   const MatMulJob job = {.weights = &weights, .out = out.data(), .out_stride = weights.num_rows()};
   MatMul(rows, {&job, 1}, pool);
@@ -132,10 +133,11 @@ bool HasRoundedSums(Encoding encoding) { return encoding == Encoding::kQ4_1 || e
 // The rows as integer products see them.
 std::vector<float> Rounded(const std::vector<float>& x, size_t stride, size_t num_rows, size_t num_cols,
                            ActivationForm form, ThreadPool& pool) {
-  ActivationRows rows(num_rows, num_cols);
+  ActivationRows rows(num_rows, num_cols, form);
   rows.Set(x.data(), num_rows, num_cols, stride, form, pool);
   std::vector<float> out(num_rows * stride);
-  for (size_t r = 0; r < num_rows; ++r) linear::DequantiseRow(rows, r, out.data() + r * stride);
+  const auto dequantise = form.int16 ? linear::DequantiseInt16Row : linear::DequantiseRow;
+  for (size_t r = 0; r < num_rows; ++r) dequantise(rows, r, out.data() + r * stride);
   return out;
 }
 
@@ -143,8 +145,8 @@ std::vector<float> Rounded(const std::vector<float>& x, size_t stride, size_t nu
 void CheckHandedOn(const LinearWeights (&weights)[2], const std::vector<float>& x, size_t num_rows) {
   ThreadPool one(1);
   const size_t cols = weights[0].num_cols(), outputs = weights[0].num_rows();
-  const ActivationForm form = CommonForm(FormFor(weights[0].encoding()), FormFor(weights[1].encoding()));
-  ActivationRows rows(num_rows, cols);
+  const ActivationForm form = CommonForm(FormFor(weights[0]), FormFor(weights[1]));
+  ActivationRows rows(num_rows, cols, form);
   rows.Set(x.data(), num_rows, cols, cols, form, one);
   const std::vector<float> plain[] = {Product(weights[0], x.data(), cols, num_rows, one, form),
                                       Product(weights[1], x.data(), cols, num_rows, one, form)};
@@ -273,12 +275,114 @@ TEST_P(LinearTargets, BFloat16ProductsOfTheWorstNumbersStayInTheirBound) {
   }
 }
 
-TEST_P(LinearTargets, BFloat16ProductsGiveTheSameBitsForAnyNumberOfRowsAndThreads) {
+// Weights as packed 16-bit integers hold them: one scale for 256 columns of a row.
+void RoundToInt16(TestWeights& weights) {
+  constexpr size_t kStripCols = linear::kInt16StripBlocks * linear::kBlockCols;
+  const size_t cols = weights.view.num_cols;
+  for (size_t row = 0; row < weights.view.num_rows; ++row) {
+    for (size_t first = 0; first < cols; first += kStripCols) {
+      double* const values = weights.decoded.data() + row * cols + first;
+      const size_t count = std::min(kStripCols, cols - first);
+      double most = 0;
+      for (size_t i = 0; i < count; ++i) most = std::max(most, std::abs(values[i]));
+      for (size_t i = 0; i < count && most > 0; ++i) {
+        const float inverse = static_cast<float>(linear::kInt16Most) / static_cast<float>(most);
+        values[i] = std::nearbyint(static_cast<float>(values[i]) * inverse) * most / linear::kInt16Most;
+      }
+    }
+  }
+}
+
+TEST_P(LinearTargets, Int16ProductsMatchTheDoublePrecisionTwin) {
+  ThreadPool pool(2);
+  for (const Encoding encoding : kFloatEncodings) {
+    // Parts of pairs, blocks and strips; whole strips; few and many tiles of rows, the last not full.
+    for (const Shape shape : {Shape{1, 1}, {33, 257}, {16, 64}, {50, 172}, {40, 512}, {36, 2305}}) {
+      for (const size_t num_rows : {4, 15}) {
+        SCOPED_TRACE(std::string(EncodingName(encoding)) + " " + std::to_string(shape.num_rows) + "x" +
+                     std::to_string(shape.num_cols) + ", " + std::to_string(num_rows) + " rows");
+        TestWeights weights(encoding, shape.num_rows, shape.num_cols, 7);
+        const size_t stride = shape.num_cols + 3;
+        const std::vector<float> x = RandomRows(num_rows, stride, 11);
+        const LinearWeights linear = LinearWeights::Packed(weights.view, pool, FloatProducts::kInt16);
+        ASSERT_EQ(linear.products(), FloatProducts::kInt16);
+        const std::vector<float> out = Product(linear, x.data(), stride, num_rows, pool);
+        EXPECT_LT(WorstError(weights, x, stride, num_rows, out, shape.num_rows), kInt16DotError);
+        // What is left beside the rounding of both sides is that of float32 sums.
+        RoundToInt16(weights);
+        const std::vector<float> rounded =
+            Rounded(x, stride, num_rows, shape.num_cols, ActivationForm::kInt16, pool);
+        EXPECT_LT(WorstError(weights, rounded, stride, num_rows, out, shape.num_rows), kFloatDotError);
+      }
+    }
+  }
+}
+
+// Every magnitude at its most: no sum of 32 products leaves 32 bits, whatever the signs.
+TEST_P(LinearTargets, Int16ProductsDoNotOverflow) {
+  ThreadPool pool(1);
+  const size_t cols = 512, outputs = 16;
+  TestWeights weights(Encoding::kF32, outputs, cols, 7);
+  std::vector<float> values(outputs * cols);
+  for (size_t i = 0; i < values.size(); ++i) values[i] = i / cols % 2 == 0 ? 3.0f : -3.0f;
+  std::memcpy(weights.bytes.data() + 1, values.data(), values.size() * sizeof(float));
+  const LinearWeights linear = LinearWeights::Packed(weights.view, pool, FloatProducts::kInt16);
+  const std::vector<float> x(cols, 5.0f);
+  const std::vector<float> out = Product(linear, x.data(), cols, 1, pool);
+  for (size_t n = 0; n < outputs; ++n) EXPECT_NEAR(out[n], (n % 2 == 0 ? 15.0f : -15.0f) * cols, 0.01f);
+}
+
+// Activations a little below half a step beside a large one are lost; the bound knows of it.
+TEST_P(LinearTargets, Int16ProductsOfTheWorstNumbersStayInTheirBound) {
+  ThreadPool pool(1);
+  const size_t cols = 32;
+  TestWeights weights(Encoding::kF32, 1, cols, 7);
+  std::vector<float> values(cols, 1.0f), x(cols, 0.499f);
+  values[0] = 0.0f;
+  x[0] = static_cast<float>(linear::kInt16Most);
+  std::memcpy(weights.bytes.data() + 1, values.data(), cols * sizeof(float));
+  weights.decoded.assign(values.begin(), values.end());
+  const LinearWeights linear = LinearWeights::Packed(weights.view, pool, FloatProducts::kInt16);
+  const std::vector<float> out = Product(linear, x.data(), cols, 1, pool);
+  const double error = WorstError(weights, x, cols, 1, out, 1);
+  EXPECT_LT(error, kInt16DotError);
+  EXPECT_GT(error, 0.95 * std::sqrt(32.0) / (2 * linear::kInt16Most));
+}
+
+// A row of weights with a value that is not finite gives NaN; the others do not notice.
+TEST_P(LinearTargets, Int16WeightsThatAreNotFiniteStayInTheirRow) {
+  ThreadPool pool(1);
+  const size_t cols = 300, outputs = 20;
+  TestWeights weights(Encoding::kF32, outputs, cols, 3);
+  const std::vector<float> x = RandomRows(3, cols, 5);
+  const auto product = [&] {
+    return Product(LinearWeights::Packed(weights.view, pool, FloatProducts::kInt16), x.data(), cols, 3, pool);
+  };
+  const std::vector<float> clean = product();
+  const float infinite = std::numeric_limits<float>::infinity();
+  std::memcpy(weights.bytes.data() + 1 + (7 * cols + 290) * sizeof(float), &infinite, sizeof(infinite));
+  const std::vector<float> out = product();
+  for (size_t i = 0; i < out.size(); ++i) {
+    if (i % outputs == 7) {
+      EXPECT_TRUE(std::isnan(out[i])) << i;
+    } else {
+      EXPECT_EQ(out[i], clean[i]) << i;
+    }
+  }
+}
+
+TEST_P(LinearTargets, SaysWhetherInt16ProductsAreFast) {
+  EXPECT_EQ(HasFastInt16Products(), GetParam() == HWY_AVX3_DL);
+}
+
+constexpr FloatProducts kRoundedProducts[] = {FloatProducts::kBFloat16, FloatProducts::kInt16};
+
+TEST_P(LinearTargets, RoundedProductsGiveTheSameBitsForAnyNumberOfRowsAndThreads) {
   ThreadPool one(1), three(3);
   const size_t cols = 1355, outputs = 213;
-  for (const Encoding encoding : kFloatEncodings) {
+  const auto check = [&](Encoding encoding, FloatProducts products) {
     const TestWeights weights(encoding, outputs, cols, 3);
-    const LinearWeights linear = LinearWeights::Packed(weights.view, one, FloatProducts::kBFloat16);
+    const LinearWeights linear = LinearWeights::Packed(weights.view, one, products);
     const std::vector<float> x = RandomRows(40, cols, 5);
     std::vector<float> expected;
     for (size_t r = 0; r < 40; ++r) {
@@ -292,21 +396,24 @@ TEST_P(LinearTargets, BFloat16ProductsGiveTheSameBitsForAnyNumberOfRowsAndThread
             << EncodingName(encoding) << " " << num_rows << " rows, " << pool->num_threads() << " threads";
       }
     }
+  };
+  for (const Encoding encoding : kFloatEncodings) {
+    for (const FloatProducts products : kRoundedProducts) check(encoding, products);
   }
 }
 
-TEST_P(LinearTargets, BFloat16ProductsTakeBiasAndAccumulateAndKeepNaNInItsRow) {
+void CheckRoundedBiasAndNaN(FloatProducts products) {
   ThreadPool pool(1);
   const size_t cols = 1281, outputs = 21;
   const TestWeights weights(Encoding::kF16, outputs, cols, 3);
-  const LinearWeights linear = LinearWeights::Packed(weights.view, pool, FloatProducts::kBFloat16);
+  const LinearWeights linear = LinearWeights::Packed(weights.view, pool, products);
   const std::vector<float> bias(outputs, 3.0f);
   for (const size_t num_rows : {3, 20}) {
     std::vector<float> x = RandomRows(num_rows, cols, 5);
     const std::vector<float> plain = Product(linear, x.data(), cols, num_rows, pool);
     x[cols + 1280] = std::numeric_limits<float>::quiet_NaN();  // in a pair with nothing beside it
-    ActivationRows rows(num_rows, cols);
-    rows.Set(x.data(), num_rows, cols, cols, ActivationForm::kFloat, pool);
+    ActivationRows rows(num_rows, cols, FormFor(linear));
+    rows.Set(x.data(), num_rows, cols, cols, FormFor(linear), pool);
     std::vector<float> out(num_rows * outputs, 2.0f);
     const MatMulJob job = {.weights = &linear,
                            .bias = bias.data(),
@@ -324,14 +431,39 @@ TEST_P(LinearTargets, BFloat16ProductsTakeBiasAndAccumulateAndKeepNaNInItsRow) {
   }
 }
 
-TEST(LinearWeights, BFloat16ProductsAreForFloatWeightsAlone) {
+TEST_P(LinearTargets, RoundedProductsTakeBiasAndAccumulateAndKeepNaNInItsRow) {
+  for (const FloatProducts products : kRoundedProducts) CheckRoundedBiasAndNaN(products);
+}
+
+TEST(LinearWeights, RoundedProductsAreForFloatWeightsAlone) {
   ThreadPool pool(1);
   const TestWeights weights(Encoding::kQ8_0, 32, 64, 3);
-  const LinearWeights linear = LinearWeights::Packed(weights.view, pool, FloatProducts::kBFloat16);
-  EXPECT_EQ(linear.products(), FloatProducts::kFloat32);
-  EXPECT_EQ(linear.read_bytes(), LinearWeights::PackedBytes(Encoding::kQ8_0, 32, 64));
+  for (const FloatProducts products : kRoundedProducts) {
+    const LinearWeights linear = LinearWeights::Packed(weights.view, pool, products);
+    EXPECT_EQ(linear.products(), FloatProducts::kFloat32);
+    EXPECT_EQ(linear.read_bytes(), LinearWeights::PackedBytes(Encoding::kQ8_0, 32, 64));
+  }
   // Half of the bytes of float32.
   EXPECT_EQ(LinearWeights::PackedBytes(Encoding::kF32, 32, 64, FloatProducts::kBFloat16), 32u * 64 * 2);
+  // The same and four bytes for 256.
+  EXPECT_EQ(LinearWeights::PackedBytes(Encoding::kF32, 32, 512, FloatProducts::kInt16),
+            32u * (512 * 2 + 2 * 4));
+}
+
+TEST(ActivationForms, CommonFormHasWhatEitherNeeds) {
+  const auto common = [](Encoding a, Encoding b, FloatProducts products) {
+    return CommonForm(FormFor(a, products), FormFor(b, products));
+  };
+  constexpr FloatProducts kFloat32 = FloatProducts::kFloat32, kInt16 = FloatProducts::kInt16;
+  EXPECT_EQ(common(Encoding::kF16, Encoding::kF32, kFloat32), ActivationForm::kFloat);
+  EXPECT_EQ(common(Encoding::kF16, Encoding::kF32, kInt16), ActivationForm::kInt16);
+  EXPECT_EQ(common(Encoding::kF16, Encoding::kQ4_K, kFloat32), ActivationForm::kBlocks256);
+  EXPECT_EQ(common(Encoding::kQ8_0, Encoding::kQ4_K, kInt16), ActivationForm::kBlocks32);
+  EXPECT_EQ(common(Encoding::kQ8_0, Encoding::kF16, kInt16), (ActivationForm{.block8 = 32, .int16 = true}));
+  EXPECT_EQ(ActivationRows::Bytes(10, 512, ActivationForm::kFloat), 0u);
+  EXPECT_EQ(ActivationRows::Bytes(10, 512, {.block8 = 32, .int16 = true}),
+            ActivationRows::Bytes(10, 512, ActivationForm::kBlocks32) +
+                ActivationRows::Bytes(10, 512, ActivationForm::kInt16));
 }
 
 TEST_P(LinearTargets, SameBitsForAnyNumberOfRowsAndThreads) {
@@ -396,17 +528,19 @@ TEST_P(LinearTargets, JobsShareACallAndTakeBiasAndAccumulate) {
   ThreadPool pool(2);
   const size_t cols = 256, num_rows = 7;
   const std::vector<float> x = RandomRows(num_rows, cols, 5);
+  constexpr ActivationForm kForm = {.block8 = 32, .int16 = true};
   for (const bool packed : {false, true}) {
     const TestWeights q8(Encoding::kQ8_0, 300, cols, 1), f16(Encoding::kF16, 37, cols, 2),
         q6(Encoding::kQ6_K, 17, cols, 3);
     std::vector<LinearWeights> weights;
     for (const TestWeights* w : {&q8, &f16, &q6}) {
-      weights.push_back(packed ? LinearWeights::Packed(w->view, pool) : LinearWeights::InPlace(w->view));
+      weights.push_back(packed ? LinearWeights::Packed(w->view, pool, FloatProducts::kInt16)
+                               : LinearWeights::InPlace(w->view));
     }
     std::vector<float> bias(300);
     for (size_t n = 0; n < bias.size(); ++n) bias[n] = static_cast<float>(n) * 0.25f - 30;
-    ActivationRows rows(num_rows, cols);
-    rows.Set(x.data(), num_rows, cols, cols, ActivationForm::kBlocks32, pool);
+    ActivationRows rows(num_rows, cols, kForm);
+    rows.Set(x.data(), num_rows, cols, cols, kForm, pool);
     const size_t out_stride = 305;
     std::vector<std::vector<float>> outs(3, std::vector<float>(num_rows * out_stride, 2.0f));
     std::vector<MatMulJob> jobs;
@@ -419,8 +553,7 @@ TEST_P(LinearTargets, JobsShareACallAndTakeBiasAndAccumulate) {
     }
     MatMul(rows, jobs, pool);
     for (size_t i = 0; i < 3; ++i) {
-      const std::vector<float> plain =
-          Product(weights[i], x.data(), cols, num_rows, pool, ActivationForm::kBlocks32);
+      const std::vector<float> plain = Product(weights[i], x.data(), cols, num_rows, pool, kForm);
       const size_t outputs = weights[i].num_rows();
       for (size_t r = 0; r < num_rows; ++r) {
         for (size_t n = 0; n < out_stride; ++n) {
@@ -530,7 +663,8 @@ TEST_P(LinearTargets, HandsOnOutputsOfAllJobsOnce) {
 TEST_P(LinearTargets, MatricesPackedTogetherGiveTheBitsOfEachAlone) {
   ThreadPool pool(2);
   for (const Encoding encoding : kEncodings) {
-    for (const FloatProducts products : {FloatProducts::kFloat32, FloatProducts::kBFloat16}) {
+    for (const FloatProducts products :
+         {FloatProducts::kFloat32, FloatProducts::kBFloat16, FloatProducts::kInt16}) {
       const size_t cols = 512, outputs = 333;
       const TestWeights a(encoding, outputs, cols, 1), b(encoding, outputs, cols, 2);
       const size_t bytes = LinearWeights::PackedBytes(encoding, outputs, cols, products);
@@ -598,8 +732,9 @@ void CheckGuarded(Encoding encoding, Shape shape, FloatProducts products) {
 TEST_P(LinearTargets, ReadsNothingBehindPackedWeights) {
   for (const Encoding encoding : kEncodings) {
     for (const Shape shape : ShapesOf(encoding)) {
-      for (const FloatProducts products : {FloatProducts::kFloat32, FloatProducts::kBFloat16}) {
-        if (products == FloatProducts::kBFloat16 && !linear::IsFloat(encoding)) continue;
+      for (const FloatProducts products :
+           {FloatProducts::kFloat32, FloatProducts::kBFloat16, FloatProducts::kInt16}) {
+        if (products != FloatProducts::kFloat32 && !linear::IsFloat(encoding)) continue;
         CheckGuarded(encoding, shape, products);
       }
     }
@@ -654,7 +789,7 @@ TEST(Linear, NoRowsIsNoWork) {
   ThreadPool pool(1);
   const TestWeights weights(Encoding::kQ8_0, 16, 32, 1);
   const LinearWeights linear = LinearWeights::InPlace(weights.view);
-  ActivationRows rows(4, 32);
+  ActivationRows rows(4, 32, ActivationForm::kBlocks32);
   rows.Set(nullptr, 0, 32, 32, ActivationForm::kBlocks32, pool);
   float untouched = 5;
   const MatMulJob job = {.weights = &linear, .out = &untouched, .out_stride = 16};
@@ -666,11 +801,23 @@ TEST(LinearDeathTest, MismatchedColumnsAreABug) {
   ThreadPool pool(1);
   const TestWeights weights(Encoding::kF32, 4, 32, 1);
   const LinearWeights linear = LinearWeights::InPlace(weights.view);
-  ActivationRows rows(1, 64);
+  ActivationRows rows(1, 64, ActivationForm::kFloat);
   std::vector<float> x(64), out(4);
   rows.Set(x.data(), 1, 64, 64, ActivationForm::kFloat, pool);
   const MatMulJob job = {.weights = &linear, .out = out.data(), .out_stride = 4};
   EXPECT_DEATH(MatMul(rows, {&job, 1}, pool), "num_cols");
+}
+
+TEST(LinearDeathTest, AMissingFormIsABug) {
+  ThreadPool pool(1);
+  const TestWeights weights(Encoding::kF16, 4, 32, 1);
+  const LinearWeights linear = LinearWeights::Packed(weights.view, pool, FloatProducts::kInt16);
+  ActivationRows rows(1, 32, ActivationForm::kBlocks32);
+  std::vector<float> x(32), out(4);
+  rows.Set(x.data(), 1, 32, 32, ActivationForm::kBlocks32, pool);
+  const MatMulJob job = {.weights = &linear, .out = out.data(), .out_stride = 4};
+  EXPECT_DEATH(MatMul(rows, {&job, 1}, pool), "has_int16");
+  EXPECT_DEATH(rows.Set(x.data(), 1, 32, 32, ActivationForm::kInt16, pool), "int16");
 }
 
 }  // namespace

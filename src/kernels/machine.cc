@@ -21,6 +21,7 @@
 #define HWY_TARGET_INCLUDE "kernels/machine.cc"
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
+#include "kernels/linear_int16-inl.h"
 #include "kernels/linear_tile-inl.h"
 
 #if HWY_TARGET == HWY_AVX3_DL
@@ -83,6 +84,24 @@ HWY_NOINLINE double Int8Loop(size_t rounds, float* sink) {
 #endif
 }
 
+HWY_NOINLINE double Int16Loop(size_t rounds, float* sink) {
+  namespace tile = linear::HWY_NAMESPACE;
+  const tile::DInt di;
+  tile::VInt sums[kChains];
+  HWY_UNROLL(12)
+  for (size_t i = 0; i < kChains; ++i) sums[i] = hn::Set(di, static_cast<int32_t>(i));
+  const auto pair = hn::Set(di, static_cast<int32_t>(sink[1]));
+  for (size_t round = 0; round < rounds; ++round) {
+    HWY_UNROLL(12)
+    for (size_t i = 0; i < kChains; ++i) sums[i] = tile::AddPairs(sums[i], pair, pair);
+  }
+  auto total = sums[0];
+  HWY_UNROLL(11)
+  for (size_t i = 1; i < kChains; ++i) total = hn::Xor(total, sums[i]);
+  sink[2] = static_cast<float>(hn::GetLane(total));
+  return 2.0 * 2 * static_cast<double>(rounds * kChains * tile::kIntLanes);
+}
+
 // Reads [data, data + bytes), a multiple of 4 KiB, as two runs side by side: what hardware prefetchers follow
 // best. Prefetches of our own made it slower (Zen 5).
 HWY_NOINLINE uint64_t ReadLoop(const uint8_t* data, size_t bytes) {
@@ -118,11 +137,13 @@ namespace machine {
 
 HWY_EXPORT(Fp32Loop);
 HWY_EXPORT(Int8Loop);
+HWY_EXPORT(Int16Loop);
 HWY_EXPORT(ReadLoop);
 HWY_EXPORT(Target);
 
 double Fp32(size_t rounds, float* sink) { return HWY_DYNAMIC_DISPATCH(Fp32Loop)(rounds, sink); }
 double Int8(size_t rounds, float* sink) { return HWY_DYNAMIC_DISPATCH(Int8Loop)(rounds, sink); }
+double Int16(size_t rounds, float* sink) { return HWY_DYNAMIC_DISPATCH(Int16Loop)(rounds, sink); }
 uint64_t Read(const uint8_t* data, size_t bytes) { return HWY_DYNAMIC_DISPATCH(ReadLoop)(data, bytes); }
 const char* TargetName() { return HWY_DYNAMIC_DISPATCH(Target)(); }
 
@@ -235,9 +256,10 @@ MachineLimits MeasureMachine(ThreadPool& pool, double seconds, size_t max_footpr
   if (footprints.empty() || footprints.back() < max_footprint_bytes) {
     footprints.push_back(std::max<size_t>(max_footprint_bytes / 4096 * 4096, 4096 * pool.num_threads()));
   }
-  const double share = seconds / static_cast<double>(footprints.size() + 3);
+  const double share = seconds / static_cast<double>(footprints.size() + 4);
   limits.fp32_ops = ComputeRate(pool, share, machine::Fp32);
   limits.int8_ops = ComputeRate(pool, share, machine::Int8);
+  limits.int16_ops = ComputeRate(pool, share, machine::Int16);
   if (HasBf16()) limits.bf16_ops = ComputeRate(pool, share, Bf16);
 
   // As large weights are.

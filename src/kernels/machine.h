@@ -26,10 +26,11 @@ struct MachineLimits {
   size_t num_threads = 0;
   std::string simd_target;  // what the kernels run on, as Highway names it
   std::vector<MachineBandwidth>
-      bandwidth;         // footprints ascending: 256 KiB, 1 MiB, 4 MiB .. max_footprint_bytes
-  MachineRate fp32_ops;  // multiply-adds count as two
-  MachineRate bf16_ops;  // bf16 pairs into float32
-  MachineRate int8_ops;  // 8-bit products into int32, as the kernels do them
+      bandwidth;          // footprints ascending: 256 KiB, 1 MiB, 4 MiB .. max_footprint_bytes
+  MachineRate fp32_ops;   // multiply-adds count as two
+  MachineRate bf16_ops;   // bf16 pairs into float32
+  MachineRate int8_ops;   // 8-bit products into int32, as the kernels do them
+  MachineRate int16_ops;  // 16-bit ones
   // Bandwidth in bytes per second of all threads, or one, at the nearest measured footprint.
   double ReadBandwidth(size_t footprint_bytes, bool all_threads) const;
 };

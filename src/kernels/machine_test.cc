@@ -18,6 +18,8 @@ TEST(Machine, MeasuresPlausibleRates) {
   EXPECT_GT(limits.fp32_ops.one_thread, 1e8);
   EXPECT_GT(limits.int8_ops.all_threads, 1e8);
   EXPECT_LT(limits.int8_ops.all_threads, 1e15);
+  EXPECT_GT(limits.int16_ops.one_thread, 1e8);
+  EXPECT_LT(limits.int16_ops.one_thread, 1e14);
 }
 
 TEST(Machine, BandwidthIsThatOfTheNearestFootprint) {

@@ -36,8 +36,11 @@ struct Layout {
   size_t max_cols = 0;
   size_t logit_rows = 0;
   size_t vocab_size = 0;
+  ActivationForm form;  // all that products of the model read
 
-  Layout(const ModelConfig& c, int64_t rows) : max_rows(static_cast<size_t>(rows)), model_dim(c.model_dim) {
+  Layout(const Model& model, int64_t rows) : max_rows(static_cast<size_t>(rows)) {
+    const ModelConfig& c = model.config();
+    model_dim = c.model_dim;
     const size_t num_kv_heads = *std::max_element(c.num_kv_heads.begin(), c.num_kv_heads.end());
     q = c.num_heads * c.key_dim;
     k = num_kv_heads * c.key_dim;
@@ -51,19 +54,23 @@ struct Layout {
     logit_rows = std::clamp(kLogitTileBytes / (vocab_size * sizeof(float)), kMinLogitTileRows,
                             std::max(max_rows, kMinLogitTileRows));
     logit_rows = std::min(logit_rows, max_rows);
+    ForEachLinear(model.weights(),
+                  [&](const LinearLayer& linear) { form = CommonForm(form, FormFor(linear.weights)); });
   }
 
   size_t float_count() const {
     // The parts of the arena start at multiples of 16 values.
     return max_rows * (3 * model_dim + arena) + logit_rows * vocab_size + 9 * 16;
   }
-  size_t bytes() const { return float_count() * sizeof(float) + ActivationRows::Bytes(max_rows, max_cols); }
+  size_t bytes() const {
+    return float_count() * sizeof(float) + ActivationRows::Bytes(max_rows, max_cols, form);
+  }
 };
 
 ActivationForm FormOf(std::initializer_list<const LinearLayer*> linears) {
   ActivationForm form = ActivationForm::kFloat;
   for (const LinearLayer* linear : linears) {
-    if (!linear->empty()) form = CommonForm(form, FormFor(linear->weights.encoding()));
+    if (!linear->empty()) form = CommonForm(form, FormFor(linear->weights));
   }
   return form;
 }
@@ -102,10 +109,10 @@ struct Runner::Impl {
       : config(model.config()),
         weights(model.weights()),
         pool(thread_pool),
-        layout(config, rows),
+        layout(model, rows),
         lease(budget.Reserve(MemoryTag::kScratch, layout.bytes(),
                              fmt::format("activations of {} rows", layout.max_rows))),
-        activations(layout.max_rows, layout.max_cols),
+        activations(layout.max_rows, layout.max_cols, layout.form),
         floats(MakeAligned<float>(layout.float_count())) {
     float* next = floats.get();
     const auto take = [&](size_t count) {
@@ -416,9 +423,7 @@ Runner::Runner(const Model& model, int64_t max_rows, ThreadPool& pool, Budget& b
 
 Runner::~Runner() = default;
 
-size_t Runner::ScratchBytes(const Model& model, int64_t max_rows) {
-  return Layout(model.config(), max_rows).bytes();
-}
+size_t Runner::ScratchBytes(const Model& model, int64_t max_rows) { return Layout(model, max_rows).bytes(); }
 
 int64_t Runner::max_rows() const { return static_cast<int64_t>(impl_->layout.max_rows); }
 

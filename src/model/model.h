@@ -21,11 +21,17 @@ namespace mneme {
 struct ModelWeights;  // model/weights.h
 
 enum class PackMode : uint8_t {
-  kAuto,   // repack where it pays (docs/performance.md says when)
-  kNever,  // use the file's bytes in place: no start-up cost, no memory beside the page cache
-  kAlways,
-  // As kAuto without its limit on size, and F32, F16 and BF16 weights, with the activations that they meet,
-  // as bfloat16 (8 significant bits): faster where the processor multiplies that.
+  // Repack where it pays (docs/performance.md says when); where the processor multiplies 16-bit integers
+  // faster
+  // than float32, F16 and BF16 weights as those (FloatProducts::kInt16).
+  kAuto,
+  kNever,    // use the file's bytes in place: no start-up cost, no memory beside the page cache
+  kAlways,   // as kAuto without its limit on size
+  kFloat32,  // as kAuto; products of float weights in float32
+  // As kAuto; F32, F16 and BF16 weights, with the activations that they meet, as blocks of 14-bit integers,
+  // or
+  // as bfloat16 (8 significant bits).
+  kInt16,
   kBFloat16,
 };
 

@@ -133,6 +133,21 @@ TEST(Model, BFloat16ProductsStayNearFloat32) {
             EngineLogits(*LoadModel(path, PackMode::kAuto), ids));
 }
 
+// The same with 14 bits, a scale for each block beside them.
+TEST(Model, Int16ProductsStayNearerToFloat32) {
+  TemporaryFolder folder;
+  const std::vector<TokenId> ids = {1, 300, 5, 77, 511, 0, 9, 12, 400, 33, 2, 8, 90, 14, 15};
+  for (const Encoding encoding : {Encoding::kF32, Encoding::kF16, Encoding::kBF16}) {
+    const std::string path = WriteTiny(folder, encoding);
+    const std::vector<float> exact = EngineLogits(*LoadModel(path, PackMode::kFloat32), ids);
+    const std::vector<float> rounded = EngineLogits(*LoadModel(path, PackMode::kInt16), ids);
+    EXPECT_LT(RelativeDifference(rounded, exact), 1e-3);
+    EXPECT_GT(RelativeDifference(rounded, exact), 1e-6) << "nothing was rounded";
+    const bool takes_int16 = encoding != Encoding::kF32 && HasFastInt16Products();
+    EXPECT_EQ(EngineLogits(*LoadModel(path, PackMode::kAlways), ids), takes_int16 ? rounded : exact);
+  }
+}
+
 TEST(Model, RefusesMissingAndMisshapenTensors) {
   TemporaryFolder folder;
   const std::string path = WriteTiny(folder);
