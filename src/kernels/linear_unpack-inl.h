@@ -7,6 +7,7 @@
 #include "base/half.h"
 #include "formats/quant.h"
 #include "kernels/linear_layout.h"
+#include "kernels/linear_outputs-inl.h"
 #include "kernels/linear_scales-inl.h"
 #include "kernels/linear_tile-inl.h"
 
@@ -34,11 +35,6 @@ HWY_INLINE float HalfToFloat(uint16_t half) {
   const hn::Rebind<hwy::float16_t, decltype(df)> dh;
   return hn::GetLane(hn::PromoteTo(df, hn::BitCast(dh, hn::Set(du, half))));
 #endif
-}
-
-// Asks for [from, from + bytes) into the caches.
-HWY_INLINE void PrefetchRange(const uint8_t* from, size_t bytes) {
-  for (size_t at = 0; at < bytes; at += 64) hwy::Prefetch(from + at);
 }
 
 // kCount words: nibbles to bytes, low ones to `low` and high ones to `high`, `add` added to each.
