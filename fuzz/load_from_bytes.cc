@@ -21,7 +21,8 @@ std::shared_ptr<const Model> LoadFromBytes(const void* data, size_t bytes, Threa
       done += static_cast<size_t>(written);
     }
     LoadOptions options;
-    options.pack = PackMode::kAlways;
+    // Either packed form of float weights; the input's length decides, so that every input has one.
+    options.pack = bytes % 2 == 0 ? PackMode::kFloat32 : PackMode::kInt16;
     model = Model::Load("/proc/self/fd/" + std::to_string(fd), options, pool);
   } catch (...) {
     close(fd);

@@ -408,6 +408,10 @@ TEST_F(CliTest, PackSaysHowWeightsAreRepacked) {
   EXPECT_EQ(packed_bytes("never"), 0);
   EXPECT_GT(always, 0);
   EXPECT_NEAR(packed_bytes("bf16"), always / 2, always / 100);  // of float32
+  EXPECT_EQ(packed_bytes("float32"), always);
+  // The same, a scale for 256 columns, and 172 columns in whole blocks of 32.
+  EXPECT_GT(packed_bytes("int16"), always / 2);
+  EXPECT_LT(packed_bytes("int16"), always / 2 * 1.15);
   EXPECT_NE(RunProgram({"plan", model, "--tokens", "1K", "--pack", "f64"}).code, 0);
 }
 

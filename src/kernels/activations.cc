@@ -30,9 +30,6 @@ namespace mneme::linear::HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
-// A block whose largest magnitude is below this counts as zero: 127 / magnitude would overflow.
-constexpr float kTiny = 1e-30f;
-
 struct RoundedBlock {
   int32_t low;  // sum of the first 16 values
   int32_t high;
@@ -401,7 +398,7 @@ void QuantiseTile(const float* x, size_t stride, size_t scale_blocks, const ActT
   QuantiseRows<0>(x, stride, scale_blocks, 0, tile);
 }
 
-// One block of up to 32 values as 16-bit integers; returns the scale.
+// One block of 32 values as 16-bit integers; returns the scale.
 HWY_INLINE float QuantiseInt16Block(const float* HWY_RESTRICT x, int16_t* HWY_RESTRICT q) {
   const hn::CappedTag<float, 16> df;
   const hn::RebindToSigned<decltype(df)> di;
@@ -427,8 +424,9 @@ void QuantiseInt16Tile(const float* x, size_t stride, size_t cols, const Int16Ti
   for (size_t row = 0; row < tile.rows; ++row) {
     for (size_t block = 0; block < tile.blocks; ++block) {
       const float* from = x + row * stride + block * kBlockCols;
-      float last[kBlockCols] = {};
+      float last[kBlockCols];
       if ((block + 1) * kBlockCols > cols) {
+        std::memset(last, 0, sizeof(last));
         std::memcpy(last, from, (cols - block * kBlockCols) * sizeof(float));
         from = last;
       }

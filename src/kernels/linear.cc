@@ -16,6 +16,7 @@
 #define HWY_TARGET_INCLUDE "kernels/linear.cc"
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
+#include "kernels/linear_ahead-inl.h"
 #include "kernels/linear_float-inl.h"
 #include "kernels/linear_int16-inl.h"
 #include "kernels/linear_outputs-inl.h"
@@ -366,38 +367,59 @@ void MultiplyFewInt16(const JobGroups& groups, const ActivationRows& x, size_t b
   }
 }
 
-// Many rows: a strip of weights stays in the first-level cache while the rows' tiles pass.
-void MultiplyManyInt16(const MatMulJob& job, const ActivationRows& x, size_t begin, size_t end) {
-  const size_t num_blocks = CeilDivide(x.num_cols(), kBlockCols);
-  const size_t num_tiles = CeilDivide(x.num_rows(), kActTile);
-  Totals totals;
-  const auto locate = [&](size_t group, size_t block, Int16Strip& strip) {
+// The strips of a task with many rows: all groups for one strip of columns, then all for the next.
+class StripWalk {
+ public:
+  StripWalk(const MatMulJob& job, size_t begin, size_t end)
+      : weights_(*job.weights),
+        num_blocks_(CeilDivide(weights_.num_cols(), kBlockCols)),
+        begin_(begin),
+        end_(end),
+        group_(begin) {
+    Locate();
+  }
+  bool done() const { return block_ >= num_blocks_; }
+  size_t group() const { return group_; }
+  const Int16Strip& strip() const { return strip_; }
+  void Next() {
+    group_ += kGroups;
+    if (group_ >= end_) {
+      group_ = begin_;
+      block_ += kInt16StripBlocks;
+    }
+    if (!done()) Locate();
+  }
+
+ private:
+  void Locate() {
     const uint8_t* at[kGroups];
     for (size_t g = 0; g < kGroups; ++g)
-      at[g] = job.weights->packed() + std::min(group + g, end - 1) * job.weights->group_stride();
-    LocateStrip(at, block, num_blocks, strip);
-  };
+      at[g] = weights_.packed() + std::min(group_ + g, end_ - 1) * weights_.group_stride();
+    LocateStrip(at, block_, num_blocks_, strip_);
+  }
+  const LinearWeights& weights_;
+  size_t num_blocks_, begin_, end_, group_;
+  size_t block_ = 0;
+  Int16Strip strip_;
+};
+
+// Many rows: a strip of weights stays in the first-level cache while the rows' tiles pass.
+void MultiplyManyInt16(const MatMulJob& job, const ActivationRows& x, size_t begin, size_t end) {
+  const size_t num_tiles = CeilDivide(x.num_rows(), kActTile);
+  Totals totals;
   for (size_t pass = 0; pass < num_tiles; pass += kTilesPerPass) {
     const size_t pass_end = std::min(num_tiles, pass + kTilesPerPass);
-    for (size_t block = 0; block < num_blocks; block += kInt16StripBlocks) {
-      for (size_t group = begin; group < end; group += kGroups) {
-        Int16Strip strip, next{};
-        locate(group, block, strip);
-        if (group + kGroups < end) {
-          locate(group + kGroups, block, next);
-        } else if (block + kInt16StripBlocks < num_blocks) {
-          locate(begin, block + kInt16StripBlocks, next);
-        }
-        AskBitByBit ask(next.weights, next.blocks * kInt16BlockBytes, pass_end - pass);
-        const OutputTiles outputs(job, group, end, block == 0);
-        for (size_t t = pass; t < pass_end; ++t) {
-          const Int16TileView tile = Int16TileOf(x, t);
-          ask.Next();
-          if (t + 1 < pass_end) outputs.Ask((t + 1) * kActTile, Int16TileOf(x, t + 1).rows);
-          const TileSums sums = outputs.Begin(t * kActTile, tile.rows, totals);
-          MultiplyInt16Tile(strip, tile, sums);
-          outputs.End(t * kActTile, tile.rows, totals);
-        }
+    for (StripWalk walk(job, begin, end); !walk.done();) {
+      const Int16Strip strip = walk.strip();
+      const OutputTiles outputs(job, walk.group(), end, strip.first_block == 0);
+      walk.Next();
+      AskBitByBit ask(walk.strip().weights, walk.strip().blocks * kInt16BlockBytes, pass_end - pass);
+      for (size_t t = pass; t < pass_end; ++t) {
+        ask.Next();
+        if (t + 1 < pass_end) outputs.Ask((t + 1) * kActTile, Int16TileOf(x, t + 1).rows);
+        const Int16TileView tile = Int16TileOf(x, t);
+        MultiplyInt16Tile(strip, tile, outputs.Begin(t * kActTile, tile.rows, totals));
+        outputs.End(t * kActTile, tile.rows, totals);
       }
     }
   }

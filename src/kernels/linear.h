@@ -10,10 +10,12 @@
 // Error, against exact arithmetic on the decoded weights, relative to |x||w|: float weights kFloatDotError
 // where the products are of like size, and at most 2^-24 for each column of a strip of 128 and for each strip
 // (8.6e-6 for 2048 columns) where one outweighs all others; float weights as bfloat16 kBFloat16DotError (2 *
-// 2^-8 + 2^-16 for the two roundings; subnormal numbers may count as zero); as 14-bit integers
-// kInt16DotError (half a step for each of 32 activations and of 256 weights, were all but one of them tiny:
-// sqrt(32) / 16382 + sqrt(256) / 16382; of normal numbers a tenth of it); integer weights at most
-// kQuantisedDotError, nearly all of it the rounding of the activations (half a step of max|block| / 127).
+// 2^-8 + 2^-16 for the two roundings; subnormal numbers may count as zero); as 14-bit integers at most
+// kInt16DotError, if one of 32 activations and one of 256 weights outweighs the others ((sqrt(32) +
+// sqrt(256)) / 16382, and a little for sums in float32), of normal numbers about 1.3e-4 / sqrt(columns), that
+// is 1.3e-4 of the product's usual size; integer weights kQuantisedDotError where no activation outweighs its
+// block, and at worst sqrt(32) / 254. Blocks of activations (of 14-bit integers, strips of weights too) below
+// 1e-30 count as zero, and 14-bit integers need activations below 1e32.
 #pragma once
 
 #include <cstddef>

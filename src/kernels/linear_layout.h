@@ -37,6 +37,9 @@ inline constexpr size_t kFloatTile = 12;
 inline constexpr size_t kPairPiece = 128;
 inline constexpr size_t kPairStep = kPairPiece + 16;
 inline constexpr size_t kPairColBytes = kGroupRows * 4;  // of one pair of columns of a group
+// A block of activations, or a strip of weights, whose largest magnitude is below this counts as zero: the
+// inverse of its scale would overflow.
+inline constexpr float kTiny = 1e-30f;
 // Blocks of 16-bit integers: the largest magnitude, 32 products of which fit in 32 bits; blocks of a row of
 // weights that share a scale; bytes of one row's block and of a group's.
 inline constexpr int32_t kInt16Most = 8191;

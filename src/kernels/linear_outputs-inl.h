@@ -1,5 +1,5 @@
-// Where the kernels of linear.cc begin and end: sums of groups and tiles of outputs, the streams that a task
-// with few rows reads, and what is asked for ahead. Included by linear.cc once per target.
+// Where the kernels of linear.cc begin and end: sums of groups and tiles of outputs, and the streams that a
+// task with few rows reads. Included by linear.cc once per target.
 #include <algorithm>
 #include <cstring>
 
@@ -107,9 +107,11 @@ class OutputTiles {
   }
   // Asks for what Begin will need.
   void Ask(size_t row, size_t rows) const {
-    const float* to = job_.out + row * job_.out_stride + first_output_;
-    for (size_t i = 0; i < rows; ++i, to += job_.out_stride)
-      for (size_t g = 0; g < kGroups; ++g) hwy::Prefetch(to + g * kGroupRows);
+    const size_t num_groups = std::min(kGroups, end_ - group_);
+    for (size_t i = 0; i < rows; ++i) {
+      const float* const to = job_.out + (row + i) * job_.out_stride + first_output_;
+      for (size_t g = 0; g < num_groups; ++g) hwy::Prefetch(to + g * kGroupRows);
+    }
   }
   void End(size_t row, size_t rows, const Totals& totals) const {
     if (!is_direct_) StoreTotals(job_, row, rows, group_, end_, totals);
@@ -170,34 +172,6 @@ class StreamStep {
  private:
   GroupPlace places_[kGroups];
   bool has_[kGroups];
-};
-
-// Asks for [from, from + bytes) into the caches.
-HWY_INLINE void PrefetchRange(const uint8_t* from, size_t bytes) {
-  for (size_t at = 0; at < bytes; at += 64) hwy::Prefetch(from + at);
-}
-
-// Asks for the weights that are read after those at hand, a few lines at a time: asked for at once, or not at
-// all, they are waited for.
-class AskBitByBit {
- public:
-  // As many bytes from each of the kGroups places in num_parts parts.
-  AskBitByBit(const uint8_t* const* from, size_t bytes, size_t num_parts)
-      : left_(bytes), part_(RoundUp(CeilDivide(bytes, num_parts), 64)) {
-    for (size_t g = 0; g < kGroups; ++g) from_[g] = from[g];
-  }
-  void Next() {
-    const size_t bytes = std::min(left_, part_);
-    for (size_t g = 0; g < kGroups; ++g) {
-      PrefetchRange(from_[g], bytes);
-      from_[g] += bytes;
-    }
-    left_ -= bytes;
-  }
-
- private:
-  const uint8_t* from_[kGroups];
-  size_t left_, part_;
 };
 
 }  // namespace mneme::linear::HWY_NAMESPACE

@@ -1,6 +1,6 @@
 // Packed form of weights: groups of 16 rows, interleaved; the same number of bytes as stored, but for
-// padding (q6_k 1%, q8_0 and q4_0 32 bytes per group where the number of blocks is odd) and for f32 as pairs
-// of bfloat16, which take half.
+// padding (q6_k 1%, q8_0 and q4_0 32 bytes per group where the number of blocks is odd) and for floats as
+// bfloat16 (two bytes each) or as int16 (two bytes and 1/64, columns padded to 32).
 //
 // Per group, units of 2 blocks (q6_k: of a super-block, 8 blocks): a head of whole cache lines with
 // half-precision factors and scales, then the weights of each block:
@@ -170,7 +170,7 @@ void PackRowInt16(const float* values, size_t count, size_t row, uint8_t* scales
     is_finite &= std::isfinite(values[i]);
   }
   constexpr float kLevels = linear::kInt16Most;
-  const float inverse = is_finite && most > 1e-30f ? kLevels / most : 0.0f;
+  const float inverse = is_finite && most >= linear::kTiny ? kLevels / most : 0.0f;
   const float scale =
       is_finite ? (inverse > 0 ? most / kLevels : 0.0f) : std::numeric_limits<float>::quiet_NaN();
   std::memcpy(scales + row * 4, &scale, 4);
@@ -222,10 +222,10 @@ void PackGroupInt16(const WeightView& view, size_t group, uint8_t* out) {
   const size_t num_blocks = linear::CeilDivide(view.num_cols, linear::kBlockCols);
   uint8_t* const weights = out + linear::Int16HeadBytes(num_blocks);
   float values[kStripCols];
-  for (size_t row = 0; row < num_rows; ++row) {
-    const uint8_t* const stored = view.data + (group * kGroupRows + row) * view.row_bytes();
-    for (size_t col = 0, strip = 0; col < view.num_cols; col += kStripCols, ++strip) {
-      const size_t count = std::min(kStripCols, view.num_cols - col);
+  for (size_t col = 0, strip = 0; col < view.num_cols; col += kStripCols, ++strip) {
+    const size_t count = std::min(kStripCols, view.num_cols - col);
+    for (size_t row = 0; row < num_rows; ++row) {
+      const uint8_t* const stored = view.data + (group * kGroupRows + row) * view.row_bytes();
       DecodeBlocks(view.encoding, stored + EncodedBytes(view.encoding, col), count, values);
       PackRowInt16(values, count, row, out + strip * linear::kInt16ScaleBytes,
                    weights + col / 2 * linear::kPairColBytes);

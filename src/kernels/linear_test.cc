@@ -349,8 +349,25 @@ TEST_P(LinearTargets, Int16ProductsOfTheWorstNumbersStayInTheirBound) {
   EXPECT_GT(error, 0.95 * std::sqrt(32.0) / (2 * linear::kInt16Most));
 }
 
+// The same with weights, which share a scale with 255 others.
+TEST_P(LinearTargets, Int16WeightsBesideALargeOneStayInTheBound) {
+  ThreadPool pool(1);
+  const size_t cols = 256;
+  TestWeights weights(Encoding::kF32, 1, cols, 7);
+  std::vector<float> values(cols, 0.499f), x(cols, 1.0f);
+  values[0] = static_cast<float>(linear::kInt16Most);
+  x[0] = 0.0f;
+  std::memcpy(weights.bytes.data() + 1, values.data(), cols * sizeof(float));
+  weights.decoded.assign(values.begin(), values.end());
+  const LinearWeights linear = LinearWeights::Packed(weights.view, pool, FloatProducts::kInt16);
+  const std::vector<float> out = Product(linear, x.data(), cols, 1, pool);
+  const double error = WorstError(weights, x, cols, 1, out, 1);
+  EXPECT_LT(error, kInt16DotError);
+  EXPECT_GT(error, 0.95 * std::sqrt(256.0) / (2 * linear::kInt16Most));
+}
+
 // A row of weights with a value that is not finite gives NaN; the others do not notice.
-TEST_P(LinearTargets, Int16WeightsThatAreNotFiniteStayInTheirRow) {
+void CheckNotFiniteWeight(float value) {
   ThreadPool pool(1);
   const size_t cols = 300, outputs = 20;
   TestWeights weights(Encoding::kF32, outputs, cols, 3);
@@ -359,8 +376,7 @@ TEST_P(LinearTargets, Int16WeightsThatAreNotFiniteStayInTheirRow) {
     return Product(LinearWeights::Packed(weights.view, pool, FloatProducts::kInt16), x.data(), cols, 3, pool);
   };
   const std::vector<float> clean = product();
-  const float infinite = std::numeric_limits<float>::infinity();
-  std::memcpy(weights.bytes.data() + 1 + (7 * cols + 290) * sizeof(float), &infinite, sizeof(infinite));
+  std::memcpy(weights.bytes.data() + 1 + (7 * cols + 290) * sizeof(float), &value, sizeof(value));
   const std::vector<float> out = product();
   for (size_t i = 0; i < out.size(); ++i) {
     if (i % outputs == 7) {
@@ -371,8 +387,9 @@ TEST_P(LinearTargets, Int16WeightsThatAreNotFiniteStayInTheirRow) {
   }
 }
 
-TEST_P(LinearTargets, SaysWhetherInt16ProductsAreFast) {
-  EXPECT_EQ(HasFastInt16Products(), GetParam() == HWY_AVX3_DL);
+TEST_P(LinearTargets, Int16WeightsThatAreNotFiniteStayInTheirRow) {
+  CheckNotFiniteWeight(std::numeric_limits<float>::infinity());
+  CheckNotFiniteWeight(std::numeric_limits<float>::quiet_NaN());
 }
 
 constexpr FloatProducts kRoundedProducts[] = {FloatProducts::kBFloat16, FloatProducts::kInt16};
@@ -588,23 +605,89 @@ TEST_P(LinearTargets, RoundsActivationsToTheNearestOf255Levels) {
   for (size_t k = 64; k < 96; ++k) EXPECT_EQ(rounded[k], 0.0f);
 }
 
+// How TestWeights are multiplied: in place, or packed.
+std::vector<LinearWeights> FormsOf(const WeightView& view, ThreadPool& pool) {
+  std::vector<LinearWeights> forms;
+  forms.push_back(LinearWeights::InPlace(view));
+  forms.push_back(LinearWeights::Packed(view, pool));
+  if (!linear::IsFloat(view.encoding)) return forms;
+  for (const FloatProducts products : kRoundedProducts)
+    forms.push_back(LinearWeights::Packed(view, pool, products));
+  return forms;
+}
+
 TEST_P(LinearTargets, NotANumberStaysInItsRow) {
   ThreadPool pool(1);
+  const size_t cols = 512, outputs = 20;
+  std::vector<float> x = RandomRows(9, cols, 5);  // a full tile and a part of one
+  const std::vector<float> before = x;
+  x[2 * cols + 40] = std::numeric_limits<float>::quiet_NaN();
+  x[7 * cols + 100] = std::numeric_limits<float>::infinity();
+  x[8 * cols + 3] = 1e-38f;
   for (const Encoding encoding : kEncodings) {
-    const size_t cols = 512;
-    const TestWeights weights(encoding, 20, cols, 3);
-    std::vector<float> x = RandomRows(9, cols, 5);  // a full tile and a part of one
-    const std::vector<float> clean = Product(LinearWeights::InPlace(weights.view), x.data(), cols, 9, pool);
-    x[2 * cols + 40] = std::numeric_limits<float>::quiet_NaN();
-    x[7 * cols + 100] = std::numeric_limits<float>::infinity();
-    x[8 * cols + 3] = 1e-38f;
-    const std::vector<float> out = Product(LinearWeights::InPlace(weights.view), x.data(), cols, 9, pool);
-    for (size_t r = 0; r < 8; ++r) {
-      for (size_t n = 0; n < 20; ++n) {
-        if (r == 2 || r == 7) {
-          EXPECT_FALSE(std::isfinite(out[r * 20 + n])) << EncodingName(encoding);
+    const TestWeights stored(encoding, outputs, cols, 3);
+    for (const LinearWeights& weights : FormsOf(stored.view, pool)) {
+      const std::vector<float> clean = Product(weights, before.data(), cols, 9, pool);
+      const std::vector<float> out = Product(weights, x.data(), cols, 9, pool);
+      for (size_t i = 0; i < 8 * outputs; ++i) {
+        if (i / outputs == 2 || i / outputs == 7) {
+          EXPECT_FALSE(std::isfinite(out[i])) << EncodingName(encoding);
         } else {
-          EXPECT_EQ(out[r * 20 + n], clean[r * 20 + n]) << EncodingName(encoding);
+          EXPECT_EQ(out[i], clean[i]) << EncodingName(encoding);
+        }
+      }
+    }
+  }
+}
+
+// More rows than stay in the second-level cache at once go through the weights twice.
+TEST_P(LinearTargets, SameBitsForRowsOfASecondPass) {
+  ThreadPool pool(2);
+  const size_t cols = 288, outputs = 45, num_rows = 523;
+  const std::vector<float> x = RandomRows(num_rows, cols, 5);
+  for (const Encoding encoding : {Encoding::kF16, Encoding::kQ8_0}) {
+    const TestWeights stored(encoding, outputs, cols, 3);
+    for (const LinearWeights& weights : FormsOf(stored.view, pool)) {
+      const std::vector<float> out = Product(weights, x.data(), cols, num_rows, pool);
+      for (const size_t row : {0, 515, 516, 522}) {
+        const std::vector<float> alone = Product(weights, x.data() + row * cols, cols, 1, pool);
+        EXPECT_EQ(0, std::memcmp(alone.data(), out.data() + row * outputs, outputs * sizeof(float)))
+            << EncodingName(encoding) << ", row " << row;
+      }
+    }
+  }
+}
+
+// Sums that run in the output itself and sums that do not, few rows and many, start where they should.
+TEST_P(LinearTargets, SumsStartFromBiasAndOldOutputs) {
+  ThreadPool pool(1);
+  const size_t cols = 320, outputs = 77;
+  std::vector<float> bias(outputs);
+  for (size_t n = 0; n < outputs; ++n) bias[n] = static_cast<float>(n) * 0.25f - 9;
+  const auto check = [&](const LinearWeights& weights, size_t num_rows, bool has_bias, bool accumulate) {
+    const std::vector<float> x = RandomRows(num_rows, cols, 5);
+    const std::vector<float> plain = Product(weights, x.data(), cols, num_rows, pool);
+    ActivationRows rows(num_rows, cols, FormFor(weights));
+    rows.Set(x.data(), num_rows, cols, cols, FormFor(weights), pool);
+    std::vector<float> out(num_rows * outputs, 2.0f);
+    const MatMulJob job = {.weights = &weights,
+                           .bias = has_bias ? bias.data() : nullptr,
+                           .out = out.data(),
+                           .out_stride = outputs,
+                           .accumulate = accumulate};
+    MatMul(rows, {&job, 1}, pool);
+    for (size_t i = 0; i < out.size(); ++i) {
+      const float start = (has_bias ? bias[i % outputs] : 0.0f) + (accumulate ? 2.0f : 0.0f);
+      ASSERT_NEAR(out[i], plain[i] + start, 1e-5f * (std::abs(plain[i]) + 100)) << i;
+    }
+  };
+  for (const Encoding encoding : {Encoding::kF16, Encoding::kQ8_0}) {
+    const TestWeights stored(encoding, outputs, cols, 3);
+    for (const LinearWeights& weights : FormsOf(stored.view, pool)) {
+      for (const size_t num_rows : {7, 20, 40}) {
+        for (const bool has_bias : {false, true}) {
+          check(weights, num_rows, has_bias, false);
+          check(weights, num_rows, has_bias, true);
         }
       }
     }
@@ -622,7 +705,8 @@ TEST_P(LinearTargets, RoundsRowsTogetherAsAlone) {
   for (size_t k = 0; k < 64; ++k) x[2 * cols + k] *= 1e-6f;  // a scale that half precision cannot hold
   for (size_t k = 0; k < 64; ++k) x[3 * cols + k] *= 1e30f;
   x[4 * cols + 7] = std::numeric_limits<float>::infinity();
-  for (const ActivationForm form : {ActivationForm::kBlocks32, ActivationForm::kBlocks256}) {
+  for (const ActivationForm form :
+       {ActivationForm::kBlocks32, ActivationForm::kBlocks256, ActivationForm::kInt16}) {
     const auto rounded = [&](size_t count) {
       std::vector<float> all;
       for (size_t r = 0; r < num_rows; r += count) {

@@ -58,6 +58,24 @@ struct Totals {
   alignas(64) float values[kFewRows][kGroups * kGroupRows];
 };
 
+using DI = hn::CappedTag<int32_t, 16>;
+using DF = hn::CappedTag<float, 16>;
+using VI = hn::Vec<DI>;
+using VF = hn::Vec<DF>;
+constexpr size_t kLanes = HWY_MIN(HWY_LANES(int32_t), size_t{16});
+constexpr size_t kVectors = kGroups * kGroupRows / kLanes;
+
+HWY_INLINE int32_t LoadWord(const uint8_t* from) {
+  int32_t word;
+  std::memcpy(&word, from, 4);
+  return word;
+}
+HWY_INLINE float LoadFloat(const uint8_t* from) {
+  float value;
+  std::memcpy(&value, from, 4);
+  return value;
+}
+
 // Where a tile's sums start from and where they go, [row][kGroups * 16] each; the two may be the same.
 struct TileSums {
   const float* from;
@@ -105,25 +123,8 @@ void TileScalar(const UnpackedChunk& chunk, const ActTileView& tile, size_t row,
 
 #else  // HWY_TARGET != HWY_SCALAR
 
-using DI = hn::CappedTag<int32_t, 16>;
-using DF = hn::CappedTag<float, 16>;
 using DU8 = hn::CappedTag<uint8_t, 64>;
-using VI = hn::Vec<DI>;
-using VF = hn::Vec<DF>;
 using VU8 = hn::Vec<DU8>;
-constexpr size_t kLanes = HWY_MIN(HWY_LANES(int32_t), size_t{16});
-constexpr size_t kVectors = kGroups * kGroupRows / kLanes;
-
-HWY_INLINE int32_t LoadWord(const uint8_t* from) {
-  int32_t word;
-  std::memcpy(&word, from, 4);
-  return word;
-}
-HWY_INLINE float LoadFloat(const uint8_t* from) {
-  float value;
-  std::memcpy(&value, from, 4);
-  return value;
-}
 
 // Products of 4 weight bytes with 4 activations, added to each int32 lane. The bytes hold q + kOffset (below
 // 64 where that is 0). Weights are prepared once and used for all rows of activations. Where the instruction

@@ -6,8 +6,8 @@
 
 #include "base/half.h"
 #include "formats/quant.h"
+#include "kernels/linear_ahead-inl.h"
 #include "kernels/linear_layout.h"
-#include "kernels/linear_outputs-inl.h"
 #include "kernels/linear_scales-inl.h"
 #include "kernels/linear_tile-inl.h"
 

@@ -86,20 +86,26 @@ HWY_NOINLINE double Int8Loop(size_t rounds, float* sink) {
 
 HWY_NOINLINE double Int16Loop(size_t rounds, float* sink) {
   namespace tile = linear::HWY_NAMESPACE;
-  const tile::DInt di;
-  tile::VInt sums[kChains];
+  const tile::DI di;
+  tile::VI sums[kChains];
   HWY_UNROLL(12)
   for (size_t i = 0; i < kChains; ++i) sums[i] = hn::Set(di, static_cast<int32_t>(i));
-  const auto pair = hn::Set(di, static_cast<int32_t>(sink[1]));
+  // Where products and sums are instructions of their own, no product may be one of another chain or round.
+  tile::VI factors[kChains];
+  HWY_UNROLL(12)
+  for (size_t i = 0; i < kChains; ++i)
+    factors[i] = hn::Set(di, static_cast<int32_t>(sink[1]) + 2 * static_cast<int32_t>(i));
+  auto pair = hn::Set(di, static_cast<int32_t>(sink[1]));
   for (size_t round = 0; round < rounds; ++round) {
     HWY_UNROLL(12)
-    for (size_t i = 0; i < kChains; ++i) sums[i] = tile::AddPairs(sums[i], pair, pair);
+    for (size_t i = 0; i < kChains; ++i) sums[i] = tile::AddPairs(sums[i], factors[i], pair);
+    pair = hn::Add(pair, hn::Set(di, 0x10001));
   }
   auto total = sums[0];
   HWY_UNROLL(11)
   for (size_t i = 1; i < kChains; ++i) total = hn::Xor(total, sums[i]);
   sink[2] = static_cast<float>(hn::GetLane(total));
-  return 2.0 * 2 * static_cast<double>(rounds * kChains * tile::kIntLanes);
+  return 2.0 * 2 * static_cast<double>(rounds * kChains * tile::kLanes);
 }
 
 // Reads [data, data + bytes), a multiple of 4 KiB, as two runs side by side: what hardware prefetchers follow

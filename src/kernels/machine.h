@@ -30,7 +30,7 @@ struct MachineLimits {
   MachineRate fp32_ops;   // multiply-adds count as two
   MachineRate bf16_ops;   // bf16 pairs into float32
   MachineRate int8_ops;   // 8-bit products into int32, as the kernels do them
-  MachineRate int16_ops;  // 16-bit ones
+  MachineRate int16_ops;  // pairs of 16-bit products into int32
   // Bandwidth in bytes per second of all threads, or one, at the nearest measured footprint.
   double ReadBandwidth(size_t footprint_bytes, bool all_threads) const;
 };

@@ -21,18 +21,16 @@ namespace mneme {
 struct ModelWeights;  // model/weights.h
 
 enum class PackMode : uint8_t {
-  // Repack where it pays (docs/performance.md says when); where the processor multiplies 16-bit integers
-  // faster
-  // than float32, F16 and BF16 weights as those (FloatProducts::kInt16).
+  // Repack where it pays (docs/performance.md says when), models up to 8 GiB. F16 and BF16 weights as blocks
+  // of
+  // 14-bit integers (FloatProducts::kInt16) where the processor is fast with them, others as stored.
   kAuto,
-  kNever,    // use the file's bytes in place: no start-up cost, no memory beside the page cache
-  kAlways,   // as kAuto without its limit on size
-  kFloat32,  // as kAuto; products of float weights in float32
-  // As kAuto; F32, F16 and BF16 weights, with the activations that they meet, as blocks of 14-bit integers,
-  // or
-  // as bfloat16 (8 significant bits).
-  kInt16,
-  kBFloat16,
+  kNever,     // use the file's bytes in place: no start-up cost, no memory beside the page cache
+  kAlways,    // as kAuto without its limit on size
+  kFloat32,   // as kAuto; products of float weights in float32
+  kInt16,     // as kAlways; float weights, with the activations that they meet, as blocks of 14-bit integers
+  kBFloat16,  // as kAlways; float weights, with the activations that they meet, as bfloat16 (8 significant
+              // bits)
 };
 
 struct LoadOptions {

@@ -23,7 +23,8 @@ class Loader {
       : source_(source), config_(config), map_(source, family, config), pack_(pack), pool_(pool) {
     size_t total = 0;
     for (const TensorInfo& tensor : source.tensors()) total += tensor.bytes;
-    if (pack_ == PackMode::kAuto && total > kMaxAutoPackBytes) pack_ = PackMode::kNever;
+    const bool has_limit = pack_ == PackMode::kAuto || pack_ == PackMode::kFloat32;
+    if (has_limit && total > kMaxAutoPackBytes) pack_ = PackMode::kNever;
   }
 
   ModelWeights Load(bool tied_head) {
@@ -137,9 +138,9 @@ class Loader {
     linear->weights = LinearWeights::InPlace(view);
   }
 
-  // How float weights of an encoding are multiplied once packed. Of numbers with 8 or 11 significant bits
-  // 14-bit integers lose less than what rounding the activations to half precision, as other engines do,
-  // loses.
+  // How float weights of an encoding are multiplied once packed. By default those of 8 or 11 significant bits
+  // as integers of 14, which usually loses less than rounding the activations to half precision would
+  // (docs/performance.md).
   FloatProducts ProductsOf(Encoding encoding) const {
     switch (pack_) {
       case PackMode::kBFloat16:
