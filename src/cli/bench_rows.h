@@ -17,7 +17,7 @@ namespace mneme::cli {
 struct MachineFloor {
   double bytes_per_second = 0;  // reading what one token reads
   double flops_per_second = 0;  // of the arithmetic that prefill uses
-  std::string flops_name;       // "int8", "bf16", "fp32"
+  std::string flops_name;       // "int8", "int16", "bf16", "fp32"
 };
 
 // What weights are multiplied in.
