@@ -16,7 +16,7 @@
 //         products, per group, [strips of 8 blocks][16] float scales, then [blocks][16 pairs of columns]
 //         [16 rows][2] int16
 // Rows beyond the last are zero.
-#include <cmath>
+#include <bit>
 #include <cstring>
 #include <limits>
 
@@ -161,23 +161,28 @@ void PackRowPairs(const WeightView& view, size_t from_row, size_t row, uint8_t* 
 }
 
 // scales[16] and weights of a strip, kInt16StripBlocks blocks or fewer: the largest magnitude of a row
-// becomes kInt16Most. A row with a value that is not finite gets a scale that is not.
-void PackRowInt16(const float* values, size_t count, size_t row, uint8_t* scales, uint8_t* weights) {
-  float most = 0;
-  bool is_finite = true;
-  for (size_t i = 0; i < count; ++i) {
-    most = std::max(most, std::abs(values[i]));
-    is_finite &= std::isfinite(values[i]);
-  }
+// becomes kInt16Most. A row with a value that is not finite gets a scale that is not. values[count] has room
+// for one more. Loops that compilers vectorise: a model has a billion values.
+void PackRowInt16(float* values, size_t count, size_t row, uint8_t* scales, uint8_t* weights) {
+  uint32_t most_bits = 0;  // magnitudes compare like their bits, and NaN above infinity above every number
+  for (size_t i = 0; i < count; ++i)
+    most_bits = std::max(most_bits, std::bit_cast<uint32_t>(values[i]) & 0x7FFFFFFFu);
   constexpr float kLevels = linear::kInt16Most;
-  const float inverse = is_finite && most >= linear::kTiny ? kLevels / most : 0.0f;
-  const float scale =
-      is_finite ? (inverse > 0 ? most / kLevels : 0.0f) : std::numeric_limits<float>::quiet_NaN();
-  std::memcpy(scales + row * 4, &scale, 4);
-  if (inverse == 0.0f) return;  // zeros, as the caller has set them
-  for (size_t i = 0; i < count; ++i) {
-    const auto q = static_cast<int16_t>(std::lrintf(values[i] * inverse));
-    std::memcpy(weights + i / 2 * linear::kPairColBytes + row * 4 + i % 2 * 2, &q, 2);
+  const float most = std::bit_cast<float>(most_bits);
+  const bool is_finite = most_bits < 0x7F800000u;
+  const bool is_zero = !is_finite || most < linear::kTiny;
+  const float scale = is_zero ? 0.0f : most / kLevels;
+  const float stored = is_finite ? scale : std::numeric_limits<float>::quiet_NaN();
+  std::memcpy(scales + row * 4, &stored, 4);
+  if (is_zero) return;  // zeros, as the caller has set them
+  const float inverse = kLevels / most;
+  constexpr float kShift = 12582912.0f;  // a sum with 1.5 * 2^23 has no room for a fraction
+  values[count] = 0.0f;
+  for (size_t i = 0; i < count; i += 2) {
+    const auto low = std::bit_cast<uint32_t>(values[i] * inverse + kShift);
+    const auto high = std::bit_cast<uint32_t>(values[i + 1] * inverse + kShift);
+    const uint32_t pair = (low & 0xFFFFu) | high << 16;
+    std::memcpy(weights + i / 2 * linear::kPairColBytes + row * 4, &pair, 4);
   }
 }
 
@@ -221,7 +226,7 @@ void PackGroupInt16(const WeightView& view, size_t group, uint8_t* out) {
   const size_t num_rows = std::min(kGroupRows, view.num_rows - group * kGroupRows);
   const size_t num_blocks = linear::CeilDivide(view.num_cols, linear::kBlockCols);
   uint8_t* const weights = out + linear::Int16HeadBytes(num_blocks);
-  float values[kStripCols];
+  float values[kStripCols + 1];
   for (size_t col = 0, strip = 0; col < view.num_cols; col += kStripCols, ++strip) {
     const size_t count = std::min(kStripCols, view.num_cols - col);
     for (size_t row = 0; row < num_rows; ++row) {
