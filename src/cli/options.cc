@@ -102,10 +102,9 @@ void AddModelOptions(CLI::App& verb, ModelOptions* options) {
   verb.add_option(
           "--pack", options->pack,
           "Repack weights for speed at load: auto, never (no start-up cost, no second copy), always; or, "
-          "with "
-          "float weights multiplied as named: float32, int16 (14-bit integers: prefill nearly twice as fast "
-          "where the processor has an instruction for it; auto and always then take it for F16 and BF16), "
-          "bf16")
+          "with float weights multiplied as named: float32, int16 (14-bit integers: prefill nearly twice as "
+          "fast where the processor has an instruction for it; auto and always then take it for F16 and "
+          "BF16), bf16")
       ->type_name("MODE")
       ->check(CLI::IsMember({"auto", "never", "always", "float32", "int16", "bf16"}))
       ->group("Model");
