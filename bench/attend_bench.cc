@@ -14,7 +14,7 @@
 
 #include "base/aligned.h"
 #include "base/thread_pool.h"
-#include "kernels/attend.h"
+#include "kernels/attend/attend.h"
 
 namespace mneme {
 namespace {

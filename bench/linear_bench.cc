@@ -18,8 +18,8 @@
 #include "base/half.h"
 #include "base/random.h"
 #include "base/thread_pool.h"
-#include "kernels/linear.h"
-#include "kernels/machine.h"
+#include "kernels/linear/linear.h"
+#include "bench/machine.h"
 
 namespace mneme {
 namespace {

@@ -37,11 +37,13 @@ if(MNEME_TESTS)
 endif()
 
 # mneme_layer(NAME USES layer... LINK target...)
-# Makes mneme_NAME from every *.cc in the folder that is not a test, and one test program mneme_NAME_test from *_test.cc.
+# Makes mneme_NAME from every *.cc in the folder and below it that is not a test (`program/` and `tables/` hold programs
+# of their own), and one test program mneme_NAME_test from *_test.cc. Tests link the twins of src/reference too.
 # USES names the layers above; nothing else of src/ can be included because include paths come through the link.
 function(mneme_layer NAME)
   cmake_parse_arguments(ARG "" "" "USES;LINK;LINK_PRIVATE" ${ARGN})
-  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cc)
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cc)
+  list(FILTER sources EXCLUDE REGEX "/(program|tables)/[^/]*$")
   set(tests ${sources})
   list(FILTER sources EXCLUDE REGEX "_test\\.cc$")
   list(FILTER tests INCLUDE REGEX "_test\\.cc$")
@@ -58,7 +60,7 @@ function(mneme_layer NAME)
   set_property(GLOBAL APPEND PROPERTY MNEME_LAYERS mneme_${NAME})
   if(MNEME_TESTS AND tests)
     add_executable(mneme_${NAME}_test ${tests})
-    target_link_libraries(mneme_${NAME}_test PRIVATE mneme_${NAME} mneme_flags GTest::gtest GTest::gtest_main)
+    target_link_libraries(mneme_${NAME}_test PRIVATE mneme_${NAME} mneme_reference mneme_flags GTest::gtest GTest::gtest_main)
     target_compile_definitions(mneme_${NAME}_test PRIVATE
       MNEME_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
     gtest_discover_tests(mneme_${NAME}_test TEST_PREFIX "${NAME}." DISCOVERY_TIMEOUT 60

@@ -13,14 +13,14 @@
 #include "base/file.h"
 #include "base/interrupt.h"
 #include "base/units.h"
-#include "cli/bench_rows.h"
+#include "bench/rows.h"
 #include "cli/console.h"
 #include "cli/options.h"
 #include "cli/stream.h"
 #include "cli/verbs.h"
-#include "eval/report_html.h"
-#include "eval/timing.h"
-#include "kernels/machine.h"
+#include "eval/report/html.h"
+#include "bench/timing.h"
+#include "bench/machine.h"
 
 namespace mneme::cli {
 namespace {

@@ -20,9 +20,9 @@
 #include "cli/options.h"
 #include "cli/stream.h"
 #include "cli/verbs.h"
-#include "eval/logits.h"
-#include "eval/perplexity.h"
-#include "eval/recompute.h"
+#include "eval/tasks/logits.h"
+#include "eval/perplexity/perplexity.h"
+#include "eval/perplexity/recompute.h"
 #include "session/plan.h"
 
 namespace mneme::cli {

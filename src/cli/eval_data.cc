@@ -20,8 +20,8 @@
 #include "cli/eval_verbs.h"
 #include "cli/options.h"
 #include "cli/stream.h"
-#include "eval/dataset_run.h"
-#include "eval/grid.h"
+#include "eval/datasets/dataset_run.h"
+#include "eval/report/grid.h"
 #include "session/plan.h"
 
 namespace mneme::cli {

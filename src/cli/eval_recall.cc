@@ -14,11 +14,11 @@
 #include "cli/eval_verbs.h"
 #include "cli/options.h"
 #include "cli/stream.h"
-#include "eval/compare.h"
-#include "eval/needle.h"
-#include "eval/passkey.h"
-#include "eval/recall.h"
-#include "eval/stream.h"
+#include "eval/report/compare.h"
+#include "eval/tasks/needle.h"
+#include "eval/tasks/passkey.h"
+#include "eval/tasks/recall.h"
+#include "eval/tasks/stream.h"
 
 namespace mneme::cli {
 namespace {

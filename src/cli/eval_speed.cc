@@ -17,8 +17,8 @@
 #include "cli/eval_verbs.h"
 #include "cli/options.h"
 #include "cli/stream.h"
-#include "eval/speed.h"
-#include "kernels/machine.h"
+#include "bench/speed.h"
+#include "bench/machine.h"
 #include "session/plan.h"
 
 namespace mneme::cli {

@@ -28,7 +28,7 @@
 #include "cli/console.h"
 #include "cli/eval_verbs.h"
 #include "cli/options.h"
-#include "eval/suite.h"
+#include "eval/report/suite.h"
 
 extern char** environ;
 

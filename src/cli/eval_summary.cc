@@ -18,10 +18,10 @@
 #include "cli/input.h"
 #include "cli/options.h"
 #include "cli/stream.h"
-#include "eval/grid.h"
-#include "eval/report_html.h"
-#include "eval/scores.h"
-#include "eval/summary.h"
+#include "eval/report/grid.h"
+#include "eval/report/html.h"
+#include "eval/scores/scores.h"
+#include "eval/tasks/summary.h"
 #include "session/plan.h"
 
 namespace mneme::cli {

@@ -19,8 +19,8 @@
 #include "base/serial.h"
 #include "base/thread_pool.h"
 #include "base/types.h"
-#include "kernels/memory.h"
-#include "kernels/rope.h"
+#include "kernels/memory/memory.h"
+#include "kernels/attend/rope.h"
 
 namespace mneme {
 

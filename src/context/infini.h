@@ -23,7 +23,7 @@
 #include "context/context.h"
 #include "context/kv_ring.h"
 #include "context/span_context.h"
-#include "kernels/memory.h"
+#include "kernels/memory/memory.h"
 
 namespace mneme {
 

@@ -10,7 +10,7 @@
 
 #include "base/aligned.h"
 #include "base/serial.h"
-#include "kernels/attend.h"
+#include "kernels/attend/attend.h"
 
 namespace mneme {
 

@@ -10,7 +10,7 @@
 #include "base/aligned.h"
 #include "base/thread_pool.h"
 #include "context/kv_ring.h"
-#include "kernels/attend.h"
+#include "kernels/attend/attend.h"
 
 namespace mneme {
 

@@ -16,7 +16,7 @@
 #include "context/kv_ring.h"
 #include "context/middle.h"
 #include "context/policy.h"
-#include "kernels/attend.h"
+#include "kernels/attend/attend.h"
 
 namespace mneme {
 

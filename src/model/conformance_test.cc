@@ -6,9 +6,9 @@
 #include <vector>
 
 #include "base/testing.h"
-#include "kernels/elementwise.h"
+#include "kernels/pointwise/elementwise.h"
 #include "model/model.h"
-#include "model/reference.h"
+#include "reference/model.h"
 #include "model/test_util.h"
 
 namespace mneme {

@@ -10,8 +10,8 @@
 
 #include "base/aligned.h"
 #include "base/error.h"
-#include "kernels/elementwise.h"
-#include "kernels/linear.h"
+#include "kernels/pointwise/elementwise.h"
+#include "kernels/linear/linear.h"
 #include "model/model.h"
 #include "model/weights.h"
 

@@ -17,11 +17,11 @@
 #include "base/testing.h"
 #include "formats/quant.h"
 #include "formats/safetensors.h"
-#include "kernels/elementwise.h"
+#include "kernels/pointwise/elementwise.h"
 #include "model/convert.h"
 #include "model/families.h"
 #include "model/random_model.h"
-#include "model/reference.h"
+#include "reference/model.h"
 #include "model/test_util.h"
 #include "model/weights.h"
 

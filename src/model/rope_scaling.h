@@ -1,7 +1,7 @@
 // Frequencies of rotary embeddings from what model files say about them.
 #pragma once
 
-#include "kernels/rope.h"
+#include "kernels/attend/rope.h"
 #include "model/hyperparameters.h"
 
 namespace mneme {

@@ -15,7 +15,7 @@
 
 #include "base/aligned.h"
 #include "formats/tensor_source.h"
-#include "kernels/linear.h"
+#include "kernels/linear/linear.h"
 #include "model/families.h"
 
 namespace mneme {

@@ -8,7 +8,7 @@
 #include "base/aligned.h"
 #include "base/thread_pool.h"
 #include "formats/tensor_source.h"
-#include "kernels/linear.h"
+#include "kernels/linear/linear.h"
 #include "model/families.h"
 #include "model/model.h"
 

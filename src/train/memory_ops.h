@@ -1,4 +1,4 @@
-// The compressive memory of kernels/memory.h as differentiable tensors: the same three update rules, the same
+// The compressive memory of kernels/memory/memory.h as differentiable tensors: the same three update rules, the same
 // constants, written a second time on purpose so that each checks the other.
 //
 // Shapes: B rows, K KV heads, G query heads of each, N tokens, D key dim, E value dim. Keys and queries come
@@ -7,7 +7,7 @@
 
 #include <torch/types.h>
 
-#include "kernels/memory.h"
+#include "kernels/memory/memory.h"
 
 namespace mneme::train {
 

@@ -1,4 +1,4 @@
-// The differentiable memory against its other half, the double-precision twin in kernels/memory.h.
+// The differentiable memory against its other half, the double-precision twin in kernels/memory/memory.h.
 #include "train/memory_ops.h"
 
 #include <gtest/gtest.h>

@@ -10,7 +10,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
-#include "eval/report_html.h"
+#include "eval/report/html.h"
 
 namespace mneme::train {
 namespace {

@@ -1,0 +1,74 @@
+// Question files of published benchmarks, as their users have them: LongBench and InfiniteBench (one JSON
+// object on each line), BABILong (the same, or one array) and bAbI (numbered sentences). What a file has
+// wrong is named with file and line. Nothing is downloaded.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "eval/scores/scores.h"
+
+namespace mneme {
+
+// One question.
+struct DatasetExample {
+  std::string id;     // as the file gives it, else "file-name:line"; unique within a task
+  std::string where;  // "folder/qasper.jsonl:12"
+  std::map<std::string, std::string> fields;  // what a prompt may name: context, input, question, ...
+  std::vector<std::string> answers;           // as the metric wants them
+  std::vector<std::string> classes;           // for Metric::kClass and kLabel
+  int64_t length = 0;                         // as the file states it; 0: it does not
+};
+
+enum class Benchmark { kLongBench, kInfiniteBench, kBabi };
+// "longbench", "infinitebench", "babi".
+std::string_view BenchmarkName(Benchmark benchmark);
+
+// How one task of a benchmark is asked and scored.
+struct DatasetTask {
+  Benchmark benchmark = Benchmark::kLongBench;
+  std::string name;    // "qasper", "longbook_qa_eng", "qa1"
+  std::string prompt;  // with {field}; this project's own wording
+  Metric metric = Metric::kTokenF1;
+  int64_t max_tokens = 32;  // of the answer, as published
+  bool first_line = false;  // only the first line of the answer is scored
+  bool few_shot = false;    // examples stand in the context, so that no chat format is put around it
+};
+// All tasks of a benchmark, by name.
+std::span<const DatasetTask> DatasetTasks(Benchmark benchmark);
+// Throws Error(kInput), with the names there are, if there is none.
+const DatasetTask& FindDatasetTask(Benchmark benchmark, std::string_view name);
+
+// A file of questions of one task.
+struct DatasetFile {
+  std::string path;
+  std::string task;
+  std::string variant;  // BABILong: the length in the file's name ("16k"); else empty
+};
+// The files of a folder (searched two levels deep for BABILong, whose files are qa1/16k.json) or the file
+// itself, sorted by task. The task is what the name begins with: qasper.jsonl, qasper_e.jsonl,
+// qa1_single-supporting-fact_test.txt. `tasks`: only these; empty: all. Throws Error(kFile) for a path that
+// is not there, Error(kInput) where no file of a known task is found, or a wanted task has none.
+std::vector<DatasetFile> FindDatasetFiles(Benchmark benchmark, const std::string& path,
+                                          std::span<const std::string> tasks);
+
+// Calls on_example for every question in order until it returns false. Memory: the largest line (a whole file
+// where it is one JSON array). Throws Error(kInput), naming file, line and what is wrong; with on_bad set it
+// is called with that message instead, and the line is passed over. Throws Error(kFile).
+void ReadDataset(Benchmark benchmark, const DatasetFile& file,
+                 const std::function<bool(DatasetExample&& example)>& on_example,
+                 const std::function<void(const std::string& message)>& on_bad = nullptr);
+
+// `prompt` with every {name} replaced by the field of that name. Braces that hold anything but letters,
+// digits and "_" stay. Throws Error(kInput), naming the example, for a field that it does not have.
+std::string RenderPrompt(std::string_view prompt, const DatasetExample& example);
+
+// {"task": "template", ...}, as the benchmarks publish their prompts. Throws Error(kFile, kInput).
+std::map<std::string, std::string> ReadPromptFile(const std::string& path);
+
+}  // namespace mneme

@@ -1,0 +1,84 @@
+// Asks a model the questions of a benchmark's file, writes every answer down at once, and scores it. What is
+// written is what the benchmark's own scorers read, plus the score; a run that was stopped goes on behind the
+// last answer.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/budget.h"
+#include "base/progress.h"
+#include "base/thread_pool.h"
+#include "context/context.h"
+#include "eval/tasks/babi.h"
+#include "eval/datasets/dataset.h"
+#include "model/model.h"
+#include "session/session.h"
+#include "chat/chat_template.h"
+
+namespace mneme {
+
+struct DatasetSettings {
+  ContextSettings context;                     // resolved
+  std::map<std::string, std::string> prompts;  // by task; others have the built-in wording
+  int64_t max_tokens = -1;                     // of an answer; -1: the task's own
+  int64_t limit = -1;                          // questions of a file; -1: all
+  int64_t truncate = 0;                        // keep the first and the last half of so many tokens; 0: all
+  const ChatTemplate* chat = nullptr;          // puts the prompt into a user's turn; null: as it is
+  const BabiBook* book = nullptr;              // bAbI stories: hide the facts in it...
+  int64_t length = 0;                          // ...of so many tokens
+  uint64_t seed = 0;                           // of the hiding
+};
+
+// Mean score of one file.
+struct DatasetScore {
+  int64_t count = 0;
+  double mean = 0;
+  double standard_error = 0;
+  double seconds = 0;       // of reading and answering, from the answers' file
+  int64_t num_resumed = 0;  // answers that were there already
+  size_t peak_bytes = 0;    // of the budget while this run asked; 0: it asked nothing
+  bool is_interrupted = false;
+};
+
+// Reads the file once without a model: how many questions it has (at most `limit`), so that a bad line is
+// found before hours of work. Throws as ReadDataset.
+int64_t CountExamples(Benchmark benchmark, const DatasetFile& file, int64_t limit,
+                      const std::function<void(const std::string& message)>& on_bad = nullptr);
+
+// Name of the answers' file: "qasper.jsonl", "preds_passkey.jsonl", "qa1_16k.jsonl".
+std::string AnswersFileName(Benchmark benchmark, const DatasetFile& file, int64_t length);
+
+// Thread rule: one thread at a time. Model, budget and pool outlive it.
+class DatasetRun {
+ public:
+  // Throws what Session::MakeRunner throws, Error(kUnsupported) for a model without tokenizer.
+  DatasetRun(std::shared_ptr<const Model> model, const DatasetSettings& settings, Budget& budget,
+             ThreadPool& pool);
+
+  // Asks what is not answered yet in answers_path. Throws Error(kMismatch) where the answers there are not
+  // to this file's questions; Error(kInput, kBudget, kUnsupported) with the question's place. What was
+  // answered stays on disk.
+  DatasetScore Run(Benchmark benchmark, const DatasetFile& file, const std::string& answers_path,
+                   const std::function<void(const std::string& message)>& on_bad, Progress& progress);
+
+ private:
+  struct Answer {
+    std::string text;
+    double seconds = 0;
+    bool is_whole = false;
+  };
+  Answer Ask(const DatasetTask& task, const DatasetExample& example);
+  std::vector<TokenId> PromptIds(const DatasetTask& task, const DatasetExample& example) const;
+
+  std::shared_ptr<const Model> model_;
+  DatasetSettings settings_;
+  Budget& budget_;
+  ThreadPool& pool_;
+  std::shared_ptr<Runner> runner_;
+};
+
+}  // namespace mneme

@@ -1,0 +1,176 @@
+#include "eval/tasks/candidates.h"
+
+#include <algorithm>
+#include <cctype>
+#include <cmath>
+
+#include "base/error.h"
+#include "kernels/pointwise/elementwise.h"
+
+namespace mneme {
+namespace {
+
+constexpr int64_t kMoreTokens = 6;
+
+bool IsWordByte(char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0; }
+bool IsDigit(char c) { return c >= '0' && c <= '9'; }
+
+std::string Lower(std::string_view text) {
+  std::string lower(text);
+  for (char& c : lower) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  return lower;
+}
+
+std::string_view FirstDigits(std::string_view text) {
+  const auto begin = std::find_if(text.begin(), text.end(), IsDigit);
+  const auto end = std::find_if_not(begin, text.end(), IsDigit);
+  return text.substr(static_cast<size_t>(begin - text.begin()), static_cast<size_t>(end - begin));
+}
+
+std::string_view WithoutLead(std::string_view text) {
+  while (!text.empty() && !IsWordByte(text[0]) && (text[0] & 0x80) == 0) text.remove_prefix(1);
+  return text;
+}
+
+// Whether more text cannot change the score.
+bool IsDecided(const RecallQuestion& question, std::string_view text) {
+  switch (question.rule) {
+    case AnswerRule::kDigits: {
+      const std::string_view digits = FirstDigits(text);
+      return !digits.empty() && digits.data() + digits.size() < text.data() + text.size();
+    }
+    case AnswerRule::kStart:
+      return WithoutLead(text).size() > question.answers[0].size();
+    case AnswerRule::kContains:
+      break;
+  }
+  return ScoreAnswer(question, text) >= 1;
+}
+
+double LogProbability(std::span<const float> logits, TokenId token) {
+  const double value =
+      static_cast<double>(logits[static_cast<size_t>(token)]) - LogSumExp(logits.data(), logits.size());
+  if (!std::isfinite(value))
+    Fail(ErrorKind::kInput, "the model's logits are not finite; is the file damaged?");
+  return value;
+}
+
+// Of the tokens `ids` after the stream as it is, which stays so where `rewind` says it.
+double ContinuationLikelihood(Session& session, std::span<const TokenId> ids, bool rewind) {
+  double sum = LogProbability(session.logits(), ids[0]);
+  if (ids.size() == 1) return sum;
+  const int64_t first = session.num_tokens();
+  const size_t count = ids.size() - 1;
+  const size_t fed = session.Feed(ids.first(count), [&](int64_t index, std::span<const float> logits) {
+    sum += LogProbability(logits, ids[static_cast<size_t>(index - first) + 1]);
+  });
+  if (rewind) session.Rewind(static_cast<int64_t>(fed));
+  if (fed < count) Fail(ErrorKind::kInterrupted, "interrupted");
+  return sum;
+}
+
+std::string Write(Session& session, const RecallQuestion& question, int64_t max_tokens) {
+  GenerateOptions options;
+  options.max_tokens = max_tokens;
+  std::string text;
+  const GenerateResult result = session.Generate(options, [&](std::string_view piece, TokenId) {
+    text += piece;
+    return !IsDecided(question, text);
+  });
+  if (result.reason == StopReason::kInterrupted) Fail(ErrorKind::kInterrupted, "interrupted");
+  return text;
+}
+
+// `session` is the stream's own, which is afterwards as it was, or a copy of it, which need not be: a copy is
+// there because the question is longer than what can be taken back.
+RecallAnswer AskSession(RecallStream& stream, Session& session, const RecallQuestion& question,
+                        const AskOptions& options, const std::vector<std::vector<TokenId>>& endings,
+                        size_t common) {
+  RecallAnswer answer;
+  const int64_t start = session.num_tokens();
+  const size_t fed = session.Feed(std::span(endings[0]).first(common));
+  if (fed < common) Fail(ErrorKind::kInterrupted, "interrupted");
+  answer.num_tokens = session.num_tokens();
+  if (options.likelihood) {
+    double best_other = -INFINITY, right = -INFINITY;
+    for (size_t i = 0; i < question.candidates.size(); ++i) {
+      const auto ending = std::span(endings[i]).subspan(common);
+      std::unique_ptr<Session> copy;
+      if (static_cast<int64_t>(ending.size()) - 1 > session.options().context.max_rewind) {
+        copy = session.Clone();
+        stream.NotePeak();
+      }
+      const double value = ContinuationLikelihood(copy ? *copy : session, ending, copy == nullptr);
+      if (i == 0) {
+        right = value;
+      } else {
+        best_other = std::max(best_other, value);
+      }
+    }
+    answer.likely = right > best_other ? 1 : 0;
+  }
+  if (options.generate) {
+    const auto own_tokens = static_cast<int64_t>(endings[0].size() - common);
+    answer.text =
+        Write(session, question, question.max_tokens > 0 ? question.max_tokens : own_tokens + kMoreTokens);
+    answer.generated = ScoreAnswer(question, answer.text);
+  }
+  if (&session == &stream.session()) session.Rewind(session.num_tokens() - start);
+  return answer;
+}
+
+}  // namespace
+
+double ScoreAnswer(const RecallQuestion& question, std::string_view text) {
+  MNEME_CHECK(!question.answers.empty());
+  const std::string& answer = question.answers[0];
+  switch (question.rule) {
+    case AnswerRule::kDigits:
+      return FirstDigits(text) == answer ? 1 : 0;
+    case AnswerRule::kStart: {
+      const std::string_view rest = WithoutLead(text);
+      return rest.starts_with(answer) && (rest.size() == answer.size() || !IsWordByte(rest[answer.size()]));
+    }
+    case AnswerRule::kContains:
+      break;
+  }
+  const std::string lower = Lower(text);
+  size_t found = 0;
+  for (const std::string& one : question.answers) found += lower.find(Lower(one)) != std::string::npos;
+  return static_cast<double>(found) / static_cast<double>(question.answers.size());
+}
+
+int64_t AskTokens(const Tokenizer& tokenizer, const RecallQuestion& question) {
+  size_t longest = 0;
+  for (const std::string& candidate : question.candidates)
+    longest = std::max(longest, tokenizer.Encode(question.tail + question.gap + candidate).size());
+  // What the encoder holds back of the text before: a word or two.
+  constexpr int64_t kHeld = 32;
+  return static_cast<int64_t>(longest) + std::max(kMoreTokens, question.max_tokens) + kHeld;
+}
+
+RecallAnswer Ask(RecallStream& stream, const RecallQuestion& question, const AskOptions& options) {
+  MNEME_CHECK(question.candidates.size() > 1 && !question.answers.empty());
+  stream.Flush();
+  std::vector<std::vector<TokenId>> endings;
+  size_t common = SIZE_MAX, longest = 0;
+  for (const std::string& candidate : question.candidates) {
+    endings.push_back(stream.Ending(question.tail + question.gap + candidate));
+    const auto& first = endings[0];
+    const auto& last = endings.back();
+    const auto differ = std::mismatch(first.begin(), first.end(), last.begin(), last.end());
+    if (endings.size() > 1) common = std::min(common, static_cast<size_t>(differ.first - first.begin()));
+    longest = std::max(longest, last.size());
+  }
+  for (const auto& ending : endings) common = std::min(common, ending.size() - 1);
+  Session& session = stream.session();
+  const int64_t needed = static_cast<int64_t>(longest) + std::max(kMoreTokens, question.max_tokens) + 1;
+  if (needed <= session.options().context.max_rewind)
+    return AskSession(stream, session, question, options, endings, common);
+  const std::unique_ptr<Session> copy = session.Clone();
+  const RecallAnswer answer = AskSession(stream, *copy, question, options, endings, common);
+  stream.NotePeak();
+  return answer;
+}
+
+}  // namespace mneme

@@ -1,0 +1,25 @@
+#include "eval/tasks/logits.h"
+
+#include "base/error.h"
+#include "base/file.h"
+
+namespace mneme {
+
+int64_t WriteLogits(Session& session, const NextIds& next, const std::string& path) {
+  AtomicFileWriter writer(path);
+  std::vector<TokenId> ids;
+  int64_t num_ids = 0;
+  while (next(&ids)) {
+    const size_t taken = session.Feed(ids, [&](int64_t, std::span<const float> logits) {
+      writer.Write(logits.data(), logits.size() * sizeof(float));
+    });
+    num_ids += static_cast<int64_t>(taken);
+    if (taken < ids.size()) {
+      Fail(ErrorKind::kInterrupted, "interrupted after {} tokens; {} was not written", num_ids, path);
+    }
+  }
+  writer.Commit();
+  return num_ids;
+}
+
+}  // namespace mneme

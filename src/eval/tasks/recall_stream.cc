@@ -1,0 +1,166 @@
+#include "eval/tasks/recall_stream.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "base/units.h"
+
+namespace mneme {
+namespace {
+
+EncodeOptions OptionsFor(const Tokenizer& tokenizer) {
+  EncodeOptions options;
+  options.add_bos = tokenizer.adds_bos();
+  return options;
+}
+
+}  // namespace
+
+RecallStream::RecallStream(std::unique_ptr<Session> session, const Haystack& haystack, Budget& budget,
+                           size_t used_before, const TokensRead& on_read)
+    : session_(std::move(session)),
+      encoder_(session_->model().tokenizer(), OptionsFor(session_->model().tokenizer())),
+      chunk_(static_cast<size_t>(session_->options().context.max_chunk)),
+      haystack_(&haystack),
+      budget_(&budget),
+      used_before_(used_before),
+      on_read_(&on_read) {
+  NotePeak();
+}
+
+void RecallStream::NotePeak() {
+  const size_t used = budget_->used_bytes();
+  peak_bytes_ = std::max(peak_bytes_, used > used_before_ ? used - used_before_ : size_t{0});
+}
+
+void RecallStream::Take() {
+  const size_t count = waiting_.size() / chunk_ * chunk_;
+  if (count == 0) return;
+  const size_t fed = session_->Feed(std::span(waiting_).first(count));
+  waiting_.erase(waiting_.begin(), waiting_.begin() + static_cast<ptrdiff_t>(fed));
+  NotePeak();
+  (*on_read_)(static_cast<int64_t>(fed));
+  if (fed < count) Fail(ErrorKind::kInterrupted, "interrupted");
+}
+
+void RecallStream::Flush() {
+  Take();
+  if (waiting_.empty()) return;
+  const size_t count = waiting_.size();
+  const size_t fed = session_->Feed(waiting_);
+  waiting_.erase(waiting_.begin(), waiting_.begin() + static_cast<ptrdiff_t>(fed));
+  NotePeak();
+  (*on_read_)(static_cast<int64_t>(fed));
+  if (fed < count) Fail(ErrorKind::kInterrupted, "interrupted");
+}
+
+void RecallStream::Text(std::string_view text) {
+  encoder_.Feed(text, &waiting_);
+  Take();
+}
+
+void RecallStream::Append(const Haystack::Unit& unit) {
+  if (in_filler_) encoder_.Feed(unit.gap, &waiting_);
+  in_filler_ = true;
+  Text(unit.text);
+}
+
+std::vector<TokenId> RecallStream::Ending(std::string_view text) const {
+  StreamEncoder copy(session_->model().tokenizer(), OptionsFor(session_->model().tokenizer()));
+  copy.RestoreState(encoder_.SaveState());
+  std::vector<TokenId> ids;
+  copy.Feed(text, &ids);
+  copy.Finish(&ids);
+  return ids;
+}
+
+int64_t RecallStream::CountWith(std::string_view text) const {
+  return num_tokens() + static_cast<int64_t>(Ending(text).size());
+}
+
+void RecallStream::Filler(int64_t end, std::string_view suffix, FillerCut cut) {
+  // A token stands for a byte or more (a few at the edges apart), so far from the end there is nothing to
+  // count.
+  constexpr size_t kEdgeTokens = 4;
+  for (;;) {
+    Haystack::Cursor next = cursor_;
+    Haystack::Unit unit;
+    if (!haystack_->Next(&next, &unit)) {
+      // Less than a unit may be missing.
+      if (CountWith(suffix) + static_cast<int64_t>(kEdgeTokens) >= end) return;
+      Fail(
+          ErrorKind::kInput,
+          "the haystack {} ends after {} tokens, and {} are asked for; ask for less, or repeat it (--repeat)",
+          haystack_->name(), FormatCount(num_tokens()), FormatCount(end));
+    }
+    const size_t bytes =
+        encoder_.pending_bytes() + unit.gap.size() + unit.text.size() + suffix.size() + kEdgeTokens;
+    if (num_tokens() + static_cast<int64_t>(bytes) > end) break;
+    Append(unit);
+    cursor_ = next;
+  }
+  FillExactly(end, suffix, cut);
+}
+
+void RecallStream::FillExactly(int64_t end, std::string_view suffix, FillerCut cut) {
+  struct Place {
+    size_t bytes;
+    Haystack::Cursor cursor;
+  };
+  std::string text;
+  std::vector<Place> places = {{0, cursor_}};
+  const auto fits = [&](size_t bytes) {
+    return CountWith(text.substr(0, bytes) + std::string(suffix)) <= end;
+  };
+  Haystack::Cursor cursor = cursor_;
+  bool ended = false;
+  for (size_t batch = 1; !ended && fits(text.size()); batch *= 2) {
+    for (size_t i = 0; i < batch && !ended; ++i) {
+      const Haystack::Cursor before = cursor;
+      Haystack::Unit unit;
+      ended = !haystack_->Next(&cursor, &unit);
+      if (ended) break;
+      if (in_filler_ || !text.empty()) text += unit.gap;
+      const size_t begin = text.size();
+      text += unit.text;
+      for (const size_t point : CutPoints(unit.text, cut))
+        places.push_back({begin + point, point == unit.text.size()
+                                             ? cursor
+                                             : haystack_->Inside(before, cursor, unit, point)});
+    }
+  }
+  // Counts grow with the text, but for a token at the cut.
+  size_t low = 0, high = places.size();
+  while (high - low > 1) {
+    const size_t middle = (low + high) / 2;
+    (fits(places[middle].bytes) ? low : high) = middle;
+  }
+  while (low > 0 && !fits(places[low].bytes)) --low;
+  if (ended && low + 1 == places.size() && CountWith(text + std::string(suffix)) + 4 < end) {
+    Fail(ErrorKind::kInput,
+         "the haystack {} ends after {} tokens, and {} are asked for; ask for less, or repeat it (--repeat)",
+         haystack_->name(), FormatCount(num_tokens()), FormatCount(end));
+  }
+  if (low == 0) return;
+  Text(std::string_view(text).substr(0, places[low].bytes));
+  in_filler_ = true;
+  cursor_ = places[low].cursor;
+}
+
+void RecallStream::EndFiller(std::string_view end) {
+  if (in_filler_) Text(end);
+  in_filler_ = false;
+}
+
+std::unique_ptr<RecallStream> RecallStream::Clone() {
+  Flush();
+  const size_t used_before = budget_->used_bytes();
+  auto copy = std::make_unique<RecallStream>(session_->Clone(), *haystack_, *budget_, used_before, *on_read_);
+  copy->encoder_.RestoreState(encoder_.SaveState());
+  copy->cursor_ = cursor_;
+  copy->in_filler_ = in_filler_;
+  copy->peak_bytes_ = std::max(copy->peak_bytes_, peak_bytes_);
+  return copy;
+}
+
+}  // namespace mneme

@@ -1,0 +1,72 @@
+// A text that is written and read at the same time: statements, filler up to a number of tokens, statements
+// again. Nothing holds the text; what is read goes to a session chunk by chunk.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/budget.h"
+#include "eval/tasks/haystack.h"
+#include "session/session.h"
+
+namespace mneme {
+
+// Told how many more tokens were read.
+using TokensRead = std::function<void(int64_t num_tokens)>;
+
+// Thread rule: one thread at a time, as for the sessions. Haystack, budget and callback outlive it.
+class RecallStream {
+ public:
+  // Takes over an empty session of `budget`; used_before: budget.used_bytes() before it was made.
+  RecallStream(std::unique_ptr<Session> session, const Haystack& haystack, Budget& budget, size_t used_before,
+               const TokensRead& on_read);
+
+  // All of these throw what Session::Feed throws, and Error(kInterrupted).
+  void Text(std::string_view text);
+  // Filler, until one unit more, followed by `suffix`, would make more than `end` tokens in all. The last
+  // unit may be cut; the filler can go on later only if the cut is kUnits. Throws Error(kInput) where the
+  // haystack ends before.
+  void Filler(int64_t end, std::string_view suffix, FillerCut cut);
+  // Ends a stretch of filler: `end` after it, if there was any. The next one begins without a gap.
+  void EndFiller(std::string_view end);
+  // The same text so far, to go on in another way. Throws Error(kBudget).
+  std::unique_ptr<RecallStream> Clone();
+
+  // Tokens of the stream if `text` came next and were its end.
+  int64_t CountWith(std::string_view text) const;
+  // Their ids, without those that are certain already.
+  std::vector<TokenId> Ending(std::string_view text) const;
+  // Gives all certain tokens to the session.
+  void Flush();
+  // Certain tokens: read, and waiting for a full chunk.
+  int64_t num_tokens() const { return session_->num_tokens() + static_cast<int64_t>(waiting_.size()); }
+  // Whether EndFiller would write something.
+  bool in_filler() const { return in_filler_; }
+  Session& session() { return *session_; }
+  // Of the budget, at most, for this stream alone.
+  size_t peak_bytes() const { return peak_bytes_; }
+  void NotePeak();
+
+ private:
+  void Take();
+  void Append(const Haystack::Unit& unit);
+  void FillExactly(int64_t end, std::string_view suffix, FillerCut cut);
+
+  std::unique_ptr<Session> session_;
+  StreamEncoder encoder_;
+  std::vector<TokenId> waiting_;
+  size_t chunk_;
+  const Haystack* haystack_;
+  Haystack::Cursor cursor_;
+  bool in_filler_ = false;
+  Budget* budget_;
+  size_t used_before_;
+  size_t peak_bytes_ = 0;
+  const TokensRead* on_read_;
+};
+
+}  // namespace mneme

@@ -1,0 +1,225 @@
+// The kernel that decoding one token spends its time in: one row of activations, packed integer weights.
+// Memory sets its pace, so it does nothing but read on: no calls, no scratch.
+// Included by linear.cc once per target.
+//
+// Order of operations as in linear_tile-inl.h, so the bits are those of any other number of rows.
+#include <type_traits>
+
+#include "kernels/linear/layout.h"
+#include "kernels/linear/tile-inl.h"
+
+#if defined(MNEME_KERNELS_LINEAR_ROW_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef MNEME_KERNELS_LINEAR_ROW_INL_H_
+#undef MNEME_KERNELS_LINEAR_ROW_INL_H_
+#else
+#define MNEME_KERNELS_LINEAR_ROW_INL_H_
+#endif
+
+#include "hwy/cache_control.h"
+#include "hwy/highway.h"
+
+#if HWY_TARGET == HWY_AVX3_DL
+HWY_PUSH_ATTRIBUTES(HWY_TARGET_STR ",avx512vnni")
+#else
+HWY_BEFORE_NAMESPACE();
+#endif
+namespace mneme::linear::HWY_NAMESPACE {
+
+#if HWY_TARGET != HWY_SCALAR
+
+// How far ahead of its reads a decoding thread asks for memory. Where every load moves on by the same
+// distance each time, below 2 KB, prefetchers follow by themselves; q4_k, which reaches ahead for factors
+// once per super-block, and q6_k with its long units they lose.
+template <ChunkLayout kLayout>
+constexpr size_t kAheadBytes = kLayout == ChunkLayout::kQ4_K   ? 8 * UnitBytes(kLayout)
+                               : kLayout == ChunkLayout::kQ6_K ? UnitBytes(kLayout)
+                                                               : 0;
+
+// Asks for the line that is read kAheadBytes after `from`.
+template <ChunkLayout kLayout>
+HWY_INLINE void AskAhead(const uint8_t* from) {
+  if constexpr (kAheadBytes<kLayout> != 0) hwy::Prefetch(from + kAheadBytes<kLayout>);
+}
+
+// Lines whose two steps are taken from a register. Left alone, compilers read them twice, as operands; while
+// memory is awaited that takes two places in the queue of loads, which q4_k, whose blocks take the most
+// instructions, pays for with a twentieth of its speed. The others are as fast either way, or faster as they
+// are.
+template <ChunkLayout kLayout>
+constexpr bool kReadsOnce = kLayout == ChunkLayout::kQ4_K;
+
+// Hides from the compiler that `v` lies in memory too.
+HWY_INLINE void KeepInRegister(VU8& v) {
+#if HWY_ARCH_X86 && !HWY_COMPILER_MSVC && HWY_TARGET != HWY_EMU128
+#if HWY_TARGET <= HWY_AVX3
+  asm("" : "+v"(v.raw));
+#else
+  asm("" : "+x"(v.raw));
+#endif
+#else
+  (void)v;
+#endif
+}
+
+// Scales and minimums of q4_k, made where they are used; factors are widened once per super-block.
+// UnitScales expands a unit first, which pays for several rows only.
+class RowScalesQ4_K {
+ public:
+  // As UnitScales::Set.
+  HWY_INLINE void Set(const uint8_t* head, size_t unit) {
+    head_ = head;
+    if (unit % kSuperUnits != 0) return;
+    MNEME_LINEAR_UNROLL(8)
+    for (size_t v = 0; v < 2 * kPerGroup; ++v) factors_[v] = FactorsQ4_K<kLanes>(head, v * kLanes);
+  }
+  HWY_INLINE VF Scale(size_t block, size_t lane) const {
+    return hn::Mul(factors_[lane / kLanes], hn::ConvertTo(DF(), Low(block, lane)));
+  }
+  HWY_INLINE VF Minimum(size_t block, size_t lane) const {
+    const VI minimum = block == 0 ? Low(2, lane) : High(lane);
+    return hn::Mul(factors_[kPerGroup + lane / kLanes], hn::ConvertTo(DF(), minimum));
+  }
+
+ private:
+  static constexpr size_t kPerGroup = kGroupRows / kLanes;
+
+  HWY_INLINE VI Plane(size_t plane, size_t lane) const {
+    const hn::Rebind<uint8_t, DF> db;
+    return hn::PromoteTo(DI(), hn::LoadU(db, head_ + plane * kGroupRows + lane));
+  }
+  HWY_INLINE VI Low(size_t plane, size_t lane) const {
+    return hn::And(Plane(plane, lane), hn::Set(DI(), 63));
+  }
+  HWY_INLINE VI High(size_t lane) const {
+    const VI low = hn::ShiftRight<6>(Plane(0, lane));
+    const VI middle = hn::And(hn::ShiftRight<4>(Plane(1, lane)), hn::Set(DI(), 12));
+    return hn::Or(hn::Or(low, middle), hn::And(hn::ShiftRight<2>(Plane(2, lane)), hn::Set(DI(), 48)));
+  }
+
+  const uint8_t* head_ = nullptr;
+  VF factors_[2 * kPerGroup];
+};
+
+// What block `block` of a unit adds for the outputs of one vector, but for the activations' scale: scale_w *
+// dot.
+template <ChunkLayout kLayout, class Scales>
+HWY_INLINE VF ScaledBlock(const uint8_t* HWY_RESTRICT weights, size_t lane,
+                          const uint8_t* HWY_RESTRICT values, const uint8_t* HWY_RESTRICT corrections,
+                          const Scales& scales, size_t block) {
+  constexpr size_t kParts = kLayout == ChunkLayout::kQ6_K ? 2 : 1;
+  constexpr size_t kSteps = kStepsPerBlock / kParts;
+  constexpr bool kIsNibbles = LayoutBlockBytes(kLayout) == kBlockBytes / 2;
+  using DotType = Dot<kOffsetOf<kLayout, kLayout == ChunkLayout::kQ4_K> >;
+  const DI di;
+  VF scaled = hn::Zero(DF());
+  MNEME_LINEAR_UNROLL(2)
+  for (size_t part = 0; part < kParts; ++part) {
+    VI dot = DotType::kCorrect ? StartOf<kLayout>(corrections + part * 4) : hn::Zero(di);
+    if constexpr (kReadsOnce<kLayout>) {
+      static_assert(kIsNibbles && kParts == 1);
+      VU8 pair[4];
+      MNEME_LINEAR_UNROLL(4)
+      for (size_t i = 0; i < 4; ++i) {
+        if (lane == 0) AskAhead<kLayout>(weights + i * 64);
+        pair[i] = hn::LoadU(DU8(), weights + i * 64 + lane * 4);
+        KeepInRegister(pair[i]);
+        dot = DotType(NibblesOf(pair[i], 0)).Add(dot, hn::Set(di, LoadWord(values + i * 8)));
+        dot = DotType(NibblesOf(pair[i], 1)).Add(dot, hn::Set(di, LoadWord(values + i * 8 + 4)));
+      }
+    } else {
+      MNEME_LINEAR_UNROLL(8)
+      for (size_t step = part * kSteps; step < (part + 1) * kSteps; ++step) {
+        if (lane == 0 && step % 2 == 0) AskAhead<kLayout>(weights + step / 2 * 64);
+        if (lane == 0 && !kIsNibbles && step % 4 == 1)
+          AskAhead<kLayout>(weights + kBlockBytes / 2 + step / 4 * 64);
+        const DotType prepared(LoadStep<kLayout>(weights, step, lane * 4));
+        dot = prepared.Add(dot, hn::Set(di, LoadWord(values + step * 4)));
+      }
+    }
+    const VF value = hn::ConvertTo(DF(), dot);
+    const VF scale = scales.Scale(block * kParts + part, lane);
+    scaled = part == 0 ? hn::Mul(value, scale) : hn::MulAdd(value, scale, scaled);
+  }
+  return scaled;
+}
+
+// One row of activations and whole rows of packed weights: kGroups groups, each read from end to end. totals
+// [kGroups][16] += the products.
+template <ChunkLayout kLayout>
+HWY_NOINLINE void RowKernel(const uint8_t* const* HWY_RESTRICT packed, const ActTileView& tile,
+                            float* HWY_RESTRICT totals) {
+  constexpr bool kMinimum = kLayout == ChunkLayout::kQ4_K;
+  constexpr bool kHalves = kLayout == ChunkLayout::kQ6_K;
+  constexpr size_t kUnit = UnitBlocks(kLayout);
+  constexpr size_t kPerGroup = kGroupRows / kLanes;
+  const DF df;
+  const uint8_t* HWY_RESTRICT values = tile.values(0);
+  const uint8_t* HWY_RESTRICT heads = tile.heads(0);
+  const uint8_t* HWY_RESTRICT corrections = kHalves ? tile.halves(0) : tile.heads(0) + 4;
+  const uint8_t* HWY_RESTRICT sums_x = tile.sums(0);
+  const uint8_t* at[kGroups];
+  for (size_t g = 0; g < kGroups; ++g) at[g] = packed[g];
+  for (size_t first = 0, blocks; first < tile.blocks; first += blocks) {
+    blocks = ChunkBlocksAt(first, tile.blocks);
+    VF sums[kVectors];
+    MNEME_LINEAR_UNROLL(8)
+    for (size_t v = 0; v < kVectors; ++v) sums[v] = hn::Zero(df);
+    std::conditional_t<kMinimum, RowScalesQ4_K, UnitScales<kLayout> > scales[kGroups];
+    for (size_t unit = 0; unit < blocks; unit += kUnit) {
+      MNEME_LINEAR_UNROLL(2)
+      for (size_t g = 0; g < kGroups; ++g) {
+        for (size_t line = 0; line < UnitHeadBytes(kLayout); line += 64) AskAhead<kLayout>(at[g] + line);
+      }
+      const auto add = [&](size_t j) HWY_ATTR {
+        const VF scale_x = hn::Set(df, LoadFloat(heads));
+        MNEME_LINEAR_UNROLL(8)
+        for (size_t v = 0; v < kVectors; ++v) {
+          const size_t g = v / kPerGroup;
+          const size_t lane = v % kPerGroup * kLanes;
+          const uint8_t* weights = at[g] + UnitHeadBytes(kLayout) + j * LayoutBlockBytes(kLayout);
+          const VF scaled = ScaledBlock<kLayout>(weights, lane, values, corrections, scales[g], j);
+          sums[v] = hn::MulAdd(scaled, scale_x, sums[v]);
+          if constexpr (kMinimum)
+            sums[v] = hn::MulAdd(scales[g].Minimum(j, lane), hn::Set(df, LoadFloat(sums_x)), sums[v]);
+        }
+        values += kBlockCols;
+        heads += 8;
+        corrections += 8;
+        sums_x += 4;
+      };
+      const size_t count = HWY_MIN(kUnit, blocks - unit);
+      MNEME_LINEAR_UNROLL(2)
+      for (size_t g = 0; g < kGroups; ++g) scales[g].Set(at[g], unit / kUnit);
+      if constexpr (kUnit == 2) {
+        add(0);
+        if (count == 2) add(1);
+      } else {
+        MNEME_LINEAR_UNROLL(1)  // unrolled, every load moves on by more than prefetchers follow
+        for (size_t j = 0; j < count; ++j) add(j);
+      }
+      MNEME_LINEAR_UNROLL(2)
+      for (size_t g = 0; g < kGroups; ++g)
+        at[g] += UnitHeadBytes(kLayout) + count * LayoutBlockBytes(kLayout);
+    }
+    MNEME_LINEAR_UNROLL(8)
+    for (size_t v = 0; v < kVectors; ++v)
+      hn::StoreU(hn::Add(hn::LoadU(df, totals + v * kLanes), sums[v]), df, totals + v * kLanes);
+  }
+}
+
+// As RowKernel.
+inline void MultiplyRow(ChunkLayout layout, const uint8_t* const* packed, const ActTileView& tile,
+                        float* totals) {
+  const auto run = layout == ChunkLayout::kQ8_0   ? RowKernel<ChunkLayout::kQ8_0>
+                   : layout == ChunkLayout::kQ4_0 ? RowKernel<ChunkLayout::kQ4_0>
+                   : layout == ChunkLayout::kQ4_K ? RowKernel<ChunkLayout::kQ4_K>
+                                                  : RowKernel<ChunkLayout::kQ6_K>;
+  run(packed, tile, totals);
+}
+
+#endif  // HWY_TARGET != HWY_SCALAR
+
+}  // namespace mneme::linear::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // per-target include guard

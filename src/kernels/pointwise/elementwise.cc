@@ -1,0 +1,320 @@
+#include "kernels/pointwise/elementwise.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "base/error.h"
+#include "base/half.h"
+#include "kernels/simd/targets.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/pointwise/elementwise.cc"
+#include "hwy/foreach_target.h"  // IWYU pragma: keep
+//
+#include "hwy/contrib/math/math-inl.h"
+#include "hwy/highway.h"
+#include "kernels/simd/math-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace mneme {
+namespace HWY_NAMESPACE {
+namespace {
+
+using DF = hn::ScalableTag<float>;
+using VF = hn::Vec<DF>;
+
+// out[i] = fn(x[i], i) for vectors, the tail as one partly filled vector: every value sees the same
+// operations wherever it stands. fn gets the count of values to load at i from any second operand.
+template <class Fn>
+HWY_INLINE void Map(const float* x, size_t count, float* out, const Fn& fn) {
+  const DF d;
+  const size_t lanes = hn::Lanes(d);
+  size_t i = 0;
+  for (; i + lanes <= count; i += lanes) {
+    hn::StoreU(fn(hn::LoadU(d, x + i), [i, d](const float* y) { return hn::LoadU(d, y + i); }), d, out + i);
+  }
+  if (i == count) return;
+  const size_t rest = count - i;
+  HWY_ALIGN float buffer[HWY_MAX_BYTES / sizeof(float)] = {};
+  HWY_ALIGN float second[HWY_MAX_BYTES / sizeof(float)] = {};
+  std::copy_n(x + i, rest, buffer);
+  const auto load = [&](const float* y) {
+    std::copy_n(y + i, rest, second);
+    return hn::Load(d, second);
+  };
+  hn::Store(fn(hn::Load(d, buffer), load), d, buffer);
+  std::copy_n(buffer, rest, out + i);
+}
+
+// Sum of fn(x[i]): float32 inside runs of kRun values, double across runs, so that the error does not grow
+// with the row.
+template <class Fn>
+HWY_INLINE double SumOver(const float* x, size_t count, const Fn& fn) {
+  constexpr size_t kRun = 512;
+  const DF d;
+  const size_t lanes = hn::Lanes(d);
+  double total = 0;
+  for (size_t begin = 0; begin < count; begin += kRun) {
+    const size_t end = std::min(count, begin + kRun);
+    VF sums[4] = {hn::Zero(d), hn::Zero(d), hn::Zero(d), hn::Zero(d)};
+    size_t i = begin;
+    for (; i + 4 * lanes <= end; i += 4 * lanes) {
+      for (size_t k = 0; k < 4; ++k) sums[k] = fn(sums[k], hn::LoadU(d, x + i + k * lanes));
+    }
+    for (; i + lanes <= end; i += lanes) sums[0] = fn(sums[0], hn::LoadU(d, x + i));
+    const VF sum = hn::Add(hn::Add(sums[0], sums[1]), hn::Add(sums[2], sums[3]));
+    total += hn::GetLane(hn::SumOfLanes(d, sum));
+    if (i < end) {
+      HWY_ALIGN float tail[HWY_MAX_BYTES / sizeof(float)] = {};
+      // One value at a time through lane 0: a padded lane would add fn(0), which is not 0 for the variance.
+      for (; i < end; ++i) {
+        tail[0] = x[i];
+        total += hn::GetLane(fn(hn::Zero(d), hn::Load(d, tail)));
+      }
+    }
+  }
+  return total;
+}
+
+double SumOfSquares(const float* x, size_t count) {
+  return SumOver(x, count, [](VF sum, VF v) { return hn::MulAdd(v, v, sum); });
+}
+
+void RmsNormRow(const float* x, const float* weight, float epsilon, size_t num_cols, float* out) {
+  const DF d;
+  const double mean_square = SumOfSquares(x, num_cols) / static_cast<double>(num_cols);
+  const VF factor = hn::Set(d, static_cast<float>(1.0 / std::sqrt(mean_square + epsilon)));
+  if (weight == nullptr) {
+    Map(x, num_cols, out, [factor](VF v, const auto&) { return hn::Mul(v, factor); });
+  } else {
+    Map(x, num_cols, out,
+        [factor, weight](VF v, const auto& load) { return hn::Mul(hn::Mul(v, factor), load(weight)); });
+  }
+}
+
+void LayerNormRow(const float* x, const float* weight, const float* bias, float epsilon, size_t num_cols,
+                  float* out) {
+  const DF d;
+  const double count = static_cast<double>(num_cols);
+  const double mean = SumOver(x, num_cols, [](VF sum, VF v) { return hn::Add(sum, v); }) / count;
+  const VF center = hn::Set(d, static_cast<float>(mean));
+  const double variance = SumOver(x, num_cols,
+                                  [center](VF sum, VF v) {
+                                    const VF delta = hn::Sub(v, center);
+                                    return hn::MulAdd(delta, delta, sum);
+                                  }) /
+                          count;
+  const VF factor = hn::Set(d, static_cast<float>(1.0 / std::sqrt(variance + epsilon)));
+  Map(x, num_cols, out, [=](VF v, const auto& load) {
+    VF y = hn::Mul(hn::Sub(v, center), factor);
+    if (weight != nullptr) y = hn::Mul(y, load(weight));
+    if (bias != nullptr) y = hn::Add(y, load(bias));
+    return y;
+  });
+}
+
+struct Silu {
+  HWY_INLINE VF operator()(VF x) const {
+    const DF d;
+    // 1 / (1 + exp(-x)) from exp(-x) - 1.
+    const VF e = Exp2MinusOne(d, hn::Mul(x, hn::Set(d, -1.44269504f)));
+    return hn::Div(x, hn::Add(e, hn::Set(d, 2.0f)));
+  }
+};
+
+struct GeluTanh {
+  HWY_INLINE VF operator()(VF x) const {
+    const DF d;
+    const VF cubic = hn::MulAdd(hn::Mul(hn::Mul(x, x), x), hn::Set(d, 0.044715f), x);
+    const VF tanh = TanhF32(d, hn::Mul(cubic, hn::Set(d, 0.797884561f)));
+    return hn::Mul(hn::Mul(x, hn::Set(d, 0.5f)), hn::Add(tanh, hn::Set(d, 1.0f)));
+  }
+};
+
+struct Gelu {
+  HWY_INLINE VF operator()(VF x) const {
+    const DF d;
+    const VF erf = ErfF32(d, hn::Mul(x, hn::Set(d, 0.707106781f)));
+    return hn::Mul(hn::Mul(x, hn::Set(d, 0.5f)), hn::Add(erf, hn::Set(d, 1.0f)));
+  }
+};
+
+struct Relu {
+  HWY_INLINE VF operator()(VF x) const {
+    const DF d;
+    return hn::IfThenElse(hn::Lt(x, hn::Zero(d)), hn::Zero(d), x);  // keeps NaN
+  }
+};
+
+template <class Fn>
+void ActivateWith(const Fn& fn, float* x, const float* up, size_t count) {
+  if (up == nullptr) {
+    Map(x, count, x, [fn](VF v, const auto&) { return fn(v); });
+  } else {
+    Map(x, count, x, [fn, up](VF v, const auto& load) { return hn::Mul(fn(v), load(up)); });
+  }
+}
+
+void ActivateImpl(Activation activation, float* x, const float* up, size_t count) {
+  switch (activation) {
+    case Activation::kSilu:
+      return ActivateWith(Silu(), x, up, count);
+    case Activation::kGeluTanh:
+      return ActivateWith(GeluTanh(), x, up, count);
+    case Activation::kGelu:
+      return ActivateWith(Gelu(), x, up, count);
+    case Activation::kRelu:
+      return ActivateWith(Relu(), x, up, count);
+  }
+}
+
+void AddImpl(float* x, const float* y, size_t count) {
+  Map(x, count, x, [y](VF v, const auto& load) { return hn::Add(v, load(y)); });
+}
+
+void ScaleImpl(float* x, float factor, size_t count) {
+  const VF f = hn::Set(DF(), factor);
+  Map(x, count, x, [f](VF v, const auto&) { return hn::Mul(v, f); });
+}
+
+void ClampImpl(float* x, float limit, size_t count) {
+  const VF high = hn::Set(DF(), limit);
+  const VF low = hn::Set(DF(), -limit);
+  Map(x, count, x, [=](VF v, const auto&) {
+    v = hn::IfThenElse(hn::Lt(v, low), low, v);  // keeps NaN
+    return hn::IfThenElse(hn::Gt(v, high), high, v);
+  });
+}
+
+void SoftCapImpl(float* x, float cap, size_t count) {
+  const DF d;
+  const VF factor = hn::Set(d, cap);
+  Map(x, count, x, [=](VF v, const auto&) { return hn::Mul(TanhF32(d, hn::Div(v, factor)), factor); });
+}
+
+// Largest value that is not NaN (-inf if there is none).
+float MaxValue(const float* x, size_t count) {
+  const DF d;
+  const size_t lanes = hn::Lanes(d);
+  VF best = hn::Set(d, -std::numeric_limits<float>::infinity());
+  size_t i = 0;
+  for (; i + lanes <= count; i += lanes) {
+    const VF v = hn::LoadU(d, x + i);
+    best = hn::IfThenElse(hn::Gt(v, best), v, best);
+  }
+  float result = hn::GetLane(hn::MaxOfLanes(d, best));
+  for (; i < count; ++i) result = x[i] > result ? x[i] : result;
+  return result;
+}
+
+void RoundToHalvesImpl(const float* HWY_RESTRICT x, size_t count, uint16_t* HWY_RESTRICT out) {
+  for (size_t i = 0; i < count; ++i) out[i] = F32ToF16(x[i]);
+}
+
+size_t ArgMaxImpl(const float* x, size_t count) {
+  const DF d;
+  const size_t lanes = hn::Lanes(d);
+  const float best = MaxValue(x, count);
+  const VF target = hn::Set(d, best);
+  size_t i = 0;
+  for (; i + lanes <= count; i += lanes) {
+    if (!hn::AllFalse(d, hn::Eq(hn::LoadU(d, x + i), target))) break;
+  }
+  for (; i < count; ++i) {
+    if (x[i] == best) return i;
+  }
+  return 0;
+}
+
+double LogSumExpImpl(const float* x, size_t count) {
+  const float maximum = MaxValue(x, count);
+  double nan = 0;
+  for (size_t i = 0; i < count; ++i) nan += x[i] != x[i] ? 1 : 0;
+  if (nan > 0) return std::numeric_limits<double>::quiet_NaN();
+  if (std::isinf(maximum)) return maximum;
+#if HWY_HAVE_FLOAT64
+  const hn::ScalableTag<double> d;
+  const hn::Rebind<float, decltype(d)> df;
+  const size_t lanes = hn::Lanes(d);
+  const auto shift = hn::Set(d, static_cast<double>(maximum));
+  auto sums = hn::Zero(d);
+  size_t i = 0;
+  for (; i + lanes <= count; i += lanes) {
+    sums = hn::Add(sums, hn::Exp(d, hn::Sub(hn::PromoteTo(d, hn::LoadU(df, x + i)), shift)));
+  }
+  double total = hn::GetLane(hn::SumOfLanes(d, sums));
+#else
+  double total = 0;
+  size_t i = 0;
+#endif
+  for (; i < count; ++i) total += std::exp(static_cast<double>(x[i]) - maximum);
+  return maximum + std::log(total);
+}
+
+}  // namespace
+}  // namespace HWY_NAMESPACE
+}  // namespace mneme
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace mneme {
+
+HWY_EXPORT(RmsNormRow);
+HWY_EXPORT(LayerNormRow);
+HWY_EXPORT(ActivateImpl);
+HWY_EXPORT(AddImpl);
+HWY_EXPORT(ScaleImpl);
+HWY_EXPORT(ClampImpl);
+HWY_EXPORT(SoftCapImpl);
+HWY_EXPORT(RoundToHalvesImpl);
+HWY_EXPORT(ArgMaxImpl);
+HWY_EXPORT(LogSumExpImpl);
+
+void RmsNorm(const float* x, const float* weight, float epsilon, size_t num_rows, size_t num_cols,
+             size_t stride, float* out) {
+  for (size_t row = 0; row < num_rows; ++row) {
+    HWY_DYNAMIC_DISPATCH(RmsNormRow)(x + row * stride, weight, epsilon, num_cols, out + row * stride);
+  }
+}
+
+void LayerNorm(const float* x, const float* weight, const float* bias, float epsilon, size_t num_rows,
+               size_t num_cols, size_t stride, float* out) {
+  for (size_t row = 0; row < num_rows; ++row) {
+    HWY_DYNAMIC_DISPATCH(LayerNormRow)
+    (x + row * stride, weight, bias, epsilon, num_cols, out + row * stride);
+  }
+}
+
+void Activate(Activation activation, float* x, size_t count) {
+  HWY_DYNAMIC_DISPATCH(ActivateImpl)(activation, x, nullptr, count);
+}
+
+void ActivateGated(Activation activation, float* gate, const float* up, size_t count) {
+  HWY_DYNAMIC_DISPATCH(ActivateImpl)(activation, gate, up, count);
+}
+
+void AddInPlace(float* x, const float* y, size_t count) { HWY_DYNAMIC_DISPATCH(AddImpl)(x, y, count); }
+
+void ScaleInPlace(float* x, float factor, size_t count) { HWY_DYNAMIC_DISPATCH(ScaleImpl)(x, factor, count); }
+
+void ClampInPlace(float* x, float limit, size_t count) { HWY_DYNAMIC_DISPATCH(ClampImpl)(x, limit, count); }
+
+void SoftCapInPlace(float* x, float cap, size_t count) { HWY_DYNAMIC_DISPATCH(SoftCapImpl)(x, cap, count); }
+
+void RoundToHalves(const float* x, size_t count, uint16_t* out) {
+  HWY_DYNAMIC_DISPATCH(RoundToHalvesImpl)(x, count, out);
+}
+
+size_t ArgMax(const float* x, size_t count) {
+  MNEME_CHECK(count > 0);
+  return HWY_DYNAMIC_DISPATCH(ArgMaxImpl)(x, count);
+}
+
+double LogSumExp(const float* x, size_t count) {
+  MNEME_CHECK(count > 0);
+  return HWY_DYNAMIC_DISPATCH(LogSumExpImpl)(x, count);
+}
+
+}  // namespace mneme
+#endif  // HWY_ONCE
