@@ -20,7 +20,8 @@ packages=(
   nlohmann-json3-dev
   libtomlplusplus-dev  # suites of evaluations, training
   libfmt-dev
-  libxxhash-dev     # checksums of state files
+  libxxhash-dev     # every hash and checksum
+  libstemmer-dev    # stems of words in ROUGE
   libedit-dev       # line editing in chat
   libicu-dev        # Unicode classes, read at build time only
   libgtest-dev libbenchmark-dev

@@ -14,7 +14,7 @@ const std::set<std::string>& Allowed() {
   static const std::set<std::string> allowed = {
       "linux-vdso", "ld-linux-x86-64", "ld-linux-aarch64", "libc",   "libm",   "libstdc++",
       "libgcc_s",   "libdl",           "libpthread",       "librt",  "libfmt", "libhwy",
-      "libxxhash",  "libedit",         "libtinfo",         "libbsd", "libmd",  // line editing
+      "libxxhash",  "libstemmer",      "libedit",          "libtinfo", "libbsd", "libmd",  // the last four: line editing
       "libasan",    "libubsan",        "libtsan"};                             // sanitizer builds
   return allowed;
 }

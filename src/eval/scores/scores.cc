@@ -7,6 +7,7 @@
 #include <map>
 #include <set>
 
+#include "eval/scores/stem.h"
 #include "eval/scores/text.h"
 
 namespace mneme {

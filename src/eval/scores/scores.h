@@ -29,12 +29,8 @@ FScore TokenF1(std::string_view prediction, std::string_view answer);
 // The same over characters (code points) without white space and punctuation: for text without spaces.
 FScore CharacterF1(std::string_view prediction, std::string_view answer);
 
-// Porter's stem of a word in lower case (Program 14(3), 1980): "relational" -> "relat". Words of fewer than
-// three letters stay.
-std::string PorterStem(std::string_view word);
-
 // ROUGE as Lin (2004) defines it, with equal weight of precision and recall. Words are runs of a-z and 0-9
-// after lower-casing; with `stem` those of more than three letters are stemmed. rouge_l takes each text as
+// after lower-casing; with `stem` those of more than three letters are stemmed (stem.h). rouge_l takes each text as
 // one sentence; rouge_l_sum takes each line as one and counts the union of their longest common
 // subsequences, each word at most as often as it occurs.
 struct RougeScores {

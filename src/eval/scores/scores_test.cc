@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "eval/scores/stem.h"
 #include "eval/scores/text.h"
 
 namespace mneme {
@@ -116,6 +117,13 @@ TEST(ScoresTest, PorterStemsOfThePaper) {
                                                                   {"oscillators", "oscil"},
                                                                   {"by", "by"}};
   for (const auto& [word, stem] : pairs) EXPECT_EQ(PorterStem(word), stem) << word;
+}
+
+// Short words stay, as ROUGE and the paper's program leave them; the library alone would cut "us" to "u".
+TEST(ScoresTest, PorterLeavesShortWordsAndOtherLetters) {
+  for (const char* word : {"", "s", "us", "is", "ay"}) EXPECT_EQ(PorterStem(word), word);
+  EXPECT_EQ(PorterStem("us2s"), "us2");
+  EXPECT_EQ(PorterStem("trekking"), "trekk");  // Snowball's reading of the rule of double letters
 }
 
 // The example in the documentation of the rouge_score package.
