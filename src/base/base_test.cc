@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/half.h"
+#include "base/hash.h"
 #include "base/interrupt.h"
 #include "base/random.h"
 #include "base/testing.h"
@@ -169,6 +170,27 @@ TEST(File, FullDiskIsAnErrorAndNothingIsLost) {
   }
   EXPECT_EQ(ReadWholeFile(path), "old");
   EXPECT_FALSE(FileExists(temporary));
+}
+
+TEST(Hash, IsXxh3HoweverTheBytesArrive) {
+  // Values that state files of xxHash 0.8 hold.
+  EXPECT_EQ(HashBytes(""), 0x2d06800538d394c2u);
+  EXPECT_EQ(HashBytes("mneme"), 0x98c3f069b8ddbdd1u);
+  std::string text;
+  for (int i = 0; i < 100000; ++i) text += static_cast<char>(i * i);
+  const std::string path = ::testing::TempDir() + "/mneme_hash_" + std::to_string(::getpid());
+  std::ofstream(path, std::ios::binary) << text;
+  for (const uint64_t seed : {uint64_t{0}, uint64_t{7}}) {
+    Hasher hasher(seed);
+    for (size_t at = 0, size = 1; at < text.size(); at += size, size = size * 3 % 1000 + 1) {
+      size = std::min(size, text.size() - at);
+      hasher.Write(text.data() + at, size);
+    }
+    EXPECT_EQ(hasher.value(), HashBytes(text, seed));
+    EXPECT_EQ(HashFile(path, seed), HashBytes(text, seed));
+  }
+  std::remove(path.c_str());
+  EXPECT_NE(HashBytes(text, 0), HashBytes(text, 7));
 }
 
 TEST(Types, EncodingNames) {

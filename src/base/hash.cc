@@ -1,23 +1,34 @@
 #include "base/hash.h"
 
+#include <xxhash.h>
+
+#include <new>
 #include <vector>
 
 #include "base/file.h"
 
 namespace mneme {
 
-uint64_t HashBytes(const void* data, size_t num_bytes, uint64_t hash) {
-  const auto* bytes = static_cast<const uint8_t*>(data);
-  for (size_t i = 0; i < num_bytes; ++i) hash = (hash ^ bytes[i]) * 1099511628211ULL;
-  return hash;
+uint64_t HashBytes(std::string_view bytes, uint64_t seed) {
+  return XXH3_64bits_withSeed(bytes.data(), bytes.size(), seed);
 }
 
-uint64_t HashFile(const std::string& path, uint64_t hash) {
+void Hasher::Free::operator()(XXH3_state_s* state) const { XXH3_freeState(state); }
+
+Hasher::Hasher(uint64_t seed) : state_(XXH3_createState()) {
+  if (state_ == nullptr) throw std::bad_alloc();
+  XXH3_64bits_reset_withSeed(state_.get(), seed);
+}
+
+void Hasher::Write(const void* data, size_t bytes) { XXH3_64bits_update(state_.get(), data, bytes); }
+uint64_t Hasher::value() const { return XXH3_64bits_digest(state_.get()); }
+
+uint64_t HashFile(const std::string& path, uint64_t seed) {
   ByteSource source(path, /*stops_on_interrupt=*/false);
   std::vector<char> buffer(size_t{1} << 16);
-  for (size_t count = source.Read(buffer); count > 0; count = source.Read(buffer))
-    hash = HashBytes(buffer.data(), count, hash);
-  return hash;
+  Hasher hash(seed);
+  for (size_t count = source.Read(buffer); count > 0; count = source.Read(buffer)) hash.Write(buffer.data(), count);
+  return hash.value();
 }
 
 }  // namespace mneme

@@ -66,10 +66,10 @@ std::string NameAndHash(const std::string& path) {
 
 // Of the files of all tasks: another --task may be added to a run.
 uint64_t HashData(Benchmark benchmark, const std::string& path) {
-  uint64_t hash = kHashStart;
+  uint64_t hash = 0;
   for (const DatasetFile& file : FindDatasetFiles(benchmark, path, {})) {
     const std::string name = fs::path(file.path).filename().string();
-    hash = HashFile(file.path, HashBytes(name.c_str(), name.size() + 1, hash));
+    hash = HashFile(file.path, HashBytes(name, hash));
   }
   return hash;
 }

@@ -1,11 +1,9 @@
 #include "model/model.h"
 
-#include <algorithm>
-#include <bit>
-#include <cstring>
 #include <mutex>
 
 #include "base/error.h"
+#include "base/hash.h"
 #include "formats/tensor_source.h"
 #include "model/families.h"
 #include "model/hyperparameters.h"
@@ -15,35 +13,8 @@
 namespace mneme {
 namespace {
 
-// A 64-bit mix (the finaliser of SplitMix64) over whatever is put in, in order.
-class Hasher {
- public:
-  void Put(uint64_t value) {
-    state_ += value + 0x9E3779B97F4A7C15u;
-    state_ = (state_ ^ (state_ >> 30)) * 0xBF58476D1CE4E5B9u;
-    state_ = (state_ ^ (state_ >> 27)) * 0x94D049BB133111EBu;
-    state_ ^= state_ >> 31;
-  }
-  void PutFloat(double value) { Put(std::bit_cast<uint64_t>(value)); }
-  void PutBytes(const uint8_t* data, size_t bytes) {
-    Put(bytes);
-    for (size_t i = 0; i < bytes; i += 8) {
-      uint64_t word = 0;
-      std::memcpy(&word, data + i, std::min<size_t>(8, bytes - i));
-      Put(word);
-    }
-  }
-  void PutFloats(const std::vector<float>& values) {
-    PutBytes(reinterpret_cast<const uint8_t*>(values.data()), values.size() * sizeof(float));
-  }
-  uint64_t value() const { return state_; }
-
- private:
-  uint64_t state_ = 0;
-};
-
 void HashConfig(const ModelConfig& c, Hasher* hash) {
-  hash->PutBytes(reinterpret_cast<const uint8_t*>(c.family.data()), c.family.size());
+  hash->PutString(c.family);
   for (const size_t value : {c.num_layers, c.model_dim, c.vocab_size, c.num_heads, c.key_dim, c.value_dim}) {
     hash->Put(value);
   }
@@ -62,20 +33,20 @@ void HashConfig(const ModelConfig& c, Hasher* hash) {
   }
   for (const float value : {c.norm_epsilon, c.embedding_scale, c.attention_scale, c.attention_soft_cap,
                             c.final_soft_cap, c.clamp_qkv}) {
-    hash->PutFloat(value);
+    hash->Put(value);
   }
   for (const Rope& rope : c.ropes) {
     hash->Put(static_cast<uint64_t>(rope.layout));
-    hash->PutFloat(rope.magnitude);
-    for (const double frequency : rope.frequencies) hash->PutFloat(frequency);
+    hash->Put(rope.magnitude);
+    hash->PutVector(rope.frequencies);
   }
-  hash->PutFloats(c.alibi_slopes);
+  hash->PutVector(c.alibi_slopes);
   for (const int64_t value :
        {c.memory.segment, c.memory.previous, static_cast<int64_t>(c.memory.update),
         static_cast<int64_t>(c.memory.literal_first), static_cast<int64_t>(c.memory.key_shift)}) {
     hash->Put(static_cast<uint64_t>(value));
   }
-  hash->PutFloat(c.memory.write_floor);
+  hash->Put(c.memory.write_floor);
 }
 
 // Samples of the bytes: the ends and places between, a page each at most.
@@ -86,11 +57,11 @@ void HashView(const WeightView& view, Hasher* hash) {
   hash->Put(static_cast<uint64_t>(view.encoding));
   hash->Put(bytes);
   if (bytes <= kSampleBytes * kNumSamples) {
-    if (bytes > 0) hash->PutBytes(view.data, bytes);
+    if (bytes > 0) hash->Write(view.data, bytes);
     return;
   }
   for (size_t i = 0; i < kNumSamples; ++i) {
-    hash->PutBytes(view.data + (bytes - kSampleBytes) / (kNumSamples - 1) * i, kSampleBytes);
+    hash->Write(view.data + (bytes - kSampleBytes) / (kNumSamples - 1) * i, kSampleBytes);
   }
 }
 
@@ -204,19 +175,19 @@ uint64_t Model::fingerprint() const {
     HashView(weights.position_embedding, &hash);
     ForEachLinear(weights, [&](const LinearLayer& linear) {
       HashView(linear.file, &hash);
-      hash.PutFloats(linear.bias);
+      hash.PutVector(linear.bias);
     });
     for (const LayerWeights& layer : weights.layers) {
-      hash.PutFloats(layer.sink_logits);
-      hash.PutFloats(layer.memory_gate);
+      hash.PutVector(layer.sink_logits);
+      hash.PutVector(layer.memory_gate);
       for (const NormWeights* norm : {&layer.attn_norm, &layer.q_norm, &layer.k_norm, &layer.post_attn_norm,
                                       &layer.ffn_norm, &layer.post_ffn_norm}) {
-        hash.PutFloats(norm->weight);
-        hash.PutFloats(norm->bias);
+        hash.PutVector(norm->weight);
+        hash.PutVector(norm->bias);
       }
     }
-    hash.PutFloats(weights.output_norm.weight);
-    hash.PutFloats(weights.output_norm.bias);
+    hash.PutVector(weights.output_norm.weight);
+    hash.PutVector(weights.output_norm.bias);
     impl_->fingerprint = hash.value();
   });
   return impl_->fingerprint;

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "base/error.h"
+#include "base/hash.h"
 #include "tokenizer/unicode.h"
 
 namespace mneme {
@@ -251,12 +252,17 @@ void AddEndsOfGeneration(TokenizerModel* model) {
 
 uint64_t Fingerprint(const TokenizerModel& model) {
   const VocabularySpec& spec = model.spec;
-  uint64_t hash = HashBytes(spec.charsmap);
+  Hasher hash;
+  hash.PutString(spec.charsmap);
+  hash.Put<uint64_t>(model.types.size());
   for (size_t i = 0; i < model.types.size(); ++i) {
-    hash = HashBytes(model.pieces[i], hash);
-    hash ^= uint64_t{model.priorities[i]} << 8 | static_cast<uint64_t>(model.types[i]);
+    hash.PutString(model.pieces[i]);
+    hash.Put(uint64_t{model.priorities[i]} << 8 | static_cast<uint64_t>(model.types[i]));
   }
-  for (const auto& [left, right] : spec.merges) hash = HashBytes(right, HashBytes(left, hash));
+  for (const auto& [left, right] : spec.merges) {
+    hash.PutString(left);
+    hash.PutString(right);
+  }
   const int settings[] = {static_cast<int>(spec.algorithm),
                           spec.pieces_are_raw_bytes,
                           spec.merges_from_ranks,
@@ -273,7 +279,8 @@ uint64_t Fingerprint(const TokenizerModel& model) {
                           spec.bos_id,
                           spec.eos_id,
                           spec.unk_id};
-  return HashBytes({reinterpret_cast<const char*>(settings), sizeof(settings)}, hash);
+  hash.Write(settings, sizeof(settings));
+  return hash.value();
 }
 
 }  // namespace

@@ -2,34 +2,10 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstring>
+
+#include "base/hash.h"
 
 namespace mneme {
-
-uint64_t HashBytes(std::string_view bytes, uint64_t seed) {
-  constexpr uint64_t kMultiplier = 0x9E3779B97F4A7C15u;
-  uint64_t hash = (seed ^ bytes.size()) * kMultiplier;
-  const char* at = bytes.data();
-  size_t left = bytes.size();
-  const auto mix = [&](uint64_t word) {
-    hash = (hash ^ word) * kMultiplier;
-    hash ^= hash >> 29;
-  };
-  while (left >= 8) {
-    uint64_t word;
-    std::memcpy(&word, at, 8);
-    mix(word);
-    at += 8;
-    left -= 8;
-  }
-  if (left > 0) {
-    uint64_t word = 0;
-    std::memcpy(&word, at, left);
-    mix(word);
-  }
-  hash *= kMultiplier;
-  return hash ^ hash >> 32;
-}
 
 void StringPool::Reserve(size_t count, size_t bytes) {
   ends_.reserve(count);

@@ -13,8 +13,6 @@
 
 namespace mneme {
 
-uint64_t HashBytes(std::string_view bytes, uint64_t seed = 0);
-
 // Strings one after another in one allocation.
 class StringPool {
  public:
@@ -109,6 +107,7 @@ class MergeTable {
   static uint64_t Key(TokenId left, TokenId right) {
     return uint64_t{static_cast<uint32_t>(left)} << 32 | static_cast<uint32_t>(right);
   }
+  // Fibonacci hashing: one multiplication spreads pairs of ids, and nothing of it is ever stored.
   size_t Slot(uint64_t key) const { return (key * 0x9E3779B97F4A7C15u) >> shift_; }
   std::vector<Entry> slots_;
   size_t count_ = 0;

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "base/error.h"
+#include "base/hash.h"
 #include "tokenizer/unicode.h"
 
 namespace mneme {

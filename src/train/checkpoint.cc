@@ -1,39 +1,34 @@
 #include "train/checkpoint.h"
 
-#include <xxhash.h>
-
-#include <memory>
-
 #include "base/error.h"
 #include "base/file.h"
+#include "base/hash.h"
 
 namespace mneme::train {
 namespace {
 
 constexpr std::string_view kMagic = "MNEMECK2";
 
-class HashingWriter : public StateWriter {
+// Into the file and into its checksum.
+class ChecksumWriter : public StateWriter {
  public:
-  explicit HashingWriter(AtomicFileWriter* file) : file_(file), hash_(XXH3_createState(), XXH3_freeState) {
-    MNEME_CHECK(hash_ != nullptr);
-    XXH3_64bits_reset(hash_.get());
-  }
+  explicit ChecksumWriter(AtomicFileWriter* file) : file_(file) {}
   void Write(const void* data, size_t bytes) override {
     file_->Write(data, bytes);
-    XXH3_64bits_update(hash_.get(), data, bytes);
+    hash_.Write(data, bytes);
   }
-  uint64_t value() const { return XXH3_64bits_digest(hash_.get()); }
+  uint64_t value() const { return hash_.value(); }
 
  private:
   AtomicFileWriter* file_;
-  std::unique_ptr<XXH3_state_t, XXH_errorcode (*)(XXH3_state_t*)> hash_;
+  Hasher hash_;
 };
 
 }  // namespace
 
 void WriteCheckpoint(const std::string& path, const std::function<void(StateWriter&)>& save) {
   AtomicFileWriter file(path);
-  HashingWriter writer(&file);
+  ChecksumWriter writer(&file);
   writer.Write(kMagic.data(), kMagic.size());
   save(writer);
   const uint64_t hash = writer.value();
@@ -50,7 +45,7 @@ void ReadCheckpoint(const std::string& path, const std::function<void(StateReade
   const std::string_view content = bytes.substr(0, bytes.size() - sizeof(uint64_t));
   uint64_t stored = 0;
   bytes.substr(content.size()).copy(reinterpret_cast<char*>(&stored), sizeof(stored));
-  if (XXH3_64bits(content.data(), content.size()) != stored) {
+  if (HashBytes(content) != stored) {
     Fail(ErrorKind::kFile, "{}: is damaged (its checksum does not fit); take an older copy or start anew",
          path);
   }

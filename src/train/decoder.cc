@@ -31,10 +31,11 @@ void CheckSupported(const ModelConfig& c) {
   }
 }
 
-uint64_t HashName(uint64_t seed, const std::string& name) {
-  uint64_t hash = 1469598103934665603u ^ (seed * 0x9E3779B97F4A7C15u);
-  for (const char c : name) hash = (hash ^ static_cast<uint8_t>(c)) * 1099511628211u;
-  return hash;
+// Part of what is drawn, so not the hash of base/hash.h: the weights that a recipe and its seed begin with must stay.
+uint64_t SeedOf(uint64_t seed, const std::string& name) {
+  uint64_t value = 1469598103934665603u ^ (seed * 0x9E3779B97F4A7C15u);
+  for (const char c : name) value = (value ^ static_cast<uint8_t>(c)) * 1099511628211u;
+  return value;
 }
 
 }  // namespace
@@ -85,7 +86,7 @@ Tensor Decoder::Add(const std::string& name, std::vector<int64_t> shape, double 
   std::vector<double> values(static_cast<size_t>(count), mean);
   if (deviation > 0) {
     // From the name, so that adding one parameter does not change the others.
-    Random random(HashName(seed_, name));
+    Random random(SeedOf(seed_, name));
     for (double& value : values) value += deviation * random.Normal();
   }
   Tensor value = torch::tensor(values, torch::kFloat64).reshape(shape).to(options_).contiguous();

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/hash.h"
 
 namespace mneme::train {
 namespace {
@@ -85,13 +86,12 @@ std::string TextFiles::RandomText(size_t num_bytes, Random& random) const {
 }
 
 uint64_t TextFiles::Fingerprint() const {
-  uint64_t hash = 1469598103934665603u;
-  const auto mix = [&](uint64_t value) { hash = (hash ^ value) * 1099511628211u; };
+  Hasher hash;
   for (const MappedFile& file : files_) {
-    mix(file.bytes().size());
-    for (const char c : file.path().substr(file.path().rfind('/') + 1)) mix(static_cast<uint8_t>(c));
+    hash.Put<uint64_t>(file.bytes().size());
+    hash.PutString(std::string_view(file.path()).substr(file.path().rfind('/') + 1));
   }
-  return hash;
+  return hash.value();
 }
 
 }  // namespace mneme::train

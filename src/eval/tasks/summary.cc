@@ -57,7 +57,7 @@ class PartsFile {
 
  private:
   static std::string Hash(std::span<const TokenId> ids) {
-    return fmt::format("{:016x}", HashBytes(ids.data(), ids.size_bytes()));
+    return fmt::format("{:016x}", HashBytes({reinterpret_cast<const char*>(ids.data()), ids.size_bytes()}));
   }
 
   void Read(const std::string& run) {
