@@ -170,11 +170,11 @@ void AddSamplerOptions(CLI::App& verb, SamplerOptions* options) {
 
 std::string ContextHelp() {
   std::string text = "Contexts (--context NAME[:key=value,...]):\n";
-  for (const ContextRow& row : ContextTable()) {
+  for (const PolicyRow& row : PolicyTable()) {
     text += fmt::format("  {:<10}{}\n", row.name, row.help);
     if (row.paper.size() > 1) text += fmt::format("  {:<10}{}\n", "", row.paper);
-    for (const ContextKey& key : row.keys) {
-      text += fmt::format("  {:<10}  {} (default {}): {}\n", "", key.name, key.default_value, key.help);
+    for (const PolicyKey& key : row.keys) {
+      text += fmt::format("  {:<10}  {} (default {}): {}\n", "", key.name, key.DefaultText(), key.help);
     }
   }
   return text;
@@ -228,7 +228,7 @@ ContextSettings ParseContextSettings(const ContextOptions& options) {
   ContextSettings settings;
   settings.spec = options.spec;
   if (!options.memory.empty()) ParseBytes(options.memory, "--memory");
-  if (settings.spec != "auto") ParseContextSpec(settings.spec);  // refused before the model is loaded
+  if (settings.spec != "auto") CheckContextSpec(settings.spec);  // refused before the model is loaded
   if (!options.kv.empty()) settings.key_encoding = settings.value_encoding = ToKvEncoding(options.kv, "--kv");
   if (!options.kv_keys.empty()) settings.key_encoding = ToKvEncoding(options.kv_keys, "--kv-k");
   if (!options.kv_values.empty()) settings.value_encoding = ToKvEncoding(options.kv_values, "--kv-v");

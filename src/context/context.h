@@ -16,11 +16,12 @@
 #include <vector>
 
 #include "base/budget.h"
+#include "base/checked.h"
 #include "base/serial.h"
 #include "base/thread_pool.h"
 #include "base/types.h"
-#include "kernels/memory/memory.h"
 #include "kernels/attend/rope.h"
+#include "kernels/memory/memory.h"
 
 namespace mneme {
 
@@ -72,9 +73,14 @@ struct ContextShape {
   bool learned_positions = false;
 };
 
+class Policy;
+
 // --context NAME[:key=value,...] and what goes with it.
 struct ContextSettings {
   std::string spec = "auto";
+  // What the spec means for a model, once it was resolved (context/registry.h); null before. It counts only
+  // while it is what the spec says (PolicyOf).
+  std::shared_ptr<const Policy> policy;
   Encoding key_encoding = Encoding::kF16;
   Encoding value_encoding = Encoding::kF16;
   int64_t num_pinned = 0;       // the first tokens that must never be evicted (a system prompt)
@@ -82,6 +88,9 @@ struct ContextSettings {
   int64_t max_rewind = 64;      // Rewind of this many tokens must be exact, also across evictions
   Position start_position = 0;  // position of the first token of the stream
 };
+
+// The last position that a stream may come to.
+inline constexpr Position kMostPosition = INT64_MAX / 4;
 
 enum class TokenFate : uint8_t { kSink, kWindow, kMiddle, kCompressed, kStored, kRecalled, kDropped };
 // "sink", "window", "middle", "compressed", "stored", "recalled", "dropped".
@@ -100,7 +109,7 @@ struct ContextBytes {
   size_t kv_bytes = 0;  // grows with the stream only if is_bounded is false
   size_t scratch_bytes = 0;
   bool is_bounded = true;
-  size_t total() const { return kv_bytes + scratch_bytes; }
+  size_t total() const { return SaturatingAdd(kv_bytes, scratch_bytes); }
 };
 
 // Thread rule: one thread at a time. The Budget, the ContextShape and the ThreadPool passed in must outlive

@@ -9,6 +9,8 @@
 #include <cmath>
 #include <deque>
 #include <functional>
+#include <initializer_list>
+#include <string>
 
 #include "base/error.h"
 #include "base/random.h"
@@ -442,6 +444,107 @@ TEST(Context, SpecsThatAreWrongAreNamed) {
   ContextShape learned = shape;
   learned.learned_positions = true;
   EXPECT_THROW(ResolveContext(learned, Settings("sinks"), SIZE_MAX, -1), Error);
+}
+
+// Every key of every context at its limits and far beyond, alone and with every other: refused by name, or a
+// context that keeps its word.
+TEST(Context, ExtremeSizesAreRefusedOrHeld) {
+  ContextShape shape = MakeShape(Positions::kRopeHalves, 2);
+  for (LayerAttention& layer : shape.layers) layer.memory_gate.assign(layer.num_heads, 0.5f);
+  shape.memory.segment = 8;
+  const Stream stream(shape.layers[0], 8, 17);
+  ThreadPool pool(1);
+  const std::vector<std::string> values = {"0",
+                                           "1",
+                                           "7",
+                                           "1073741823",
+                                           "1073741824",
+                                           "1073741825",
+                                           "4294967294",
+                                           "4294967296",
+                                           "1099511627776",
+                                           "1099511627777",
+                                           "4611686018427387904",
+                                           "9223372036854775807"};
+  size_t num_made = 0, num_refused = 0;
+  const auto attempt = [&](const std::string& spec) {
+    try {
+      ContextSettings settings = Settings(spec.c_str());
+      settings = ResolveContext(shape, settings, size_t{4} << 20, -1).settings;
+      EXPECT_LE(settings.policy->View(int64_t{1} << 50).num_far, kMostTokens) << spec;
+      const ContextBytes bytes = PeakContextBytes(shape, settings, -1, 1);
+      Budget budget(size_t{4} << 20);
+      const auto context = MakeContext(shape, settings, budget, 1);
+      EXPECT_EQ(budget.used_bytes(), bytes.total()) << spec;
+      FeedTokens(*context, stream, 0, 8, 5, pool, 2);
+      EXPECT_EQ(context->Ledger().back().end, 8) << spec;
+      ++num_made;
+    } catch (const Error& error) {
+      EXPECT_TRUE(error.kind() == ErrorKind::kInput || error.kind() == ErrorKind::kBudget) << spec;
+      ++num_refused;
+    }
+  };
+  for (const PolicyRow& row : PolicyTable()) {
+    if (row.make == nullptr) continue;
+    for (const PolicyKey& a : row.keys) {
+      for (const PolicyKey& b : row.keys) {
+        if (!a.words.empty() || !b.words.empty() || &b < &a) continue;
+        for (const std::string& x : values) {
+          const std::string spec = std::string(row.name) + ":" + std::string(a.name) + "=" + x;
+          if (&a == &b) attempt(spec);
+          for (const std::string& y : values) {
+            if (&a != &b) attempt(spec + "," + std::string(b.name) + "=" + y);
+          }
+        }
+      }
+    }
+  }
+  EXPECT_GT(num_made, 100u);
+  EXPECT_GT(num_refused, 1000u);
+  EXPECT_THROW(ResolveContext(shape, Settings("xl:segment=4294967296,previous=4294967294"), SIZE_MAX, -1),
+               Error);
+}
+
+TEST(Context, ExtremeNumbersBesideTheSpecAreRefused) {
+  const ContextShape shape = MakeShape(Positions::kRopeHalves);
+  const auto refuse = [&](const char* what, int64_t ContextSettings::*number, int64_t value) {
+    ContextSettings settings = Settings("sinks:sinks=4,window=20");
+    settings.*number = value;
+    Budget budget;
+    for (const auto& attempt :
+         std::initializer_list<std::function<void()>>{[&] { ResolveContext(shape, settings, SIZE_MAX, -1); },
+                                                      [&] { PeakContextBytes(shape, settings, -1, 1); },
+                                                      [&] { MakeContext(shape, settings, budget, 1); }}) {
+      try {
+        attempt();
+        ADD_FAILURE() << what << " " << value << " was taken";
+      } catch (const Error& error) {
+        EXPECT_EQ(error.kind(), ErrorKind::kInput) << error.what();
+      }
+    }
+    EXPECT_EQ(budget.peak_bytes(), 0u);
+  };
+  for (const int64_t value : {int64_t{-1}, int64_t{1} << 61, INT64_MAX, INT64_MIN}) {
+    refuse("chunk", &ContextSettings::max_chunk, value);
+    refuse("rewind", &ContextSettings::max_rewind, value);
+    refuse("pinned", &ContextSettings::num_pinned, value);
+    refuse("start", &ContextSettings::start_position, value);
+  }
+  refuse("pinned", &ContextSettings::num_pinned, int64_t{1} << 56);
+}
+
+TEST(Context, TextIsReadOnceAndItsPolicyShared) {
+  const ContextShape shape = MakeShape(Positions::kRopeHalves);
+  ContextSettings settings = ResolveContext(shape, Settings("sinks:window=30"), SIZE_MAX, -1).settings;
+  EXPECT_EQ(settings.policy->Describe(), settings.spec);
+  EXPECT_EQ(PolicyOf(shape, settings), settings.policy);
+  settings.spec = "window:window=9";  // the policy no longer counts
+  EXPECT_EQ(PolicyOf(shape, settings)->Describe(), "window:window=9");
+  // What every policy says of itself makes it again.
+  for (const Case& test : Cases()) {
+    const std::string spec = PolicyOf(shape, Settings(test.spec))->Describe();
+    EXPECT_EQ(PolicyOf(shape, Settings(spec.c_str()))->Describe(), spec);
+  }
 }
 
 TEST(Context, AutoSaysWhatAndWhy) {

@@ -1,18 +1,15 @@
 #include "context/infini.h"
 
-#include <fmt/core.h>
-
 #include <algorithm>
-#include <array>
 #include <cstring>
+#include <utility>
 
+#include "base/checked.h"
 #include "base/error.h"
 #include "context/policy.h"
 
 namespace mneme {
 namespace {
-
-constexpr std::array<std::string_view, 3> kUpdateNames = {"linear", "delta", "gated-delta"};
 
 MemoryShape ShapeOf(const LayerAttention& layer, const InfiniOptions& options) {
   return {.num_heads = layer.num_heads,
@@ -56,11 +53,14 @@ Sizes SizesOf(const ContextShape& shape, const ContextSettings& settings, const 
   const auto kept = static_cast<size_t>(KeptTokens(settings, options));
   for (const LayerAttention& layer : shape.layers) {
     const MemoryShape memory = ShapeOf(layer, options);
-    sizes.memory_bytes += KvRing::Bytes(KeptLayout(layer), static_cast<int64_t>(kept));
-    sizes.memory_bytes +=
-        static_cast<size_t>(NumSnapshots(settings, options)) * memory.num_floats() * sizeof(float);
+    const auto add = [&sizes](size_t bytes) {
+      sizes.memory_bytes = SaturatingAdd(sizes.memory_bytes, bytes);
+    };
+    add(KvRing::Bytes(KeptLayout(layer), static_cast<int64_t>(kept)));
+    add(SaturatingMultiply(static_cast<size_t>(NumSnapshots(settings, options)),
+                           memory.num_floats() * sizeof(float)));
     if (options.update == MemoryUpdate::kGatedDelta)
-      sizes.memory_bytes += kept * layer.num_kv_heads * sizeof(float);
+      add(SaturatingMultiply(kept, layer.num_kv_heads * sizeof(float)));
     sizes.segment_k = std::max(sizes.segment_k, segment * layer.num_kv_heads * layer.key_dim);
     sizes.segment_v = std::max(sizes.segment_v, segment * layer.num_kv_heads * layer.value_dim);
     sizes.segment_gate = std::max(sizes.segment_gate, segment * layer.num_kv_heads);
@@ -79,44 +79,29 @@ Sizes SizesOf(const ContextShape& shape, const ContextSettings& settings, const 
 
 }  // namespace
 
-std::string_view MemoryUpdateName(MemoryUpdate update) { return kUpdateNames[static_cast<size_t>(update)]; }
-
-MemoryUpdate ParseMemoryUpdate(std::string_view name) {
-  for (size_t i = 0; i < kUpdateNames.size(); ++i) {
-    if (kUpdateNames[i] == name) return static_cast<MemoryUpdate>(i);
-  }
-  Fail(ErrorKind::kInput, "memory update '{}' is not known; there are: linear, delta, gated-delta", name);
-}
-
-std::string InfiniContext::Describe(const InfiniOptions& options) {
-  return fmt::format("infini:segment={},previous={},update={},first={}", options.segment, options.previous,
-                     MemoryUpdateName(options.update), options.literal_first ? "literal" : "bypass");
-}
-
 ContextBytes InfiniContext::PeakBytes(const ContextShape& shape, const ContextSettings& settings,
-                                      const InfiniOptions& options, size_t num_threads) {
-  const auto policy = MakeXlPolicy(options.segment, options.previous);
-  ContextBytes bytes = SpanContext::PeakBytes(shape, settings, *policy, -1, num_threads);
-  const Sizes sizes = SizesOf(shape, settings, options, num_threads);
-  bytes.kv_bytes += sizes.memory_bytes;
-  bytes.scratch_bytes += sizes.scratch_floats * sizeof(float);
+                                      const Policy& policy, size_t num_threads) {
+  ContextBytes bytes = SpanContext::PeakBytes(shape, settings, policy, -1, num_threads);
+  const Sizes sizes = SizesOf(shape, settings, *policy.memory(), num_threads);
+  bytes.kv_bytes = SaturatingAdd(bytes.kv_bytes, sizes.memory_bytes);
+  bytes.scratch_bytes =
+      SaturatingAdd(bytes.scratch_bytes, SaturatingMultiply(sizes.scratch_floats, sizeof(float)));
   return bytes;
 }
 
 InfiniContext::InfiniContext(const ContextShape& shape, const ContextSettings& settings,
-                             const InfiniOptions& options, Budget& budget, size_t num_threads)
+                             std::shared_ptr<const Policy> policy, Budget& budget, size_t num_threads)
     : shape_(shape),
-      options_(options),
-      kept_tokens_(KeptTokens(settings, options)),
-      num_snapshots_(NumSnapshots(settings, options)) {
+      options_(*policy->memory()),
+      kept_tokens_(KeptTokens(settings, options_)),
+      num_snapshots_(NumSnapshots(settings, options_)) {
   start_position_ = settings.start_position;
   const Sizes sizes = SizesOf(shape_, settings, options_, num_threads);
   memory_lease_ =
-      budget.Reserve(MemoryTag::kMemory, sizes.memory_bytes, "the memories of context " + Describe());
+      budget.Reserve(MemoryTag::kMemory, sizes.memory_bytes, "the memories of context " + policy->Describe());
   scratch_lease_ = budget.Reserve(MemoryTag::kScratch, sizes.scratch_floats * sizeof(float),
                                   "the memory buffers of the context");
-  local_ = std::make_unique<SpanContext>(shape_, settings, MakeXlPolicy(options_.segment, options_.previous),
-                                         budget, num_threads);
+  local_ = std::make_unique<SpanContext>(shape_, settings, std::move(policy), budget, num_threads);
   layers_.reserve(shape_.layers.size());
   for (const LayerAttention& layer : shape_.layers) {
     MNEME_CHECK(layer.memory_gate.size() == layer.num_heads);

@@ -27,14 +27,6 @@
 
 namespace mneme {
 
-struct InfiniOptions {
-  int64_t segment = 0;
-  int64_t previous = 0;
-  MemoryUpdate update = MemoryUpdate::kLinear;
-  bool literal_first = false;
-  bool key_shift = false;  // MemoryRules::key_shift
-};
-
 // "linear", "delta", "gated-delta".
 std::string_view MemoryUpdateName(MemoryUpdate update);
 // Throws Error(kInput) for another name.
@@ -42,14 +34,14 @@ MemoryUpdate ParseMemoryUpdate(std::string_view name);
 
 class InfiniContext : public Context {
  public:
-  // Every layer of the shape must have a memory_gate. Throws Error(kBudget) before anything is allocated.
-  InfiniContext(const ContextShape& shape, const ContextSettings& settings, const InfiniOptions& options,
-                Budget& budget, size_t num_threads);
+  // The policy has a memory, and every layer of the shape a memory_gate. Throws Error(kBudget) before
+  // anything is allocated.
+  InfiniContext(const ContextShape& shape, const ContextSettings& settings,
+                std::shared_ptr<const Policy> policy, Budget& budget, size_t num_threads);
   static ContextBytes PeakBytes(const ContextShape& shape, const ContextSettings& settings,
-                                const InfiniOptions& options, size_t num_threads);
-  static std::string Describe(const InfiniOptions& options);
+                                const Policy& policy, size_t num_threads);
 
-  std::string Describe() const override { return Describe(options_); }
+  std::string Describe() const override { return local_->Describe(); }
   void Begin(int64_t num_tokens) override;
   void SetWriteGate(size_t layer, const float* write_gate) override;
   void Attend(size_t layer, const float* q, const float* k, const float* v, float* out,

@@ -108,7 +108,7 @@ TEST(Infini, MatchesTheDefinitionAtEveryLengthAroundABorder) {  // T22, T25
         std::vector<float> first;
         for (const int64_t chunk : {1, 23, 24, 25, 40}) {
           Budget budget;
-          InfiniContext context(shape, Settings(), options, budget, 2);
+          InfiniContext context(shape, Settings(), MakeInfiniPolicy(options), budget, 2);
           const size_t bytes = budget.used_bytes();
           const std::vector<float> out = Feed(context, stream, 0, 200, chunk, pool);
           EXPECT_LT(RelativeDifference(out, expected), 2e-5)
@@ -117,7 +117,8 @@ TEST(Infini, MatchesTheDefinitionAtEveryLengthAroundABorder) {  // T22, T25
           EXPECT_TRUE(out == first) << "bits depend on the chunk: " << MemoryUpdateName(update) << " "
                                     << chunk;
           EXPECT_EQ(budget.peak_bytes(), bytes);
-          EXPECT_EQ(InfiniContext::PeakBytes(shape, Settings(), options, 2).total(), bytes);
+          EXPECT_EQ(InfiniContext::PeakBytes(shape, Settings(), *MakeInfiniPolicy(options), 2).total(),
+                    bytes);
         }
       }
     }
@@ -129,7 +130,7 @@ TEST(Infini, ShutGatesAreSegmentsAlone) {  // T16
   const ContextShape shape = InfiniShape(std::vector<float>(6, -INFINITY));
   const Stream stream(shape.layers[0], 100, 22);
   Budget budget;
-  InfiniContext context(shape, Settings(), {.segment = 16}, budget, 1);
+  InfiniContext context(shape, Settings(), MakeInfiniPolicy({.segment = 16}), budget, 1);
   const std::vector<float> out = Feed(context, stream, 0, 100, 33, pool);
   for (int64_t index = 0; index < 100; ++index) {
     const std::span<const float> row(out.data() + index * 96, 96);
@@ -146,8 +147,8 @@ TEST(Infini, RewindInsideAndAcrossBorders) {  // T40
       const InfiniOptions options{.segment = segment, .previous = 1, .update = update};
       for (const int64_t at : {0, 4, 15, 16, 17, 47, 48, 49, 95, 96, 143}) {
         Budget budget;
-        InfiniContext context(shape, Settings(), options, budget, 1),
-            straight(shape, Settings(), options, budget, 1);
+        InfiniContext context(shape, Settings(), MakeInfiniPolicy(options), budget, 1),
+            straight(shape, Settings(), MakeInfiniPolicy(options), budget, 1);
         Feed(context, stream, 0, at, 11, pool);
         const std::string before = StateOf(context);
         Feed(context, detour, at, at + 25, 7, pool);
@@ -171,8 +172,8 @@ TEST(Infini, RestoredContinuesWithTheSameBits) {  // T41
     const InfiniOptions options{.segment = 20, .previous = 0, .update = update};
     for (const int64_t at : {0, 1, 19, 20, 21, 40, 133}) {
       Budget budget;
-      InfiniContext context(shape, Settings(), options, budget, 1),
-          restored(shape, Settings(), options, budget, 1);
+      InfiniContext context(shape, Settings(), MakeInfiniPolicy(options), budget, 1),
+          restored(shape, Settings(), MakeInfiniPolicy(options), budget, 1);
       Feed(context, stream, 0, at, 17, pool);
       const std::string state = StateOf(context);
       BufferReader reader(state);
@@ -184,7 +185,7 @@ TEST(Infini, RestoredContinuesWithTheSameBits) {  // T41
                   Feed(context, stream, at, at + 70, 40, pool))
           << MemoryUpdateName(update) << " at " << at;
       for (size_t length = 0; length < state.size(); length += 1 + state.size() / 37) {
-        InfiniContext cut(shape, Settings(), options, budget, 1);
+        InfiniContext cut(shape, Settings(), MakeInfiniPolicy(options), budget, 1);
         BufferReader short_reader(std::string_view(state).substr(0, length));
         EXPECT_THROW(cut.Restore(short_reader), Error);
       }
@@ -219,7 +220,7 @@ TEST(Infini, LedgerSaysCompressed) {
   const ContextShape shape = InfiniShape();
   const Stream stream(shape.layers[0], 100, 26);
   Budget budget;
-  InfiniContext context(shape, Settings(), {.segment = 16}, budget, 1);
+  InfiniContext context(shape, Settings(), MakeInfiniPolicy({.segment = 16}), budget, 1);
   Feed(context, stream, 0, 50, 40, pool);
   const std::vector<LedgerRange> expected = {{0, 48, TokenFate::kCompressed}, {48, 50, TokenFate::kWindow}};
   EXPECT_EQ(context.Ledger(), expected);
@@ -232,8 +233,8 @@ TEST(Infini, ChangingATokenOfASegmentChangesNoReadOfThatSegment) {  // T21
   Stream changed = stream;
   for (int i = 0; i < 32; ++i) changed.v[static_cast<size_t>(60 * 32 + i)] += 1;  // token 60, segment 3
   Budget budget;
-  InfiniContext a(shape, Settings(), {.segment = 16}, budget, 1),
-      b(shape, Settings(), {.segment = 16}, budget, 1);
+  InfiniContext a(shape, Settings(), MakeInfiniPolicy({.segment = 16}), budget, 1),
+      b(shape, Settings(), MakeInfiniPolicy({.segment = 16}), budget, 1);
   const std::vector<float> out_a = Feed(a, stream, 0, 100, 40, pool),
                            out_b = Feed(b, changed, 0, 100, 40, pool);
   EXPECT_TRUE(std::equal(out_a.begin(), out_a.begin() + 60 * 96, out_b.begin()));

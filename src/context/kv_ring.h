@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/aligned.h"
+#include "base/checked.h"
 #include "base/serial.h"
 #include "kernels/attend/attend.h"
 
@@ -22,7 +23,7 @@ class KvRing {
 
   static size_t RingBlocks(int64_t num_tokens);
   static size_t Bytes(const KvLayout& layout, int64_t num_tokens) {
-    return RingBlocks(num_tokens) * layout.block_bytes();
+    return SaturatingMultiply(RingBlocks(num_tokens), layout.block_bytes());
   }
 
   const KvLayout& layout() const { return layout_; }

@@ -36,6 +36,7 @@ class LambdaPolicy : public Policy {
     return view;
   }
   int64_t window_tokens() const override { return options_.window; }
+  int64_t seen_for() const override { return options_.window; }
   int64_t far_tokens() const override { return options_.starts; }
   bool far_is_constant() const override { return true; }
   int64_t middle_top_k() const override { return options_.top_k; }
@@ -56,10 +57,58 @@ class LambdaPolicy : public Policy {
   const LambdaOptions options_;
 };
 
+// Distances are angles, not sizes.
+constexpr int64_t kMostDistance = int64_t{1} << 40;
+
+constexpr PolicyKey kKeys[] = {
+    {.name = "starts", .help = "how many first tokens are always kept", .default_value = 10},
+    {.name = "window",
+     .help = "keys nearer than this are seen at their true distance (auto: the trained length)",
+     .least = 1,
+     .fits_cap = true},
+    {.name = "distance",
+     .help = "the ceiling: distance of the first tokens once they are out of the window (auto: window)",
+     .least = 1,
+     .most = kMostDistance},
+    {.name = "top_k",
+     .help = "middle tokens per query and head, chosen by their logits; the paper takes 5",
+     .default_value = 0},
+    {.name = "from_layer", .help = "first layer (0-based) with middle tokens", .default_value = 4},
+    {.name = "middle_distance",
+     .help = "distance of the middle tokens (auto: half of distance)",
+     .least = 1,
+     .most = kMostDistance},
+    {.name = "middle_tokens",
+     .help = "how many tokens before the window stay candidates (auto: 4 windows)",
+     .least = 1},
+};
+
+std::shared_ptr<const Policy> Make(const PolicyInput& input) {
+  LambdaOptions lambda;
+  lambda.starts = std::max(input.Get("starts", 0), input.num_pinned());
+  lambda.window = input.Get("window", std::min(input.trained_length(), input.auto_window()));
+  lambda.distance = input.Get("distance", lambda.window);
+  lambda.top_k = input.Get("top_k", 0);
+  lambda.from_layer = input.Get("from_layer", 0);
+  lambda.middle_distance = input.Get("middle_distance", std::max<int64_t>(1, lambda.distance / 2));
+  lambda.middle_tokens = input.Get("middle_tokens", std::min(4 * lambda.window, kMostTokens));
+  input.Sum(input.Sum(lambda.starts, lambda.window), lambda.top_k > 0 ? lambda.middle_tokens : 0);
+  return MakeLambdaPolicy(lambda);
+}
+
 }  // namespace
 
-std::unique_ptr<Policy> MakeLambdaPolicy(const LambdaOptions& options) {
-  return std::make_unique<LambdaPolicy>(options);
+std::shared_ptr<const Policy> MakeLambdaPolicy(const LambdaOptions& options) {
+  return std::make_shared<const LambdaPolicy>(options);
+}
+
+PolicyRow LambdaRow() {
+  return {.name = "lambda",
+          .help = "first tokens and recent ones under a ceiling on distance; optional top-k middle tokens",
+          .paper = "LM-Infinite, arXiv 2308.16137",
+          .keys = kKeys,
+          .can_pin = true,
+          .make = &Make};
 }
 
 }  // namespace mneme

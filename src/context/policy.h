@@ -1,15 +1,26 @@
 // A policy: which keys a row sees, and at which distance. Pure arithmetic on stream indices (0 is the first
-// token of the stream, whatever its position); span_context.h executes it. One file per policy, made by the
-// table in registry.cc.
+// token of the stream, whatever its position); span_context.h executes it. One file per policy; each has a
+// row in the table (context/registry.h), which turns --context NAME[:key=value,...] into one of these.
 #pragma once
 
 #include <cstdint>
 #include <memory>
+#include <optional>
+#include <span>
 #include <string>
+#include <string_view>
+#include <vector>
+
+#include "kernels/memory/memory.h"
 
 namespace mneme {
 
+struct ContextShape;
+
 inline constexpr int64_t kUnbounded = INT64_MAX;
+// The most tokens that a size of a policy may come to, also as a sum or product of what was given: rows count
+// the keys that they see in 32 bits.
+inline constexpr int64_t kMostTokens = int64_t{1} << 30;
 
 // What row `index` sees. The three sets are disjoint.
 struct RowView {
@@ -24,7 +35,15 @@ struct RowView {
   int64_t middle_end = 0;
 };
 
-// Immutable.
+struct InfiniOptions {
+  int64_t segment = 0;
+  int64_t previous = 0;
+  MemoryUpdate update = MemoryUpdate::kLinear;
+  bool literal_first = false;
+  bool key_shift = false;  // MemoryRules::key_shift
+};
+
+// Immutable: one object is shared by the plan, the session, its state and its ledger, on any thread.
 class Policy {
  public:
   virtual ~Policy() = default;
@@ -32,6 +51,9 @@ class Policy {
   virtual RowView View(int64_t index) const = 0;
   // The most keys that any row sees at true distance, itself included.
   virtual int64_t window_tokens() const = 0;
+  // How many later tokens a token is sure to be of use to, for whoever must fit something between a prompt
+  // and its answer. kUnbounded where nothing is forgotten.
+  virtual int64_t seen_for() const = 0;
   // How many first tokens are kept for far reads.
   virtual int64_t far_tokens() const { return 0; }
   virtual bool far_is_constant() const { return false; }
@@ -43,16 +65,89 @@ class Policy {
   virtual int64_t middle_distance() const { return 0; }
   virtual int64_t middle_tokens() const { return 0; }
 
-  // The spec with every key.
+  // The compressive memory beside the spans (context/infini.h); null: none.
+  virtual const InfiniOptions* memory() const { return nullptr; }
+
+  // The spec with every key. The table makes the same policy from it.
   virtual std::string Describe() const = 0;
 };
 
+// ---- from text to policy
+
+// Tokens that the model was trained on at once, or what stands for it where that is not known; at most
+// kMostTokens.
+int64_t TrainedLength(const ContextShape& shape);
+
+// A setting of a policy: a number from `least` to `most`, or one of `words`.
+struct PolicyKey {
+  static constexpr int64_t kAuto = -1;
+
+  std::string_view name;
+  std::string_view help;
+  int64_t default_value = kAuto;  // kAuto: it depends on the model
+  int64_t least = 0;
+  int64_t most = kMostTokens;
+  bool fits_cap = false;  // auto also depends on what the memory cap holds
+  std::span<const std::string_view> words = {};
+
+  // "4", "auto".
+  std::string DefaultText() const;
+};
+
+class PolicyInput;
+
+// A row of the table.
+struct PolicyRow {
+  std::string_view name;
+  std::string_view help;   // one line
+  std::string_view paper;  // where it comes from
+  std::span<const PolicyKey> keys = {};
+  bool can_pin = false;   // keeps first tokens
+  bool can_slide = true;  // needs positions that are relative: RoPE or ALiBi
+  // Null: `auto`, which the registry resolves. Throws Error(kInput, kUnsupported).
+  std::shared_ptr<const Policy> (*make)(const PolicyInput& input) = nullptr;
+};
+
+// What a policy is made of: what was given, read by its row's keys, and what stands for "auto".
+class PolicyInput {
+ public:
+  // values[i]: what was given for row.keys[i], if anything; the index of a word, in range. num_pinned: first
+  // tokens that must be kept.
+  PolicyInput(const PolicyRow& row, std::vector<std::optional<int64_t>> values, const ContextShape& shape,
+              int64_t num_pinned, int64_t auto_window);
+
+  const ContextShape& shape() const { return shape_; }
+  int64_t num_pinned() const { return num_pinned_; }
+  int64_t trained_length() const { return TrainedLength(shape_); }
+  // The most tokens that automatic windows may come to: what the cap holds.
+  int64_t auto_window() const { return auto_window_; }
+
+  // The value of a key of the row; `automatic` stands for auto. Throws Error(kInput) where `automatic` is out
+  // of the key's range.
+  int64_t Get(std::string_view key, int64_t automatic) const;
+  // a + b and a * b (both >= 0) as a number of tokens: Error(kInput) above kMostTokens.
+  int64_t Sum(int64_t a, int64_t b) const;
+  int64_t Product(int64_t a, int64_t b) const;
+
+ private:
+  [[noreturn]] void FailTooLarge() const;
+
+  const PolicyRow& row_;
+  const std::vector<std::optional<int64_t>> values_;
+  const ContextShape& shape_;
+  const int64_t num_pinned_;
+  const int64_t auto_window_;
+};
+
 // dense.cc: everything, exact.
-std::unique_ptr<Policy> MakeDensePolicy();
+PolicyRow DenseRow();
+std::shared_ptr<const Policy> MakeDensePolicy();
 // window.cc: the `window` most recent tokens.
-std::unique_ptr<Policy> MakeWindowPolicy(int64_t window);
+PolicyRow WindowRow();
+std::shared_ptr<const Policy> MakeWindowPolicy(int64_t window);
 // sinks.cc: StreamingLLM, arXiv 2309.17453.
-std::unique_ptr<Policy> MakeSinksPolicy(int64_t sinks, int64_t window);
+PolicyRow SinksRow();
+std::shared_ptr<const Policy> MakeSinksPolicy(int64_t sinks, int64_t window);
 // lambda.cc: LM-Infinite, arXiv 2308.16137.
 struct LambdaOptions {
   int64_t starts = 10;
@@ -63,8 +158,13 @@ struct LambdaOptions {
   int64_t middle_distance = 0;
   int64_t middle_tokens = 0;
 };
-std::unique_ptr<Policy> MakeLambdaPolicy(const LambdaOptions& options);
+PolicyRow LambdaRow();
+std::shared_ptr<const Policy> MakeLambdaPolicy(const LambdaOptions& options);
 // xl.cc: Transformer-XL style, arXiv 1901.02860.
-std::unique_ptr<Policy> MakeXlPolicy(int64_t segment, int64_t previous);
+PolicyRow XlRow();
+std::shared_ptr<const Policy> MakeXlPolicy(int64_t segment, int64_t previous);
+// infini_policy.cc: Infini-attention, arXiv 2404.07143: spans as of xl, and a memory.
+PolicyRow InfiniRow();
+std::shared_ptr<const Policy> MakeInfiniPolicy(const InfiniOptions& options);
 
 }  // namespace mneme

@@ -5,7 +5,9 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
+#include <optional>
+#include <utility>
+#include <vector>
 
 #include "base/error.h"
 #include "base/units.h"
@@ -16,220 +18,119 @@
 namespace mneme {
 namespace {
 
-constexpr std::array kWindowKeys = {
-    ContextKey{"window", "auto",
-               "how many recent tokens a query sees, itself included (auto: the trained length)"},
-};
-constexpr std::array kSinksKeys = {
-    ContextKey{"sinks", "4",
-               "how many first tokens are always kept (1 for a model with a learned sink token)"},
-    ContextKey{"window", "auto",
-               "how many recent tokens are kept (auto: the trained length less sinks and one, or what the "
-               "cap holds)"},
-};
-constexpr std::array kLambdaKeys = {
-    ContextKey{"starts", "10", "how many first tokens are always kept"},
-    ContextKey{"window", "auto",
-               "keys nearer than this are seen at their true distance (auto: the trained length)"},
-    ContextKey{"distance", "auto",
-               "the ceiling: distance of the first tokens once they are out of the window (auto: window)"},
-    ContextKey{"top_k", "0", "middle tokens per query and head, chosen by their logits; the paper takes 5"},
-    ContextKey{"from_layer", "4", "first layer (0-based) with middle tokens"},
-    ContextKey{"middle_distance", "auto", "distance of the middle tokens (auto: half of distance)"},
-    ContextKey{"middle_tokens", "auto",
-               "how many tokens before the window stay candidates (auto: 4 windows)"},
-};
-constexpr std::array kXlKeys = {
-    ContextKey{"segment", "auto", "tokens of a segment (auto: half of the trained length)"},
-    ContextKey{"previous", "1", "whole previous segments that a query sees"},
-};
-
-constexpr std::array kInfiniKeys = {
-    ContextKey{"segment", "auto", "tokens of a segment (auto: as the model was trained)"},
-    ContextKey{"previous", "auto",
-               "whole previous segments that local attention sees before a token enters the memory"},
-    ContextKey{"update", "auto", "linear, delta or gated-delta (auto: as the model was trained)"},
-    ContextKey{"first", "auto",
-               "while the memory is empty: bypass (local attention alone) or literal ((1 - gate) of it)"},
-};
-
-constexpr std::array kTable = {
-    ContextRow{"auto", "picks one of the others by model, cap and length, and says which and why", "-", {}},
-    ContextRow{"dense",
-               "exact attention over everything; stops politely at the cap",
-               "Vaswani et al. 2017, arXiv 1706.03762",
-               {}},
-    ContextRow{"window", "recent tokens only: the baseline that fails once the first tokens are gone",
-               "Beltagy et al. 2020, arXiv 2004.05150", kWindowKeys},
-    ContextRow{"sinks", "first tokens and recent ones, positions inside the cache",
-               "StreamingLLM, arXiv 2309.17453", kSinksKeys},
-    ContextRow{"lambda",
-               "first tokens and recent ones under a ceiling on distance; optional top-k middle tokens",
-               "LM-Infinite, arXiv 2308.16137", kLambdaKeys},
-    ContextRow{"xl", "whole previous segments at true distances", "Transformer-XL, arXiv 1901.02860",
-               kXlKeys},
-    ContextRow{"infini",
-               "local segments and a compressive memory of all before them, for models trained with one",
-               "Infini-attention, arXiv 2404.07143", kInfiniKeys},
-};
-
-// Where the trained length is not known.
-constexpr int64_t kDefaultTrainedLength = 2048;
 constexpr int64_t kSmallestWindow = 16;
+constexpr int64_t kMostChunk = 65536;
+// One more than a session may ask for: it takes a token back to have its logits again.
+constexpr int64_t kMostRewind = (int64_t{1} << 20) + 1;
 
-const ContextRow& FindRow(std::string_view name) {
-  for (const ContextRow& row : kTable) {
-    if (row.name == name) return row;
-  }
+// A spec taken apart: a row and what was given for its keys. Read once, for any number of tries at a size.
+struct ParsedSpec {
+  const PolicyRow* row;
+  std::vector<std::optional<int64_t>> values;
+};
+
+const PolicyRow& FindRow(std::string_view name) {
   std::string known;
-  for (const ContextRow& row : kTable) known += fmt::format("{}{}", known.empty() ? "" : ", ", row.name);
+  for (const PolicyRow& row : PolicyTable()) {
+    if (row.name == name) return row;
+    known += fmt::format("{}{}", known.empty() ? "" : ", ", row.name);
+  }
   Fail(ErrorKind::kInput, "context '{}' is not known; there are: {}", name, known);
 }
 
-int64_t TrainedLength(const ContextShape& shape) {
-  return shape.trained_length > 0 ? shape.trained_length : kDefaultTrainedLength;
+size_t FindKey(const PolicyRow& row, std::string_view name) {
+  std::string known;
+  for (size_t i = 0; i < row.keys.size(); ++i) {
+    if (row.keys[i].name == name) return i;
+    known += fmt::format("{}{}", known.empty() ? "" : ", ", row.keys[i].name);
+  }
+  Fail(ErrorKind::kInput, "--context {}: no key '{}'; it has: {}", row.name, name,
+       known.empty() ? "none" : known);
 }
 
-// Typed reads of a spec's options; `automatic` stands for "auto" and for a missing key whose default is auto.
-class Options {
- public:
-  explicit Options(const ContextSpec& spec) : spec_(spec), row_(FindRow(spec.name)) {}
-
-  bool IsAuto(std::string_view key) const { return Text(key) == "auto"; }
-  int64_t Get(std::string_view key, int64_t automatic, int64_t least) const {
-    const std::string text = Text(key);
-    const int64_t value =
-        text == "auto" ? automatic : ParseCount(text, fmt::format("--context {}: {}", spec_.name, key), true);
-    if (value < least || value > (int64_t{1} << 40)) {
-      Fail(ErrorKind::kInput, "--context {}: {}={} is out of range; the least is {}", spec_.name, key, value,
-           least);
+int64_t ParseValue(const PolicyRow& row, const PolicyKey& key, std::string_view text) {
+  if (!key.words.empty()) {
+    const auto found = std::find(key.words.begin(), key.words.end(), text);
+    if (found == key.words.end()) {
+      Fail(ErrorKind::kInput, "--context {}: {}={} is not one of: {}", row.name, key.name, text,
+           fmt::join(key.words, ", "));
     }
-    return value;
+    return found - key.words.begin();
   }
+  const int64_t value = ParseCount(text, fmt::format("--context {}: {}", row.name, key.name), true);
+  if (value < key.least || value > key.most) {
+    Fail(ErrorKind::kInput, "--context {}: {}={} is out of range: it is {} to {}", row.name, key.name, value,
+         key.least, key.most);
+  }
+  return value;
+}
 
- private:
-  std::string Text(std::string_view key) const {
-    const auto found = spec_.options.find(std::string(key));
-    if (found != spec_.options.end()) return found->second;
-    for (const ContextKey& row_key : row_.keys) {
-      if (row_key.name == key) return std::string(row_key.default_value);
+ParsedSpec ParseSpec(std::string_view text) {
+  const size_t colon = text.find(':');
+  const PolicyRow& row = FindRow(text.substr(0, colon));
+  ParsedSpec spec{&row, std::vector<std::optional<int64_t>>(row.keys.size())};
+  std::vector<bool> is_given(row.keys.size());
+  std::string_view rest = colon == std::string_view::npos ? std::string_view() : text.substr(colon + 1);
+  while (!rest.empty()) {
+    const size_t comma = rest.find(',');
+    const std::string_view item = rest.substr(0, comma);
+    rest = comma == std::string_view::npos ? std::string_view() : rest.substr(comma + 1);
+    const size_t equals = item.find('=');
+    if (equals == std::string_view::npos || equals == 0 || equals + 1 == item.size()) {
+      Fail(ErrorKind::kInput, "--context {}: '{}' is not KEY=VALUE", row.name, item);
     }
-    return "auto";
+    const size_t key = FindKey(row, item.substr(0, equals));
+    if (is_given[key]) {
+      Fail(ErrorKind::kInput, "--context {}: key '{}' is given twice", row.name, row.keys[key].name);
+    }
+    is_given[key] = true;
+    const std::string_view value = item.substr(equals + 1);
+    if (value != "auto") spec.values[key] = ParseValue(row, row.keys[key], value);
   }
-  const ContextSpec& spec_;
-  const ContextRow& row_;
-};
-
-LambdaOptions MakeLambdaOptions(const Options& options, int64_t trained, int64_t num_pinned) {
-  LambdaOptions lambda;
-  lambda.starts = std::max(options.Get("starts", 10, 0), num_pinned);
-  lambda.window = options.Get("window", trained, 1);
-  lambda.distance = options.Get("distance", lambda.window, 1);
-  lambda.top_k = options.Get("top_k", 0, 0);
-  lambda.from_layer = options.Get("from_layer", 4, 0);
-  lambda.middle_distance = options.Get("middle_distance", std::max<int64_t>(1, lambda.distance / 2), 1);
-  lambda.middle_tokens = options.Get("middle_tokens", 4 * lambda.window, 1);
-  return lambda;
+  return spec;
 }
 
-std::string OptionText(const ContextSpec& spec, const char* key, std::string_view automatic) {
-  const auto found = spec.options.find(key);
-  return found == spec.options.end() || found->second == "auto" ? std::string(automatic) : found->second;
-}
-
-InfiniOptions MakeInfiniOptions(const ContextShape& shape, const ContextSettings& settings,
-                                const ContextSpec& spec) {
-  const MemoryRules& rules = shape.memory;
-  const bool gated = std::all_of(shape.layers.begin(), shape.layers.end(), [](const LayerAttention& layer) {
-    return layer.memory_gate.size() == layer.num_heads;
-  });
-  if (rules.segment <= 0 || !gated) {
-    Fail(ErrorKind::kUnsupported,
-         "this model has no compressive memory: --context infini needs the metadata mneme.infini.* and one "
-         "gate tensor per "
-         "layer, which come from training the model with a memory; sinks and lambda need no training");
-  }
-  if (settings.num_pinned > 0) {
-    Fail(ErrorKind::kInput, "context infini keeps no first tokens and so cannot pin {}", settings.num_pinned);
-  }
-  const Options options(spec);
-  InfiniOptions infini;
-  infini.segment = options.Get("segment", rules.segment, rules.key_shift ? 2 : 1);
-  infini.previous = options.Get("previous", rules.previous, 0);
-  infini.update = ParseMemoryUpdate(OptionText(spec, "update", MemoryUpdateName(rules.update)));
-  if ((infini.update == MemoryUpdate::kGatedDelta) != (rules.update == MemoryUpdate::kGatedDelta)) {
-    Fail(ErrorKind::kInput, "context infini: this model's memory was trained as {} and has no use as {}",
-         MemoryUpdateName(rules.update), MemoryUpdateName(infini.update));
-  }
-  const std::string first = OptionText(spec, "first", rules.literal_first ? "literal" : "bypass");
-  if (first != "literal" && first != "bypass") {
-    Fail(ErrorKind::kInput, "context infini: first={} is neither bypass nor literal", first);
-  }
-  infini.literal_first = first == "literal";
-  infini.key_shift = rules.key_shift;
-  return infini;
-}
-
-void RefusePins(const ContextSettings& settings, std::string_view name) {
-  if (settings.num_pinned > 0) {
-    Fail(ErrorKind::kInput,
-         "context {} keeps no first tokens and so cannot pin {}: use sinks, lambda or dense", name,
-         settings.num_pinned);
-  }
-}
-
-// The policy of a spec; automatic windows are `auto_window` (what ResolveContext chose).
-std::unique_ptr<Policy> MakePolicy(const ContextShape& shape, const ContextSettings& settings,
-                                   const ContextSpec& spec, int64_t auto_window) {
-  const Options options(spec);
-  const int64_t trained = TrainedLength(shape);
-  if (shape.learned_positions && spec.name != "dense") {
+// Automatic windows come to at most `auto_window`.
+std::shared_ptr<const Policy> MakePolicy(const ContextShape& shape, const ContextSettings& settings,
+                                         const ParsedSpec& spec, int64_t auto_window) {
+  const PolicyRow& row = *spec.row;
+  if (row.make == nullptr) Fail(ErrorKind::kInput, "context '{}' must be resolved first", row.name);
+  if (shape.learned_positions && row.can_slide) {
     Fail(ErrorKind::kUnsupported,
          "this model has learned absolute positions: nothing can slide, so only --context dense is possible, "
          "up to {} tokens",
          shape.trained_length);
   }
-  if (spec.name == "dense") return MakeDensePolicy();
-  if (spec.name == "window") {
-    RefusePins(settings, spec.name);
-    return MakeWindowPolicy(options.Get("window", std::min(trained, auto_window), 1));
+  if (settings.num_pinned > 0 && !row.can_pin) {
+    Fail(ErrorKind::kInput,
+         "context {} keeps no first tokens and so cannot pin {}: use sinks, lambda or dense", row.name,
+         settings.num_pinned);
   }
-  if (spec.name == "sinks") {
-    const int64_t sinks = std::max(options.Get("sinks", shape.num_sinks, 0), settings.num_pinned);
-    const int64_t automatic = std::min(std::max<int64_t>(trained - sinks - 1, kSmallestWindow), auto_window);
-    return MakeSinksPolicy(sinks, options.Get("window", automatic, 0));
-  }
-  if (spec.name == "lambda") {
-    return MakeLambdaPolicy(MakeLambdaOptions(options, std::min(trained, auto_window), settings.num_pinned));
-  }
-  if (spec.name == "xl") {
-    RefusePins(settings, spec.name);
-    const int64_t previous = options.Get("previous", 1, 0);
-    const int64_t automatic = std::max<int64_t>(1, std::min(trained, auto_window) / (previous + 1));
-    return MakeXlPolicy(options.Get("segment", automatic, 1), previous);
-  }
-  Fail(ErrorKind::kInput, "context '{}' must be resolved first", spec.name);
+  return row.make(PolicyInput(row, spec.values, shape, settings.num_pinned, auto_window));
 }
 
-bool HasAutomaticWindow(const ContextSpec& spec) {
-  const Options options(spec);
-  if (spec.name == "xl") return options.IsAuto("segment");
-  return spec.name != "dense" && spec.name != "infini" && options.IsAuto("window");
+bool HasAutomaticWindow(const ParsedSpec& spec) {
+  for (size_t i = 0; i < spec.values.size(); ++i) {
+    if (spec.row->keys[i].fits_cap && !spec.values[i].has_value()) return true;
+  }
+  return false;
 }
 
-size_t BytesWith(const ContextShape& shape, const ContextSettings& settings, const ContextSpec& spec,
+ContextBytes BytesOf(const ContextShape& shape, const ContextSettings& settings, const Policy& policy,
+                     int64_t num_tokens, size_t num_threads) {
+  return policy.memory() != nullptr
+             ? InfiniContext::PeakBytes(shape, settings, policy, num_threads)
+             : SpanContext::PeakBytes(shape, settings, policy, num_tokens, num_threads);
+}
+
+size_t BytesWith(const ContextShape& shape, const ContextSettings& settings, const ParsedSpec& spec,
                  int64_t auto_window, int64_t num_tokens, size_t num_threads) {
-  if (spec.name == "infini") {
-    return InfiniContext::PeakBytes(shape, settings, MakeInfiniOptions(shape, settings, spec), num_threads)
-        .total();
-  }
-  const std::unique_ptr<Policy> policy = MakePolicy(shape, settings, spec, auto_window);
-  const ContextBytes bytes = SpanContext::PeakBytes(shape, settings, *policy, num_tokens, num_threads);
-  return bytes.kv_bytes == SIZE_MAX ? SIZE_MAX : bytes.total();
+  const std::shared_ptr<const Policy> policy = MakePolicy(shape, settings, spec, auto_window);
+  return BytesOf(shape, settings, *policy, num_tokens, num_threads).total();
 }
 
 // The largest automatic window, at most the trained length, whose context fits; 0 if none does.
-int64_t LargestWindow(const ContextShape& shape, const ContextSettings& settings, const ContextSpec& spec,
+int64_t LargestWindow(const ContextShape& shape, const ContextSettings& settings, const ParsedSpec& spec,
                       size_t cap_bytes, size_t num_threads) {
   int64_t low = 0, high = TrainedLength(shape);
   if (BytesWith(shape, settings, spec, high, -1, num_threads) <= cap_bytes) return high;
@@ -244,29 +145,33 @@ int64_t LargestWindow(const ContextShape& shape, const ContextSettings& settings
   return low < kSmallestWindow ? 0 : low;
 }
 
-// The chosen window written into the spec, so that it no longer depends on the cap.
-ContextSettings Fixed(const ContextShape& shape, ContextSettings settings, const ContextSpec& spec,
+// The policy, and its text with the chosen window, so that it no longer depends on the cap.
+ContextSettings Fixed(const ContextShape& shape, ContextSettings settings, const ParsedSpec& spec,
                       int64_t window) {
-  settings.spec = spec.name == "infini" ? InfiniContext::Describe(MakeInfiniOptions(shape, settings, spec))
-                                        : MakePolicy(shape, settings, spec, window)->Describe();
+  settings.policy = MakePolicy(shape, settings, spec, window);
+  settings.spec = settings.policy->Describe();
   return settings;
 }
 
 ResolvedContext ResolveNamed(const ContextShape& shape, const ContextSettings& settings,
-                             const ContextSpec& spec, size_t cap_bytes, size_t num_threads) {
-  if (spec.name == "infini") {
-    const size_t bytes = BytesWith(shape, settings, spec, kUnbounded, -1, num_threads);
-    if (bytes > cap_bytes) {
-      Fail(ErrorKind::kBudget, "context infini takes {} and does not fit into {}; give --memory more",
-           FormatBytes(bytes), FormatBytes(cap_bytes));
+                             const ParsedSpec& spec, size_t cap_bytes, size_t num_threads) {
+  if (!HasAutomaticWindow(spec)) {
+    ContextSettings fixed = Fixed(shape, settings, spec, kUnbounded);
+    // A memory has one size, so whether it fits is known here.
+    if (fixed.policy->memory() != nullptr) {
+      const size_t bytes = BytesOf(shape, fixed, *fixed.policy, -1, num_threads).total();
+      if (bytes > cap_bytes) {
+        Fail(ErrorKind::kBudget, "context {} takes {} and does not fit into {}; give --memory more",
+             spec.row->name, FormatBytes(bytes), FormatBytes(cap_bytes));
+      }
     }
+    return {std::move(fixed), ""};
   }
-  if (!HasAutomaticWindow(spec)) return {Fixed(shape, settings, spec, kUnbounded), ""};
   const int64_t window = LargestWindow(shape, settings, spec, cap_bytes, num_threads);
   if (window == 0) {
     Fail(ErrorKind::kBudget,
          "context {} does not fit into {}: the smallest useful window takes {}; give --memory more",
-         spec.name, FormatBytes(cap_bytes),
+         spec.row->name, FormatBytes(cap_bytes),
          FormatBytes(BytesWith(shape, settings, spec, kSmallestWindow, -1, num_threads)));
   }
   return {Fixed(shape, settings, spec, window), ""};
@@ -274,12 +179,12 @@ ResolvedContext ResolveNamed(const ContextShape& shape, const ContextSettings& s
 
 ResolvedContext ResolveAuto(const ContextShape& shape, const ContextSettings& settings, size_t cap_bytes,
                             int64_t num_tokens, size_t num_threads) {
-  const ContextSpec dense{"dense", {}};
   if (shape.memory.segment > 0 && settings.num_pinned == 0) {
-    ResolvedContext resolved{Fixed(shape, settings, ParseContextSpec("infini"), kUnbounded), ""};
+    ResolvedContext resolved{Fixed(shape, settings, ParseSpec("infini"), kUnbounded), ""};
     resolved.reason = resolved.settings.spec + ", because this model was trained with that memory";
     return resolved;
   }
+  const ParsedSpec dense = ParseSpec("dense");
   if (shape.learned_positions) {
     return {Fixed(shape, settings, dense, kUnbounded),
             fmt::format("dense, because this model has learned positions and reads at most {} tokens",
@@ -292,8 +197,7 @@ ResolvedContext ResolveAuto(const ContextShape& shape, const ContextSettings& se
             fmt::format("dense, because all {} tokens fit into the cap and into the trained length of {}",
                         FormatCount(num_tokens), FormatCount(trained))};
   }
-  const ContextSpec sinks{"sinks", {}};
-  ResolvedContext resolved = ResolveNamed(shape, settings, sinks, cap_bytes, num_threads);
+  ResolvedContext resolved = ResolveNamed(shape, settings, ParseSpec("sinks"), cap_bytes, num_threads);
   const std::string why = num_tokens < 0 ? "the length of the input is not known"
                           : num_tokens > trained
                               ? fmt::format("{} tokens are more than the trained length of {}",
@@ -305,79 +209,60 @@ ResolvedContext ResolveAuto(const ContextShape& shape, const ContextSettings& se
 
 }  // namespace
 
-std::span<const ContextRow> ContextTable() { return kTable; }
-
-std::string ContextSpec::ToString() const {
-  std::string text = name;
-  char separator = ':';
-  for (const auto& [key, value] : options) {
-    text += fmt::format("{}{}={}", separator, key, value);
-    separator = ',';
-  }
-  return text;
+std::span<const PolicyRow> PolicyTable() {
+  static const std::array kTable = {
+      PolicyRow{.name = "auto",
+                .help = "picks one of the others by model, cap and length, and says which and why",
+                .paper = "-"},
+      DenseRow(),
+      WindowRow(),
+      SinksRow(),
+      LambdaRow(),
+      XlRow(),
+      InfiniRow(),
+  };
+  return kTable;
 }
 
-ContextSpec ParseContextSpec(std::string_view text) {
-  ContextSpec spec;
-  const size_t colon = text.find(':');
-  spec.name = std::string(text.substr(0, colon));
-  const ContextRow& row = FindRow(spec.name);
-  if (colon == std::string_view::npos) return spec;
-  std::string_view rest = text.substr(colon + 1);
-  while (!rest.empty()) {
-    const size_t comma = rest.find(',');
-    const std::string_view item = rest.substr(0, comma);
-    rest = comma == std::string_view::npos ? std::string_view() : rest.substr(comma + 1);
-    const size_t equals = item.find('=');
-    if (equals == std::string_view::npos || equals == 0 || equals + 1 == item.size()) {
-      Fail(ErrorKind::kInput, "--context {}: '{}' is not KEY=VALUE", spec.name, item);
-    }
-    const std::string key(item.substr(0, equals));
-    const bool known = std::any_of(row.keys.begin(), row.keys.end(),
-                                   [&](const ContextKey& row_key) { return row_key.name == key; });
-    if (!known) {
-      std::string keys;
-      for (const ContextKey& row_key : row.keys)
-        keys += fmt::format("{}{}", keys.empty() ? "" : ", ", row_key.name);
-      Fail(ErrorKind::kInput, "--context {}: no key '{}'; it has: {}", spec.name, key,
-           keys.empty() ? "none" : keys);
-    }
-    if (!spec.options.emplace(key, item.substr(equals + 1)).second) {
-      Fail(ErrorKind::kInput, "--context {}: key '{}' is given twice", spec.name, key);
-    }
-  }
-  return spec;
+void CheckContextSpec(std::string_view text) { ParseSpec(text); }
+
+void CheckContextNumbers(const ContextSettings& settings) {
+  const auto check = [](std::string_view what, int64_t value, int64_t least, int64_t most) {
+    if (value >= least && value <= most) return;
+    Fail(ErrorKind::kInput, "{} is {}; it must be from {} to {}", what, value, least, most);
+  };
+  check("the chunk of a context", settings.max_chunk, 1, kMostChunk);
+  check("the longest rewind of a context", settings.max_rewind, 0, kMostRewind);
+  check("the number of pinned tokens", settings.num_pinned, 0, kMostTokens);
+  check("the position of the first token", settings.start_position, 0, kMostPosition);
+}
+
+std::shared_ptr<const Policy> PolicyOf(const ContextShape& shape, const ContextSettings& settings) {
+  if (settings.policy != nullptr && settings.policy->Describe() == settings.spec) return settings.policy;
+  return MakePolicy(shape, settings, ParseSpec(settings.spec), kUnbounded);
 }
 
 ResolvedContext ResolveContext(const ContextShape& shape, const ContextSettings& settings, size_t cap_bytes,
                                int64_t num_tokens, size_t num_threads) {
-  const ContextSpec spec = ParseContextSpec(settings.spec);
-  if (spec.name == "auto") return ResolveAuto(shape, settings, cap_bytes, num_tokens, num_threads);
+  CheckContextNumbers(settings);
+  const ParsedSpec spec = ParseSpec(settings.spec);
+  if (spec.row->make == nullptr) return ResolveAuto(shape, settings, cap_bytes, num_tokens, num_threads);
   return ResolveNamed(shape, settings, spec, cap_bytes, num_threads);
 }
 
 ContextBytes PeakContextBytes(const ContextShape& shape, const ContextSettings& settings, int64_t num_tokens,
                               size_t num_threads) {
-  const ContextSpec spec = ParseContextSpec(settings.spec);
-  if (spec.name == "infini") {
-    return InfiniContext::PeakBytes(shape, settings, MakeInfiniOptions(shape, settings, spec), num_threads);
-  }
-  const std::unique_ptr<Policy> policy = MakePolicy(shape, settings, spec, kUnbounded);
-  return SpanContext::PeakBytes(shape, settings, *policy, num_tokens, num_threads);
+  CheckContextNumbers(settings);
+  return BytesOf(shape, settings, *PolicyOf(shape, settings), num_tokens, num_threads);
 }
 
 std::unique_ptr<Context> MakeContext(const ContextShape& shape, const ContextSettings& settings,
                                      Budget& budget, size_t num_threads) {
-  if (settings.max_chunk < 1 || settings.max_rewind < 0 || settings.start_position < 0) {
-    Fail(ErrorKind::kInput, "a chunk of {} tokens, a rewind of {} and a start at {} make no context",
-         settings.max_chunk, settings.max_rewind, settings.start_position);
+  CheckContextNumbers(settings);
+  std::shared_ptr<const Policy> policy = PolicyOf(shape, settings);
+  if (policy->memory() != nullptr) {
+    return std::make_unique<InfiniContext>(shape, settings, std::move(policy), budget, num_threads);
   }
-  const ContextSpec spec = ParseContextSpec(settings.spec);
-  if (spec.name == "infini") {
-    return std::make_unique<InfiniContext>(shape, settings, MakeInfiniOptions(shape, settings, spec), budget,
-                                           num_threads);
-  }
-  std::unique_ptr<Policy> policy = MakePolicy(shape, settings, spec, kUnbounded);
   return std::make_unique<SpanContext>(shape, settings, std::move(policy), budget, num_threads);
 }
 

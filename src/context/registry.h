@@ -1,45 +1,32 @@
 // The table of contexts, and how one is made from --context NAME[:key=value,...].
 #pragma once
 
-#include <map>
 #include <memory>
 #include <span>
 #include <string>
 #include <string_view>
 
 #include "context/context.h"
+#include "context/policy.h"
 
 namespace mneme {
 
-// A setting of a policy.
-struct ContextKey {
-  std::string_view name;
-  std::string_view default_value;  // "auto" where it depends on the model
-  std::string_view help;
-};
-
-// A row of the table.
-struct ContextRow {
-  std::string_view name;
-  std::string_view help;   // one line
-  std::string_view paper;  // where it comes from
-  std::span<const ContextKey> keys;
-};
-
 // All rows, in the order of the help text.
-std::span<const ContextRow> ContextTable();
+std::span<const PolicyRow> PolicyTable();
 
-// "sinks:sinks=4,window=1020" taken apart.
-struct ContextSpec {
-  std::string name;
-  std::map<std::string, std::string> options;
-  std::string ToString() const;
-};
-// Throws Error(kInput): unknown name (the known ones are listed) or key, a key twice, a missing value.
-ContextSpec ParseContextSpec(std::string_view text);
+// Throws Error(kInput) for a text that means nothing for any model: an unknown name (the known ones are
+// listed) or key, a key twice, a missing value, a value out of its range.
+void CheckContextSpec(std::string_view text);
+// Throws Error(kInput) for numbers beside the spec that no context can have.
+void CheckContextNumbers(const ContextSettings& settings);
+
+// The policy of a resolved spec: settings.policy where that is what the spec says, else made from the text.
+// Throws Error(kInput, kUnsupported).
+std::shared_ptr<const Policy> PolicyOf(const ContextShape& shape, const ContextSettings& settings);
 
 // What `auto` decided, and why, in a sentence for the user. A settings.spec other than auto comes back as it
-// is, with defaults filled in and an empty reason. cap_bytes is what KV and attention scratch may take;
+// is, with defaults filled in and an empty reason. settings.policy is set: whoever gets these settings does
+// not read the text again. cap_bytes is what KV and attention scratch may take;
 // num_tokens the length of the stream if it is known, else -1. Throws Error(kBudget), with the cap that would
 // do, if nothing fits.
 struct ResolvedContext {

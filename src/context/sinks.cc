@@ -7,6 +7,9 @@
 // the sinks move: sink j is at distance S + W - j.
 #include <fmt/core.h>
 
+#include <algorithm>
+
+#include "context/context.h"
 #include "context/policy.h"
 
 namespace mneme {
@@ -21,6 +24,7 @@ class SinksPolicy : public Policy {
     return {.window_begin = index - window_, .num_far = sinks_, .far_distance = sinks_ + window_};
   }
   int64_t window_tokens() const override { return sinks_ + window_ + 1; }
+  int64_t seen_for() const override { return window_; }
   int64_t far_tokens() const override { return sinks_; }
   std::string Describe() const override { return fmt::format("sinks:sinks={},window={}", sinks_, window_); }
 
@@ -29,10 +33,39 @@ class SinksPolicy : public Policy {
   const int64_t window_;
 };
 
+constexpr int64_t kSmallestAutoWindow = 16;
+
+constexpr PolicyKey kKeys[] = {
+    {.name = "sinks",
+     .help = "how many first tokens are always kept (1 for a model with a learned sink token)",
+     .default_value = 4},
+    {.name = "window",
+     .help = "how many recent tokens are kept (auto: the trained length less sinks and one, or what the cap "
+             "holds)",
+     .fits_cap = true},
+};
+
+std::shared_ptr<const Policy> Make(const PolicyInput& input) {
+  const int64_t sinks = std::max(input.Get("sinks", input.shape().num_sinks), input.num_pinned());
+  const int64_t automatic = std::max(input.trained_length() - sinks - 1, kSmallestAutoWindow);
+  const int64_t window = input.Get("window", std::min(automatic, input.auto_window()));
+  input.Sum(input.Sum(sinks, window), 1);
+  return MakeSinksPolicy(sinks, window);
+}
+
 }  // namespace
 
-std::unique_ptr<Policy> MakeSinksPolicy(int64_t sinks, int64_t window) {
-  return std::make_unique<SinksPolicy>(sinks, window);
+std::shared_ptr<const Policy> MakeSinksPolicy(int64_t sinks, int64_t window) {
+  return std::make_shared<const SinksPolicy>(sinks, window);
+}
+
+PolicyRow SinksRow() {
+  return {.name = "sinks",
+          .help = "first tokens and recent ones, positions inside the cache",
+          .paper = "StreamingLLM, arXiv 2309.17453",
+          .keys = kKeys,
+          .can_pin = true,
+          .make = &Make};
 }
 
 }  // namespace mneme

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <utility>
 
+#include "base/checked.h"
 #include "base/error.h"
 #include "base/units.h"
 
@@ -94,19 +95,20 @@ ContextBytes SpanContext::PeakBytes(const ContextShape& shape, const ContextSett
                                     const Policy& policy, int64_t num_tokens, size_t num_threads) {
   ContextBytes bytes;
   bytes.is_bounded = true;
+  const auto add = [&bytes](size_t more) { bytes.kv_bytes = SaturatingAdd(bytes.kv_bytes, more); };
   for (size_t i = 0; i < shape.layers.size(); ++i) {
     const LayerAttention& layer = shape.layers[i];
     const KvLayout layout = LayoutOf(layer, settings);
     const int64_t ring_tokens = RingTokens(layer, settings, policy);
     if (ring_tokens >= 0) {
-      bytes.kv_bytes += KvRing::Bytes(layout, ring_tokens);
+      add(KvRing::Bytes(layout, ring_tokens));
     } else {
       bytes.is_bounded = false;
       const auto tokens = static_cast<size_t>(std::max<int64_t>(num_tokens, 0));
-      bytes.kv_bytes += (tokens + kBlockTokens - 1) / kBlockTokens * layout.block_bytes();
+      add(SaturatingMultiply(tokens / kBlockTokens + (tokens % kBlockTokens != 0), layout.block_bytes()));
     }
-    if (policy.far_tokens() > 0) bytes.kv_bytes += KvRing::Bytes(layout, policy.far_tokens());
-    if (HasMiddle(i, policy)) bytes.kv_bytes += KvRing::Bytes(layout, MiddleTokens(settings, policy));
+    if (policy.far_tokens() > 0) add(KvRing::Bytes(layout, policy.far_tokens()));
+    if (HasMiddle(i, policy)) add(KvRing::Bytes(layout, MiddleTokens(settings, policy)));
   }
   if (!bytes.is_bounded && num_tokens < 0) bytes.kv_bytes = SIZE_MAX;
   const int64_t known_tokens = num_tokens < 0 ? settings.max_chunk : num_tokens;
@@ -115,7 +117,7 @@ ContextBytes SpanContext::PeakBytes(const ContextShape& shape, const ContextSett
 }
 
 SpanContext::SpanContext(const ContextShape& shape, const ContextSettings& settings,
-                         std::unique_ptr<const Policy> policy, Budget& budget, size_t num_threads)
+                         std::shared_ptr<const Policy> policy, Budget& budget, size_t num_threads)
     : shape_(shape), settings_(settings), policy_(std::move(policy)), num_threads_(num_threads) {
   start_position_ = settings_.start_position;
   const ContextBytes bytes = PeakBytes(shape_, settings_, *policy_, 0, num_threads);
@@ -215,7 +217,7 @@ void SpanContext::Begin(int64_t num_tokens) {
          "with rotary or ALiBi positions",
          FormatCount(shape_.trained_length), FormatCount(shape_.trained_length));
   }
-  if (next_position() > INT64_MAX / 4 - num_tokens)
+  if (next_position() > kMostPosition - num_tokens)
     Fail(ErrorKind::kInput, "the stream's position is beyond 2^61");
   Grow(num_tokens);
   chunk_tokens_ = num_tokens;

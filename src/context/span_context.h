@@ -24,7 +24,7 @@ class SpanContext : public Context {
  public:
   // shape and budget must outlive the context. Throws Error(kBudget) before anything is allocated.
   SpanContext(const ContextShape& shape, const ContextSettings& settings,
-              std::unique_ptr<const Policy> policy, Budget& budget, size_t num_threads);
+              std::shared_ptr<const Policy> policy, Budget& budget, size_t num_threads);
 
   // num_tokens: length of the stream, or -1 for no end (kv_bytes is SIZE_MAX then if the policy is
   // unbounded).
@@ -72,7 +72,7 @@ class SpanContext : public Context {
 
   const ContextShape& shape_;
   const ContextSettings settings_;
-  const std::unique_ptr<const Policy> policy_;
+  const std::shared_ptr<const Policy> policy_;
   Lease kv_lease_;
   Lease scratch_lease_;
   std::vector<Layer> layers_;

@@ -19,6 +19,8 @@ class XlPolicy : public Policy {
     return {.window_begin = std::max<int64_t>(0, (index / segment_ - previous_) * segment_)};
   }
   int64_t window_tokens() const override { return (previous_ + 1) * segment_; }
+  // A token ends its segment at worst.
+  int64_t seen_for() const override { return segment_ * std::max<int64_t>(previous_, 1); }
   std::string Describe() const override {
     return fmt::format("xl:segment={},previous={}", segment_, previous_);
   }
@@ -28,10 +30,35 @@ class XlPolicy : public Policy {
   const int64_t previous_;
 };
 
+constexpr PolicyKey kKeys[] = {
+    {.name = "segment",
+     .help = "tokens of a segment (auto: half of the trained length)",
+     .least = 1,
+     .fits_cap = true},
+    {.name = "previous", .help = "whole previous segments that a query sees", .default_value = 1},
+};
+
+std::shared_ptr<const Policy> Make(const PolicyInput& input) {
+  const int64_t previous = input.Get("previous", 1);
+  const int64_t seen = std::min(input.trained_length(), input.auto_window());
+  const int64_t automatic = std::max<int64_t>(1, seen / (previous + 1));
+  const int64_t segment = input.Get("segment", automatic);
+  input.Product(segment, previous + 1);
+  return MakeXlPolicy(segment, previous);
+}
+
 }  // namespace
 
-std::unique_ptr<Policy> MakeXlPolicy(int64_t segment, int64_t previous) {
-  return std::make_unique<XlPolicy>(segment, previous);
+std::shared_ptr<const Policy> MakeXlPolicy(int64_t segment, int64_t previous) {
+  return std::make_shared<const XlPolicy>(segment, previous);
+}
+
+PolicyRow XlRow() {
+  return {.name = "xl",
+          .help = "whole previous segments at true distances",
+          .paper = "Transformer-XL, arXiv 1901.02860",
+          .keys = kKeys,
+          .make = &Make};
 }
 
 }  // namespace mneme

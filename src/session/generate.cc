@@ -2,13 +2,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 #include <chrono>
 #include <deque>
 
 #include "base/error.h"
 #include "base/interrupt.h"
-#include "context/registry.h"
+#include "context/policy.h"
 #include "session/session_impl.h"
 #include "session/stop_strings.h"
 
@@ -19,21 +18,6 @@ using Clock = std::chrono::steady_clock;
 
 double SecondsSince(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-// How many tokens after it was fed a token stays visible at least, or -1 where there is no such bound.
-int64_t WindowOf(const Context& context) {
-  const ContextSpec spec = ParseContextSpec(context.Describe());
-  const auto number = [&spec](const char* key) {
-    int64_t value = -1;
-    const auto found = spec.options.find(key);
-    if (found == spec.options.end()) return value;
-    const std::string& text = found->second;
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    return error == std::errc() && end == text.data() + text.size() ? value : -1;
-  };
-  if (spec.name == "xl") return number("segment") * std::max<int64_t>(number("previous"), 1);
-  return number("window");
 }
 
 }  // namespace
@@ -75,8 +59,8 @@ int64_t Session::Impl::FeedPauses(int64_t num_pauses, TokenId pause_token) {
   if (context->num_tokens() == 0) {
     Fail(ErrorKind::kInput, "the stream is empty: pauses come after a prompt; feed a token first");
   }
-  const int64_t window = WindowOf(*context);
-  if (window >= 0 && num_pauses >= window) {
+  const int64_t window = inner_settings.policy->seen_for();
+  if (num_pauses >= window) {
     Fail(ErrorKind::kInput,
          "{} pauses do not fit into the window of {} tokens, which the prompt and the answer need too: give "
          "fewer, or a larger window",
@@ -89,7 +73,7 @@ int64_t Session::Impl::FeedPauses(int64_t num_pauses, TokenId pause_token) {
     left -= static_cast<int64_t>(count);
     ForwardChunkOf(std::span(chunk).first(count), /*is_pause=*/true, /*skip_logits=*/left > 0, nullptr);
   }
-  return window < 0 ? -1 : window - num_pauses;
+  return window == kUnbounded ? -1 : window - num_pauses;
 }
 
 void Session::FeedPauses(int64_t num_pauses, TokenId pause_token) {

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <utility>
 
+#include "base/checked.h"
 #include "base/error.h"
 #include "base/units.h"
 
@@ -14,8 +15,6 @@ namespace {
 
 // Below this many rows a chunk no longer saves much memory.
 constexpr int64_t kSmallestChunk = 16;
-
-size_t SaturatingAdd(size_t a, size_t b) { return a > SIZE_MAX - b ? SIZE_MAX : a + b; }
 
 // Activations, and what the session keeps beside its context.
 size_t FixedBytes(const Model& model, const SessionOptions& options) {
@@ -153,7 +152,7 @@ SpeedEstimate MeasureSpeed(std::shared_ptr<const Model> model, ThreadPool& pool,
 
 std::vector<PlanRow> PlanRun(const Model& model, const PlanOptions& options) {
   std::vector<PlanRow> rows;
-  for (const ContextRow& context : ContextTable()) {
+  for (const PolicyRow& context : PolicyTable()) {
     PlanRow row;
     row.name = std::string(context.name);
     row.spec = row.name;

@@ -65,7 +65,7 @@ struct PlanOptions {
   size_t num_threads = 1;
   const SpeedEstimate* speed = nullptr;  // without it no times
 };
-// One row per context of ContextTable(), in its order; never throws for a context that cannot be.
+// One row per context of PolicyTable(), in its order; never throws for a context that cannot be.
 std::vector<PlanRow> PlanRun(const Model& model, const PlanOptions& options);
 
 }  // namespace mneme

@@ -83,7 +83,7 @@ TEST(PlanTest, OneRowPerContextWithBytesAndTime) {
                       .num_threads = TestPool().num_threads(),
                       .speed = &speed};
   std::vector<PlanRow> rows = PlanRun(*model, options);
-  ASSERT_EQ(rows.size(), ContextTable().size());
+  ASSERT_EQ(rows.size(), PolicyTable().size());
   for (const PlanRow& row : rows) {
     if (row.name == "infini") {  // the test's model has no memory; the row stays and says so
       EXPECT_FALSE(row.fits);

@@ -56,7 +56,8 @@ size_t Session::OwnBytes(const Model& model, const SessionOptions& options) {
 
 namespace {
 
-const SessionOptions& Checked(const SessionOptions& options, const Model& model) {
+// With the policy of the context, which every context that the session makes shares.
+SessionOptions Checked(const SessionOptions& options, const Model& model) {
   CheckSamplerSettings(options.sampler, model.config().vocab_size);
   if (options.context.spec == "auto") {
     Fail(ErrorKind::kInput, "a session needs a definite context; ResolveSessionContext chooses for auto");
@@ -65,10 +66,10 @@ const SessionOptions& Checked(const SessionOptions& options, const Model& model)
     Fail(ErrorKind::kInput, "the longest rewind is {} tokens; it must be from 0 to 1048576",
          options.context.max_rewind);
   }
-  if (options.context.max_chunk < 1) {
-    Fail(ErrorKind::kInput, "the chunk is {} tokens; it must be at least 1", options.context.max_chunk);
-  }
-  return options;
+  CheckContextNumbers(options.context);
+  SessionOptions checked = options;
+  checked.context.policy = PolicyOf(model.context_shape(), options.context);
+  return checked;
 }
 
 }  // namespace
