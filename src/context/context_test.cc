@@ -564,6 +564,19 @@ TEST(Context, AutoSaysWhatAndWhy) {
   EXPECT_EQ(ResolveContext(shape, pinned, SIZE_MAX, -1).settings.spec, "sinks:sinks=40,window=215");
 }
 
+TEST(Context, TheModelSaysHowManySinksItWasTrainedWith) {
+  ContextShape shape = MakeShape(Positions::kRopeHalves);
+  const auto resolved = [&](const char* spec) {
+    return ResolveContext(shape, Settings(spec), SIZE_MAX, -1).settings.spec;
+  };
+  EXPECT_EQ(resolved("sinks"), "sinks:sinks=4,window=251");
+  shape.num_sinks = 1;
+  EXPECT_EQ(resolved("sinks"), "sinks:sinks=1,window=254");
+  EXPECT_EQ(resolved("sinks:sinks=auto,window=20"), "sinks:sinks=1,window=20");
+  EXPECT_EQ(resolved("auto"), "sinks:sinks=1,window=254");
+  EXPECT_EQ(resolved("sinks:sinks=6"), "sinks:sinks=6,window=249");
+}
+
 TEST(Context, WithoutSinksAndWithThemDifferAfterTheWindow) {
   // A test of the tests: the policies are not one and the same.
   ThreadPool pool(1);

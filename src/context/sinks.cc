@@ -37,8 +37,7 @@ constexpr int64_t kSmallestAutoWindow = 16;
 
 constexpr PolicyKey kKeys[] = {
     {.name = "sinks",
-     .help = "how many first tokens are always kept (1 for a model with a learned sink token)",
-     .default_value = 4},
+     .help = "how many first tokens are always kept (auto: 4, or 1 for a model with a learned sink token)"},
     {.name = "window",
      .help = "how many recent tokens are kept (auto: the trained length less sinks and one, or what the cap "
              "holds)",
