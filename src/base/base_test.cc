@@ -13,7 +13,6 @@
 #include "base/file.h"
 #include "base/half.h"
 #include "base/hash.h"
-#include "base/interrupt.h"
 #include "base/random.h"
 #include "base/testing.h"
 #include "base/thread_pool.h"
@@ -146,14 +145,17 @@ TEST(File, AtomicWriterLeavesOldFileUntilCommit) {
   EXPECT_THROW(AtomicFileWriter("/nonexistent/dir/file"), Error);
 }
 
-TEST(File, AnInterruptDoesNotCutAWholeFile) {
+TEST(File, AStopEndsAStream) {
   const std::string path = ::testing::TempDir() + "/whole.txt";
   std::ofstream(path) << "all of it";
-  RequestInterrupt();
-  EXPECT_EQ(ReadWholeFile(path), "all of it");
+  std::atomic<bool> stop{false};
+  ByteSource source(path, &stop);
   char buffer[16];
-  EXPECT_EQ(ByteSource(path).Read(buffer), 0u);  // a stream does stop
-  ClearInterrupt();
+  EXPECT_EQ(source.Read(std::span(buffer).first(4)), 4u);
+  stop = true;
+  EXPECT_EQ(source.Read(buffer), 0u);
+  stop = false;
+  EXPECT_EQ(source.Read(buffer), 5u);
 }
 
 TEST(File, FullDiskIsAnErrorAndNothingIsLost) {

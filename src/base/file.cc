@@ -11,7 +11,6 @@
 #include <utility>
 
 #include "base/error.h"
-#include "base/interrupt.h"
 
 namespace mneme {
 namespace {
@@ -83,7 +82,7 @@ bool IsDirectory(const std::string& path) {
 }
 
 std::string ReadWholeFile(const std::string& path, size_t max_bytes) {
-  ByteSource source(path, /*stops_on_interrupt=*/false);  // half a file is no file
+  ByteSource source(path);
   if (source.size_bytes() > static_cast<int64_t>(max_bytes)) {
     Fail(ErrorKind::kFile, "{}: has {} bytes; at most {} can be read here", path, source.size_bytes(),
          max_bytes);
@@ -100,8 +99,7 @@ std::string ReadWholeFile(const std::string& path, size_t max_bytes) {
   return text;
 }
 
-ByteSource::ByteSource(const std::string& path, bool stops_on_interrupt)
-    : path_(path), stops_on_interrupt_(stops_on_interrupt) {
+ByteSource::ByteSource(const std::string& path, StopToken stop) : path_(path), stop_(stop) {
   if (path == "-") {
     path_ = "standard input";
     fd_ = STDIN_FILENO;
@@ -125,7 +123,7 @@ ByteSource::~ByteSource() {
 
 size_t ByteSource::Read(std::span<char> buffer) {
   for (;;) {
-    if (stops_on_interrupt_ && InterruptRequested()) return 0;
+    if (stop_.stop_requested()) return 0;
     const ssize_t count = ::read(fd_, buffer.data(), buffer.size());
     if (count >= 0) {
       position_bytes_ += count;

@@ -9,6 +9,8 @@
 #include <string>
 #include <string_view>
 
+#include "base/stop.h"
+
 namespace mneme {
 
 // Read-only memory mapping of a whole file. Movable. The bytes stay valid as long as this object lives.
@@ -41,14 +43,14 @@ bool IsDirectory(const std::string& path);
 // Bytes of unknown length from a file, a pipe or standard input ("-").
 class ByteSource {
  public:
-  // Throws Error(kFile) if the path cannot be opened. stops_on_interrupt: see Read.
-  explicit ByteSource(const std::string& path, bool stops_on_interrupt = true);
+  // Throws Error(kFile) if the path cannot be opened. stop: see Read.
+  explicit ByteSource(const std::string& path, StopToken stop = {});
   ~ByteSource();
   ByteSource(const ByteSource&) = delete;
   ByteSource& operator=(const ByteSource&) = delete;
 
-  // Fills up to buffer.size() bytes; returns how many; 0 only at the end or when an interrupt was requested
-  // while waiting (base/interrupt.h). A pipe returns what is there without waiting for a full buffer. Throws
+  // Fills up to buffer.size() bytes; returns how many; 0 only at the end or after a stop, also one that a
+  // signal handler asks for while it waits. A pipe returns what is there without waiting for a full buffer. Throws
   // Error(kFile) on a read error.
   size_t Read(std::span<char> buffer);
   // Size in bytes if it is a regular file, else -1.
@@ -58,7 +60,7 @@ class ByteSource {
 
  private:
   std::string path_;
-  bool stops_on_interrupt_;
+  StopToken stop_;
   int fd_ = -1;
   int64_t size_bytes_ = -1;
   int64_t position_bytes_ = 0;

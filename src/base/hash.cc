@@ -24,7 +24,7 @@ void Hasher::Write(const void* data, size_t bytes) { XXH3_64bits_update(state_.g
 uint64_t Hasher::value() const { return XXH3_64bits_digest(state_.get()); }
 
 uint64_t HashFile(const std::string& path, uint64_t seed) {
-  ByteSource source(path, /*stops_on_interrupt=*/false);
+  ByteSource source(path);
   std::vector<char> buffer(size_t{1} << 16);
   Hasher hash(seed);
   for (size_t count = source.Read(buffer); count > 0; count = source.Read(buffer)) hash.Write(buffer.data(), count);

@@ -12,7 +12,6 @@
 #include "base/budget.h"
 #include "base/error.h"
 #include "base/file.h"
-#include "base/interrupt.h"
 #include "base/units.h"
 #include "context/registry.h"
 #include "bench/timing.h"
@@ -44,10 +43,10 @@ class ContextBench {
   std::vector<BenchRow> Rows() {
     if (settings_.num_prefill > 0) Guarded("prefill", 0, [&] { Prefill(); });
     for (const int64_t depth : settings_.depths) {
-      if (InterruptRequested()) break;
+      if (settings_.stop.stop_requested()) break;
       if (settings_.num_decode > 0) Guarded("decode", depth, [&] { Decode(depth); });
-      if (settings_.batch > 1 && !InterruptRequested()) Guarded("batch", depth, [&] { Batch(depth); });
-      if (!settings_.state_folder.empty() && !InterruptRequested())
+      if (settings_.batch > 1 && !settings_.stop.stop_requested()) Guarded("batch", depth, [&] { Batch(depth); });
+      if (!settings_.state_folder.empty() && !settings_.stop.stop_requested())
         Guarded("state", depth, [&] { State(depth); });
     }
     return std::move(rows_);
@@ -145,7 +144,7 @@ class ContextBench {
     auto session = runner ? std::make_unique<Session>(model_, options, budget_, pool_, std::move(runner))
                           : std::make_unique<Session>(model_, options, budget_, pool_);
     int64_t left = can_read ? std::max<int64_t>(depth, 1) : std::numeric_limits<int64_t>::max();
-    while (left > 0 && !InterruptRequested()) {
+    while (left > 0 && !settings_.stop.stop_requested()) {
       const int64_t count = std::min(left, options.context.max_chunk);
       session->Feed(ids_.Take(count));
       left -= count;
@@ -177,7 +176,7 @@ class ContextBench {
     BenchRow row = NewRow(fmt::format("decode {}", settings_.num_decode), depth);
     const std::unique_ptr<Session> base = At(depth, &row.reached);
     std::vector<double> seconds;
-    for (int64_t i = 0; i < settings_.num_repeats && !InterruptRequested(); ++i) {
+    for (int64_t i = 0; i < settings_.num_repeats && !settings_.stop.stop_requested(); ++i) {
       // Each run starts at the same depth, and warm.
       const std::unique_ptr<Session> session = base->Clone();
       seconds.push_back(TimeDecode(*session, ids_, settings_.num_decode));
@@ -191,12 +190,12 @@ class ContextBench {
         Session::MakeRunner(model_, std::max(options_.context.max_chunk, settings_.batch), pool_, budget_);
     std::vector<std::unique_ptr<Session>> sessions;
     std::vector<Session*> pointers;
-    for (int64_t i = 0; i < settings_.batch && !InterruptRequested(); ++i) {
+    for (int64_t i = 0; i < settings_.batch && !settings_.stop.stop_requested(); ++i) {
       sessions.push_back(i == 0 ? At(depth, &row.reached, runner) : sessions[0]->Clone());
       pointers.push_back(sessions.back().get());
     }
     std::vector<double> seconds;
-    for (int64_t i = 0; i < settings_.num_repeats && !InterruptRequested(); ++i) {
+    for (int64_t i = 0; i < settings_.num_repeats && !settings_.stop.stop_requested(); ++i) {
       const Clock::time_point start = Clock::now();
       for (int64_t step = 0; step < settings_.num_decode; ++step) {
         Session::DecodeTogether(pointers, ids_.Take(settings_.batch));
@@ -218,7 +217,7 @@ class ContextBench {
       ~Removal() { ::unlink(path.c_str()); }
     } const removal{path};
     std::vector<double> save_seconds, restore_seconds;
-    for (int64_t i = 0; i <= settings_.num_repeats && !InterruptRequested(); ++i) {
+    for (int64_t i = 0; i <= settings_.num_repeats && !settings_.stop.stop_requested(); ++i) {
       Clock::time_point start = Clock::now();
       session->Save(path);
       const double saved = SecondsSince(start);
@@ -450,7 +449,8 @@ std::vector<BenchRow> MeasureContext(std::shared_ptr<const Model> model, const B
 }
 
 std::vector<ProfileRow> ProfileModel(std::shared_ptr<const Model> model, const ContextSettings& context,
-                                     int64_t num_rows, int64_t depth, size_t cap_bytes, ThreadPool& pool) {
+                                     int64_t num_rows, int64_t depth, size_t cap_bytes, ThreadPool& pool,
+                                     StopToken stop) {
   Budget budget(cap_bytes);
   SessionOptions options;
   options.context = context;
@@ -465,7 +465,7 @@ std::vector<ProfileRow> ProfileModel(std::shared_ptr<const Model> model, const C
   Runner runner(*model, options.context.max_chunk, pool, budget);
   TimedContext timed(MakeContext(model->context_shape(), options.context, budget, pool.num_threads()));
   RandomIds ids(model->config().vocab_size);
-  while (timed.num_tokens() < depth && !InterruptRequested()) {
+  while (timed.num_tokens() < depth && !stop.stop_requested()) {
     const std::vector<TokenId> piece =
         ids.Take(std::min(depth - timed.num_tokens(), options.context.max_chunk));
     const ForwardChunk forward{.context = &timed, .tokens = piece, .no_logits = true};

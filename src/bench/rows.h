@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "base/stop.h"
 #include "base/thread_pool.h"
 #include "context/context.h"
 #include "model/model.h"
@@ -56,9 +57,10 @@ struct BenchSettings {
   double max_seconds = 60;  // most time to read up to one depth; beyond it bounded contexts start there
   size_t cap_bytes = SIZE_MAX;
   std::string state_folder;  // where states are saved and restored; empty: not measured
+  StopToken stop = {};
 };
 
-// All rows of one context. Stops early, with the rows so far, after an interrupt. `floor` may be null.
+// All rows of one context. Stops early, with the rows so far, after a stop. `floor` may be null.
 std::vector<BenchRow> MeasureContext(std::shared_ptr<const Model> model, const BenchSettings& settings,
                                      const MachineFloor* floor, ThreadPool& pool);
 
@@ -72,6 +74,7 @@ struct ProfileRow {
   double flops = 0;
 };
 std::vector<ProfileRow> ProfileModel(std::shared_ptr<const Model> model, const ContextSettings& context,
-                                     int64_t num_rows, int64_t depth, size_t cap_bytes, ThreadPool& pool);
+                                     int64_t num_rows, int64_t depth, size_t cap_bytes, ThreadPool& pool,
+                                     StopToken stop = {});
 
 }  // namespace mneme::cli

@@ -9,7 +9,6 @@
 #include <utility>
 
 #include "base/error.h"
-#include "base/interrupt.h"
 #include "base/units.h"
 #include "context/registry.h"
 #include "eval/perplexity/recompute.h"
@@ -43,7 +42,7 @@ class DepthWalk {
     point.depth = depth;
     try {
       Reach(depth, &point);
-      if (!InterruptRequested()) Measure(&point);
+      if (!settings_.stop.stop_requested()) Measure(&point);
     } catch (const Error& error) {
       if (error.kind() == ErrorKind::kInterrupted) throw;
       point.note = error.what();
@@ -61,7 +60,7 @@ class DepthWalk {
   bool Feed(int64_t count, int64_t depth) {
     const double limit = read_seconds_ + settings_.max_seconds;
     // Pieces of a few chunks, so that progress shows.
-    while (count > 0 && !InterruptRequested()) {
+    while (count > 0 && !settings_.stop.stop_requested()) {
       if (read_seconds_ > limit) return false;
       const int64_t piece = std::min(count, 16 * options_.context.max_chunk);
       const auto start = Clock::now();
@@ -91,7 +90,7 @@ class DepthWalk {
       session_.reset();
       options_.context.start_position = depth;
       session_ = NewSession();
-      while (!HasForgotten(session_->context()) && session_->num_tokens() < depth && !InterruptRequested())
+      while (!HasForgotten(session_->context()) && session_->num_tokens() < depth && !settings_.stop.stop_requested())
         Feed(options_.context.max_chunk, depth);
       point->reached = "filled";
     } else {
@@ -106,7 +105,7 @@ class DepthWalk {
     point->session_bytes = budget_.used_bytes();
     MeasureState(point);
     std::vector<double> first, prefill, decode;
-    for (int64_t i = 0; i < settings_.num_repeats && !InterruptRequested(); ++i) {
+    for (int64_t i = 0; i < settings_.num_repeats && !settings_.stop.stop_requested(); ++i) {
       {
         const std::unique_ptr<Session> session = session_->Clone();
         const auto start = Clock::now();
@@ -124,7 +123,7 @@ class DepthWalk {
       const std::unique_ptr<Session> session = session_->Clone();
       decode.push_back(TimeDecode(*session, ids_, settings_.num_decode));
     }
-    if (InterruptRequested()) return;
+    if (settings_.stop.stop_requested()) return;
     point->first_token_seconds = MedianOf(first).median_seconds;
     point->prefill_per_second = static_cast<double>(settings_.num_prefill) / MedianOf(prefill).median_seconds;
     const Timing timing = MedianOf(decode);
@@ -176,7 +175,7 @@ void MeasureSpeedByDepth(std::shared_ptr<const Model> model, const SpeedSettings
   DepthWalk walk(std::move(model), settings, budget, pool, progress);
   for (const int64_t depth : settings.depths) {
     const SpeedPoint point = walk.At(depth);
-    if (InterruptRequested()) return;
+    if (settings.stop.stop_requested()) return;
     on_point(point);
     if (!point.note.empty()) return;
   }
@@ -184,7 +183,7 @@ void MeasureSpeedByDepth(std::shared_ptr<const Model> model, const SpeedSettings
 
 RecomputePoint MeasureRecompute(std::shared_ptr<const Model> model, int64_t cache, int64_t num_sinks,
                                 const ContextSettings& base, int64_t num_repeats, Budget& budget,
-                                ThreadPool& pool) {
+                                ThreadPool& pool, StopToken stop) {
   if (cache <= num_sinks || num_sinks < 1)
     Fail(ErrorKind::kInput, "a cache of {} tokens has no window beside {} sinks", cache, num_sinks);
   constexpr int64_t kDecodeSteps = 32;
@@ -198,23 +197,23 @@ RecomputePoint MeasureRecompute(std::shared_ptr<const Model> model, int64_t cach
     options.context = base;
     options.context.spec = fmt::format("sinks:sinks={},window={}", num_sinks, cache - num_sinks);
     Session session(model, options, budget, pool, runner);
-    session.Feed(ids.Take(cache + 1));
-    for (int64_t i = 0; i < num_repeats && !InterruptRequested(); ++i)
+    session.Feed(ids.Take(cache + 1), stop);
+    for (int64_t i = 0; i < num_repeats && !stop.stop_requested(); ++i)
       seconds.push_back(TimeDecode(session, ids, kDecodeSteps) / kDecodeSteps);
-    if (InterruptRequested()) Fail(ErrorKind::kInterrupted, "interrupted");
+    if (stop.stop_requested()) Fail(ErrorKind::kInterrupted, "interrupted");
     point.sinks_seconds = MedianOf(seconds).median_seconds;
   }
   RecomputeWindow window(model, cache, base, budget, pool, runner);
   for (const TokenId id : ids.Take(cache)) window.Push(id);
-  window.Logits();  // warm
+  window.Logits(stop);  // warm
   seconds.clear();
-  for (int64_t i = 0; i < num_repeats && !InterruptRequested(); ++i) {
+  for (int64_t i = 0; i < num_repeats && !stop.stop_requested(); ++i) {
     const auto start = Clock::now();
     window.Push(ids.Take(1)[0]);
-    window.Logits();
+    window.Logits(stop);
     seconds.push_back(SecondsSince(start));
   }
-  if (InterruptRequested()) Fail(ErrorKind::kInterrupted, "interrupted");
+  if (stop.stop_requested()) Fail(ErrorKind::kInterrupted, "interrupted");
   point.recompute_seconds = MedianOf(seconds).median_seconds;
   return point;
 }

@@ -13,6 +13,7 @@
 
 #include "base/budget.h"
 #include "base/progress.h"
+#include "base/stop.h"
 #include "base/thread_pool.h"
 #include "context/context.h"
 #include "eval/report/grid.h"
@@ -30,6 +31,7 @@ struct SpeedSettings {
   double max_seconds = 60;       // most time to read up to a depth; beyond it bounded contexts start there
   double bytes_per_second = 0;   // read bandwidth of the machine at the model's footprint; 0: not measured
   std::string temporary_folder;  // for the saved state
+  StopToken stop = {};
 };
 
 struct SpeedPoint {
@@ -48,7 +50,7 @@ struct SpeedPoint {
   std::string note;  // why there are no figures
 };
 
-// Walks one stream through the depths, calls on_point at each. Ends early after an interrupt, and where the
+// Walks one stream through the depths, calls on_point at each. Ends early after a stop, and where the
 // context cannot go on (that point has a note). A temporary folder that cannot take the state costs only the
 // size of the state. Ids are random: speed does not depend on them. Throws what
 // Session throws when the first session is made.
@@ -67,7 +69,7 @@ struct RecomputePoint {
 // kUnsupported, kInterrupted).
 RecomputePoint MeasureRecompute(std::shared_ptr<const Model> model, int64_t cache, int64_t num_sinks,
                                 const ContextSettings& base, int64_t num_repeats, Budget& budget,
-                                ThreadPool& pool);
+                                ThreadPool& pool, StopToken stop = {});
 
 // The common row: length is the depth, the measure decode tokens per second.
 EvalRow SpeedRow(const std::string& context, const SpeedPoint& point, int64_t num_repeats);

@@ -11,11 +11,11 @@
 
 #include "base/error.h"
 #include "base/file.h"
-#include "base/interrupt.h"
 #include "base/units.h"
 #include "bench/rows.h"
 #include "cli/console.h"
 #include "cli/options.h"
+#include "cli/signals.h"
 #include "cli/stream.h"
 #include "cli/verbs.h"
 #include "eval/report/html.h"
@@ -259,6 +259,7 @@ int Speed(const BenchArguments& arguments) {
     }
     for (const std::string& spec : specs) {
       BenchSettings settings;
+      settings.stop = UserStop();
       ContextOptions options = arguments.context;
       options.spec = spec;
       settings.context = ToContextSettings(options);
@@ -273,7 +274,7 @@ int Speed(const BenchArguments& arguments) {
       const std::vector<BenchRow> measured =
           MeasureContext(loaded.model, settings, arguments.no_floor ? nullptr : &floor, pool);
       rows.insert(rows.end(), measured.begin(), measured.end());
-      if (InterruptRequested()) break;
+      if (StopRequested()) break;
     }
   }
   if (!arguments.svg_path.empty()) WritePlot(arguments, loaded.model->config().name, rows);
@@ -292,7 +293,7 @@ int Speed(const BenchArguments& arguments) {
                          FormatBytes(loaded.model->packed_bytes()), FormatSeconds(loaded.load_seconds)));
     PrintRows(rows);
   }
-  return InterruptRequested() ? kExitInterrupted : 0;
+  return StopRequested() ? kExitInterrupted : 0;
 }
 
 // ---- where the time goes
@@ -307,7 +308,7 @@ int Profile(const BenchArguments& arguments) {
   Json json;
   for (const int64_t num_rows : {int64_t{1}, std::max<int64_t>(arguments.prefill, 2)}) {
     const std::vector<ProfileRow> rows =
-        ProfileModel(loaded.model, context, num_rows, depth, cap.bytes, loaded.pool);
+        ProfileModel(loaded.model, context, num_rows, depth, cap.bytes, loaded.pool, UserStop());
     const double whole = rows.back().seconds;
     const std::string name = num_rows == 1 ? "decode" : fmt::format("prefill {}", num_rows);
     std::vector<std::vector<std::string>> table = {{name, "ms", "share", "GB/s", "GFLOP/s"}};
@@ -343,7 +344,7 @@ int BenchTokenizer(const BenchArguments& arguments) {
     const std::string text = ReadWholeFile(path);
     std::vector<TokenId> ids;
     std::vector<double> encode_seconds, decode_seconds;
-    for (int64_t i = 0; i < arguments.repeats && !InterruptRequested(); ++i) {
+    for (int64_t i = 0; i < arguments.repeats && !StopRequested(); ++i) {
       ids.clear();
       StreamEncoder encoder(tokenizer);
       const Clock::time_point start = Clock::now();

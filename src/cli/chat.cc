@@ -8,12 +8,12 @@
 #include <vector>
 
 #include "base/error.h"
-#include "base/interrupt.h"
 #include "base/units.h"
 #include "cli/chat_text.h"
 #include "cli/console.h"
 #include "cli/line_editor.h"
 #include "cli/options.h"
+#include "cli/signals.h"
 #include "cli/stream.h"
 #include "cli/verbs.h"
 #include "session/report.h"
@@ -122,7 +122,7 @@ void Chat::Feed(std::vector<ChatSegment> segments) {
   const Tokenizer& tokenizer = loaded_.model->tokenizer();
   const bool add_bos = session().num_tokens() == 0 && tokenizer.adds_bos();
   const std::vector<TokenId> ids = EncodeSegments(tokenizer, segments, add_bos);
-  session().Feed(ids);
+  session().Feed(ids, UserStop());
 }
 
 void Chat::Reply(const std::string& message) {
@@ -146,11 +146,11 @@ void Chat::Reply(const std::string& message) {
     at_start = at_start && text.empty();
     WriteOutNow(text);
     return true;
-  });
+  }, UserStop());
   WriteOutNow("\n");
   renderer_.EndReply(result.reason == StopReason::kEog, &pending_);
   if (result.reason == StopReason::kInterrupted) {
-    ClearInterrupt();
+    ClearStop();
     Say("(stopped)");
   } else if (result.reason == StopReason::kMaxTokens) {
     Say(fmt::format("(stopped after {} tokens; -n sets another limit)", FormatCount(result.num_tokens)));
@@ -246,7 +246,7 @@ int Chat::operator()() {
   while (true) {
     const std::optional<std::string> line = editor.Read();
     if (!line) {
-      was_interrupted = InterruptRequested();
+      was_interrupted = StopRequested();
       break;
     }
     if (line->find_first_not_of(" \t\n") == std::string::npos) continue;

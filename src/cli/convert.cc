@@ -13,6 +13,7 @@
 #include "base/thread_pool.h"
 #include "base/units.h"
 #include "cli/options.h"
+#include "cli/signals.h"
 #include "cli/verbs.h"
 #include "formats/quant.h"
 #include "model/random_model.h"
@@ -53,14 +54,14 @@ int Convert(const ConvertArguments& arguments) {
     } catch (const Error& error) {
       FailUsage(error.what());
     }
-    WriteRandomModel(shape, *encoding, arguments.seed, out, pool, progress);
+    WriteRandomModel(shape, *encoding, arguments.seed, out, pool, progress, UserStop());
     progress.Finish(out);
     return 0;
   }
   ConvertOptions options;
   options.encoding = *encoding;
   options.tokenizer_path = arguments.tokenizer;
-  const ConvertReport report = ConvertModel(arguments.paths.front(), out, options, pool, progress);
+  const ConvertReport report = ConvertModel(arguments.paths.front(), out, options, pool, progress, UserStop());
   progress.Finish(fmt::format("{}, {} tensors, {} from {}", out, report.num_tensors,
                               FormatBytes(report.written_bytes), FormatBytes(report.read_bytes)));
   for (const std::string& warning : report.warnings) fmt::print(stderr, "note: {}\n", warning);

@@ -10,7 +10,6 @@
 
 #include "base/error.h"
 #include "base/file.h"
-#include "base/interrupt.h"
 #include "base/progress.h"
 #include "base/units.h"
 #include "cli/console.h"
@@ -18,6 +17,7 @@
 #include "cli/ids.h"
 #include "cli/input.h"
 #include "cli/options.h"
+#include "cli/signals.h"
 #include "cli/stream.h"
 #include "cli/verbs.h"
 #include "eval/tasks/logits.h"
@@ -46,10 +46,10 @@ int Logits(const LogitsArguments& arguments) {
   Stream stream(loaded, settings);
   PrintStart(stream, loaded);
   const size_t vocab_size = loaded.model->config().vocab_size;
-  IdReader reader(arguments.ids, static_cast<int64_t>(vocab_size));
+  IdReader reader(arguments.ids, static_cast<int64_t>(vocab_size), UserStop());
   const int64_t num_ids = WriteLogits(
-      *stream.session, [&](std::vector<TokenId>* ids) { return reader.Read(ids); }, arguments.out);
-  if (InterruptRequested()) Fail(ErrorKind::kInterrupted, "interrupted after {} tokens", num_ids);
+      *stream.session, [&](std::vector<TokenId>* ids) { return reader.Read(ids); }, arguments.out, UserStop());
+  if (StopRequested()) Fail(ErrorKind::kInterrupted, "interrupted after {} tokens", num_ids);
   fmt::print(stderr, "{}: float32 [{}, {}]\n", arguments.out, num_ids, vocab_size);
   return 0;
 }
@@ -114,6 +114,7 @@ std::vector<std::string> PerplexityVerb::Specs() const {
 
 PerplexityOptions PerplexityVerb::Resolve(const Model& model, size_t num_threads, size_t cap_bytes) const {
   PerplexityOptions options;
+  options.stop = UserStop();
   options.num_even_bins = arguments_.num_bins;
   if (!arguments_.lengths.empty()) options.lengths = ParseCounts(arguments_.lengths, "--lengths");
   std::sort(options.lengths.begin(), options.lengths.end());
@@ -146,7 +147,7 @@ bool PerplexityVerb::Take(std::vector<TokenId>* ids) {
   }
   const bool is_whole = run_->Feed(*ids);
   ids->clear();
-  return is_whole && !InterruptRequested() && !run_->all_stopped() &&
+  return is_whole && !StopRequested() && !run_->all_stopped() &&
          (max_tokens_ < 0 || run_->num_tokens() < max_tokens_);
 }
 
@@ -165,24 +166,24 @@ void PerplexityVerb::FeedText() {
   EncodeOptions encode;
   encode.add_bos = tokenizer.adds_bos();
   StreamEncoder encoder(tokenizer, encode);
-  InputFiles input(arguments_.files);
+  InputFiles input(arguments_.files, UserStop());
   ConsoleProgress progress("perplexity");
   std::vector<TokenId> ids;
   // Small pieces, so that the progress line moves and an interrupt is seen also where the model is large.
   std::vector<char> buffer(4096);
   bool goes_on = true;
-  while (goes_on && !InterruptRequested()) {
+  while (goes_on && !StopRequested()) {
     const size_t size = input.Read(buffer);
     if (size == 0) break;
     encoder.Feed({buffer.data(), size}, &ids);
     goes_on = Take(&ids);
     Update(progress, input.position_bytes(), input.size_bytes());
   }
-  if (goes_on && !InterruptRequested()) {
+  if (goes_on && !StopRequested()) {
     encoder.Finish(&ids);
     Take(&ids);
   }
-  if (!InterruptRequested()) run_->Finish();
+  if (!StopRequested()) run_->Finish();
   progress.Finish(fmt::format("{} tokens", FormatCount(run_->num_tokens())));
 }
 
@@ -191,13 +192,13 @@ void PerplexityVerb::FeedIds() {
   std::vector<TokenId> ids;
   bool goes_on = true;
   for (const std::string& path : arguments_.files) {
-    IdReader reader(path, static_cast<int64_t>(loaded_->model->config().vocab_size));
+    IdReader reader(path, static_cast<int64_t>(loaded_->model->config().vocab_size), UserStop());
     while (goes_on && reader.Read(&ids)) {
       goes_on = Take(&ids);
       Update(progress, reader.source().position_bytes(), reader.source().size_bytes());
     }
   }
-  if (!InterruptRequested()) run_->Finish();
+  if (!StopRequested()) run_->Finish();
   progress.Finish(fmt::format("{} tokens", FormatCount(run_->num_tokens())));
 }
 
@@ -263,7 +264,7 @@ int PerplexityVerb::operator()() {
   }
   Write();
   fmt::print(stderr, "memory: peak {} of {}\n", FormatBytes(budget_->peak_bytes()), FormatBytes(cap.bytes));
-  if (InterruptRequested()) {
+  if (StopRequested()) {
     fmt::print(stderr, "mneme: interrupted; the figures are of what was read\n");
     return kExitInterrupted;
   }

@@ -13,12 +13,12 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/hash.h"
-#include "base/interrupt.h"
 #include "base/progress.h"
 #include "base/units.h"
 #include "cli/console.h"
 #include "cli/eval_verbs.h"
 #include "cli/options.h"
+#include "cli/signals.h"
 #include "cli/stream.h"
 #include "eval/datasets/dataset_run.h"
 #include "eval/report/grid.h"
@@ -194,6 +194,7 @@ bool DatasetVerb::RunContext(const std::string& spec, EvalLog* log) {
   fmt::print(stderr, "context: {}{}\n", resolved.settings.spec,
              resolved.reason.empty() ? "" : " (" + resolved.reason + ")");
   DatasetSettings settings;
+  settings.stop = UserStop();
   settings.context = resolved.settings;
   settings.prompts = prompts_;
   settings.max_tokens = arguments_.max_tokens;

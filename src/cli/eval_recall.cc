@@ -13,6 +13,7 @@
 #include "cli/console.h"
 #include "cli/eval_verbs.h"
 #include "cli/options.h"
+#include "cli/signals.h"
 #include "cli/stream.h"
 #include "eval/report/compare.h"
 #include "eval/tasks/needle.h"
@@ -116,6 +117,7 @@ class RecallVerb {
     options_.specs = arguments.specs;
     options_.cap_bytes = cap_.bytes;
     options_.ask = ToAsk(arguments.score);
+    options_.stop = UserStop();
     header_ = MakeEvalHeader(*loaded_.model, loaded_.pool.num_threads());
     header_.task = std::move(task);
     header_.program_version = MNEME_VERSION;

@@ -10,12 +10,12 @@
 
 #include "base/error.h"
 #include "base/file.h"
-#include "base/interrupt.h"
 #include "base/progress.h"
 #include "base/units.h"
 #include "cli/console.h"
 #include "cli/eval_verbs.h"
 #include "cli/options.h"
+#include "cli/signals.h"
 #include "cli/stream.h"
 #include "bench/speed.h"
 #include "bench/machine.h"
@@ -94,6 +94,7 @@ void SpeedVerb::Depths(const std::string& spec) {
       ResolveSessionContext(*loaded_->model, session, cap_.bytes / 2, spec == "auto" ? depths_.back() : -1,
                             loaded_->pool.num_threads());
   SpeedSettings settings;
+  settings.stop = UserStop();
   settings.context = resolved.settings;
   settings.num_prompt = arguments_.prompt;
   settings.num_prefill = arguments_.prefill;
@@ -129,7 +130,7 @@ void SpeedVerb::Recompute() {
     progress.Update(cache, caches_.back(), fmt::format("cache {}", FormatCount(cache)));
     Budget budget(cap_.bytes);
     const RecomputePoint point = MeasureRecompute(loaded_->model, cache, arguments_.num_sinks, base,
-                                                  arguments_.repeats, budget, loaded_->pool);
+                                                  arguments_.repeats, budget, loaded_->pool, UserStop());
     log_->Add(RecomputeRow(point, arguments_.repeats));
   }
   progress.Finish("");
@@ -164,13 +165,13 @@ int SpeedVerb::operator()() {
   std::vector<std::string> specs = arguments_.specs;
   if (specs.empty()) specs.push_back("auto");
   try {
-    for (size_t i = 0; i < specs.size() && !InterruptRequested(); ++i) Depths(specs[i]);
-    if (!caches_.empty() && !InterruptRequested()) Recompute();
+    for (size_t i = 0; i < specs.size() && !StopRequested(); ++i) Depths(specs[i]);
+    if (!caches_.empty() && !StopRequested()) Recompute();
   } catch (const Error& error) {
     if (error.kind() != ErrorKind::kInterrupted) throw;
   }
   Print();
-  if (!InterruptRequested()) return 0;
+  if (!StopRequested()) return 0;
   fmt::print(stderr, "mneme: interrupted{}\n",
              arguments_.json.empty() || arguments_.json == "-" ? "" : "; the same command goes on");
   return kExitInterrupted;

@@ -23,11 +23,11 @@
 
 #include "base/error.h"
 #include "base/file.h"
-#include "base/interrupt.h"
 #include "base/units.h"
 #include "cli/console.h"
 #include "cli/eval_verbs.h"
 #include "cli/options.h"
+#include "cli/signals.h"
 #include "eval/report/suite.h"
 
 extern char** environ;
@@ -257,16 +257,16 @@ class SuiteVerb {
     for (const SuiteRun& run : suite_.runs)
       parts_.push_back({run.name, Quoted(run.words), "not run", 0, "", ""});
     bool has_failed = false;
-    for (size_t i = 0; i < suite_.runs.size() && !InterruptRequested(); ++i) {
+    for (size_t i = 0; i < suite_.runs.size() && !StopRequested(); ++i) {
       RunOne(i);
-      if (!InterruptRequested()) has_failed = parts_[i].status != "done" || has_failed;
+      if (!StopRequested()) has_failed = parts_[i].status != "done" || has_failed;
       WriteReports();
     }
     std::vector<std::vector<std::string>> table = {{"run", "time", "status"}};
     for (const SuitePart& part : parts_)
       table.push_back({part.name, part.seconds > 0 ? FormatSeconds(part.seconds) : "-", part.status});
     WriteOut(FormatTable(table) + fmt::format("\n{}\n", (fs::path(suite_.out) / "report.html").string()));
-    if (InterruptRequested()) {
+    if (StopRequested()) {
       fmt::print(stderr, "mneme: interrupted; the same command goes on\n");
       return kExitInterrupted;
     }
@@ -319,9 +319,9 @@ class SuiteVerb {
       part.status = "done";
       WriteReport(done, key + fmt::format("{:.3f}\n", part.seconds));
       WriteOutNow(fmt::format("{}\n\n{}\n", run.name, part.text));
-    } else if (code == kExitInterrupted || InterruptRequested()) {
+    } else if (code == kExitInterrupted || StopRequested()) {
       part.status = "interrupted";
-      RequestInterrupt();
+      RequestStop();
     } else {
       part.status = fmt::format("failed with code {}; see above", code);
     }
@@ -365,7 +365,7 @@ class SuiteVerb {
     // Not a wait that blocks: a signal just before it would go unseen.
     for (pid_t ended = 0; (ended = ::waitpid(child, &status, WNOHANG)) != child;) {
       if (ended < 0 && errno != EINTR) return kExitError;
-      if (InterruptRequested() && !is_told) {
+      if (StopRequested() && !is_told) {
         ::kill(child, SIGINT);
         is_told = true;
       }

@@ -10,13 +10,13 @@
 
 #include "base/error.h"
 #include "base/file.h"
-#include "base/interrupt.h"
 #include "base/progress.h"
 #include "base/units.h"
 #include "cli/console.h"
 #include "cli/eval_verbs.h"
 #include "cli/input.h"
 #include "cli/options.h"
+#include "cli/signals.h"
 #include "cli/stream.h"
 #include "eval/report/grid.h"
 #include "eval/report/html.h"
@@ -100,6 +100,7 @@ bool SummaryVerb::RunContext(const std::string& spec, bool is_only) {
       ResolveSessionContext(*loaded_->model, session, cap_.bytes, -1, loaded_->pool.num_threads());
   const std::string out = OutPath(resolved.settings.spec, is_only);
   SummarySettings settings;
+  settings.stop = UserStop();
   settings.context = resolved.settings;
   settings.max_tokens = arguments_.max_tokens;
   settings.passes = arguments_.passes;
@@ -108,7 +109,7 @@ bool SummaryVerb::RunContext(const std::string& spec, bool is_only) {
   if (!arguments_.after.empty()) settings.after = ReadWholeFile(arguments_.after);
   if (!out.empty() && arguments_.passes > 1) settings.parts_path = out + ".parts.jsonl";
   Budget budget(cap_.bytes);
-  InputFiles input(arguments_.files);
+  InputFiles input(arguments_.files, UserStop());
   std::vector<char> buffer(16384);
   ConsoleProgress progress("summary");
   const SummaryResult result = Summarize(

@@ -3,7 +3,6 @@
 #include <charconv>
 
 #include "base/error.h"
-#include "base/interrupt.h"
 
 namespace mneme::cli {
 namespace {
@@ -32,15 +31,15 @@ std::vector<TokenId> ParseIds(std::string_view text, std::string_view where, int
   return ids;
 }
 
-IdReader::IdReader(const std::string& path, int64_t vocab_size)
-    : path_(path), vocab_size_(vocab_size), source_(path), buffer_(kReadBytes) {}
+IdReader::IdReader(const std::string& path, int64_t vocab_size, StopToken stop)
+    : path_(path), vocab_size_(vocab_size), stop_(stop), source_(path, stop), buffer_(kReadBytes) {}
 
 bool IdReader::Read(std::vector<TokenId>* ids) {
   ids->clear();
-  while (ids->empty() && !at_end_ && !InterruptRequested()) {
+  while (ids->empty() && !at_end_ && !stop_.stop_requested()) {
     const size_t size = source_.Read(buffer_);
     if (size == 0) {
-      if (InterruptRequested()) return false;
+      if (stop_.stop_requested()) return false;
       at_end_ = true;
     }
     rest_.append(buffer_.data(), size);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/file.h"
+#include "base/stop.h"
 #include "base/types.h"
 
 namespace mneme::cli {
@@ -18,14 +19,15 @@ std::vector<TokenId> ParseIds(std::string_view text, std::string_view where, int
 class IdReader {
  public:
   // Throws Error(kFile).
-  IdReader(const std::string& path, int64_t vocab_size);
-  // Replaces *ids by the next ones, at least one; false at the end or after an interrupt. Throws as ParseIds.
+  IdReader(const std::string& path, int64_t vocab_size, StopToken stop = {});
+  // Replaces *ids by the next ones, at least one; false at the end or after a stop. Throws as ParseIds.
   bool Read(std::vector<TokenId>* ids);
   const ByteSource& source() const { return source_; }
 
  private:
   std::string path_;
   int64_t vocab_size_;
+  StopToken stop_;
   ByteSource source_;
   std::string rest_;  // a number that the last piece cut
   std::vector<char> buffer_;

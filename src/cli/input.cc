@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "base/error.h"
-#include "base/interrupt.h"
 
 namespace mneme::cli {
 namespace {
@@ -14,9 +13,9 @@ constexpr int64_t kBytesPerToken = 8;
 
 }  // namespace
 
-InputFiles::InputFiles(const std::vector<std::string>& paths) : paths_(paths) {
+InputFiles::InputFiles(const std::vector<std::string>& paths, StopToken stop) : paths_(paths), stop_(stop) {
   for (const std::string& path : paths) {
-    sources_.push_back(std::make_unique<ByteSource>(path));
+    sources_.push_back(std::make_unique<ByteSource>(path, stop));
     const int64_t size = sources_.back()->size_bytes();
     size_bytes_ = size < 0 || size_bytes_ < 0 ? -1 : size_bytes_ + size;
   }
@@ -25,7 +24,7 @@ InputFiles::InputFiles(const std::vector<std::string>& paths) : paths_(paths) {
 size_t InputFiles::Read(std::span<char> buffer) {
   while (current_ < sources_.size()) {
     const size_t size = sources_[current_]->Read(buffer);
-    if (size > 0 || InterruptRequested()) {
+    if (size > 0 || stop_.stop_requested()) {
       position_bytes_ += static_cast<int64_t>(size);
       return size;
     }
@@ -40,7 +39,7 @@ int64_t InputFiles::Skip(int64_t count) {
     const size_t size =
         Read(std::span(buffer).first(std::min<size_t>(buffer.size(), static_cast<size_t>(count))));
     if (size == 0) {
-      if (InterruptRequested())
+      if (stop_.stop_requested())
         Fail(ErrorKind::kInterrupted, "interrupted while passing over what was read before");
       break;
     }
@@ -50,7 +49,7 @@ int64_t InputFiles::Skip(int64_t count) {
 }
 
 int64_t CountTokens(const Tokenizer& tokenizer, const std::vector<std::string>& paths, int64_t size_bytes,
-                    int64_t exact_up_to) {
+                    int64_t exact_up_to, StopToken stop) {
   if (size_bytes < 0) return -1;
   if (size_bytes > exact_up_to * kBytesPerToken) return std::max(exact_up_to + 1, size_bytes / 4);
   // Standard input cannot be read twice, even where it is a file: a token for each byte is the most there can
@@ -61,7 +60,7 @@ int64_t CountTokens(const Tokenizer& tokenizer, const std::vector<std::string>& 
   int64_t count = 0;
   std::vector<char> buffer(kReadBytes);
   for (const std::string& path : paths) {
-    ByteSource source(path);
+    ByteSource source(path, stop);
     while (const size_t size = source.Read(buffer)) {
       encoder.Feed({buffer.data(), size}, &ids);
       count += static_cast<int64_t>(ids.size());

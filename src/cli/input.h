@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/file.h"
+#include "base/stop.h"
 #include "tokenizer/tokenizer.h"
 
 namespace mneme::cli {
@@ -15,18 +16,19 @@ namespace mneme::cli {
 class InputFiles {
  public:
   // Opens all of them, so that a missing one is refused before work begins. Throws Error(kFile).
-  explicit InputFiles(const std::vector<std::string>& paths);
+  explicit InputFiles(const std::vector<std::string>& paths, StopToken stop = {});
 
   // Bytes in all files, -1 if one is a pipe.
   int64_t size_bytes() const { return size_bytes_; }
   int64_t position_bytes() const { return position_bytes_; }
-  // Up to buffer.size() bytes; 0 at the end or after an interrupt.
+  // Up to buffer.size() bytes; 0 at the end or after a stop.
   size_t Read(std::span<char> buffer);
   // Passes over the next `count` bytes; returns how many of them were not there. Throws Error(kInterrupted).
   int64_t Skip(int64_t count);
 
  private:
   std::vector<std::string> paths_;
+  StopToken stop_;
   std::vector<std::unique_ptr<ByteSource>> sources_;
   size_t current_ = 0;
   int64_t size_bytes_ = 0;
@@ -36,6 +38,6 @@ class InputFiles {
 // How many tokens the files hold: counted while that is quick, else estimated from the size; -1 for a pipe.
 // The estimate only tells whether a context of at most `exact_up_to` tokens can hold them.
 int64_t CountTokens(const Tokenizer& tokenizer, const std::vector<std::string>& paths, int64_t size_bytes,
-                    int64_t exact_up_to);
+                    int64_t exact_up_to, StopToken stop = {});
 
 }  // namespace mneme::cli

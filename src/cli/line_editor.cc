@@ -8,7 +8,7 @@
 #include <cstdio>
 
 #include "base/error.h"
-#include "base/interrupt.h"
+#include "cli/signals.h"
 
 #ifdef MNEME_HAVE_LIBEDIT
 #include <histedit.h>
@@ -70,7 +70,7 @@ std::optional<std::string> LineEditor::ReadOne() {
   if (editor_ != nullptr) {
     int count = 0;
     const char* line = el_gets(editor_->edit, &count);
-    if (line == nullptr || count <= 0 || InterruptRequested()) return std::nullopt;
+    if (line == nullptr || count <= 0 || StopRequested()) return std::nullopt;
     std::string text(line, static_cast<size_t>(count));
     if (text.find_first_not_of(" \t\r\n") != std::string::npos) {
       HistEvent event;
@@ -93,7 +93,7 @@ std::optional<std::string> LineEditor::ReadOne() {
            kMaxLineBytes);
     }
   }
-  if (text.empty() || InterruptRequested()) return std::nullopt;
+  if (text.empty() || StopRequested()) return std::nullopt;
   return text;
 }
 

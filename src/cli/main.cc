@@ -3,7 +3,6 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <csignal>
 #include <cstdio>
 #include <exception>
 #include <new>
@@ -12,8 +11,8 @@
 #include <vector>
 
 #include "base/error.h"
-#include "base/interrupt.h"
 #include "cli/options.h"
+#include "cli/signals.h"
 #include "cli/verbs.h"
 
 namespace mneme::cli {
@@ -151,8 +150,7 @@ int Main(int argc, char** argv) {
     fmt::print(stderr, "{}", app.help());
     return kExitUsage;
   }
-  InstallInterruptHandler();
-  std::signal(SIGPIPE, SIG_IGN);  // a closed pipe is a write error, which is reported like any other
+  InstallSignalHandlers();
   return action();
 }
 

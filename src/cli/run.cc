@@ -10,7 +10,6 @@
 
 #include "base/error.h"
 #include "base/file.h"
-#include "base/interrupt.h"
 #include "base/progress.h"
 #include "base/units.h"
 #include "cli/chat_text.h"
@@ -18,6 +17,7 @@
 #include "cli/ids.h"
 #include "cli/input.h"
 #include "cli/options.h"
+#include "cli/signals.h"
 #include "cli/stream.h"
 #include "cli/verbs.h"
 #include "session/report.h"
@@ -103,7 +103,7 @@ void Run::Open() {
   settings.memory = arguments_.context.memory;
   settings.state = arguments_.state;
   settings.show_special = arguments_.special;
-  if (!arguments_.ids) input_ = std::make_unique<InputFiles>(arguments_.files);
+  if (!arguments_.ids) input_ = std::make_unique<InputFiles>(arguments_.files, UserStop());
   loaded_ = std::make_unique<LoadedModel>(arguments_.model);
   const Model& model = *loaded_->model;
   const bool uses_text = !arguments_.ids;
@@ -124,7 +124,7 @@ void Run::Open() {
     }
     if (!arguments_.no_generate || !arguments_.files.empty()) {
       const int64_t trained = std::max<int64_t>(model.context_shape().trained_length, 2048);
-      const int64_t num_read = CountTokens(tokenizer, arguments_.files, input_->size_bytes(), trained);
+      const int64_t num_read = CountTokens(tokenizer, arguments_.files, input_->size_bytes(), trained, UserStop());
       const int64_t num_other =
           static_cast<int64_t>(tokenizer.Encode(arguments_.system + arguments_.prompt).size()) + 16;
       const int64_t num_new = arguments_.no_generate ? 0 : ToCount(arguments_.num_tokens, "-n");
@@ -156,18 +156,18 @@ void Run::FeedSystem() {
     chat_->Begin(&chat_ids_);
     FeedChatIds();
   } else if (!arguments_.system.empty() && session.num_tokens() == 0 && session.text_bytes() == 0) {
-    session.FeedText(arguments_.system);  // else it was fed by the run that was saved
+    session.FeedText(arguments_.system, UserStop());  // else it was fed by the run that was saved
   }
 }
 
 void Run::FeedChatIds() {
-  stream_->session->Feed(chat_ids_);
+  stream_->session->Feed(chat_ids_, UserStop());
   chat_ids_.clear();
 }
 
 void Run::FeedPiece(std::string_view text) {
   if (!chat_) {
-    stream_->session->FeedText(text);
+    stream_->session->FeedText(text, UserStop());
     return;
   }
   chat_->Feed(text, &chat_ids_);
@@ -198,7 +198,7 @@ void Run::FeedFiles() {
   Progress& progress = arguments_.quiet ? static_cast<Progress&>(none) : console;
   std::vector<char> buffer(kMaxPieceBytes);
   size_t piece = kMinPieceBytes;
-  while (!InterruptRequested()) {
+  while (!StopRequested()) {
     const size_t size = input_->Read(std::span(buffer).first(piece));
     if (size == 0) break;
     const Clock::time_point before = Clock::now();
@@ -208,7 +208,7 @@ void Run::FeedFiles() {
     if (seconds > 0.4) piece = std::max(piece / 2, kMinPieceBytes);
     UpdateProgress(progress, input_->position_bytes(), input_->size_bytes());
   }
-  if (!InterruptRequested()) progress.Finish(ProgressNote());
+  if (!StopRequested()) progress.Finish(ProgressNote());
 }
 
 void Run::FeedIdFiles() {
@@ -219,14 +219,14 @@ void Run::FeedIdFiles() {
   Progress& progress = arguments_.quiet ? static_cast<Progress&>(none) : console;
   std::vector<TokenId> ids;
   for (const std::string& path : arguments_.files) {
-    IdReader reader(path, vocab_size);
-    while (!InterruptRequested() && reader.Read(&ids)) {
-      session.Feed(ids);
+    IdReader reader(path, vocab_size, UserStop());
+    while (!StopRequested() && reader.Read(&ids)) {
+      session.Feed(ids, UserStop());
       UpdateProgress(progress, reader.source().position_bytes(), reader.source().size_bytes());
     }
   }
-  if (!arguments_.files.empty() && !InterruptRequested()) progress.Finish(ProgressNote());
-  if (!arguments_.prompt.empty()) session.Feed(ParseIds(arguments_.prompt, "-p", vocab_size));
+  if (!arguments_.files.empty() && !StopRequested()) progress.Finish(ProgressNote());
+  if (!arguments_.prompt.empty()) session.Feed(ParseIds(arguments_.prompt, "-p", vocab_size), UserStop());
 }
 
 void Run::FeedPrompt() {
@@ -264,7 +264,7 @@ void Run::Generate() {
       WriteOutNow(text);
     }
     return true;
-  });
+  }, UserStop());
   has_generated_ = true;
   WriteOutNow("\n");
 }
@@ -300,7 +300,7 @@ void Run::Report() {
   run["load_seconds"] = loaded_->load_seconds;
   run["packed_weight_bytes"] = loaded_->model->packed_bytes();
   run["input_bytes"] = input_ ? input_->position_bytes() : 0;
-  run["interrupted"] = InterruptRequested();
+  run["interrupted"] = StopRequested();
   run["refused"] = refused_.empty() ? nlohmann::ordered_json() : nlohmann::ordered_json(refused_);
   if (has_generated_) {
     run["generated_tokens"] = generated_;
@@ -321,14 +321,14 @@ int Run::operator()() {
     } else {
       FeedSystem();
       FeedFiles();
-      if (!InterruptRequested()) FeedPrompt();
+      if (!StopRequested()) FeedPrompt();
     }
     // With a state and nothing to write, the end of the text stays open: the next run goes on in the middle
     // of a word.
-    if (!InterruptRequested() && !(arguments_.no_generate && !arguments_.state.empty())) {
+    if (!StopRequested() && !(arguments_.no_generate && !arguments_.state.empty())) {
       stream_->session->FinishText();
     }
-    if (!InterruptRequested() && !arguments_.no_generate) Generate();
+    if (!StopRequested() && !arguments_.no_generate) Generate();
   } catch (const Error& error) {
     // A dense context at its cap: what was read stays, is reported, and can be saved.
     if (error.kind() != ErrorKind::kBudget && error.kind() != ErrorKind::kUnsupported) throw;
@@ -341,7 +341,7 @@ int Run::operator()() {
     fmt::print(stderr, "mneme: {}\n", refused_);
     return kExitError;
   }
-  if (InterruptRequested()) {
+  if (StopRequested()) {
     fmt::print(stderr, "mneme: interrupted after {} tokens{}\n", FormatCount(stream_->session->num_tokens()),
                arguments_.state.empty() ? "; nothing was saved (--state FILE saves)"
                                         : "; the same command with --resume goes on from there");

@@ -11,11 +11,11 @@
 
 #include "base/error.h"
 #include "base/file.h"
-#include "base/interrupt.h"
 #include "base/units.h"
 #include "cli/console.h"
 #include "cli/ids.h"
 #include "cli/options.h"
+#include "cli/signals.h"
 #include "cli/verbs.h"
 #include "formats/tensor_source.h"
 #include "tokenizer/tokenizer.h"
@@ -99,12 +99,12 @@ int Encode(const Tokenizer& tokenizer, const TokenizeArguments& arguments) {
   };
   std::vector<char> buffer(kReadBytes);
   for (const std::string& path : arguments.files) {
-    ByteSource source(path);
+    ByteSource source(path, UserStop());
     while (const size_t size = source.Read(buffer)) {
       feed({buffer.data(), size});
-      if (InterruptRequested()) break;
+      if (StopRequested()) break;
     }
-    if (InterruptRequested()) Interrupted();
+    if (StopRequested()) Interrupted();
   }
   feed(arguments.prompt);
   encoder.Finish(&ids);
@@ -124,10 +124,10 @@ int Decode(const Tokenizer& tokenizer, const TokenizeArguments& arguments) {
     text.clear();
   };
   for (const std::string& path : arguments.files) {
-    IdReader reader(path, tokenizer.vocab_size());
+    IdReader reader(path, tokenizer.vocab_size(), UserStop());
     std::vector<TokenId> ids;
     while (reader.Read(&ids)) take(ids);
-    if (InterruptRequested()) Interrupted();
+    if (StopRequested()) Interrupted();
   }
   if (!arguments.prompt.empty()) take(ParseIds(arguments.prompt, "-p", tokenizer.vocab_size()));
   decoder.Finish(&text);

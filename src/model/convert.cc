@@ -59,8 +59,9 @@ uint32_t FileTypeNumber(Encoding encoding) {
 
 class Converter {
  public:
-  Converter(const std::string& path, const ConvertOptions& options, ThreadPool& pool, Progress& progress)
-      : options_(options), pool_(pool), progress_(progress), source_(OpenTensorSource(path)) {
+  Converter(const std::string& path, const ConvertOptions& options, ThreadPool& pool, Progress& progress,
+            StopToken stop)
+      : options_(options), pool_(pool), progress_(progress), stop_(stop), source_(OpenTensorSource(path)) {
     if (!CanEncode(options.encoding)) {
       Fail(ErrorKind::kUnsupported, "weights cannot be written as {}", EncodingName(options.encoding));
     }
@@ -330,6 +331,7 @@ class Converter {
   }
 
   void Advance(size_t bytes) {
+    if (stop_.stop_requested()) Fail(ErrorKind::kInterrupted, "interrupted; nothing was written");
     done_bytes_ += static_cast<int64_t>(bytes);
     progress_.Update(done_bytes_, total_bytes_, "");
   }
@@ -359,6 +361,7 @@ class Converter {
   const ConvertOptions& options_;
   ThreadPool& pool_;
   Progress& progress_;
+  const StopToken stop_;
   std::unique_ptr<TensorSource> source_;
   const Family* family_ = nullptr;
   ModelConfig config_;
@@ -379,8 +382,9 @@ Encoding EncodingForColumns(Encoding encoding, size_t num_cols) {
 }
 
 ConvertReport ConvertModel(const std::string& path, const std::string& out_path,
-                           const ConvertOptions& options, ThreadPool& pool, Progress& progress) {
-  return Converter(path, options, pool, progress).Run(out_path);
+                           const ConvertOptions& options, ThreadPool& pool, Progress& progress,
+                           StopToken stop) {
+  return Converter(path, options, pool, progress, stop).Run(out_path);
 }
 
 }  // namespace mneme

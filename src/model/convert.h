@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/progress.h"
+#include "base/stop.h"
 #include "base/thread_pool.h"
 #include "base/types.h"
 
@@ -33,9 +34,10 @@ Encoding EncodingForColumns(Encoding encoding, size_t num_cols);
 // metadata comes along and tensors keep their names; other containers get the names, order of rows and
 // metadata that GGUF readers expect of the family, and the tokenizer. Matrices already in the asked encoding
 // are copied bit by bit. Throws as Model::Load, and Error(kInput) naming the tensor that holds NaN, infinity
-// or a value beyond the encoding; out_path is as before then. Memory: a tile of rows, and matrices that must
+// or a value beyond the encoding, Error(kInterrupted) after a stop; out_path is as before then. Memory: a tile of rows, and matrices that must
 // be transposed.
 ConvertReport ConvertModel(const std::string& path, const std::string& out_path,
-                           const ConvertOptions& options, ThreadPool& pool, Progress& progress);
+                           const ConvertOptions& options, ThreadPool& pool, Progress& progress,
+                           StopToken stop = {});
 
 }  // namespace mneme

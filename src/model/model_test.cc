@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
@@ -640,6 +641,34 @@ TEST(Model, ConversionTakesTheTokenizerAlong) {
   const auto converted = LoadModel(folder / "out.gguf");
   EXPECT_EQ(converted->tokenizer().Encode(text), original->tokenizer().Encode(text));
   EXPECT_EQ(converted->tokenizer().bos_id(), original->tokenizer().bos_id());
+}
+
+TEST(Model, AStopEndsAConversionAndLeavesNothing) {
+  // Set by the first report of progress, in the middle of the work.
+  class StopSoon : public NoProgress {
+   public:
+    void Update(int64_t, int64_t, std::string_view) override { stop = true; }
+    std::atomic<bool> stop{false};
+  };
+  TemporaryFolder folder;
+  ThreadPool pool(1);
+  const std::string path = WriteTiny(folder);
+  const auto is_interrupted = [](const auto& work) {
+    try {
+      work();
+    } catch (const Error& error) {
+      return error.kind() == ErrorKind::kInterrupted;
+    }
+    return false;
+  };
+  StopSoon converting, writing;
+  const std::string out = folder / "out/model.gguf";
+  std::filesystem::create_directory(folder / "out");
+  EXPECT_TRUE(is_interrupted([&] { ConvertModel(path, out, {}, pool, converting, &converting.stop); }));
+  EXPECT_TRUE(is_interrupted([&] {
+    WriteRandomModel(ParseRandomShape("tiny"), Encoding::kQ8_0, 1, out, pool, writing, &writing.stop);
+  }));
+  EXPECT_TRUE(std::filesystem::is_empty(folder / "out"));
 }
 
 TEST(Model, ConversionRefusesWhatCannotBeEncoded) {

@@ -161,7 +161,7 @@ RandomShape ParseRandomShape(std::string_view text) {
 }
 
 void WriteRandomModel(const RandomShape& shape, Encoding encoding, uint64_t seed, const std::string& path,
-                      ThreadPool& pool, Progress& progress) {
+                      ThreadPool& pool, Progress& progress, StopToken stop) {
   CheckShape(shape);
   if (!CanEncode(encoding)) {
     Fail(ErrorKind::kUnsupported, "weights cannot be written as {}", EncodingName(encoding));
@@ -201,6 +201,7 @@ void WriteRandomModel(const RandomShape& shape, Encoding encoding, uint64_t seed
     writer.AddTensor(name, actual, {cols, rows},
                      [&, pattern, rows, cols, this_seed = ++tensor_seed, actual](const GgufSink& sink) {
                        pattern->Produce(rows * cols, this_seed, sink);
+                       if (stop.stop_requested()) Fail(ErrorKind::kInterrupted, "interrupted; nothing was written");
                        done_bytes += static_cast<int64_t>(EncodedBytes(actual, rows * cols));
                        progress.Update(done_bytes, total_bytes, "");
                      });

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/progress.h"
+#include "base/stop.h"
 #include "base/thread_pool.h"
 #include "base/types.h"
 
@@ -35,9 +36,9 @@ RandomShape ParseRandomShape(std::string_view text);
 // Writes the model, atomically, with a vocabulary of bytes and made-up words. The same bytes for the same
 // seed, whatever the number of threads. Matrices have the scale of trained ones, so logits are finite; 2-D
 // tensors are in `encoding` (columns that its blocks do not divide: Q8_0, else F16), norms in F32. Blocks
-// repeat within a matrix: the values are for measuring, not for statistics. Throws Error(kFile,
-// kUnsupported).
+// repeat within a matrix: the values are for measuring, not for statistics. Throws Error(kFile, kUnsupported),
+// Error(kInterrupted) after a stop; `path` is as before then.
 void WriteRandomModel(const RandomShape& shape, Encoding encoding, uint64_t seed, const std::string& path,
-                      ThreadPool& pool, Progress& progress);
+                      ThreadPool& pool, Progress& progress, StopToken stop = {});
 
 }  // namespace mneme

@@ -6,7 +6,6 @@
 #include <deque>
 
 #include "base/error.h"
-#include "base/interrupt.h"
 #include "context/policy.h"
 #include "session/session_impl.h"
 #include "session/stop_strings.h"
@@ -40,7 +39,7 @@ std::string_view StopReasonName(StopReason reason) {
   return "";
 }
 
-int64_t Session::Impl::FeedPauses(int64_t num_pauses, TokenId pause_token) {
+int64_t Session::Impl::FeedPauses(int64_t num_pauses, TokenId pause_token, StopToken stop) {
   if (num_pauses == 0) return -1;
   if (num_pauses < 0)
     Fail(ErrorKind::kInput, "the number of pauses is {}; it must not be negative", num_pauses);
@@ -68,7 +67,7 @@ int64_t Session::Impl::FeedPauses(int64_t num_pauses, TokenId pause_token) {
   }
   decoder.reset();
   const std::vector<TokenId> chunk(static_cast<size_t>(std::min(num_pauses, MaxRows())), pause_token);
-  for (int64_t left = num_pauses; left > 0 && !InterruptRequested();) {
+  for (int64_t left = num_pauses; left > 0 && !stop.stop_requested();) {
     const auto count = static_cast<size_t>(std::min(left, static_cast<int64_t>(chunk.size())));
     left -= static_cast<int64_t>(count);
     ForwardChunkOf(std::span(chunk).first(count), /*is_pause=*/true, /*skip_logits=*/left > 0, nullptr);
@@ -76,8 +75,8 @@ int64_t Session::Impl::FeedPauses(int64_t num_pauses, TokenId pause_token) {
   return window == kUnbounded ? -1 : window - num_pauses;
 }
 
-void Session::FeedPauses(int64_t num_pauses, TokenId pause_token) {
-  impl_->FeedPauses(num_pauses, pause_token);
+void Session::FeedPauses(int64_t num_pauses, TokenId pause_token, StopToken stop) {
+  impl_->FeedPauses(num_pauses, pause_token, stop);
 }
 
 void Session::Impl::StartDecoder() {
@@ -96,8 +95,8 @@ void Session::Impl::StartDecoder() {
 // One call of Generate. Tokens that can still be taken back are open: fed, their text not handed out.
 class Session::Impl::Generation {
  public:
-  Generation(Impl& impl, const GenerateOptions& options, const TextCallback& on_text)
-      : impl_(impl), options_(options), on_text_(on_text), matcher_(options.stop_strings) {}
+  Generation(Impl& impl, const GenerateOptions& options, const TextCallback& on_text, StopToken stop)
+      : impl_(impl), options_(options), on_text_(on_text), stop_(stop), matcher_(options.stop_strings) {}
 
   GenerateResult operator()();
 
@@ -124,6 +123,7 @@ class Session::Impl::Generation {
   Impl& impl_;
   const GenerateOptions& options_;
   const TextCallback& on_text_;
+  const StopToken stop_;
   const Clock::time_point start_ = Clock::now();
   StopStringMatcher matcher_;
   GenerateResult result_;
@@ -240,7 +240,7 @@ bool Session::Impl::Generation::EndsBefore() {
         pause_room_, options_.num_pauses);
     return true;
   }
-  if (!InterruptRequested()) return false;
+  if (!stop_.stop_requested()) return false;
   result_.reason = StopReason::kInterrupted;
   return true;
 }
@@ -290,7 +290,7 @@ void Session::Impl::Generation::CloseOpen() {
   impl_.decoder = std::move(decoder);
 }
 
-// After a full count or an interrupt the next Generate goes on in the middle of a character if need be; an
+// After a full count or a stop the next Generate goes on in the middle of a character if need be; an
 // answer that is over keeps none.
 void Session::Impl::Generation::FinishText() {
   if (matcher_.found()) result_.stop_string = matcher_.stop_string();
@@ -311,7 +311,7 @@ GenerateResult Session::Impl::Generation::operator()() {
   has_text_ = impl_.model->has_tokenizer();
   Check();
   FindActions();
-  pause_room_ = impl_.FeedPauses(options_.num_pauses, options_.pause_token);
+  pause_room_ = impl_.FeedPauses(options_.num_pauses, options_.pause_token, stop_);
   if (has_text_ && !impl_.decoder.has_value()) impl_.StartDecoder();
   while (Step()) {
   }
@@ -321,8 +321,9 @@ GenerateResult Session::Impl::Generation::operator()() {
   return std::move(result_);
 }
 
-GenerateResult Session::Generate(const GenerateOptions& options, const TextCallback& on_text) {
-  return Impl::Generation(*impl_, options, on_text)();
+GenerateResult Session::Generate(const GenerateOptions& options, const TextCallback& on_text,
+                                 StopToken stop) {
+  return Impl::Generation(*impl_, options, on_text, stop)();
 }
 
 }  // namespace mneme

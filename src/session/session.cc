@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "base/error.h"
-#include "base/interrupt.h"
 #include "context/registry.h"
 #include "session/session_impl.h"
 
@@ -19,7 +18,7 @@ double SecondsSince(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-// Bytes that FeedText encodes at once: small enough that an interrupt is seen soon, enough for a chunk.
+// Bytes that FeedText encodes at once: small enough that a stop is seen soon, enough for a chunk.
 constexpr size_t kTextSliceBytes = 2048;
 // An encoder's bound (tokenizer/tokenizer.h), the longest special token taken generously, and the ids that
 // one slice can release: everything that was held back, a token per byte.
@@ -173,11 +172,10 @@ void Session::Impl::ForwardChunkOf(std::span<const TokenId> tokens, bool is_paus
   if (callback_error) std::rethrow_exception(callback_error);
 }
 
-size_t Session::Impl::FeedChunks(std::span<const TokenId> tokens, bool is_pause, bool interruptible,
+size_t Session::Impl::FeedChunks(std::span<const TokenId> tokens, bool is_pause, StopToken stop,
                                  const RowCallback* on_logits) {
   size_t done = 0;
-  while (done < tokens.size()) {
-    if (interruptible && InterruptRequested()) break;
+  while (done < tokens.size() && !stop.stop_requested()) {
     const size_t count = std::min(tokens.size() - done, static_cast<size_t>(MaxRows()));
     const bool is_last = done + count == tokens.size();
     ForwardChunkOf(tokens.subspan(done, count), is_pause, !is_last, on_logits);
@@ -186,18 +184,11 @@ size_t Session::Impl::FeedChunks(std::span<const TokenId> tokens, bool is_pause,
   return done;
 }
 
-size_t Session::Feed(std::span<const TokenId> tokens) {
+size_t Session::Feed(std::span<const TokenId> tokens, StopToken stop, const RowCallback& on_row) {
   impl_->CheckTokens(tokens);
   impl_->FinishText();
   impl_->decoder.reset();
-  return impl_->FeedChunks(tokens, /*is_pause=*/false, /*interruptible=*/true, nullptr);
-}
-
-size_t Session::Feed(std::span<const TokenId> tokens, const RowCallback& on_logits) {
-  impl_->CheckTokens(tokens);
-  impl_->FinishText();
-  impl_->decoder.reset();
-  return impl_->FeedChunks(tokens, /*is_pause=*/false, /*interruptible=*/true, &on_logits);
+  return impl_->FeedChunks(tokens, /*is_pause=*/false, stop, on_row ? &on_row : nullptr);
 }
 
 // ---- text
@@ -208,7 +199,7 @@ void Session::Impl::DropText() {
   text_open = false;
 }
 
-size_t Session::Impl::FeedText(std::string_view text) {
+size_t Session::Impl::FeedText(std::string_view text, StopToken stop) {
   const Tokenizer& tokenizer = model->tokenizer();
   decoder.reset();
   if (!encoder.has_value()) encoder.emplace(tokenizer, InnerEncode(options));
@@ -217,7 +208,7 @@ size_t Session::Impl::FeedText(std::string_view text) {
   text_open = true;
   size_t taken = 0;
   try {
-    while (taken < text.size() && !InterruptRequested()) {
+    while (taken < text.size() && !stop.stop_requested()) {
       const std::string_view slice = text.substr(taken, kTextSliceBytes);
       encoder->Feed(slice, &ids);
       taken += slice.size();
@@ -227,11 +218,11 @@ size_t Session::Impl::FeedText(std::string_view text) {
       const size_t whole = ids.size() / num_rows * num_rows;
       if (whole == 0) continue;
       CheckTokens(ids);
-      FeedChunks(std::span(ids).first(whole), false, false, nullptr);
+      FeedChunks(std::span(ids).first(whole), false, {}, nullptr);
       ids.erase(ids.begin(), ids.begin() + static_cast<ptrdiff_t>(whole));
     }
     CheckTokens(ids);
-    FeedChunks(ids, false, false, nullptr);
+    FeedChunks(ids, false, {}, nullptr);
     ids.clear();
   } catch (...) {
     DropText();
@@ -245,7 +236,7 @@ void Session::Impl::FinishText() {
   try {
     encoder->Finish(&ids);
     CheckTokens(ids);
-    FeedChunks(ids, false, false, nullptr);
+    FeedChunks(ids, false, {}, nullptr);
   } catch (...) {
     DropText();
     throw;
@@ -254,7 +245,7 @@ void Session::Impl::FinishText() {
   text_open = false;
 }
 
-size_t Session::FeedText(std::string_view text) { return impl_->FeedText(text); }
+size_t Session::FeedText(std::string_view text, StopToken stop) { return impl_->FeedText(text, stop); }
 void Session::FinishText() { impl_->FinishText(); }
 
 // ---- logits, sampling, rewinding

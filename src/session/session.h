@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "base/budget.h"
+#include "base/stop.h"
 #include "base/thread_pool.h"
 #include "context/context.h"
 #include "model/model.h"
@@ -60,7 +61,7 @@ enum class StopReason : uint8_t {
   kEog,          // the model ended its turn
   kStopString,   //
   kMaxTokens,    //
-  kInterrupted,  // base/interrupt.h
+  kInterrupted,  // its StopToken
   kCallback,     // the callback returned false
   kContextFull,  // the context cannot take more tokens; GenerateResult::message says why
 };
@@ -118,18 +119,18 @@ class Session {
   // The most recent tokens, oldest first: at least min(num_tokens(), repetition window, max_rewind).
   std::vector<TokenId> RecentTokens() const;
 
-  // Appends tokens, in chunks. Returns how many: fewer than given only after an interrupt
-  // (base/interrupt.h). Throws Error(kInput) for an id outside the vocabulary (nothing fed), Error(kBudget,
-  // kUnsupported) where the context refuses: the chunks before that one stay fed, num_tokens() says how many.
-  size_t Feed(std::span<const TokenId> tokens);
-  // The same, and hands out the logits [vocab_size] of every row, valid during the call only. index: of the
-  // token whose successor they predict.
+  // The logits [vocab_size] of one row, valid during the call only. index: of the token whose successor they
+  // predict.
   using RowCallback = std::function<void(int64_t index, std::span<const float> logits)>;
-  size_t Feed(std::span<const TokenId> tokens, const RowCallback& on_logits);
+  // Appends tokens, in chunks, and hands out the logits of every row where asked to. Returns how many tokens:
+  // fewer than given only after a stop. Throws Error(kInput) for an id outside the vocabulary (nothing fed),
+  // Error(kBudget, kUnsupported) where the context refuses: the chunks before that one stay fed, num_tokens()
+  // says how many.
+  size_t Feed(std::span<const TokenId> tokens, StopToken stop = {}, const RowCallback& on_row = nullptr);
   // Appends text, piece by piece; the ids are those of the whole text whatever the pieces are. Returns the
-  // bytes taken: fewer than given only after an interrupt. Some bytes stay pending until FinishText. Errors
+  // bytes taken: fewer than given only after a stop. Some bytes stay pending until FinishText. Errors
   // as Feed; what was pending is dropped then. Throws Error(kUnsupported) for a model without tokenizer.
-  size_t FeedText(std::string_view text);
+  size_t FeedText(std::string_view text, StopToken stop = {});
   // Ends the text: what is pending is fed. Generate and Feed call it themselves.
   void FinishText();
   // Bytes that FeedText took since the start of the stream, and how many of them are pending. Saved with the
@@ -147,10 +148,9 @@ class Session {
   // Pauses, then sample and feed until something ends it. Text of tokens that belong to a stop string is not
   // handed out, the tokens stay in the stream. On an Error (NaN logits, say) the stream holds what was fed.
   // Throws Error(kInput) on an empty stream or if pauses do not fit into the window of the context.
-  GenerateResult Generate(const GenerateOptions& options, const TextCallback& on_text);
-  // Appends pauses: not seen by the repetition penalty. Stops between chunks at an interrupt. Errors as
-  // Generate.
-  void FeedPauses(int64_t num_pauses, TokenId pause_token = -1);
+  GenerateResult Generate(const GenerateOptions& options, const TextCallback& on_text, StopToken stop = {});
+  // Appends pauses: not seen by the repetition penalty. Ends between chunks at a stop. Errors as Generate.
+  void FeedPauses(int64_t num_pauses, TokenId pause_token = -1, StopToken stop = {});
 
   // Tokens that can be taken back now.
   int64_t MaxRewind() const;

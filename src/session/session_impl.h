@@ -33,12 +33,12 @@ struct Session::Impl {
   // Runs one chunk; bookkeeping after success. skip_logits: they will not be asked for.
   void ForwardChunkOf(std::span<const TokenId> tokens, bool is_pause, bool skip_logits,
                       const RowCallback* on_logits);
-  // All chunks. Stops at an interrupt if interruptible. Returns how many tokens were fed.
-  size_t FeedChunks(std::span<const TokenId> tokens, bool is_pause, bool interruptible,
+  // All chunks, or those before a stop. Returns how many tokens were fed.
+  size_t FeedChunks(std::span<const TokenId> tokens, bool is_pause, StopToken stop,
                     const RowCallback* on_logits);
   void Committed(std::span<const TokenId> tokens, bool is_pause, double seconds);
   void EnsureLogits();
-  size_t FeedText(std::string_view text);
+  size_t FeedText(std::string_view text, StopToken stop);
   void FinishText();
   void DropText();
   void Rewind(int64_t count);
@@ -49,7 +49,7 @@ struct Session::Impl {
   // generate.cc
   class Generation;
   // Returns how many tokens of an answer see all of the pauses; -1: any number.
-  int64_t FeedPauses(int64_t num_pauses, TokenId pause_token);
+  int64_t FeedPauses(int64_t num_pauses, TokenId pause_token, StopToken stop);
   void StartDecoder();
 
   // snapshot.cc

@@ -6,7 +6,6 @@
 #include <numeric>
 #include <sstream>
 
-#include "base/interrupt.h"
 #include "session/session_test_util.h"
 
 namespace mneme {
@@ -92,14 +91,14 @@ TEST(SessionTest, RowsHandedOutAreTheLogitsOfEachStep) {
   Session rows(model, TestOptions("sinks:sinks=4,window=20"), budget, TestPool());
   Session steps(model, TestOptions("sinks:sinks=4,window=20"), budget, TestPool());
   int64_t expected_index = 0;
-  rows.Feed(tokens, [&](int64_t index, std::span<const float> logits) {
+  rows.Feed(tokens, {}, [&](int64_t index, std::span<const float> logits) {
     EXPECT_EQ(index, expected_index++);
     steps.Feed({&tokens[static_cast<size_t>(index)], 1});
     EXPECT_TRUE(SameBits({logits.begin(), logits.end()}, LogitsOf(steps))) << index;
   });
   EXPECT_EQ(expected_index, 40);
   // An exception of the callback's own leaves whole chunks behind.
-  EXPECT_THROW(rows.Feed(tokens, [](int64_t, std::span<const float>) { throw std::runtime_error("mine"); }),
+  EXPECT_THROW(rows.Feed(tokens, {}, [](int64_t, std::span<const float>) { throw std::runtime_error("mine"); }),
                std::runtime_error);
   EXPECT_EQ(rows.num_tokens(), 40 + 16);
   EXPECT_TRUE(rows.has_logits());
@@ -292,19 +291,19 @@ TEST(SessionTest, TheCallbackCanEndIt) {
   EXPECT_EQ(result.num_tokens, 5);
 }
 
-TEST(SessionTest, AnInterruptEndsItAndLosesNothing) {
+TEST(SessionTest, AStopEndsItAndLosesNothing) {
   MNEME_SESSION_TEST_MODEL();
   Budget budget;
   Session session(model, TestOptions("sinks:sinks=4,window=20"), budget, TestPool());
   session.FeedText("Once upon");
-  RequestInterrupt();
-  EXPECT_EQ(session.FeedText(" a time"), 0u);
+  std::atomic<bool> stop{true};
+  EXPECT_EQ(session.FeedText(" a time", &stop), 0u);
   const std::vector<TokenId> tokens = TestTokens(*model, 5);
-  const auto result = session.Generate({}, [](std::string_view, TokenId) { return true; });
+  const auto result = session.Generate({}, [](std::string_view, TokenId) { return true; }, &stop);
   EXPECT_EQ(result.reason, StopReason::kInterrupted);
-  EXPECT_EQ(session.Feed(tokens), 0u);
-  ClearInterrupt();
-  EXPECT_EQ(session.Feed(tokens), 5u);
+  EXPECT_EQ(session.Feed(tokens, &stop), 0u);
+  stop = false;
+  EXPECT_EQ(session.Feed(tokens, &stop), 5u);
   EXPECT_EQ(session.text_bytes(), 9);
 }
 
@@ -365,9 +364,9 @@ TEST(SessionTest, PausesThatCannotBe) {
   GenerateText(session, {.max_tokens = 5, .num_pauses = 10, .pause_token = 300}, &result);
   EXPECT_EQ(result.message, "");
   const int64_t before = session.num_tokens();
-  RequestInterrupt();
-  GenerateText(session, {.max_tokens = 5, .num_pauses = 10, .pause_token = 300}, &result);
-  ClearInterrupt();
+  const std::atomic<bool> stop{true};
+  result = session.Generate({.max_tokens = 5, .num_pauses = 10, .pause_token = 300},
+                            [](std::string_view, TokenId) { return true; }, &stop);
   EXPECT_EQ(result.reason, StopReason::kInterrupted);
   EXPECT_EQ(session.num_tokens(), before);
 }

@@ -4,11 +4,11 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "base/stop.h"
 #include "tokenizer/tokenizer.h"
 #include "train/decoder.h"
 
@@ -31,7 +31,7 @@ struct TextEvaluation {
   int64_t max_tokens = 1 << 16;  // of the file, from its front
   int64_t reset_segments = 0;    // the state is emptied after so many segments; 0: never
   std::vector<TokenId> front;    // fed before the text and after each time the state is emptied
-  std::function<bool()> stop;    // asked once per segment; may be empty
+  StopToken stop;                // looked at once per segment
 };
 
 struct TextScore {

@@ -16,7 +16,6 @@
 
 #include "base/error.h"
 #include "base/file.h"
-#include "base/interrupt.h"
 #include "base/random.h"
 #include "base/units.h"
 #include "context/infini.h"
@@ -453,12 +452,12 @@ void Run::EvaluatePasskeys() {
     for (const double depth : {0.0, 0.5, 0.9}) {
       constexpr int64_t kRows = 8;
       int64_t right = 0;
-      for (int64_t done = 0; done < trials && !InterruptRequested(); done += kRows) {
+      for (int64_t done = 0; done < trials && !limits_.stop.stop_requested(); done += kRows) {
         const int64_t count = std::min(kRows, trials - done);
         right += CountExact(*decoder_, data_->Passkeys(count, num_segments, config_.memory.segment, depth,
                                                        static_cast<uint64_t>(done + num_segments * 1000)));
       }
-      if (InterruptRequested()) return;
+      if (limits_.stop.stop_requested()) return;
       const double accuracy = static_cast<double>(right) / static_cast<double>(trials);
       log_->Write({{"step", step_},
                    {"task", "passkey"},
@@ -479,7 +478,7 @@ void Run::EvaluateFiles() {
   options.segment = config_.memory.segment;
   options.max_tokens = config_.train.evaluate_tokens;
   options.reset_segments = config_.train.evaluate_reset;
-  options.stop = [] { return InterruptRequested(); };
+  options.stop = limits_.stop;
   if (data_->sink() >= 0) options.front = {data_->sink()};
   if (options.reset_segments < 0) {
     options.reset_segments = 0;
@@ -606,7 +605,7 @@ TrainOutcome Run::Go() {
   const int64_t total = config_.num_steps();
   const int64_t end = limits_.stop_after < 0 ? total : std::min(total, step_ + limits_.stop_after);
   bool is_saved = false, is_evaluated = false;
-  while (step_ < end && !InterruptRequested()) {
+  while (step_ < end && !limits_.stop.stop_requested()) {
     Step();
     is_saved = step_ % config_.train.checkpoint_every == 0;
     if (is_saved) Save();
@@ -618,7 +617,7 @@ TrainOutcome Run::Go() {
   if (events_.progress != nullptr) {
     events_.progress->Finish(fmt::format("step {} of {}, loss {:.4f}", step_, total, smooth_loss_));
   }
-  return {step_, last_loss_, step_ >= total, InterruptRequested(), model_path_};
+  return {step_, last_loss_, step_ >= total, limits_.stop.stop_requested(), model_path_};
 }
 
 }  // namespace

@@ -14,6 +14,7 @@
 #include <string>
 
 #include "base/progress.h"
+#include "base/stop.h"
 #include "train/config.h"
 
 namespace mneme::train {
@@ -26,6 +27,7 @@ struct TrainEvents {
 struct TrainLimits {
   int64_t stop_after = -1;  // steps of this sitting; -1: to the end
   bool fresh = false;       // start anew although there is a checkpoint
+  StopToken stop;
 };
 
 struct TrainOutcome {
@@ -36,7 +38,7 @@ struct TrainOutcome {
   std::string model_path;  // empty if the attention is not exported
 };
 
-// Runs until the last step, stop_after, or an interrupt (base/interrupt.h), then saves. Throws
+// Runs until the last step, stop_after, or a stop, then saves. Throws
 // Error(kMismatch) for a checkpoint of another model or other data, Error(kFile) for one that is damaged, and
 // Error(kInput), naming the layer, when a loss, a memory or a gradient is no longer a number or exceeds
 // train.z_limit; the last good checkpoint is then intact.

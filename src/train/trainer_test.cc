@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -13,7 +14,6 @@
 #include "base/budget.h"
 #include "base/error.h"
 #include "base/file.h"
-#include "base/interrupt.h"
 #include "base/testing.h"
 #include "base/thread_pool.h"
 #include "context/registry.h"
@@ -174,20 +174,22 @@ TEST_F(Training, TwoRunsDoNotShareAFolder) {
   EXPECT_EQ(Train(Config(ConfigText()), events).step, 6);
 }
 
-class InterruptingProgress : public Progress {
+class StoppingProgress : public Progress {
  public:
   void Update(int64_t done, int64_t, std::string_view) override {
-    if (done == 2) RequestInterrupt();
+    if (done == 2) stop = true;
   }
   void Finish(std::string_view) override {}
+  std::atomic<bool> stop{false};
 };
 
-TEST_F(Training, AnInterruptSavesAndStops) {
-  InterruptingProgress progress;
+TEST_F(Training, AStopSavesAndEnds) {
+  StoppingProgress progress;
   TrainEvents events;
   events.progress = &progress;
-  const TrainOutcome outcome = Train(Config(ConfigText()), events);
-  ClearInterrupt();
+  TrainLimits limits;
+  limits.stop = &progress.stop;
+  const TrainOutcome outcome = Train(Config(ConfigText()), events, limits);
   EXPECT_TRUE(outcome.interrupted);
   EXPECT_FALSE(outcome.finished);
   EXPECT_EQ(outcome.step, 2);

@@ -12,7 +12,6 @@
 
 #include "base/error.h"
 #include "base/file.h"
-#include "base/interrupt.h"
 #include "base/units.h"
 #include "eval/scores/text.h"
 
@@ -156,8 +155,7 @@ DatasetRun::Answer DatasetRun::Ask(const DatasetTask& task, const DatasetExample
   SessionOptions options;
   options.context = settings_.context;
   Session session(model_, options, budget_, pool_, runner_);
-  // In pieces, so that an interrupt is seen; Feed itself looks between chunks.
-  if (session.Feed(ids) < ids.size()) return answer;
+  if (session.Feed(ids, settings_.stop) < ids.size()) return answer;
   GenerateOptions generate;
   generate.max_tokens = settings_.max_tokens >= 0 ? settings_.max_tokens : task.max_tokens;
   if (settings_.chat != nullptr && !settings_.chat->stop.empty())
@@ -168,7 +166,7 @@ DatasetRun::Answer DatasetRun::Ask(const DatasetTask& task, const DatasetExample
     const size_t begin = answer.text.find_first_not_of('\n');
     return !task.first_line || begin == std::string::npos ||
            answer.text.find('\n', begin) == std::string::npos;
-  });
+  }, settings_.stop);
   answer.seconds = SecondsSince(start);
   answer.is_whole = result.reason != StopReason::kInterrupted;
   return answer;
@@ -204,7 +202,7 @@ DatasetScore DatasetRun::Run(Benchmark benchmark, const DatasetFile& file, const
       }
       return ++index != settings_.limit;
     }
-    if (InterruptRequested()) return !(is_interrupted = true);
+    if (settings_.stop.stop_requested()) return !(is_interrupted = true);
     if (settings_.book != nullptr) {
       std::vector<std::string> facts;
       for (const std::string_view fact : scores::Split(example.fields["input"], '\n'))

@@ -31,6 +31,7 @@ struct DatasetSettings {
   const BabiBook* book = nullptr;              // bAbI stories: hide the facts in it...
   int64_t length = 0;                          // ...of so many tokens
   uint64_t seed = 0;                           // of the hiding
+  StopToken stop = {};
 };
 
 // Mean score of one file.

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -9,7 +10,6 @@
 #include <vector>
 
 #include "base/error.h"
-#include "base/interrupt.h"
 #include "base/testing.h"
 #include "eval/tasks/babi.h"
 #include "eval/datasets/dataset_run.h"
@@ -300,7 +300,7 @@ TEST_F(DatasetRunTest, AnswersAreKeptAndNotAskedAgain) {
   EXPECT_THROW(run(), Error);
 }
 
-TEST_F(DatasetRunTest, AnInterruptKeepsWhatIsDone) {
+TEST_F(DatasetRunTest, AStopKeepsWhatIsDone) {
   MNEME_REQUIRE_DATA(data);
   ThreadPool pool(1);
   const auto model = TestModel(data, pool);
@@ -309,11 +309,11 @@ TEST_F(DatasetRunTest, AnInterruptKeepsWhatIsDone) {
   settings.context.spec = "sinks:sinks=4,window=200";
   Budget budget;
   NoProgress progress;
+  const std::atomic<bool> stop{true};
+  settings.stop = &stop;
   DatasetRun once(model, settings, budget, pool);
-  RequestInterrupt();
   const DatasetScore score =
       once.Run(Benchmark::kBabi, files[0], (folder_ / "out.jsonl").string(), nullptr, progress);
-  ClearInterrupt();
   EXPECT_TRUE(score.is_interrupted);
   EXPECT_EQ(score.count, 0);
   EXPECT_FALSE(fs::exists(folder_ / "out.jsonl"));

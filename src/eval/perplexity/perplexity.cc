@@ -9,7 +9,6 @@
 #include <utility>
 
 #include "base/error.h"
-#include "base/interrupt.h"
 #include "context/registry.h"
 #include "kernels/pointwise/elementwise.h"
 
@@ -99,7 +98,7 @@ struct PerplexityRun::Stream {
 
 PerplexityRun::PerplexityRun(std::shared_ptr<const Model> model, const PerplexityOptions& options,
                              Budget& budget, ThreadPool& pool)
-    : model_(std::move(model)), lengths_(options.lengths) {
+    : model_(std::move(model)), lengths_(options.lengths), stop_(options.stop) {
   if (options.contexts.empty()) Fail(ErrorKind::kInput, "perplexity: no context was given");
   int64_t max_chunk = 1;
   for (const ContextSettings& settings : options.contexts)
@@ -153,20 +152,21 @@ bool PerplexityRun::FeedStream(Stream& stream, std::span<const TokenId> tokens) 
   size_t taken = num_fed;
   try {
     if (stream.recompute) {
-      for (taken = 0; taken < num_fed && !InterruptRequested(); ++taken) {
+      for (taken = 0; taken < num_fed && !stop_.stop_requested(); ++taken) {
         const int64_t index = stream.recompute->num_tokens();
         stream.recompute->Push(tokens[taken]);
         if ((index + 1) % stream.spec.every != 0) continue;
-        const std::span<const float> logits = stream.recompute->Logits();
+        const std::span<const float> logits = stream.recompute->Logits(stop_);
         if (logits.empty()) break;
         ++stream.num_windows;
         Score(stream, index, logits, tokens[taken + 1]);
       }
     } else {
       const int64_t first = stream.session->num_tokens();
-      taken = stream.session->Feed(tokens.first(num_fed), [&](int64_t index, std::span<const float> logits) {
+      const auto score = [&](int64_t index, std::span<const float> logits) {
         Score(stream, index, logits, tokens[static_cast<size_t>(index - first) + 1]);
-      });
+      };
+      taken = stream.session->Feed(tokens.first(num_fed), stop_, score);
     }
   } catch (const Error& error) {
     if (error.kind() != ErrorKind::kBudget && error.kind() != ErrorKind::kUnsupported) throw;

@@ -61,6 +61,7 @@ struct PerplexityOptions {
   // The tables of the papers: what a stream of each length gives in its second half, that is tokens with
   // index in [length / 2, length).
   std::vector<int64_t> lengths = {};
+  StopToken stop = {};
 };
 
 // What one context gave.
@@ -89,7 +90,7 @@ class PerplexityRun {
 
   // More tokens of the stream. The first token of all is not scored: nothing predicts it. A context that
   // refuses to go on is left behind with its message; throws Error only when the tokens are not of the
-  // vocabulary, and Error(kInput) where logits are not finite. Returns false after an interrupt: what was
+  // vocabulary, and Error(kInput) where logits are not finite. Returns false after a stop: what was
   // scored stays.
   bool Feed(std::span<const TokenId> tokens);
   // The tokens that wait for a full chunk.
@@ -110,6 +111,7 @@ class PerplexityRun {
   std::vector<TokenId> pending_;
   size_t chunk_ = 0;
   std::vector<int64_t> lengths_;
+  StopToken stop_;
   int64_t num_tokens_ = 0;
 };
 

@@ -53,14 +53,14 @@ RecomputeWindow::RecomputeWindow(std::shared_ptr<const Model> model, int64_t win
 
 void RecomputeWindow::Push(TokenId token) { recent_[static_cast<size_t>(num_tokens_++ % window_)] = token; }
 
-std::span<const float> RecomputeWindow::Logits() {
+std::span<const float> RecomputeWindow::Logits(StopToken stop) {
   if (num_tokens_ == 0) Fail(ErrorKind::kInput, "recompute: the stream is empty");
   session_->Rewind(session_->num_tokens());
   const int64_t count = std::min(num_tokens_, window_);
   std::vector<TokenId> ids(static_cast<size_t>(count));
   for (int64_t i = 0; i < count; ++i)
     ids[static_cast<size_t>(i)] = recent_[static_cast<size_t>((num_tokens_ - count + i) % window_)];
-  if (session_->Feed(ids) < ids.size()) return {};
+  if (session_->Feed(ids, stop) < ids.size()) return {};
   return session_->logits();
 }
 

@@ -40,9 +40,9 @@ class RecomputeWindow {
   void Push(TokenId token);
   int64_t num_tokens() const { return num_tokens_; }
   bool is_full() const { return num_tokens_ >= window_; }
-  // [vocab_size] after the last token, from the window alone; valid until the next call. Empty after an
-  // interrupt. Throws Error(kInput) on an empty stream.
-  std::span<const float> Logits();
+  // [vocab_size] after the last token, from the window alone; valid until the next call. Empty after a stop.
+  // Throws Error(kInput) on an empty stream.
+  std::span<const float> Logits(StopToken stop = {});
   // What the session of one window reserves.
   static SessionOptions Options(int64_t window, const ContextSettings& base);
 

@@ -56,12 +56,12 @@ double LogProbability(std::span<const float> logits, TokenId token) {
 }
 
 // Of the tokens `ids` after the stream as it is, which stays so where `rewind` says it.
-double ContinuationLikelihood(Session& session, std::span<const TokenId> ids, bool rewind) {
+double ContinuationLikelihood(Session& session, std::span<const TokenId> ids, bool rewind, StopToken stop) {
   double sum = LogProbability(session.logits(), ids[0]);
   if (ids.size() == 1) return sum;
   const int64_t first = session.num_tokens();
   const size_t count = ids.size() - 1;
-  const size_t fed = session.Feed(ids.first(count), [&](int64_t index, std::span<const float> logits) {
+  const size_t fed = session.Feed(ids.first(count), stop, [&](int64_t index, std::span<const float> logits) {
     sum += LogProbability(logits, ids[static_cast<size_t>(index - first) + 1]);
   });
   if (rewind) session.Rewind(static_cast<int64_t>(fed));
@@ -69,14 +69,14 @@ double ContinuationLikelihood(Session& session, std::span<const TokenId> ids, bo
   return sum;
 }
 
-std::string Write(Session& session, const RecallQuestion& question, int64_t max_tokens) {
+std::string Write(Session& session, const RecallQuestion& question, int64_t max_tokens, StopToken stop) {
   GenerateOptions options;
   options.max_tokens = max_tokens;
   std::string text;
   const GenerateResult result = session.Generate(options, [&](std::string_view piece, TokenId) {
     text += piece;
     return !IsDecided(question, text);
-  });
+  }, stop);
   if (result.reason == StopReason::kInterrupted) Fail(ErrorKind::kInterrupted, "interrupted");
   return text;
 }
@@ -88,7 +88,7 @@ RecallAnswer AskSession(RecallStream& stream, Session& session, const RecallQues
                         size_t common) {
   RecallAnswer answer;
   const int64_t start = session.num_tokens();
-  const size_t fed = session.Feed(std::span(endings[0]).first(common));
+  const size_t fed = session.Feed(std::span(endings[0]).first(common), stream.stop());
   if (fed < common) Fail(ErrorKind::kInterrupted, "interrupted");
   answer.num_tokens = session.num_tokens();
   if (options.likelihood) {
@@ -100,7 +100,7 @@ RecallAnswer AskSession(RecallStream& stream, Session& session, const RecallQues
         copy = session.Clone();
         stream.NotePeak();
       }
-      const double value = ContinuationLikelihood(copy ? *copy : session, ending, copy == nullptr);
+      const double value = ContinuationLikelihood(copy ? *copy : session, ending, copy == nullptr, stream.stop());
       if (i == 0) {
         right = value;
       } else {
@@ -112,7 +112,8 @@ RecallAnswer AskSession(RecallStream& stream, Session& session, const RecallQues
   if (options.generate) {
     const auto own_tokens = static_cast<int64_t>(endings[0].size() - common);
     answer.text =
-        Write(session, question, question.max_tokens > 0 ? question.max_tokens : own_tokens + kMoreTokens);
+        Write(session, question, question.max_tokens > 0 ? question.max_tokens : own_tokens + kMoreTokens,
+              stream.stop());
     answer.generated = ScoreAnswer(question, answer.text);
   }
   if (&session == &stream.session()) session.Rewind(session.num_tokens() - start);

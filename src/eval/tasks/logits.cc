@@ -5,12 +5,12 @@
 
 namespace mneme {
 
-int64_t WriteLogits(Session& session, const NextIds& next, const std::string& path) {
+int64_t WriteLogits(Session& session, const NextIds& next, const std::string& path, StopToken stop) {
   AtomicFileWriter writer(path);
   std::vector<TokenId> ids;
   int64_t num_ids = 0;
   while (next(&ids)) {
-    const size_t taken = session.Feed(ids, [&](int64_t, std::span<const float> logits) {
+    const size_t taken = session.Feed(ids, stop, [&](int64_t, std::span<const float> logits) {
       writer.Write(logits.data(), logits.size() * sizeof(float));
     });
     num_ids += static_cast<int64_t>(taken);

@@ -17,7 +17,7 @@ using NextIds = std::function<bool(std::vector<TokenId>* ids)>;
 // Feeds the ids to the session and writes float32 little-endian [num_ids, vocab_size]: row i is what the
 // model says after token i. The file appears whole or not at all, and needs num_ids * vocab_size * 4 bytes;
 // memory does not grow. Returns num_ids. Throws what Session::Feed throws, Error(kFile) from the disk,
-// Error(kInterrupted).
-int64_t WriteLogits(Session& session, const NextIds& next, const std::string& path);
+// Error(kInterrupted) after a stop.
+int64_t WriteLogits(Session& session, const NextIds& next, const std::string& path, StopToken stop = {});
 
 }  // namespace mneme

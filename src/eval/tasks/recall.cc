@@ -192,7 +192,7 @@ class ContextRun {
     const size_t used_before = budget_.used_bytes();
     return std::make_unique<RecallStream>(
         std::make_unique<Session>(model_, session_options_, budget_, pool_, runner_), haystack_, budget_,
-        used_before, on_read_);
+        used_before, on_read_, options_.stop);
   }
 
   std::unique_ptr<RecallStream> Begun(const RecallLayout& layout) {

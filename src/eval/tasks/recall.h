@@ -53,6 +53,7 @@ struct RecallOptions {
   std::vector<std::string> specs;  // as the user wrote them
   size_t cap_bytes = SIZE_MAX;     // of everything beside the weights
   AskOptions ask;
+  StopToken stop = {};
 };
 
 // Thread rule: one thread at a time. Model, haystack, pool and log outlive it.
@@ -64,7 +65,7 @@ class RecallRun {
   // Every context with every cell that the log does not have yet: shorter texts first, shallow statements
   // first. Rows are added as cells finish: per way of scoring one, with the label "score". A cell that the
   // context cannot hold under the cap, or whose length its own statements exceed, gives a row without trials
-  // whose note says why. Returns false after an interrupt; what was finished stays. Throws Error(kInput) if
+  // whose note says why. Returns false after a stop; what was finished stays. Throws Error(kInput) if
   // no cell fits its length, before anything runs, and where a haystack ends too early; the finished rows
   // stay in the log.
   bool Run(std::vector<RecallCell> cells, EvalLog& log, Progress& progress);

@@ -17,14 +17,15 @@ EncodeOptions OptionsFor(const Tokenizer& tokenizer) {
 }  // namespace
 
 RecallStream::RecallStream(std::unique_ptr<Session> session, const Haystack& haystack, Budget& budget,
-                           size_t used_before, const TokensRead& on_read)
+                           size_t used_before, const TokensRead& on_read, StopToken stop)
     : session_(std::move(session)),
       encoder_(session_->model().tokenizer(), OptionsFor(session_->model().tokenizer())),
       chunk_(static_cast<size_t>(session_->options().context.max_chunk)),
       haystack_(&haystack),
       budget_(&budget),
       used_before_(used_before),
-      on_read_(&on_read) {
+      on_read_(&on_read),
+      stop_(stop) {
   NotePeak();
 }
 
@@ -36,7 +37,7 @@ void RecallStream::NotePeak() {
 void RecallStream::Take() {
   const size_t count = waiting_.size() / chunk_ * chunk_;
   if (count == 0) return;
-  const size_t fed = session_->Feed(std::span(waiting_).first(count));
+  const size_t fed = session_->Feed(std::span(waiting_).first(count), stop_);
   waiting_.erase(waiting_.begin(), waiting_.begin() + static_cast<ptrdiff_t>(fed));
   NotePeak();
   (*on_read_)(static_cast<int64_t>(fed));
@@ -47,7 +48,7 @@ void RecallStream::Flush() {
   Take();
   if (waiting_.empty()) return;
   const size_t count = waiting_.size();
-  const size_t fed = session_->Feed(waiting_);
+  const size_t fed = session_->Feed(waiting_, stop_);
   waiting_.erase(waiting_.begin(), waiting_.begin() + static_cast<ptrdiff_t>(fed));
   NotePeak();
   (*on_read_)(static_cast<int64_t>(fed));
@@ -155,7 +156,8 @@ void RecallStream::EndFiller(std::string_view end) {
 std::unique_ptr<RecallStream> RecallStream::Clone() {
   Flush();
   const size_t used_before = budget_->used_bytes();
-  auto copy = std::make_unique<RecallStream>(session_->Clone(), *haystack_, *budget_, used_before, *on_read_);
+  auto copy = std::make_unique<RecallStream>(session_->Clone(), *haystack_, *budget_, used_before, *on_read_,
+                                             stop_);
   copy->encoder_.RestoreState(encoder_.SaveState());
   copy->cursor_ = cursor_;
   copy->in_filler_ = in_filler_;

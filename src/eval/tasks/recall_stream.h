@@ -23,9 +23,9 @@ class RecallStream {
  public:
   // Takes over an empty session of `budget`; used_before: budget.used_bytes() before it was made.
   RecallStream(std::unique_ptr<Session> session, const Haystack& haystack, Budget& budget, size_t used_before,
-               const TokensRead& on_read);
+               const TokensRead& on_read, StopToken stop = {});
 
-  // All of these throw what Session::Feed throws, and Error(kInterrupted).
+  // All of these throw what Session::Feed throws, and Error(kInterrupted) after a stop.
   void Text(std::string_view text);
   // Filler, until one unit more, followed by `suffix`, would make more than `end` tokens in all. The last
   // unit may be cut; the filler can go on later only if the cut is kUnits. Throws Error(kInput) where the
@@ -47,6 +47,7 @@ class RecallStream {
   // Whether EndFiller would write something.
   bool in_filler() const { return in_filler_; }
   Session& session() { return *session_; }
+  StopToken stop() const { return stop_; }
   // Of the budget, at most, for this stream alone.
   size_t peak_bytes() const { return peak_bytes_; }
   void NotePeak();
@@ -67,6 +68,7 @@ class RecallStream {
   size_t used_before_;
   size_t peak_bytes_ = 0;
   const TokensRead* on_read_;
+  StopToken stop_;
 };
 
 }  // namespace mneme

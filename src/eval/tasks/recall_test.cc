@@ -2,13 +2,13 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <fstream>
 #include <functional>
 #include <set>
 #include <sstream>
 
 #include "base/error.h"
-#include "base/interrupt.h"
 #include "base/recall_text.h"
 #include "eval/tasks/passkey.h"
 #include "eval/tasks/recall_test_util.h"
@@ -299,18 +299,21 @@ TEST_F(RecallTest, WhatDoesNotFitIsSaidAndFinishedCellsAreKept) {
   EXPECT_EQ(log.report().rows.size(), 4u);
 }
 
-TEST_F(RecallTest, AnInterruptKeepsWhatIsFinished) {
+TEST_F(RecallTest, AStopKeepsWhatIsFinished) {
   const Haystack haystack = Haystack::Grass(1, " ");
-  RecallRun run(model_, haystack, Options("window:window=100"), *pool_);
-  EvalLog log(EvalHeader{}, "", "");
   class StopLater : public NoProgress {
    public:
     void Update(int64_t done, int64_t, std::string_view) override {
-      if (done > 400) RequestInterrupt();
+      if (done > 400) stop = true;
     }
+    std::atomic<bool> stop{false};
   } progress;
+  RecallOptions options = Options("window:window=100");
+  options.stop = &progress.stop;
+  RecallRun run(model_, haystack, options, *pool_);
+  EvalLog log(EvalHeader{}, "", "");
   EXPECT_FALSE(run.Run(Cells({200, 4000}, {0}, 1), log, progress));
-  ClearInterrupt();
+  progress.stop = false;
   ASSERT_EQ(log.report().rows.size(), 2u);
   EXPECT_EQ(log.report().rows[0].length, 200);
   NoProgress quiet;

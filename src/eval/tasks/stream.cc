@@ -81,7 +81,7 @@ void StreamTask::RunPass(Pass& pass, const TokensRead& on_read) {
   SessionOptions session_options;
   session_options.context = pass.settings;
   RecallStream stream(std::make_unique<Session>(model_, session_options, budget, pool_), haystack_, budget, 0,
-                      on_read);
+                      on_read, options_.stop);
   struct Event {
     int64_t at;
     int64_t record;

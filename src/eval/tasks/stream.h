@@ -27,9 +27,9 @@ class StreamTask {
              StreamTaskOptions task, ThreadPool& pool);
 
   // One pass per context that the log does not have; rows "stream" with the label "distance". A pass that was
-  // stopped, by an interrupt or by a context that cannot go on, gives rows of what was asked until then,
-  // whose note says so; those of an interrupt are measured again by the next run. Returns false after an
-  // interrupt.
+  // stopped, by its StopToken or by a context that cannot go on, gives rows of what was asked until then,
+  // whose note says so; those of a StopToken are measured again by the next run. Returns false after a
+  // stop.
   bool Run(EvalLog& log, Progress& progress);
 
   int64_t spacing() const { return task_.spacing; }

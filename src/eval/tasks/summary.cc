@@ -12,7 +12,6 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/hash.h"
-#include "base/interrupt.h"
 #include "base/units.h"
 #include "eval/scores/text.h"
 #include "session/session.h"
@@ -160,13 +159,13 @@ class Summarizer {
     options.context = settings_.context;
     options.encode.add_bos = model_->tokenizer().adds_bos();
     auto session = std::make_unique<Session>(model_, options, budget_, pool_, runner_);
-    session->FeedText(settings_.before);
+    session->FeedText(settings_.before, settings_.stop);
     return session;
   }
 
-  // Empty after an interrupt.
+  // Empty after a stop.
   std::string Write(Session& session) {
-    session.FeedText(settings_.after);
+    session.FeedText(settings_.after, settings_.stop);
     session.FinishText();
     std::string summary;
     GenerateOptions generate;
@@ -174,7 +173,7 @@ class Summarizer {
     const GenerateResult result = session.Generate(generate, [&](std::string_view piece, TokenId) {
       summary += piece;
       return true;
-    });
+    }, settings_.stop);
     if (result.reason != StopReason::kInterrupted) return std::string(scores::Trim(summary));
     interrupted_ = true;
     return "";
@@ -202,7 +201,7 @@ class Summarizer {
       encoder.Feed(piece, &ids);
       if (pass == 1) result->num_tokens += static_cast<int64_t>(ids.size() - before);
       flush(static_cast<size_t>(PartTokens()));
-      if (InterruptRequested()) interrupted_ = true;
+      if (settings_.stop.stop_requested()) interrupted_ = true;
     }
     const size_t before = ids.size();
     encoder.Finish(&ids);
@@ -216,7 +215,7 @@ class Summarizer {
     if (parts_.Take(ids, &summary)) return summary;
     const std::unique_ptr<Session> session = Begin();
     session->FinishText();
-    if (session->Feed(ids) < ids.size()) {
+    if (session->Feed(ids, settings_.stop) < ids.size()) {
       interrupted_ = true;
       return "";
     }
@@ -231,8 +230,8 @@ class Summarizer {
     int64_t num_bytes = 0;
     for (std::string piece = source(); !piece.empty(); piece = source()) {
       num_bytes += static_cast<int64_t>(piece.size());
-      if (session->FeedText(piece) < piece.size()) interrupted_ = true;
-      if (interrupted_ || InterruptRequested()) {
+      if (session->FeedText(piece, settings_.stop) < piece.size()) interrupted_ = true;
+      if (interrupted_ || settings_.stop.stop_requested()) {
         interrupted_ = true;
         return "";
       }

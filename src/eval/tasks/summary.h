@@ -9,6 +9,7 @@
 
 #include "base/budget.h"
 #include "base/progress.h"
+#include "base/stop.h"
 #include "base/thread_pool.h"
 #include "context/context.h"
 #include "model/model.h"
@@ -27,6 +28,7 @@ struct SummarySettings {
   // Where the summaries of parts are kept as they come; a run that was stopped goes on behind them. Empty:
   // nowhere.
   std::string parts_path;
+  StopToken stop;
 };
 
 struct SummaryResult {

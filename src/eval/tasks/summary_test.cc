@@ -3,13 +3,13 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <filesystem>
 #include <fstream>
 #include <string>
 #include <vector>
 
 #include "base/error.h"
-#include "base/interrupt.h"
 #include "base/testing.h"
 #include "eval/report/suite.h"
 
@@ -88,12 +88,12 @@ TEST_F(SummaryTest, PassesCutPartsAndKeepThem) {
   EXPECT_THROW(Run(data, Story()), Error);
 }
 
-TEST_F(SummaryTest, EmptyTextIsRefusedAndAnInterruptSaid) {
+TEST_F(SummaryTest, EmptyTextIsRefusedAndAStopSaid) {
   MNEME_REQUIRE_DATA(data);
   EXPECT_THROW(Run(data, ""), Error);
-  RequestInterrupt();
+  const std::atomic<bool> stop{true};
+  settings_.stop = &stop;
   const SummaryResult result = Run(data, Story());
-  ClearInterrupt();
   EXPECT_TRUE(result.is_interrupted);
 }
 

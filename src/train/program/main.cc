@@ -11,8 +11,8 @@
 
 #include "base/error.h"
 #include "base/file.h"
-#include "base/interrupt.h"
 #include "base/progress.h"
+#include "cli/signals.h"
 #include "train/config.h"
 #include "train/program/blas.h"
 #include "train/program/report.h"
@@ -84,12 +84,14 @@ int Main(int argc, char** argv) {
                                  : "the configuration has model.base: that is `mneme adapt`");
   }
   if (config.train.device == "cpu") fmt::print(stderr, "{}\n", PrepareBlas(argv, config.train.num_threads));
-  InstallInterruptHandler();
+  cli::InstallSignalHandlers();
   ConsoleProgress progress(arguments.is_adapt ? "adapt" : "train");
   TrainEvents events;
   events.progress = &progress;
   events.say = [](const std::string& line) { fmt::print(stderr, "{}\n", line); };
-  const TrainOutcome outcome = Train(config, events, arguments.limits);
+  TrainLimits limits = arguments.limits;
+  limits.stop = cli::UserStop();
+  const TrainOutcome outcome = Train(config, events, limits);
   WritePage(config);
   if (!outcome.model_path.empty()) fmt::print("{}\n", outcome.model_path);
   if (!outcome.finished) {

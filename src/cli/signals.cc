@@ -1,11 +1,11 @@
-#include "base/interrupt.h"
+#include "cli/signals.h"
 
 #include <unistd.h>
 
 #include <atomic>
 #include <csignal>
 
-namespace mneme {
+namespace mneme::cli {
 namespace {
 
 std::atomic<bool> requested{false};
@@ -17,16 +17,17 @@ void OnSignal(int signal_number) {
 
 }  // namespace
 
-void InstallInterruptHandler() {
+void InstallSignalHandlers() {
   struct sigaction action {};
   action.sa_handler = OnSignal;
   sigemptyset(&action.sa_mask);  // no SA_RESTART: a blocked read returns, and the loop sees the flag
   sigaction(SIGINT, &action, nullptr);
   sigaction(SIGTERM, &action, nullptr);
+  std::signal(SIGPIPE, SIG_IGN);
 }
 
-bool InterruptRequested() { return requested.load(std::memory_order_relaxed); }
-void RequestInterrupt() { requested.store(true); }
-void ClearInterrupt() { requested.store(false); }
+StopToken UserStop() { return &requested; }
+void RequestStop() { requested.store(true); }
+void ClearStop() { requested.store(false); }
 
-}  // namespace mneme
+}  // namespace mneme::cli
