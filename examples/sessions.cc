@@ -14,6 +14,7 @@
 #include "base/thread_pool.h"
 #include "model/model.h"
 #include "session/plan.h"
+#include "session/scheduler.h"
 #include "session/session.h"
 
 namespace {
@@ -29,15 +30,18 @@ std::vector<float> Logits(mneme::Session& session) {
 
 // The next tokens by greedy choice, one forward call per step for all sessions.
 std::vector<std::vector<mneme::TokenId>> DecodeTogether(const std::vector<mneme::Session*>& sessions,
-                                                        int steps) {
+                                                        int64_t steps) {
   std::vector<std::vector<mneme::TokenId>> texts(sessions.size());
-  std::vector<mneme::TokenId> next(sessions.size());
-  for (int step = 0; step < steps; ++step) {
-    for (size_t i = 0; i < sessions.size(); ++i) {
-      next[i] = sessions[i]->Sample();
-      texts[i].push_back(next[i]);
-    }
-    mneme::Session::DecodeTogether(sessions, next);
+  mneme::Scheduler scheduler(sessions[0]->runner());
+  for (size_t i = 0; i < sessions.size(); ++i) {
+    scheduler.Add({.session = sessions[i],
+                   .generate = mneme::GenerateOptions{.max_tokens = steps},
+                   .on_event = [&texts, i](const mneme::JobEvent& event) {
+                     if (event.kind == mneme::JobEvent::kPiece && event.piece.token >= 0)
+                       texts[i].push_back(event.piece.token);
+                   }});
+  }
+  while (scheduler.Step()) {
   }
   return texts;
 }

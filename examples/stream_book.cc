@@ -43,10 +43,8 @@ void Run(const std::string& model_path, const std::string& text_path, const std:
 
   mneme::GenerateOptions generate;
   generate.max_tokens = 40;
-  session.Generate(generate, [](std::string_view new_text, mneme::TokenId) {
-    std::fwrite(new_text.data(), 1, new_text.size(), stdout);
-    return true;
-  });
+  mneme::Generation answer = session.Generate(generate);
+  while (const auto piece = answer.Next()) std::fwrite(piece->text.data(), 1, piece->text.size(), stdout);
 
   const std::vector<mneme::LedgerRange> ledger = session.context().Ledger();
   std::printf("\n\ncontext: %s\n", session.context().Describe().c_str());

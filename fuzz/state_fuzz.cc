@@ -68,7 +68,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     session.Rewind(1);
     GenerateOptions generate;
     generate.max_tokens = 2;
-    session.Generate(generate, [](std::string_view, TokenId) { return true; });
+    Generation generation = session.Generate(generate);
+    while (generation.Next()) {
+    }
   });
   return 0;
 }

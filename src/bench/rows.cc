@@ -14,6 +14,7 @@
 #include "base/file.h"
 #include "base/units.h"
 #include "context/registry.h"
+#include "session/scheduler.h"
 #include "bench/timing.h"
 #include "kernels/linear/linear.h"
 #include "model/weights.h"
@@ -189,16 +190,16 @@ class ContextBench {
     const std::shared_ptr<Runner> runner =
         Session::MakeRunner(model_, std::max(options_.context.max_chunk, settings_.batch), pool_, budget_);
     std::vector<std::unique_ptr<Session>> sessions;
-    std::vector<Session*> pointers;
     for (int64_t i = 0; i < settings_.batch && !settings_.stop.stop_requested(); ++i) {
       sessions.push_back(i == 0 ? At(depth, &row.reached, runner) : sessions[0]->Clone());
-      pointers.push_back(sessions.back().get());
     }
+    Scheduler scheduler(runner);
     std::vector<double> seconds;
     for (int64_t i = 0; i < settings_.num_repeats && !settings_.stop.stop_requested(); ++i) {
       const Clock::time_point start = Clock::now();
       for (int64_t step = 0; step < settings_.num_decode; ++step) {
-        Session::DecodeTogether(pointers, ids_.Take(settings_.batch));
+        for (const auto& session : sessions) scheduler.Add({.session = session.get(), .tokens = ids_.Take(1)});
+        scheduler.Step();
       }
       seconds.push_back(SecondsSince(start));
     }

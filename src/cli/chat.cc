@@ -140,13 +140,15 @@ void Chat::Reply(const std::string& message) {
   const std::vector<std::string> stops = StopStrings(*format_);
   options.stop_strings.insert(options.stop_strings.end(), stops.begin(), stops.end());
   bool at_start = true;
-  const GenerateResult result = session().Generate(options, [&](std::string_view text, TokenId) {
+  Generation generation = session().Generate(options);
+  while (const std::optional<Piece> piece = generation.Next(UserStop())) {
+    std::string_view text = piece->text;
     // Where the format ends in a space or a line, some models repeat it.
     if (at_start) text.remove_prefix(std::min(text.find_first_not_of(" \n"), text.size()));
     at_start = at_start && text.empty();
     WriteOutNow(text);
-    return true;
-  }, UserStop());
+  }
+  const GenerateResult& result = generation.result();
   WriteOutNow("\n");
   renderer_.EndReply(result.reason == StopReason::kEog, &pending_);
   if (result.reason == StopReason::kInterrupted) {

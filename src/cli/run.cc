@@ -255,16 +255,17 @@ void Run::Generate() {
     const std::vector<std::string> stops = StopStrings(chat_->format());
     options.stop_strings.insert(options.stop_strings.end(), stops.begin(), stops.end());
   }
-  result_ = session.Generate(options, [&](std::string_view text, TokenId token) {
-    if (token >= 0) generated_.push_back(token);
+  Generation generation = session.Generate(options);
+  while (const std::optional<Piece> piece = generation.Next(UserStop())) {
+    if (piece->token >= 0) generated_.push_back(piece->token);
     if (arguments_.ids) {
-      if (token >= 0) WriteOutNow(fmt::format("{}{}", generated_.size() > 1 ? " " : "", token));
+      if (piece->token >= 0) WriteOutNow(fmt::format("{}{}", generated_.size() > 1 ? " " : "", piece->token));
     } else {
-      text_ += text;
-      WriteOutNow(text);
+      text_ += piece->text;
+      WriteOutNow(piece->text);
     }
-    return true;
-  }, UserStop());
+  }
+  result_ = generation.result();
   has_generated_ = true;
   WriteOutNow("\n");
 }

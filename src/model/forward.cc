@@ -219,7 +219,9 @@ struct Runner::Impl {
   void FeedForward(const LayerWeights& w, const float* input);
   void Logits(std::span<const ForwardChunk> chunks, const LogitsCallback& on_logits);
   void FlushLogits(const LogitsCallback& on_logits);
-  size_t Check(std::span<const ForwardChunk> chunks) const;
+  void CheckRows(std::span<const ForwardChunk> chunks) const;
+  void Begin(const ForwardChunk& chunk) const;
+  void RunBegun(std::span<const ForwardChunk> chunks, const LogitsCallback& on_logits);
 
   const ModelConfig& config;
   const ModelWeights& weights;
@@ -236,32 +238,34 @@ struct Runner::Impl {
   std::vector<size_t> logit_row;
 };
 
-size_t Runner::Impl::Check(std::span<const ForwardChunk> chunks) const {
+void Runner::Impl::CheckRows(std::span<const ForwardChunk> chunks) const {
   size_t total = 0;
   for (size_t i = 0; i < chunks.size(); ++i) {
-    const ForwardChunk& chunk = chunks[i];
-    MNEME_CHECK(chunk.context != nullptr && !chunk.tokens.empty());
-    for (size_t j = 0; j < i; ++j) MNEME_CHECK(chunks[j].context != chunk.context);
-    total += chunk.tokens.size();
-    for (const TokenId token : chunk.tokens) {
-      if (token < 0 || static_cast<size_t>(token) >= config.vocab_size) {
-        Fail(ErrorKind::kInput, "token {} is not in the model's vocabulary of {}", token, config.vocab_size);
-      }
-    }
-    if (config.position == PositionKind::kLearned) {
-      const Position last = chunk.context->next_position() + static_cast<Position>(chunk.tokens.size()) - 1;
-      if (chunk.context->next_position() < 0 ||
-          last >= static_cast<Position>(weights.position_embedding.num_rows)) {
-        Fail(ErrorKind::kUnsupported,
-             "position {}: this model has learned positions and was made for {} tokens; it cannot go on",
-             last, weights.position_embedding.num_rows);
-      }
-    }
+    MNEME_CHECK(chunks[i].context != nullptr && !chunks[i].tokens.empty());
+    for (size_t j = 0; j < i; ++j) MNEME_CHECK(chunks[j].context != chunks[i].context);
+    total += chunks[i].tokens.size();
   }
   if (total > layout.max_rows) {
     Fail(ErrorKind::kInput, "{} rows in one call; the runner was made for {}", total, layout.max_rows);
   }
-  return total;
+}
+
+void Runner::Impl::Begin(const ForwardChunk& chunk) const {
+  for (const TokenId token : chunk.tokens) {
+    if (token < 0 || static_cast<size_t>(token) >= config.vocab_size) {
+      Fail(ErrorKind::kInput, "token {} is not in the model's vocabulary of {}", token, config.vocab_size);
+    }
+  }
+  if (config.position == PositionKind::kLearned) {
+    const Position last = chunk.context->next_position() + static_cast<Position>(chunk.tokens.size()) - 1;
+    if (chunk.context->next_position() < 0 ||
+        last >= static_cast<Position>(weights.position_embedding.num_rows)) {
+      Fail(ErrorKind::kUnsupported,
+           "position {}: this model has learned positions and was made for {} tokens; it cannot go on", last,
+           weights.position_embedding.num_rows);
+    }
+  }
+  chunk.context->Begin(static_cast<int64_t>(chunk.tokens.size()));
 }
 
 void Runner::Impl::Embed(std::span<const ForwardChunk> chunks) {
@@ -416,6 +420,14 @@ void Runner::Impl::Logits(std::span<const ForwardChunk> chunks, const LogitsCall
   FlushLogits(on_logits);
 }
 
+void Runner::Impl::RunBegun(std::span<const ForwardChunk> chunks, const LogitsCallback& on_logits) {
+  num_rows = 0;
+  for (const ForwardChunk& chunk : chunks) num_rows += chunk.tokens.size();
+  Embed(chunks);
+  for (size_t layer = 0; layer < config.num_layers; ++layer) RunLayer(layer, chunks);
+  Logits(chunks, on_logits);
+}
+
 Runner::Runner(const Model& model, int64_t max_rows, ThreadPool& pool, Budget& budget) {
   MNEME_CHECK(max_rows > 0);
   impl_ = std::make_unique<Impl>(model, max_rows, pool, budget);
@@ -429,21 +441,49 @@ int64_t Runner::max_rows() const { return static_cast<int64_t>(impl_->layout.max
 
 void Runner::Forward(std::span<const ForwardChunk> chunks, const LogitsCallback& on_logits) {
   if (chunks.empty()) return;
-  impl_->num_rows = impl_->Check(chunks);
+  impl_->CheckRows(chunks);
   size_t num_begun = 0;
   try {
     for (const ForwardChunk& chunk : chunks) {
-      chunk.context->Begin(static_cast<int64_t>(chunk.tokens.size()));
+      impl_->Begin(chunk);
       ++num_begun;
     }
-    impl_->Embed(chunks);
-    for (size_t layer = 0; layer < impl_->config.num_layers; ++layer) impl_->RunLayer(layer, chunks);
-    impl_->Logits(chunks, on_logits);
+    impl_->RunBegun(chunks, on_logits);
   } catch (...) {
     for (size_t i = 0; i < num_begun; ++i) chunks[i].context->Abort();
     throw;
   }
   for (const ForwardChunk& chunk : chunks) chunk.context->Commit();
+}
+
+void Runner::Forward(std::span<const ForwardChunk> chunks, const LogitsCallback& on_logits,
+                     std::span<std::optional<Error>> refused) {
+  if (chunks.empty()) return;
+  impl_->CheckRows(chunks);
+  std::vector<ForwardChunk> begun;
+  std::vector<size_t> numbers;  // of `begun` in `chunks`
+  begun.reserve(chunks.size());
+  numbers.reserve(chunks.size());
+  try {
+    for (size_t i = 0; i < chunks.size(); ++i) {
+      try {
+        impl_->Begin(chunks[i]);
+      } catch (const Error& error) {
+        refused[i] = error;
+        continue;
+      }
+      begun.push_back(chunks[i]);
+      numbers.push_back(i);
+    }
+    const auto renumbered = [&](size_t chunk, size_t row, std::span<const float> logits) {
+      on_logits(numbers[chunk], row, logits);
+    };
+    if (!begun.empty()) impl_->RunBegun(begun, renumbered);
+  } catch (...) {
+    for (const ForwardChunk& chunk : begun) chunk.context->Abort();
+    throw;
+  }
+  for (const ForwardChunk& chunk : begun) chunk.context->Commit();
 }
 
 }  // namespace mneme

@@ -6,10 +6,12 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 
 #include "base/budget.h"
+#include "base/error.h"
 #include "base/progress.h"
 #include "base/thread_pool.h"
 #include "context/context.h"
@@ -98,6 +100,9 @@ class Runner {
   // max_rows. On any Error all contexts are as before the call. Rows of one call do not influence each
   // other's bits.
   void Forward(std::span<const ForwardChunk> chunks, const LogitsCallback& on_logits);
+  // The same, but a chunk that its context refuses is left out alone: refused[i] says why.
+  void Forward(std::span<const ForwardChunk> chunks, const LogitsCallback& on_logits,
+               std::span<std::optional<Error>> refused);
 
   int64_t max_rows() const;
 

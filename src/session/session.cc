@@ -126,6 +126,12 @@ std::vector<TokenId> Session::RecentTokens() const {
 
 // ---- feeding
 
+void Session::Impl::CheckFree() const {
+  if (holder.empty()) return;
+  Fail(ErrorKind::kInput,
+       "{} is in the middle of this session: let it end, or destroy it, before the session changes", holder);
+}
+
 int64_t Session::Impl::MaxRows() const { return std::min(options.context.max_chunk, runner->max_rows()); }
 
 void Session::Impl::CheckTokens(std::span<const TokenId> tokens) const {
@@ -185,6 +191,7 @@ size_t Session::Impl::FeedChunks(std::span<const TokenId> tokens, bool is_pause,
 }
 
 size_t Session::Feed(std::span<const TokenId> tokens, StopToken stop, const RowCallback& on_row) {
+  impl_->CheckFree();
   impl_->CheckTokens(tokens);
   impl_->FinishText();
   impl_->decoder.reset();
@@ -245,8 +252,15 @@ void Session::Impl::FinishText() {
   text_open = false;
 }
 
-size_t Session::FeedText(std::string_view text, StopToken stop) { return impl_->FeedText(text, stop); }
-void Session::FinishText() { impl_->FinishText(); }
+size_t Session::FeedText(std::string_view text, StopToken stop) {
+  impl_->CheckFree();
+  return impl_->FeedText(text, stop);
+}
+
+void Session::FinishText() {
+  impl_->CheckFree();
+  impl_->FinishText();
+}
 
 // ---- logits, sampling, rewinding
 
@@ -265,6 +279,7 @@ void Session::Impl::EnsureLogits() {
 bool Session::has_logits() const { return num_tokens() > 0; }
 
 std::span<const float> Session::logits() {
+  if (!impl_->has_logits) impl_->CheckFree();  // they are computed by going back
   impl_->EnsureLogits();
   return {impl_->logits.get(), impl_->vocab_size()};
 }
@@ -277,6 +292,7 @@ TokenId Session::Impl::Sample(std::span<const TokenId> banned) {
 }
 
 TokenId Session::Sample() {
+  impl_->CheckFree();
   impl_->FinishText();
   return impl_->Sample();
 }
@@ -304,7 +320,10 @@ void Session::Impl::Rewind(int64_t count) {
 }
 
 int64_t Session::MaxRewind() const { return impl_->MaxRewind(); }
-void Session::Rewind(int64_t count) { impl_->Rewind(count); }
+void Session::Rewind(int64_t count) {
+  impl_->CheckFree();
+  impl_->Rewind(count);
+}
 
 void Session::Impl::SetSampler(const SamplerSettings& settings) {
   CheckSamplerSettings(settings, vocab_size());
@@ -322,65 +341,40 @@ void Session::Impl::SetSampler(const SamplerSettings& settings) {
   options.sampler = settings;
 }
 
-void Session::set_sampler(const SamplerSettings& settings) { impl_->SetSampler(settings); }
+void Session::set_sampler(const SamplerSettings& settings) {
+  impl_->CheckFree();
+  impl_->SetSampler(settings);
+}
 
 // ---- several sessions
 
-void Session::ForwardTogether(std::span<const Rows> rows) {
+void ForwardRows(std::span<SessionRows> rows) {
   if (rows.empty()) return;
   const auto start = Clock::now();
-  Runner& runner = *rows[0].session->impl_->runner;
   std::vector<ForwardChunk> chunks;
-  chunks.reserve(rows.size());
-  int64_t num_rows = 0;
-  for (size_t i = 0; i < rows.size(); ++i) {
-    Impl& impl = *rows[i].session->impl_;
-    if (impl.runner.get() != &runner) {
-      Fail(ErrorKind::kInput, "sessions that run together must share one Runner; session {} has another", i);
-    }
-    if (rows[i].tokens.empty() || static_cast<int64_t>(rows[i].tokens.size()) > impl.MaxRows()) {
-      Fail(ErrorKind::kInput, "session {} brings {} tokens; one call takes 1 to {}", i, rows[i].tokens.size(),
-           impl.MaxRows());
-    }
-    for (size_t j = 0; j < i; ++j) {
-      if (rows[j].session == rows[i].session) {
-        Fail(ErrorKind::kInput, "session {} takes part twice in one call", i);
-      }
-    }
-    impl.CheckTokens(rows[i].tokens);
-    num_rows += static_cast<int64_t>(rows[i].tokens.size());
-    chunks.push_back({.context = impl.context.get(), .tokens = rows[i].tokens});
+  std::vector<bool> had_logits;
+  for (const SessionRows& row : rows) {
+    Session::Impl& impl = *row.session;
+    chunks.push_back({.context = impl.context.get(),
+                      .tokens = row.request.tokens,
+                      .no_logits = !row.request.wants_logits});
+    had_logits.push_back(impl.has_logits);
+    impl.has_logits = false;
   }
-  if (num_rows > runner.max_rows()) {
-    Fail(ErrorKind::kInput, "{} rows together are more than the {} that the Runner was made for", num_rows,
-         runner.max_rows());
-  }
-  for (const Rows& row : rows) {
-    if (row.session->impl_->text_open) {
-      Fail(ErrorKind::kInput,
-           "a session with unfinished text cannot run together with others: FinishText first");
-    }
-  }
-  for (const Rows& row : rows) row.session->impl_->has_logits = false;
-  runner.Forward(chunks, [&](size_t chunk, size_t, std::span<const float> row_logits) {
-    std::copy(row_logits.begin(), row_logits.end(), rows[chunk].session->impl_->logits.get());
-  });
+  std::vector<std::optional<Error>> refused(rows.size());
+  rows[0].session->runner->Forward(
+      chunks,
+      [&](size_t chunk, size_t, std::span<const float> logits) {
+        std::copy(logits.begin(), logits.end(), rows[chunk].session->logits.get());
+      },
+      refused);
   const double seconds = SecondsSince(start);
-  for (const Rows& row : rows) {
-    Impl& impl = *row.session->impl_;
-    impl.has_logits = true;
-    impl.decoder.reset();
-    impl.Committed(row.tokens, false, seconds);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    Session::Impl& impl = *rows[i].session;
+    rows[i].refused = std::move(refused[i]);
+    impl.has_logits = rows[i].refused ? had_logits[i] : rows[i].request.wants_logits;
+    if (!rows[i].refused) impl.Committed(rows[i].request.tokens, rows[i].request.is_pause, seconds);
   }
-}
-
-void Session::DecodeTogether(std::span<Session* const> sessions, std::span<const TokenId> tokens) {
-  if (sessions.size() != tokens.size()) {
-    Fail(ErrorKind::kInput, "{} sessions got {} tokens to decode", sessions.size(), tokens.size());
-  }
-  std::vector<Rows> rows(sessions.size());
-  for (size_t i = 0; i < rows.size(); ++i) rows[i] = {sessions[i], tokens.subspan(i, 1)};
-  ForwardTogether(rows);
 }
 
 }  // namespace mneme

@@ -62,10 +62,9 @@ enum class StopReason : uint8_t {
   kStopString,   //
   kMaxTokens,    //
   kInterrupted,  // its StopToken
-  kCallback,     // the callback returned false
   kContextFull,  // the context cannot take more tokens; GenerateResult::message says why
 };
-// "eog", "stop string", "max tokens", "interrupted", "callback", "context full".
+// "eog", "stop string", "max tokens", "interrupted", "context full".
 std::string_view StopReasonName(StopReason reason);
 
 struct GenerateResult {
@@ -77,10 +76,37 @@ struct GenerateResult {
   double seconds = 0;
 };
 
-// Called once per generated token with the text that is certain now (often a token's own; empty while a
-// UTF-8 character or a possible stop string is incomplete; never part of a stop string), and once at the end
-// with token -1 if text is left over. Return false to end the generation.
-using TextCallback = std::function<bool(std::string_view text, TokenId token)>;
+// What one step of an answer gives. text: what is certain now (often the token's own; empty while a UTF-8
+// character or a possible stop string is incomplete; never part of a stop string). token -1: text that was
+// left over at the end.
+struct Piece {
+  std::string text;
+  TokenId token = -1;
+};
+
+// One answer, step by step, as sqlite3_step. Until it is over (Next gave nothing, or threw) or destroyed,
+// whatever would change its session throws Error(kInput). The session outlives it.
+class Generation {
+ public:
+  Generation(Generation&&) noexcept;
+  // Ends the answer here: the tokens that were handed out are in the stream.
+  ~Generation();
+
+  // The next piece: one forward call. The token handed out last is fed by the next call, or when the answer
+  // ends. Nothing: it is over, result() says why; also after a stop. On an Error (NaN logits, say) the stream
+  // holds what was fed.
+  std::optional<Piece> Next(StopToken stop = {});
+  // Feeds the token that was handed out last, so that Save and Clone hold all that the caller has seen.
+  void Settle();
+  const GenerateResult& result() const;
+
+  struct Impl;  // for the library's own files
+
+ private:
+  friend class Session;
+  explicit Generation(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
 
 // Thread rule: one thread at a time, also for all sessions that share a Runner. Model, budget and pool
 // outlive the session (the model by shared_ptr).
@@ -92,7 +118,8 @@ class Session {
   Session(std::shared_ptr<const Model> model, const SessionOptions& options, Budget& budget,
           ThreadPool& pool);
   // Borrows a Runner of the same model (MakeRunner), so that sessions share activations and can be run
-  // together. The Runner keeps the ThreadPool that it was made with; `pool` must be that one.
+  // together (session/scheduler.h). The Runner keeps the ThreadPool that it was made with; `pool` must be
+  // that one.
   Session(std::shared_ptr<const Model> model, const SessionOptions& options, Budget& budget, ThreadPool& pool,
           std::shared_ptr<Runner> runner);
   ~Session();
@@ -146,9 +173,9 @@ class Session {
   TokenId Sample();
 
   // Pauses, then sample and feed until something ends it. Text of tokens that belong to a stop string is not
-  // handed out, the tokens stay in the stream. On an Error (NaN logits, say) the stream holds what was fed.
-  // Throws Error(kInput) on an empty stream or if pauses do not fit into the window of the context.
-  GenerateResult Generate(const GenerateOptions& options, const TextCallback& on_text, StopToken stop = {});
+  // handed out, the tokens stay in the stream. Throws Error(kInput) on an empty stream or if pauses do not
+  // fit into the window of the context.
+  Generation Generate(const GenerateOptions& options = {});
   // Appends pauses: not seen by the repetition penalty. Ends between chunks at a stop. Errors as Generate.
   void FeedPauses(int64_t num_pauses, TokenId pause_token = -1, StopToken stop = {});
 
@@ -174,20 +201,10 @@ class Session {
   // A second session in the same state, on the same budget, pool and Runner. Throws Error(kBudget).
   std::unique_ptr<Session> Clone() const;
 
-  // Rows of one session in a common forward call.
-  struct Rows {
-    Session* session = nullptr;
-    std::span<const TokenId> tokens;  // 1 .. max_chunk
-  };
-  // Runs rows of several sessions in one call of their common Runner (the sum must not exceed its
-  // max_rows()): weights are read once for all. The bits are those of feeding each alone. Each session at
-  // most once. On an Error no session has changed.
-  static void ForwardTogether(std::span<const Rows> rows);
-  // One token each: tokens[i] goes to sessions[i].
-  static void DecodeTogether(std::span<Session* const> sessions, std::span<const TokenId> tokens);
+  struct Impl;  // for the library's own files
+  Impl& impl() const { return *impl_; }
 
  private:
-  struct Impl;
   std::unique_ptr<Impl> impl_;
 };
 

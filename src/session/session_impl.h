@@ -12,6 +12,7 @@
 #include "base/serial.h"
 #include "session/history.h"
 #include "session/session.h"
+#include "session/work.h"
 
 namespace mneme {
 
@@ -28,6 +29,8 @@ struct Session::Impl {
     encode.add_bos = false;
     return encode;
   }
+  // Throws Error(kInput) while a Generation or a Scheduler's job is in the middle of this session.
+  void CheckFree() const;
   int64_t MaxRows() const;
   void CheckTokens(std::span<const TokenId> tokens) const;
   // Runs one chunk; bookkeeping after success. skip_logits: they will not be asked for.
@@ -46,10 +49,12 @@ struct Session::Impl {
   TokenId Sample(std::span<const TokenId> banned = {});
   void SetSampler(const SamplerSettings& settings);
 
-  // generate.cc
-  class Generation;
-  // Returns how many tokens of an answer see all of the pauses; -1: any number.
-  int64_t FeedPauses(int64_t num_pauses, TokenId pause_token, StopToken stop);
+  // generation.cc
+  // The pause token that is meant. Throws Error(kUnsupported) if there is none.
+  TokenId PauseToken(TokenId asked) const;
+  // Ends the text. Returns how many tokens of an answer would see all of the pauses; -1: any number. Throws
+  // Error(kInput).
+  int64_t CheckPauses(int64_t num_pauses);
   void StartDecoder();
 
   // snapshot.cc
@@ -93,7 +98,20 @@ struct Session::Impl {
   int64_t text_bytes = 0;
   std::optional<StreamDecoder> decoder;  // of the generated text; ends when something else is fed
 
+  std::string_view holder;  // what is in the middle of this session; empty: nothing
+
   SessionStats stats;
 };
+
+// The rows of one session in a common forward call.
+struct SessionRows {
+  Session::Impl* session = nullptr;
+  RowRequest request;
+  std::optional<Error> refused = std::nullopt;  // out: why the context did not take them
+};
+// Runs them in one call of the Runner that all share: weights are read once. The bits are those of running each
+// alone. Each session at most once. Rows that their context refuses are left out and say so; the others run. Any
+// other error is thrown, and no session has changed then.
+void ForwardRows(std::span<SessionRows> rows);
 
 }  // namespace mneme

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <fstream>
+#include <functional>
 #include <numeric>
 #include <sstream>
 
@@ -19,10 +20,10 @@ using namespace mneme::testing;
 
 std::vector<TokenId> GreedyTokens(Session& session, int64_t count) {
   std::vector<TokenId> tokens;
-  session.Generate({.max_tokens = count, .stop_at_eog = false}, [&](std::string_view, TokenId token) {
-    if (token >= 0) tokens.push_back(token);
-    return true;
-  });
+  Generation generation = session.Generate({.max_tokens = count, .stop_at_eog = false});
+  while (const auto piece = generation.Next()) {
+    if (piece->token >= 0) tokens.push_back(piece->token);
+  }
   return tokens;
 }
 
@@ -98,8 +99,9 @@ TEST(SessionTest, RowsHandedOutAreTheLogitsOfEachStep) {
   });
   EXPECT_EQ(expected_index, 40);
   // An exception of the callback's own leaves whole chunks behind.
-  EXPECT_THROW(rows.Feed(tokens, {}, [](int64_t, std::span<const float>) { throw std::runtime_error("mine"); }),
-               std::runtime_error);
+  EXPECT_THROW(
+      rows.Feed(tokens, {}, [](int64_t, std::span<const float>) { throw std::runtime_error("mine"); }),
+      std::runtime_error);
   EXPECT_EQ(rows.num_tokens(), 40 + 16);
   EXPECT_TRUE(rows.has_logits());
 }
@@ -208,58 +210,6 @@ TEST(SessionTest, ThreadsDoNotChangeBits) {
   }
 }
 
-TEST(SessionTest, TogetherEqualsAlone) {
-  MNEME_SESSION_TEST_MODEL();
-  const std::vector<TokenId> tokens = TestTokens(*model, 200);
-  Budget budget;
-  const auto runner = Session::MakeRunner(model, 40, TestPool(), budget);
-  const size_t count = TestContexts().size();
-  std::vector<std::unique_ptr<Session>> alone, together;
-  std::vector<Session*> sessions;
-  for (size_t i = 0; i < count; ++i) {
-    for (auto* list : {&alone, &together}) {
-      list->push_back(
-          std::make_unique<Session>(model, TestOptions(TestContexts()[i]), budget, TestPool(), runner));
-      list->back()->Feed(std::span(tokens).first(10 + 7 * i));  // different depths
-    }
-    sessions.push_back(together.back().get());
-  }
-  for (int step = 0; step < 12; ++step) {
-    std::vector<TokenId> next;
-    for (Session* session : sessions) next.push_back(session->Sample());
-    Session::DecodeTogether(sessions, next);
-    for (size_t i = 0; i < count; ++i) {
-      alone[i]->Feed({&next[i], 1});
-      ASSERT_TRUE(SameBits(LogitsOf(*alone[i]), LogitsOf(*sessions[i])))
-          << TestContexts()[i] << " step " << step;
-    }
-  }
-  // Rows of different numbers in one call: prefill of one beside decode of another.
-  const std::vector<Session::Rows> rows = {{sessions[2], std::span(tokens).subspan(50, 9)},
-                                           {sessions[3], std::span(tokens).subspan(70, 1)}};
-  Session::ForwardTogether(rows);
-  alone[2]->Feed(std::span(tokens).subspan(50, 9));
-  alone[3]->Feed(std::span(tokens).subspan(70, 1));
-  EXPECT_TRUE(SameBits(LogitsOf(*alone[2]), LogitsOf(*sessions[2])));
-  EXPECT_TRUE(SameBits(LogitsOf(*alone[3]), LogitsOf(*sessions[3])));
-
-  const std::vector<Session*> twice = {sessions[0], sessions[0]};
-  EXPECT_NE(ErrorOf(ErrorKind::kInput,
-                    [&] {
-                      Session::DecodeTogether(twice, std::vector<TokenId>{1, 2});
-                    })
-                .find("twice"),
-            std::string::npos);
-  Session other(model, TestOptions("dense"), budget, TestPool());
-  const std::vector<Session*> strangers = {sessions[0], &other};
-  EXPECT_NE(ErrorOf(ErrorKind::kInput,
-                    [&] {
-                      Session::DecodeTogether(strangers, std::vector<TokenId>{1, 2});
-                    })
-                .find("share one Runner"),
-            std::string::npos);
-}
-
 TEST(SessionTest, StopStringsEndTheTextBeforeThem) {
   MNEME_SESSION_TEST_MODEL();
   Budget budget;
@@ -280,15 +230,53 @@ TEST(SessionTest, StopStringsEndTheTextBeforeThem) {
   EXPECT_EQ(result.reason, StopReason::kMaxTokens);
 }
 
-TEST(SessionTest, TheCallbackCanEndIt) {
+TEST(SessionTest, AnAnswerThatIsDroppedLeavesWhatWasHandedOut) {
+  MNEME_SESSION_TEST_MODEL();
+  Budget budget;
+  Session session(model, TestOptions("dense"), budget, TestPool()),
+      plain(model, TestOptions("dense"), budget, TestPool());
+  const std::vector<TokenId> prompt = TestTokens(*model, 12);
+  session.Feed(prompt);
+  plain.Feed(prompt);
+  std::vector<TokenId> tokens;
+  {
+    Generation generation = session.Generate();
+    while (tokens.size() < 5) tokens.push_back(generation.Next()->token);
+    EXPECT_EQ(generation.result().num_tokens, 5);
+    EXPECT_EQ(session.num_tokens(), 12 + 4);  // the last one is fed when it ends
+    generation.Settle();
+    EXPECT_EQ(session.num_tokens(), 12 + 5);
+    tokens.push_back(generation.Next()->token);
+  }
+  plain.Feed(tokens);
+  EXPECT_EQ(session.num_tokens(), 12 + 6);
+  EXPECT_TRUE(SameBits(LogitsOf(session), LogitsOf(plain)));
+}
+
+TEST(SessionTest, NothingChangesASessionWhileItAnswers) {
   MNEME_SESSION_TEST_MODEL();
   Budget budget;
   Session session(model, TestOptions("dense"), budget, TestPool());
   session.FeedText("Once upon a time");
-  int calls = 0;
-  const auto result = session.Generate({}, [&](std::string_view, TokenId) { return ++calls < 5; });
-  EXPECT_EQ(result.reason, StopReason::kCallback);
-  EXPECT_EQ(result.num_tokens, 5);
+  session.FinishText();
+  const std::string state = ::testing::TempDir() + "/busy.state";
+  session.Save(state);
+  const std::vector<TokenId> tokens = {5};
+  const std::vector<std::function<void()>> changes = {
+      [&] { session.Feed(tokens); },     [&] { session.FeedText("x"); },
+      [&] { session.FinishText(); },     [&] { session.Rewind(1); },
+      [&] { session.Restore(state); },   [&] { session.set_sampler({.temperature = 1}); },
+      [&] { session.FeedPauses(1, 5); }, [&] { session.Generate(); },
+      [&] { session.Sample(); }};
+  Generation generation = session.Generate({.max_tokens = 3});
+  generation.Next();
+  for (const auto& change : changes) {
+    EXPECT_NE(ErrorOf(ErrorKind::kInput, change).find("in the middle of this session"), std::string::npos);
+  }
+  while (generation.Next()) {
+  }
+  EXPECT_EQ(generation.result().num_tokens, 3);
+  for (const auto& change : changes) EXPECT_EQ(ErrorOf(ErrorKind::kInput, change), "(no error)");
 }
 
 TEST(SessionTest, AStopEndsItAndLosesNothing) {
@@ -299,7 +287,8 @@ TEST(SessionTest, AStopEndsItAndLosesNothing) {
   std::atomic<bool> stop{true};
   EXPECT_EQ(session.FeedText(" a time", &stop), 0u);
   const std::vector<TokenId> tokens = TestTokens(*model, 5);
-  const auto result = session.Generate({}, [](std::string_view, TokenId) { return true; }, &stop);
+  GenerateResult result;
+  EXPECT_EQ(GenerateText(session, {}, &result, &stop), "");
   EXPECT_EQ(result.reason, StopReason::kInterrupted);
   EXPECT_EQ(session.Feed(tokens, &stop), 0u);
   stop = false;
@@ -365,8 +354,7 @@ TEST(SessionTest, PausesThatCannotBe) {
   EXPECT_EQ(result.message, "");
   const int64_t before = session.num_tokens();
   const std::atomic<bool> stop{true};
-  result = session.Generate({.max_tokens = 5, .num_pauses = 10, .pause_token = 300},
-                            [](std::string_view, TokenId) { return true; }, &stop);
+  GenerateText(session, {.max_tokens = 5, .num_pauses = 10, .pause_token = 300}, &result, &stop);
   EXPECT_EQ(result.reason, StopReason::kInterrupted);
   EXPECT_EQ(session.num_tokens(), before);
 }
@@ -379,8 +367,7 @@ TEST(SessionTest, EmptyAndShortStreams) {
     EXPECT_EQ(session.Feed({}), 0u);
     session.FinishText();
     EXPECT_TRUE(session.context().Ledger().empty());
-    const std::string message = ErrorOf(
-        ErrorKind::kInput, [&] { session.Generate({}, [](std::string_view, TokenId) { return true; }); });
+    const std::string message = ErrorOf(ErrorKind::kInput, [&] { session.Generate(); });
     EXPECT_NE(message.find("stream is empty"), std::string::npos) << message;
     session.Feed(TestTokens(*model, 2));  // fewer than any sinks
     EXPECT_EQ(GreedyTokens(session, 40).size(), 40u);

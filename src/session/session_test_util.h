@@ -56,13 +56,11 @@ inline bool SameBits(const std::vector<float>& a, const std::vector<float>& b) {
 }
 
 inline std::string GenerateText(Session& session, const GenerateOptions& options,
-                                GenerateResult* result = nullptr) {
+                                GenerateResult* result = nullptr, StopToken stop = {}) {
   std::string text;
-  const GenerateResult done = session.Generate(options, [&](std::string_view piece, TokenId) {
-    text += piece;
-    return true;
-  });
-  if (result != nullptr) *result = done;
+  Generation generation = session.Generate(options);
+  while (const auto piece = generation.Next(stop)) text += piece->text;
+  if (result != nullptr) *result = generation.result();
   return text;
 }
 

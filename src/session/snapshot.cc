@@ -325,6 +325,7 @@ void Session::Restore(const std::string& path) {
 }
 
 void Session::RestoreBytes(std::string_view bytes, const std::string& name) {
+  impl_->CheckFree();
   const Snapshot snapshot = ParseSnapshot(bytes, name);
   CompareSnapshots(snapshot.info, SnapshotInfoOf(*this), name);
   impl_->Restore(snapshot.body, snapshot.info.num_tokens, name);

@@ -160,15 +160,15 @@ DatasetRun::Answer DatasetRun::Ask(const DatasetTask& task, const DatasetExample
   generate.max_tokens = settings_.max_tokens >= 0 ? settings_.max_tokens : task.max_tokens;
   if (settings_.chat != nullptr && !settings_.chat->stop.empty())
     generate.stop_strings.emplace_back(settings_.chat->stop);
-  const GenerateResult result = session.Generate(generate, [&](std::string_view piece, TokenId) {
-    answer.text += piece;
-    // Only the first line counts, and it has begun.
+  Generation generation = session.Generate(generate);
+  while (const auto piece = generation.Next(settings_.stop)) {
+    answer.text += piece->text;
+    // Only the first line counts.
     const size_t begin = answer.text.find_first_not_of('\n');
-    return !task.first_line || begin == std::string::npos ||
-           answer.text.find('\n', begin) == std::string::npos;
-  }, settings_.stop);
+    if (task.first_line && begin != std::string::npos && answer.text.find('\n', begin) != std::string::npos) break;
+  }
   answer.seconds = SecondsSince(start);
-  answer.is_whole = result.reason != StopReason::kInterrupted;
+  answer.is_whole = generation.result().reason != StopReason::kInterrupted;
   return answer;
 }
 

@@ -73,11 +73,12 @@ std::string Write(Session& session, const RecallQuestion& question, int64_t max_
   GenerateOptions options;
   options.max_tokens = max_tokens;
   std::string text;
-  const GenerateResult result = session.Generate(options, [&](std::string_view piece, TokenId) {
-    text += piece;
-    return !IsDecided(question, text);
-  }, stop);
-  if (result.reason == StopReason::kInterrupted) Fail(ErrorKind::kInterrupted, "interrupted");
+  Generation generation = session.Generate(options);
+  while (const auto piece = generation.Next(stop)) {
+    text += piece->text;
+    if (IsDecided(question, text)) return text;
+  }
+  if (generation.result().reason == StopReason::kInterrupted) Fail(ErrorKind::kInterrupted, "interrupted");
   return text;
 }
 

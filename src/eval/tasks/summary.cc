@@ -170,11 +170,9 @@ class Summarizer {
     std::string summary;
     GenerateOptions generate;
     generate.max_tokens = settings_.max_tokens;
-    const GenerateResult result = session.Generate(generate, [&](std::string_view piece, TokenId) {
-      summary += piece;
-      return true;
-    }, settings_.stop);
-    if (result.reason != StopReason::kInterrupted) return std::string(scores::Trim(summary));
+    Generation generation = session.Generate(generate);
+    while (const auto piece = generation.Next(settings_.stop)) summary += piece->text;
+    if (generation.result().reason != StopReason::kInterrupted) return std::string(scores::Trim(summary));
     interrupted_ = true;
     return "";
   }
