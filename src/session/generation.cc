@@ -272,6 +272,10 @@ void Generation::Impl::HandOut(TokenId token) {
   text_.clear();
   if (has_text_) session_.decoder->Feed(token, &text_);
   pieces_.push_back({matcher_.Add(text_), token});
+  if (options_.stop_strings.empty()) return;
+  said_.push_back({token, said_bytes_, text_});
+  said_bytes_ += static_cast<int64_t>(text_.size());
+  while (said_.size() > 1 && said_[1].begin <= matcher_.certain_bytes()) said_.pop_front();
 }
 
 void Generation::Impl::HandOutOldest() {
@@ -312,13 +316,19 @@ void Generation::Impl::Choose() {
     bans_.emplace_back();
     if (open_.size() > static_cast<size_t>(options_.backspace_depth)) HandOutOldest();
   }
-  if (is_eog && !options_.feed_eog) return End(matcher_.found() ? StopReason::kStopString : StopReason::kEog);
+  if (matcher_.found() || (is_eog && !options_.feed_eog)) return End(StopReason::kEog);
   unfed_ = token;
   if (is_eog) then_ends_ = StopReason::kEog;
-  if (matcher_.found()) then_ends_ = StopReason::kStopString;
 }
 
 // ---- the end
+
+// The last `count` tokens leave the stream; the text goes on.
+void Generation::Impl::TakeOut(int64_t count) {
+  std::optional<StreamDecoder> decoder = std::move(session_.decoder);
+  session_.Rewind(std::min(count, session_.MaxRewind()));
+  session_.decoder = std::move(decoder);
+}
 
 // What was not handed out leaves the stream.
 void Generation::Impl::DropOpen() {
@@ -326,11 +336,34 @@ void Generation::Impl::DropOpen() {
   const auto count = static_cast<int64_t>(open_.size());
   result_.num_tokens -= count;
   session_.stats.num_generated -= count;
-  const int64_t num_fed = count - (last_is_fed_ ? 0 : 1);
-  std::optional<StreamDecoder> decoder = std::move(session_.decoder);
-  session_.Rewind(std::min(num_fed, session_.MaxRewind()));
-  session_.decoder = std::move(decoder);
+  TakeOut(count - (last_is_fed_ ? 0 : 1));
+  last_is_fed_ = true;
   open_.clear();
+}
+
+// The tokens of the stop string leave the stream, or the next turn of a conversation would stand behind its
+// first words. Where one began before it, what it said until then is fed in its place. Where the context
+// cannot go back as far, they stay.
+void Generation::Impl::DropStopString() {
+  const int64_t begin = matcher_.certain_bytes();
+  size_t first = 0;
+  while (first < said_.size() &&
+         said_[first].begin + static_cast<int64_t>(said_[first].text.size()) <= begin &&
+         said_[first].begin < begin)
+    ++first;
+  if (first == said_.size()) return;
+  std::vector<TokenId> instead;
+  if (said_[first].begin < begin) {
+    const std::string kept = said_[first].text.substr(0, static_cast<size_t>(begin - said_[first].begin));
+    const Tokenizer& tokenizer = session_.model->tokenizer();
+    instead = tokenizer.Encode(kept);
+    // A tokenizer that puts a space before every text: the token stays as it is.
+    if (tokenizer.Decode(instead, {.at_text_start = false}) != kept) instead = {said_[first].token};
+  }
+  const int64_t count = static_cast<int64_t>(said_.size() - first) - (last_is_fed_ ? 0 : 1);
+  if (count > session_.MaxRewind()) return;
+  if (count > 0) TakeOut(count);
+  if (!instead.empty()) session_.FeedChunks(instead, false, {}, nullptr);
 }
 
 // After a full count or a stop the next Generate goes on in the middle of a character if need be; an answer
@@ -353,6 +386,7 @@ void Generation::Impl::End(StopReason reason) {
   while (!open_.empty() && !matcher_.found()) HandOutOldest();
   result_.reason = matcher_.found() ? StopReason::kStopString : reason;
   DropOpen();
+  if (matcher_.found()) DropStopString();
   FinishText();
   Release();
 }

@@ -50,6 +50,8 @@ class Generation::Impl : public Work {
   void HandOut(TokenId token);
   void HandOutOldest();
   void DropOpen();
+  void DropStopString();
+  void TakeOut(int64_t count);
   void FinishText();
   void Release();
 
@@ -79,6 +81,15 @@ class Generation::Impl : public Work {
   // for the place after the last.
   std::deque<std::vector<TokenId>> bans_{1};
   std::string text_;
+
+  // The tokens handed out last, whose text may still turn out to be part of a stop string.
+  struct Said {
+    TokenId token;
+    int64_t begin;  // of its text, in bytes of the answer
+    std::string text;
+  };
+  std::deque<Said> said_;
+  int64_t said_bytes_ = 0;
 };
 
 }  // namespace mneme

@@ -173,8 +173,8 @@ class Session {
   TokenId Sample();
 
   // Pauses, then sample and feed until something ends it. Text of tokens that belong to a stop string is not
-  // handed out, the tokens stay in the stream. Throws Error(kInput) on an empty stream or if pauses do not
-  // fit into the window of the context.
+  // handed out, and they leave the stream, as far as it can go back. Throws Error(kInput) on an empty stream
+  // or if pauses do not fit into the window of the context.
   Generation Generate(const GenerateOptions& options = {});
   // Appends pauses: not seen by the repetition penalty. Ends between chunks at a stop. Errors as Generate.
   void FeedPauses(int64_t num_pauses, TokenId pause_token = -1, StopToken stop = {});

@@ -230,6 +230,36 @@ TEST(SessionTest, StopStringsEndTheTextBeforeThem) {
   EXPECT_EQ(result.reason, StopReason::kMaxTokens);
 }
 
+// A conversation goes on behind what was shown, not behind the words that ended it.
+TEST(SessionTest, StopStringsLeaveTheStream) {
+  MNEME_SESSION_TEST_MODEL();
+  Budget budget;
+  Session free(model, TestOptions("dense"), budget, TestPool());
+  free.FeedText("Once upon a time");
+  const std::string text = GenerateText(free, {.max_tokens = 60});
+  for (size_t at = 10; at < 60; at += 3) {
+    const std::string stop = text.substr(at, 6);
+    Session session(model, TestOptions("dense"), budget, TestPool()),
+        plain(model, TestOptions("dense"), budget, TestPool());
+    session.FeedText("Once upon a time");
+    session.FinishText();
+    const auto num_before = static_cast<size_t>(session.num_tokens());
+    GenerateResult result;
+    const std::string shown = GenerateText(session, {.max_tokens = 60, .stop_strings = {stop}}, &result);
+    ASSERT_EQ(result.reason, StopReason::kStopString);
+    const std::vector<TokenId> ids = session.RecentTokens();
+    ASSERT_EQ(ids.size(), static_cast<size_t>(session.num_tokens()));
+    const std::string kept =
+        model->tokenizer().Decode(std::span(ids).subspan(num_before), {.at_text_start = false});
+    // A token may begin before the stop string and cannot be cut by every tokenizer.
+    EXPECT_TRUE(kept.starts_with(shown)) << stop;
+    EXPECT_LT(kept.size(), shown.size() + 6) << stop;
+    EXPECT_EQ(kept.find(stop), std::string::npos);
+    plain.Feed(ids);
+    EXPECT_TRUE(SameBits(LogitsOf(session), LogitsOf(plain))) << stop;
+  }
+}
+
 TEST(SessionTest, AnAnswerThatIsDroppedLeavesWhatWasHandedOut) {
   MNEME_SESSION_TEST_MODEL();
   Budget budget;

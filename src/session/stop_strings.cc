@@ -43,12 +43,14 @@ std::string StopStringMatcher::Add(std::string_view text) {
   if (best_end != std::string::npos) {
     found_ = true;
     std::string certain = held_.substr(0, best_start);
+    certain_bytes_ += static_cast<int64_t>(best_start);
     held_.clear();
     return certain;
   }
   const size_t num_certain = held_.size() - HeldSuffix();
   std::string certain = held_.substr(0, num_certain);
   held_.erase(0, num_certain);
+  certain_bytes_ += static_cast<int64_t>(num_certain);
   return certain;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -21,6 +22,9 @@ class StopStringMatcher {
 
   bool found() const { return found_; }
   const std::string& stop_string() const { return stop_string_; }
+  // Bytes of the text that can be part of no stop string any more: all before the stop string once it is
+  // found.
+  int64_t certain_bytes() const { return certain_bytes_; }
 
  private:
   size_t HeldSuffix() const;
@@ -28,6 +32,7 @@ class StopStringMatcher {
   std::vector<std::string> stop_strings_;
   size_t longest_ = 0;
   std::string held_;
+  int64_t certain_bytes_ = 0;
   bool found_ = false;
   std::string stop_string_;
 };
