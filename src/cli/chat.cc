@@ -57,6 +57,7 @@ class Chat {
   struct Turn {
     int64_t num_tokens;
     ChatRenderer renderer;
+    int64_t reply_begin = 0;  // where its reply began
   };
 
   void Reply(const std::string& message);
@@ -66,6 +67,7 @@ class Chat {
   void RewindTokens(int64_t count);
   void Load(const std::string& path);
   void AfterRestore();
+  void EndReply();
   void Feed(std::vector<ChatSegment> segments);
   Session& session() { return *stream_->session; }
   static void Say(const std::string& text) { fmt::print(stderr, "{}\n", text); }
@@ -114,8 +116,15 @@ void Chat::AfterRestore() {
   renderer_ = MakeRenderer(loaded_.model->tokenizer(), *format_);
   std::vector<ChatSegment> said_before;
   renderer_.Add({ChatRole::kUser, "said before"}, &said_before);
-  renderer_.EndReply(true, &pending_);
+  EndReply();
   Say(fmt::format("state: restored, {} tokens", FormatCount(session().num_tokens())));
+}
+
+// What follows the reply at the end of the stream. Whether the model wrote the end itself is seen there, also after a
+// state was taken or tokens were taken back: a reply that was cut is owed one.
+void Chat::EndReply() {
+  const std::vector<TokenId> recent = session().RecentTokens();
+  renderer_.EndReply(!recent.empty() && loaded_.model->tokenizer().is_eog(recent.back()), &pending_);
 }
 
 void Chat::Feed(std::vector<ChatSegment> segments) {
@@ -132,6 +141,7 @@ void Chat::Reply(const std::string& message) {
   renderer_.Add({ChatRole::kUser, message}, &segments);
   renderer_.StartReply(&segments);
   Feed(std::move(segments));
+  turns_.back().reply_begin = session().num_tokens();
   GenerateOptions options;
   options.max_tokens = ToCount(arguments_.num_tokens, "-n");
   options.num_pauses = arguments_.num_pauses;
@@ -150,7 +160,7 @@ void Chat::Reply(const std::string& message) {
   }
   const GenerateResult& result = generation.result();
   WriteOutNow("\n");
-  renderer_.EndReply(result.reason == StopReason::kEog, &pending_);
+  EndReply();
   if (result.reason == StopReason::kInterrupted) {
     ClearStop();
     Say("(stopped)");
@@ -176,6 +186,10 @@ void Chat::Rewind(const std::string& argument) {
     }
     RewindTokens(count);
     pending_.clear();
+    // Within a reply it is cut there; within a message the message goes on.
+    const bool in_reply = turns_.empty() ? stream_->is_restored && session().num_tokens() > 0
+                                         : session().num_tokens() >= turns_.back().reply_begin;
+    if (in_reply) EndReply();
     return;
   }
   if (count < 1 || static_cast<size_t>(count) > turns_.size()) {
@@ -194,7 +208,7 @@ void Chat::Rewind(const std::string& argument) {
   renderer_ = turn.renderer;
   pending_.clear();
   if (!turns_.empty() || stream_->is_restored) {
-    renderer_.EndReply(true, &pending_);
+    EndReply();
   } else if (!arguments_.system.empty()) {
     renderer_ = MakeRenderer(loaded_.model->tokenizer(), *format_);
     renderer_.Add({ChatRole::kSystem, arguments_.system}, &pending_);

@@ -569,6 +569,22 @@ TEST_F(CliTest, ChatCommandsFromAPipe) {
   EXPECT_NE(outcome.err.find("/nonsense is not a command"), std::string::npos) << outcome.err;
 }
 
+// Cut by -n, a reply is owed the format's end of turn, wherever the chat goes on.
+TEST_F(CliTest, ACutReplyGetsItsEndAlsoFromAState) {
+  MNEME_REQUIRE_MODEL(model);
+  const auto chat = [&](const std::string& state, const std::string& lines) {
+    const Outcome outcome =
+        RunProgram({"chat", model, "--template", "chatml", "-n", "6", "--state", Path(state)}, lines);
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+  };
+  chat("whole", "Hello\nAgain\n/quit\n");
+  chat("parts", "Hello\n/quit\n");
+  chat("parts", "Again\n/quit\n");
+  chat("loaded", "Hello\n/save " + Path("v") + "\n/load " + Path("v") + "\nAgain\n/rewind\nAgain\n/quit\n");
+  EXPECT_TRUE(ReadAll(Path("whole")) == ReadAll(Path("parts")));
+  EXPECT_TRUE(ReadAll(Path("whole")) == ReadAll(Path("loaded")));
+}
+
 TEST_F(CliTest, ClosedOutputEndsWithAnError) {
   MNEME_REQUIRE_MODEL(model);
   const std::string command = std::string(MNEME_PROGRAM) + " run " + model + " -n 2000 --ignore-end -q 2>" +
