@@ -1,8 +1,9 @@
-// Several streams over one model: decoded together so that the weights are read once for all, cloned,
-// rewound, saved and restored. Each step checks the library's promise that the bits are those of doing it
-// alone.
+// Several streams over one model: decoded together so that the weights are read once for all, cancelled,
+// failing, cloned, rewound, saved and restored. Each step checks the library's promise that the bits are
+// those of doing it alone.
 //   sessions MODEL STATE_FILE
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <exception>
 #include <memory>
@@ -89,6 +90,43 @@ void Run(const std::string& model_path, const std::string& state_path) {
               DecodeTogether({&restored}, 8) == DecodeTogether({sessions[2].get()}, 8) &&
               Logits(restored) == Logits(*sessions[2]),
           "a restored session goes on with the bits of one that never stopped");
+
+  // One of three is cancelled, one fills its memory, and the third does not notice.
+  mneme::Budget small(size_t{4} << 20);
+  mneme::SessionOptions dense = options;
+  dense.context.spec = "dense";
+  mneme::Session reader(model, dense, small, pool, runner);
+  const std::unique_ptr<mneme::Session> steady = sessions[1]->Clone(), alone = sessions[1]->Clone();
+  std::atomic<bool> stop{false};
+  bool was_cancelled = false;
+  std::string failure;
+  std::vector<mneme::TokenId> answer;
+  mneme::Scheduler scheduler(runner);
+  scheduler.Add({.session = sessions[0].get(),
+                 .generate = mneme::GenerateOptions{.max_tokens = -1},
+                 .stop = &stop,
+                 .on_event = [&](const mneme::JobEvent& event) {
+                   if (event.kind == mneme::JobEvent::kDone)
+                     was_cancelled = event.result.reason == mneme::StopReason::kInterrupted;
+                 }});
+  scheduler.Add({.session = &reader,
+                 .tokens = std::vector<mneme::TokenId>(size_t{1} << 20, 5),
+                 .on_event = [&](const mneme::JobEvent& event) {
+                   if (event.kind == mneme::JobEvent::kFailed) failure = event.error->what();
+                 }});
+  scheduler.Add({.session = steady.get(),
+                 .generate = mneme::GenerateOptions{.max_tokens = 100},
+                 .on_event = [&](const mneme::JobEvent& event) {
+                   if (event.kind == mneme::JobEvent::kPiece) answer.push_back(event.piece.token);
+                 }});
+  for (int step = 0; step < 20; ++step) scheduler.Step();
+  stop = true;
+  while (scheduler.Step()) {
+  }
+  Require(was_cancelled && !failure.empty() && answer == DecodeTogether({alone.get()}, 100)[0] &&
+              Logits(*steady) == Logits(*alone),
+          "a session that is cancelled and one that fails leave the third as it is");
+  std::printf("the one that failed: %s\n", failure.c_str());
 }
 
 }  // namespace
