@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/hash.h"
+#include "tokenizer/format_tokens.h"
 #include "tokenizer/unicode.h"
 
 namespace mneme {
@@ -115,6 +116,7 @@ uint32_t PriorityOfScore(float score) {
   return ~rising;
 }
 
+// Whether a token is part of what plain text may become, by merges or as a piece of a split.
 bool MatchesText(const VocabularySpec& spec, TokenType type) {
   if (!IsPieceAlgorithm(spec.algorithm)) return type == TokenType::kNormal;
   if (type == TokenType::kUnused) return spec.algorithm == Algorithm::kScoredBpe;
@@ -130,10 +132,13 @@ void AddTokens(TokenizerModel* model) {
   model->by_piece.Reserve(spec.tokens.size());
   model->mergeable.Reserve(spec.tokens.size());
   model->byte_ids.fill(-1);
+  const TemplateText format(spec.chat_template);
   for (size_t i = 0; i < spec.tokens.size(); ++i) {
     const Token& token = spec.tokens[i];
     const TokenId id = static_cast<TokenId>(i);
+    const bool is_format = token.type == TokenType::kUserDefined && format.Writes(token.piece);
     model->types.push_back(token.type);
+    model->is_format.push_back(is_format);
     model->scores.push_back(token.score);
     model->priorities.push_back(PriorityOfScore(token.score));
     model->strips_right.push_back(token.strips_right);
@@ -141,7 +146,7 @@ void AddTokens(TokenizerModel* model) {
     model->by_piece.Add(id);
     const std::string decoded = DecodedBytes(spec, token);
     model->bytes.Add(decoded);
-    const bool matches = MatchesText(spec, token.type) && !token.piece.empty();
+    const bool matches = MatchesText(spec, token.type) && !is_format && !token.piece.empty();
     const std::string_view text = IsPieceAlgorithm(spec.algorithm) ? token.piece : decoded;
     model->match_texts.Add(matches ? text : std::string_view());
     if (matches) model->mergeable.Add(id);
@@ -191,10 +196,10 @@ void AddSpecials(TokenizerModel* model) {
     const TokenType type = model->types[i];
     const std::string piece(model->pieces[i]);
     const TokenId id = static_cast<TokenId>(i);
-    if (type == TokenType::kUserDefined) {
+    if (type == TokenType::kUserDefined && !model->is_format[i]) {
       (model->spec.user_defined_inline ? symbols : always).emplace_back(piece, id);
       if (!model->spec.user_defined_inline) all.emplace_back(piece, id);
-    } else if (type == TokenType::kControl || type == TokenType::kUnknown) {
+    } else if (type == TokenType::kUserDefined || type == TokenType::kControl || type == TokenType::kUnknown) {
       all.emplace_back(piece, id);
     }
   }
@@ -257,7 +262,7 @@ uint64_t Fingerprint(const TokenizerModel& model) {
   hash.Put<uint64_t>(model.types.size());
   for (size_t i = 0; i < model.types.size(); ++i) {
     hash.PutString(model.pieces[i]);
-    hash.Put(uint64_t{model.priorities[i]} << 8 | static_cast<uint64_t>(model.types[i]));
+    hash.Put(uint64_t{model.priorities[i]} << 9 | uint64_t{model.is_format[i]} << 8 | static_cast<uint64_t>(model.types[i]));
   }
   for (const auto& [left, right] : spec.merges) {
     hash.PutString(left);

@@ -88,6 +88,8 @@ struct TokenizerModel {
 
   VocabularySpec spec;  // without tokens, merges and charsmap
   std::vector<TokenType> types;
+  // User-defined tokens that the file's chat template writes: found where a format is meant, letters in what users wrote.
+  std::vector<bool> is_format;
   std::vector<uint32_t> priorities;  // scores as integers: the highest score is the lowest
   std::vector<float> scores;
   StringPool pieces;       // as the file writes them
@@ -97,8 +99,8 @@ struct TokenizerModel {
   StringIndex mergeable;                // pieces that plain text may become
   std::array<TokenId, 256> byte_ids{};  // -1 where there is none
   MergeTable merges;
-  ByteTrie always_special;  // user-defined tokens found before all else
-  ByteTrie all_special;     // the same and control tokens
+  ByteTrie always_special;  // user-defined tokens found before all else, in any text
+  ByteTrie all_special;     // the same, control tokens, and those of the format
   std::vector<bool> strips_right;
   ByteTrie unigram;
   ByteTrie inline_symbols;  // user-defined pieces found while normalising

@@ -32,7 +32,10 @@ void PieceNormalizer::WriteSpace(std::string* out) {
     return;
   }
   // Only U+2581 in the input itself gets this far; a run so long is no longer dropped at the end of a text.
-  if (++state_.held_spaces < kMaxHeldSpaces) return;
+  if (++state_.held_spaces >= kMaxHeldSpaces) WriteHeldSpaces(out);
+}
+
+void PieceNormalizer::WriteHeldSpaces(std::string* out) {
   for (; state_.held_spaces > 0; --state_.held_spaces) out->append(kSpaceSymbol);
 }
 
@@ -48,13 +51,31 @@ void PieceNormalizer::Write(std::string_view normalized, std::string* out) {
       i += kSpaceSymbol.size();
       continue;
     }
-    for (; state_.held_spaces > 0; --state_.held_spaces) out->append(kSpaceSymbol);
+    WriteHeldSpaces(out);
     // The rest up to the next candidate goes over in one piece; both candidates are single characters.
     size_t end = i + 1;
     while (end < normalized.size() && normalized[end] != ' ' && normalized[end] != kSpaceSymbol[0]) ++end;
     out->append(normalized.substr(i, end - i));
     i = end;
   }
+}
+
+bool PieceNormalizer::Start(std::string_view normalized, std::string* out) {
+  const VocabularySpec& spec = model_->spec;
+  if (spec.remove_extra_whitespaces && normalized == " ") return false;
+  state_.started = 1;
+  state_.after_space = spec.remove_extra_whitespaces ? 1 : 0;
+  const bool wants_prefix = spec.dummy_prefix == DummyPrefix::kEverySegment ||
+                            (spec.dummy_prefix == DummyPrefix::kFirstSegment && state_.first_segment != 0);
+  const bool has_space = normalized.starts_with(' ') || normalized.starts_with(kSpaceSymbol);
+  if (wants_prefix && !(spec.prefix_unless_space && has_space)) WriteSpace(out);
+  return true;
+}
+
+void PieceNormalizer::BeforeSymbol(std::string_view symbol, std::string* out) {
+  if (!state_.started) Start(symbol, out);
+  WriteHeldSpaces(out);
+  state_.after_space = 0;
 }
 
 size_t PieceNormalizer::Feed(std::string_view text, bool final, std::string* out) {
@@ -71,16 +92,7 @@ size_t PieceNormalizer::Feed(std::string_view text, bool final, std::string* out
     const size_t length = NextPrefix(rest, &normalized, &touched);
     if (touched && !final) break;
     taken += length;
-    if (!state_.started) {
-      if (spec.remove_extra_whitespaces && normalized == " ") continue;
-      state_.started = 1;
-      state_.after_space = spec.remove_extra_whitespaces ? 1 : 0;
-      const bool wants_prefix =
-          spec.dummy_prefix == DummyPrefix::kEverySegment ||
-          (spec.dummy_prefix == DummyPrefix::kFirstSegment && state_.first_segment != 0);
-      const bool has_space = normalized.starts_with(' ') || normalized.starts_with(kSpaceSymbol);
-      if (wants_prefix && !(spec.prefix_unless_space && has_space)) WriteSpace(out);
-    }
+    if (!state_.started && !Start(normalized, out)) continue;
     while (state_.after_space && normalized.starts_with(' ')) normalized.remove_prefix(1);
     if (!normalized.empty()) {
       Write(normalized, out);

@@ -18,6 +18,8 @@ class PieceNormalizer {
   // Takes from the front of `text` what no later text can change and appends its normal form to *out; returns
   // the bytes taken. With `final` takes all.
   size_t Feed(std::string_view text, bool final, std::string* out);
+  // Before a token that stands in the middle of a segment, after a final Feed: what its first character would bring about.
+  void BeforeSymbol(std::string_view symbol, std::string* out);
   // After the final Feed: drops trailing spaces where the model does, and gets ready for a new segment.
   // `first` tells whether that is the first one of a text.
   void Restart(bool first);
@@ -36,7 +38,10 @@ class PieceNormalizer {
  private:
   // Length of the next piece of input to normalise as one and its result; *touched as in Charsmap.
   size_t NextPrefix(std::string_view text, std::string_view* result, bool* touched) const;
+  // The first character of a segment, with what is put before it; false if it is dropped.
+  bool Start(std::string_view normalized, std::string* out);
   void Write(std::string_view normalized, std::string* out);
+  void WriteHeldSpaces(std::string* out);
   void WriteSpace(std::string* out);
 
   const TokenizerModel* model_;

@@ -84,6 +84,8 @@ struct StreamEncoder::Impl {
   // Stage 2. Adds text to the segment; EndSegment ends it.
   void FeedSegment(std::string_view text, std::vector<TokenId>* out);
   void EndSegment(std::vector<TokenId>* out);
+  // A user-defined token of SentencePiece: the text around it stays one segment.
+  void PassSymbol(std::string_view symbol, std::vector<TokenId>* out);
   void NormalizeBytes(bool final);
   void NormalizePieces(bool final);
   // Stage 3.
@@ -155,10 +157,15 @@ void StreamEncoder::Impl::FeedRaw(std::string_view bytes, bool final, std::vecto
       continue;
     }
     FeedSegment(std::string_view(raw).substr(start, at - start), out);
-    EndSegment(out);
-    normalizer.Restart(false);
+    const size_t index = static_cast<size_t>(id);
+    if (model.is_format[index] && model.spec.user_defined_inline) {
+      PassSymbol(model.pieces[index], out);
+    } else {
+      EndSegment(out);
+      normalizer.Restart(false);
+    }
     out->push_back(id);
-    skip_space = model.strips_right[static_cast<size_t>(id)];
+    skip_space = model.strips_right[index];
     start = at += length;
   }
   FeedSegment(std::string_view(raw).substr(start, at - start), out);
@@ -192,6 +199,15 @@ void StreamEncoder::Impl::EndSegment(std::vector<TokenId>* out) {
     EncodeWords(true, out);
   }
   in_segment = after_unknown = false;
+  retry_unnormal = retry_normal = scanned = 0;
+}
+
+void StreamEncoder::Impl::PassSymbol(std::string_view symbol, std::vector<TokenId>* out) {
+  in_segment = true;
+  NormalizePieces(true);
+  normalizer.BeforeSymbol(symbol, &normal);
+  EncodeWords(true, out);
+  after_unknown = false;
   retry_unnormal = retry_normal = scanned = 0;
 }
 
