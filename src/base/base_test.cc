@@ -18,6 +18,7 @@
 #include "base/thread_pool.h"
 #include "base/types.h"
 #include "base/units.h"
+#include "base/weighted_mean.h"
 
 namespace mneme {
 namespace {
@@ -172,6 +173,19 @@ TEST(File, FullDiskIsAnErrorAndNothingIsLost) {
   }
   EXPECT_EQ(ReadWholeFile(path), "old");
   EXPECT_FALSE(FileExists(temporary));
+}
+
+// Of micro-batches with 1, 10, 0 and 4 answers: every answer counts once, wherever it stands.
+TEST(WeightedMean, PartsCountByTheirWeight) {
+  WeightedMean all;
+  EXPECT_TRUE(std::isnan(all.value()));
+  for (const auto& [mean, count] : {std::pair{8.0, 1.0}, {2.0, 10.0}, {0.0, 0.0}, {1.0, 4.0}}) {
+    WeightedMean part;
+    part.Add(mean * count, count);
+    all.Add(part);
+  }
+  EXPECT_DOUBLE_EQ(all.value(), (8 + 20 + 4) / 15.0);  // pairwise it was ((8 + 2) / 2 + 1) / 2
+  EXPECT_EQ(all.weight, 15);
 }
 
 TEST(Hash, IsXxh3HoweverTheBytesArrive) {

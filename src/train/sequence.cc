@@ -50,9 +50,8 @@ struct Inputs {
 };
 
 struct Sums {
-  double loss = 0, write = 0, answers = 0;
-  double num_answers = 0;
-  double backspaces = 0, backspace_weight = 0;
+  double loss = 0, write = 0;
+  WeightedMean answers, backspaces;
 };
 
 // The part of the loss that one segment carries, with the penalty; advances the state.
@@ -73,10 +72,7 @@ Tensor SegmentLoss(const Decoder& decoder, const Inputs& in, int64_t s, const Se
     const Tensor own = in.branch_weights.select(1, s);
     const Tensor lost = -all_probs.narrow(1, in.segment, own.size(1)).select(-1, in.backspace) * own;
     loss = loss + (lost / in.row_weights).sum() / batch;
-    if (sums != nullptr) {
-      sums->backspaces += lost.sum().item<double>();
-      sums->backspace_weight += own.sum().item<double>();
-    }
+    if (sums != nullptr) sums->backspaces.Add(lost.sum().item<double>(), own.sum().item<double>());
   }
   if (sums != nullptr) {
     torch::NoGradGuard no_grad;
@@ -85,8 +81,7 @@ Tensor SegmentLoss(const Decoder& decoder, const Inputs& in, int64_t s, const Se
     const Tensor is_task =
         std::get<0>(torch::where(in.weights > 0, in.weights, torch::ones_like(in.weights)).min(1, true)) < 1;
     const Tensor is_answer = torch::logical_and(weights == 1, is_task).to(nll.scalar_type());
-    sums->answers += (nll * is_answer).sum().item<double>();
-    sums->num_answers += is_answer.sum().item<double>();
+    sums->answers.Add((nll * is_answer).sum().item<double>(), is_answer.sum().item<double>());
   }
   if (watch.write_mean.defined()) {
     const Tensor mean = watch.write_mean / static_cast<double>(in.num_segments);
@@ -167,8 +162,8 @@ SequenceResult Finish(const Sums& sums, const DecoderState& state) {
   SequenceResult result;
   result.loss = sums.loss;
   result.write_mean = sums.write;
-  result.answer_loss = sums.num_answers > 0 ? sums.answers / sums.num_answers : std::nan("");
-  result.backspace_loss = sums.backspace_weight > 0 ? sums.backspaces / sums.backspace_weight : std::nan("");
+  result.answers = sums.answers;
+  result.backspaces = sums.backspaces;
   torch::NoGradGuard no_grad;
   for (const LayerState& layer : state.layers) {
     LayerWatch watch;
@@ -182,6 +177,20 @@ SequenceResult Finish(const Sums& sums, const DecoderState& state) {
 }
 
 }  // namespace
+
+void SequenceResult::Add(const SequenceResult& part, double share) {
+  loss += share * part.loss;
+  write_mean += share * part.write_mean;
+  answers.Add(part.answers);
+  backspaces.Add(part.backspaces);
+  layers.resize(part.layers.size());
+  for (size_t i = 0; i < part.layers.size(); ++i) {
+    // A NaN must win, whichever part it comes from.
+    const auto worse = [](double a, double b) { return std::isnan(a) || a > b ? a : b; };
+    layers[i].max_m = worse(layers[i].max_m, part.layers[i].max_m);
+    layers[i].max_z = worse(layers[i].max_z, part.layers[i].max_z);
+  }
+}
 
 SequenceResult Backpropagate(const Decoder& decoder, const Batch& batch, const SequenceOptions& options,
                              CarriedMemory* carried) {

@@ -5,6 +5,7 @@
 
 #include <vector>
 
+#include "base/weighted_mean.h"
 #include "train/data.h"
 #include "train/decoder.h"
 
@@ -35,10 +36,14 @@ struct LayerWatch {
 
 struct SequenceResult {
   double loss = 0;            // mean over rows of the weighted mean over tokens
-  double answer_loss = 0;     // mean over tokens of weight 1 in rows that also have others; NaN without any
-  double backspace_loss = 0;  // weighted mean over wrong tokens; NaN without any
+  WeightedMean answers;       // loss of tokens of weight 1 in rows that also have others
+  WeightedMean backspaces;    // of wrong tokens, by their weight
   double write_mean = 0;
   std::vector<LayerWatch> layers;  // at the end of the sequences
+
+  // Joins the result of a micro-batch that has `share` of the rows. Loss and write_mean are means over rows; answers and
+  // backspaces count by token, however many of them each micro-batch has.
+  void Add(const SequenceResult& part, double share);
 };
 
 // Adds to the gradients of the decoder's parameters. With `carried`: rows begin with the memory that it holds

@@ -322,23 +322,6 @@ Batch Rows(const Batch& batch, int64_t first, int64_t count) {
   return part;
 }
 
-void Merge(const SequenceResult& part, double share, SequenceResult* all) {
-  all->loss += share * part.loss;
-  all->write_mean += share * part.write_mean;
-  const auto mean = [](double old, double now) {
-    return std::isnan(now) ? old : std::isnan(old) ? now : 0.5 * (old + now);
-  };
-  all->answer_loss = mean(all->answer_loss, part.answer_loss);
-  all->backspace_loss = mean(all->backspace_loss, part.backspace_loss);
-  all->layers.resize(part.layers.size());
-  for (size_t i = 0; i < part.layers.size(); ++i) {
-    // A NaN must win.
-    const auto worse = [](double a, double b) { return a > b ? a : b; };
-    all->layers[i].max_m = worse(all->layers[i].max_m, part.layers[i].max_m);
-    all->layers[i].max_z = worse(all->layers[i].max_z, part.layers[i].max_z);
-  }
-}
-
 void Run::CheckNumbers(const SequenceResult& result, double norm) const {
   for (size_t layer = 0; layer < result.layers.size(); ++layer) {
     const LayerWatch& watch = result.layers[layer];
@@ -374,14 +357,13 @@ void Run::Step() {
   const double own_penalty = StageAt(step_).write_penalty;
   options.write_penalty = own_penalty < 0 ? config_.memory.write_penalty : own_penalty;
   SequenceResult result;
-  result.answer_loss = result.backspace_loss = std::nan("");
   const bool carries = StageAt(step_).carry > 0;
   carried_.resize(carries ? static_cast<size_t>((batch.batch + micro - 1) / micro) : 0);
   for (int64_t first = 0; first < batch.batch; first += micro) {
     const int64_t count = std::min(micro, batch.batch - first);
     options.scale = static_cast<double>(count) / static_cast<double>(batch.batch);
     CarriedMemory* carried = carries ? &carried_[static_cast<size_t>(first / micro)] : nullptr;
-    Merge(Backpropagate(*decoder_, Rows(batch, first, count), options, carried), options.scale, &result);
+    result.Add(Backpropagate(*decoder_, Rows(batch, first, count), options, carried), options.scale);
   }
   const double norm = optimizer_->ClipGradients();
   CheckNumbers(result, norm);
@@ -398,13 +380,13 @@ void Run::Step() {
   };
   last_loss_ = result.loss;
   smooth_loss_ = smooth(smooth_loss_, result.loss);
-  smooth_answer_ = smooth(smooth_answer_, result.answer_loss);
+  smooth_answer_ = smooth(smooth_answer_, result.answers.value());
   Json line = {{"step", step_},        {"loss", result.loss},
                {"gradient", norm},     {"rate", share * config_.train.learning_rate},
                {"tokens", num_tokens}, {"segments", batch.num_segments},
                {"seconds", seconds}};
-  if (!std::isnan(result.answer_loss)) line["answer_loss"] = result.answer_loss;
-  if (!std::isnan(result.backspace_loss)) line["backspace_loss"] = result.backspace_loss;
+  if (result.answers.weight > 0) line["answer_loss"] = result.answers.value();
+  if (result.backspaces.weight > 0) line["backspace_loss"] = result.backspaces.value();
   if (config_.memory.attention == "infini") {
     if (config_.memory.update == "gated-delta") line["write"] = result.write_mean;
     Json m = Json::array(), z = Json::array();

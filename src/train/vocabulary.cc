@@ -76,7 +76,7 @@ void WriteVocabulary(const Tokenizer& tokenizer, GgufWriter* writer) {
   std::vector<std::string> pieces;
   std::vector<float> scores;
   std::vector<int32_t> types;
-  for (TokenId id = 0; id < tokenizer.vocab_size(); ++id) {
+  for (TokenId id = 0; id < tokenizer.num_pieces(); ++id) {
     pieces.emplace_back(tokenizer.Piece(id));
     scores.push_back(model.scores.empty() ? 0.0f : model.scores[static_cast<size_t>(id)]);
     types.push_back(static_cast<int32_t>(model.types[static_cast<size_t>(id)]));
