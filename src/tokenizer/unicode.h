@@ -1,10 +1,12 @@
-// UTF-8, character classes and NFC. Tables come from ICU at build time (tables/generate_unicode_tables.cc).
+// Character classes and NFC. Tables come from ICU at build time (tables/generate_unicode_tables.cc).
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
+
+#include "base/utf8.h"
 
 namespace mneme {
 
@@ -25,22 +27,6 @@ enum class CharClass : uint8_t {
 CharClass ClassOf(uint32_t code);
 // True if NFC may be computed separately before and from this character on.
 bool IsNormalizationBoundary(uint32_t code);
-
-// One decoded character. valid is false for a byte that starts no well-formed sequence (overlong forms,
-// surrogates and values above U+10FFFF are not well formed); length is then 1 and code U+FFFD.
-struct Utf8Char {
-  uint32_t code;
-  uint32_t length;
-  bool valid;
-};
-// At least one byte must be there.
-Utf8Char DecodeUtf8(const char* data, size_t available);
-// Number of bytes at the end (0..3) that are a proper prefix of a well-formed character.
-size_t IncompleteTail(std::string_view text);
-void AppendUtf8(uint32_t code, std::string* out);
-// Length of the longest prefix of `data` (1 at least) that is one maximal invalid part, as U+FFFD replaces
-// it.
-size_t InvalidPartLength(const char* data, size_t available);
 
 // Appends NFC of the text to *out; bytes that are not UTF-8 are kept and separate what is around them.
 void AppendNfc(std::string_view text, std::string* out);
