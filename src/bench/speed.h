@@ -7,7 +7,6 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <span>
 #include <string>
 #include <vector>
 
@@ -16,7 +15,6 @@
 #include "base/stop.h"
 #include "base/thread_pool.h"
 #include "context/context.h"
-#include "eval/report/grid.h"
 #include "model/model.h"
 
 namespace mneme {
@@ -70,13 +68,5 @@ struct RecomputePoint {
 RecomputePoint MeasureRecompute(std::shared_ptr<const Model> model, int64_t cache, int64_t num_sinks,
                                 const ContextSettings& base, int64_t num_repeats, Budget& budget,
                                 ThreadPool& pool, StopToken stop = {});
-
-// The common row: length is the depth, the measure decode tokens per second.
-EvalRow SpeedRow(const std::string& context, const SpeedPoint& point, int64_t num_repeats);
-EvalRow RecomputeRow(const RecomputePoint& point, int64_t num_repeats);
-// Tables for a terminal and for the page; plots of all contexts with the floor.
-std::vector<std::vector<std::string>> SpeedTable(std::span<const EvalRow> rows);
-std::vector<std::vector<std::string>> RecomputeTable(std::span<const EvalRow> rows);
-std::string SpeedHtml(const EvalReport& report);
 
 }  // namespace mneme

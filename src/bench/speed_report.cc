@@ -1,4 +1,5 @@
-// Speed by depth as rows, tables and a page.
+#include "bench/speed_report.h"
+
 #include <fmt/core.h>
 
 #include <algorithm>
@@ -7,7 +8,6 @@
 
 #include "base/units.h"
 #include "eval/report/html.h"
-#include "bench/speed.h"
 
 namespace mneme {
 namespace {

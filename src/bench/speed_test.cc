@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/testing.h"
+#include "bench/speed_report.h"
 
 namespace mneme {
 namespace {

@@ -1,5 +1,5 @@
-// The tasks of the benchmarks: wording of our own, and the published lengths and scores. The published
-// wording is read from a file (ReadPromptFile).
+#include "eval/datasets/dataset_tasks.h"
+
 #include <fmt/core.h>
 
 #include <algorithm>
@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "base/error.h"
-#include "eval/datasets/dataset.h"
 
 namespace mneme {
 namespace {

@@ -12,6 +12,7 @@
 
 #include "base/error.h"
 #include "base/testing.h"
+#include "eval/perplexity/report.h"
 
 namespace mneme {
 namespace {

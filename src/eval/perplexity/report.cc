@@ -1,4 +1,5 @@
-// Perplexity results as JSON, HTML and a table.
+#include "eval/perplexity/report.h"
+
 #include <fmt/core.h>
 
 #include <algorithm>
@@ -11,7 +12,6 @@
 #include <set>
 
 #include "base/units.h"
-#include "eval/perplexity/perplexity.h"
 #include "eval/report/html.h"
 #include "eval/scores/text.h"
 

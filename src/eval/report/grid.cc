@@ -13,6 +13,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "eval/report/grid_html.h"
 
 namespace mneme {
 namespace {

@@ -83,12 +83,6 @@ std::string EvalJson(const EvalReport& report);
 EvalReport ParseEvalJson(std::string_view text, const std::string& name);
 EvalReport ReadEvalReport(const std::string& path);
 
-// A page: heat maps of depth by length where rows have depths, lines with standard errors where they have
-// only lengths, a table below each, the header at the end. No scripts, nothing from the network.
-std::string EvalHtml(const EvalReport& report);
-// Rows for a terminal; the first one is the header.
-std::vector<std::vector<std::string>> EvalTable(const EvalReport& report);
-
 // The results of a run while it goes on: in memory, and after each row in the JSON file. Thread rule: one
 // thread at a time.
 class EvalLog {

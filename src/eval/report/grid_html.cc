@@ -1,4 +1,5 @@
-// The page and the table of a measurement.
+#include "eval/report/grid_html.h"
+
 #include <fmt/core.h>
 
 #include <algorithm>
@@ -6,8 +7,6 @@
 #include <set>
 
 #include "base/units.h"
-#include "eval/report/grid.h"
-#include "eval/report/heatmap.h"
 #include "eval/report/html.h"
 
 namespace mneme {
@@ -102,8 +101,7 @@ void AddHeatMap(HtmlPage& page, const std::vector<const EvalRow*>& rows, const G
     }
     map.values.push_back(std::move(values));
   }
-  page.AddFigure(RenderHeatMap(map, 860), RenderHeatMap(map, 360),
-                 map.title + ", in percent. Blue: all right; red: none; dashed: not measured.");
+  page.AddHeatMap(map, map.title + ", in percent. Blue: all right; red: none; dashed: not measured.");
 }
 
 // The quantity that varies: the length, or else a label that is a number ("distance").

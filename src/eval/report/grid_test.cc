@@ -10,6 +10,7 @@
 #include <optional>
 
 #include "base/error.h"
+#include "eval/report/grid_html.h"
 #include "eval/report/heatmap.h"
 
 namespace mneme {

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "eval/report/html.h"
+#include "eval/report/svg.h"
 
 namespace mneme {
 namespace {
@@ -35,40 +35,25 @@ std::string Hex(const Rgb& c) {
 // Black or white, whichever is read better on the colour.
 const char* InkOn(const Rgb& c) { return 0.299 * c.r + 0.587 * c.g + 0.114 * c.b > 140 ? "#000" : "#fff"; }
 
-std::string Cell(const std::optional<double>& value, double x, double y, double width, double height) {
+void AddCell(const std::optional<double>& value, double x, double y, double width, double height, SvgWriter* svg) {
   constexpr double kGap = 1.5;
   const double inner_width = width - kGap, inner_height = height - kGap;
-  if (!value || !std::isfinite(*value)) {
-    return fmt::format(
-        "<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" fill=\"none\" "
-        "stroke=\"var(--grid)\" stroke-dasharray=\"3 3\"/>\n",
-        x, y, inner_width, inner_height);
-  }
+  if (!value || !std::isfinite(*value)) return svg->Box(x, y, inner_width, inner_height, "");
   const Rgb colour = ColourOf(*value);
-  std::string svg =
-      fmt::format("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" fill=\"{}\"/>\n", x, y,
-                  inner_width, inner_height, Hex(colour));
+  svg->Box(x, y, inner_width, inner_height, Hex(colour));
   if (width >= 22) {
-    // `style` and not an attribute, since the page gives all text of pictures its ink.
-    svg += fmt::format(
-        "<text x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"middle\" style=\"fill:{}\">{:.0f}</text>\n",
-        x + inner_width / 2, y + inner_height / 2 + 4, InkOn(colour), *value * 100);
+    svg->Text(x + inner_width / 2, y + inner_height / 2 + 4, fmt::format("{:.0f}", *value * 100), Anchor::kMiddle,
+              /*is_soft=*/false, InkOn(colour));
   }
-  return svg;
 }
 
-std::string Legend(double x, double y, double width) {
+void AddLegend(double x, double y, double width, SvgWriter* svg) {
   constexpr int kSteps = 20;
-  std::string svg;
-  for (int i = 0; i < kSteps; ++i) {
-    svg += fmt::format("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"12\" fill=\"{}\"/>\n",
-                       x + width * i / kSteps, y, width / kSteps + 0.3, Hex(ColourOf((i + 0.5) / kSteps)));
-  }
+  for (int i = 0; i < kSteps; ++i)
+    svg->Box(x + width * i / kSteps, y, width / kSteps + 0.3, 12, Hex(ColourOf((i + 0.5) / kSteps)));
   for (const int percent : {0, 50, 100}) {
-    svg += fmt::format("<text class=\"soft\" x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"middle\">{}%</text>\n",
-                       x + width * percent / 100, y + 28, percent);
+    svg->Text(x + width * percent / 100, y + 28, fmt::format("{}%", percent), Anchor::kMiddle, /*is_soft=*/true);
   }
-  return svg;
 }
 
 }  // namespace
@@ -77,39 +62,33 @@ std::string RenderHeatMap(const HeatMap& map, double width) {
   constexpr double kLeft = 62, kTop = 24, kRowHeight = 28, kRight = 22;
   const double grid_height = kRowHeight * static_cast<double>(map.rows.size());
   const double height = kTop + grid_height + 104;
-  std::string svg = fmt::format(
-      "<svg viewBox=\"0 0 {:.0f} {:.0f}\" font-size=\"12\" role=\"img\" "
-      "aria-label=\"{}\">\n<title>{}</title>\n",
-      width, height, EscapeHtml(map.title), EscapeHtml(map.title));
+  SvgWriter svg(width, height, 12, map.title);
   if (map.rows.empty() || map.columns.empty()) {
-    return svg + fmt::format("<text x=\"{:.0f}\" y=\"{:.0f}\" text-anchor=\"middle\">no data</text></svg>\n",
-                             width / 2, height / 2);
+    svg.Text(width / 2, height / 2, "no data", Anchor::kMiddle);
+    return svg.Finish();
   }
   const double cell_width =
       std::min(90.0, (width - kLeft - kRight) / static_cast<double>(map.columns.size()));
   const double grid_width = cell_width * static_cast<double>(map.columns.size());
-  svg += fmt::format("<text x=\"4\" y=\"14\">{}</text>\n", EscapeHtml(map.y_label));
+  svg.Text(4, 14, map.y_label);
   for (size_t row = 0; row < map.rows.size(); ++row) {
     const double y = kTop + kRowHeight * static_cast<double>(row);
-    svg += fmt::format("<text class=\"soft\" x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"end\">{}</text>\n",
-                       kLeft - 6, y + kRowHeight / 2 + 4, EscapeHtml(map.rows[row]));
+    svg.Text(kLeft - 6, y + kRowHeight / 2 + 4, map.rows[row], Anchor::kEnd, /*is_soft=*/true);
     for (size_t column = 0; column < map.columns.size(); ++column) {
       std::optional<double> value;
       if (row < map.values.size() && column < map.values[row].size()) value = map.values[row][column];
-      svg += Cell(value, kLeft + cell_width * static_cast<double>(column), y, cell_width, kRowHeight);
+      AddCell(value, kLeft + cell_width * static_cast<double>(column), y, cell_width, kRowHeight, &svg);
     }
   }
   // Labels of columns: as many as do not touch.
   const size_t stride = static_cast<size_t>(std::ceil(44 / cell_width));
   for (size_t column = 0; column < map.columns.size(); column += stride) {
-    svg += fmt::format("<text class=\"soft\" x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"middle\">{}</text>\n",
-                       kLeft + cell_width * (static_cast<double>(column) + 0.5), kTop + grid_height + 16,
-                       EscapeHtml(map.columns[column]));
+    svg.Text(kLeft + cell_width * (static_cast<double>(column) + 0.5), kTop + grid_height + 16, map.columns[column],
+             Anchor::kMiddle, /*is_soft=*/true);
   }
-  svg += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"middle\">{}</text>\n",
-                     kLeft + grid_width / 2, kTop + grid_height + 36, EscapeHtml(map.x_label));
-  svg += Legend(kLeft, kTop + grid_height + 54, std::min(220.0, width - kLeft - kRight));
-  return svg + "</svg>\n";
+  svg.Text(kLeft + grid_width / 2, kTop + grid_height + 36, map.x_label, Anchor::kMiddle);
+  AddLegend(kLeft, kTop + grid_height + 54, std::min(220.0, width - kLeft - kRight), &svg);
+  return svg.Finish();
 }
 
 }  // namespace mneme

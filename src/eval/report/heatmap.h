@@ -18,8 +18,8 @@ struct HeatMap {
   std::vector<std::vector<std::optional<double>>> values;
 };
 
-// One <svg> element, `width` units wide and as high as its rows need. Text is escaped. The colours are those
-// of the page (report_html.h): light, dark and paper. An empty map says "no data".
+// One <svg> element, `width` units wide and as high as its rows need. The colours are those
+// of the page (svg.h): light, dark and paper. An empty map says "no data".
 std::string RenderHeatMap(const HeatMap& map, double width);
 
 }  // namespace mneme

@@ -1,55 +1,17 @@
-// Pages that carry a measurement: headings, paragraphs, line plots and tables in one HTML file that needs
-// nothing from the network. Plots are inline SVG, drawn once for wide and once for narrow screens; colours
-// follow the reader's light or dark setting and turn to ink on paper; lines also differ by dash, so that they
-// can be told apart without colour. No scripts.
+// The one place that writes pages: headings, paragraphs, pictures and tables in one HTML file that needs nothing from the
+// network. Pictures are inline SVG, drawn once for wide and once for narrow screens; colours follow the reader's light or dark
+// setting and turn to ink on paper. No scripts. All text is escaped (svg.h); none of it is taken as markup.
 #pragma once
 
-#include <cstddef>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "eval/report/heatmap.h"
+#include "eval/report/plot.h"
+
 namespace mneme {
-
-// A line: points (x[i], y[i]) in ascending x. Points that are not finite, or not positive on a logarithmic
-// axis, break the line.
-struct PlotSeries {
-  std::string name;
-  std::vector<double> x;
-  std::vector<double> y;
-  std::vector<double> low;  // band around the line; empty: none, else as long as x
-  std::vector<double> high;
-};
-
-// A vertical line with a word: the trained length, the window.
-struct PlotMarker {
-  double x = 0;
-  std::string name;
-};
-
-struct Plot {
-  std::string title;
-  std::string x_label;
-  std::string y_label;
-  bool log_x = false;
-  bool log_y = false;
-  std::vector<PlotSeries> series;
-  std::vector<PlotMarker> markers;
-  std::vector<double> y_shows;  // values that the axis covers whatever the lines do: {0, 1} for shares
-};
-
-// One <svg> element, width and height in its own units. Text in it is escaped. An empty plot says "no data".
-std::string RenderSvg(const Plot& plot, double width, double height);
-// The same as a file of its own, with its colours.
-std::string StandaloneSvg(const Plot& plot, double width, double height);
-
-// Text with &, <, >, " and ' as entities.
-std::string EscapeHtml(std::string_view text);
-
-// Ticks that people read, covering [low, high]: multiples of 1, 2 or 5 times a power of ten; on a logarithmic
-// axis powers of ten, with 2 and 5 between where few powers fit. At least two. low < high, finite; > 0 if
-// log.
-std::vector<double> AxisTicks(double low, double high, bool log, size_t max_ticks);
 
 // Collects the parts of a page in order.
 class HtmlPage {
@@ -59,16 +21,21 @@ class HtmlPage {
   void Paragraph(std::string_view text);
   void Code(std::string_view text);
   void AddPlot(const Plot& plot);
-  // A picture drawn twice, for wide and for narrow screens: <svg> elements, taken as they are.
-  void AddFigure(std::string_view wide_svg, std::string_view narrow_svg, std::string_view caption);
+  void AddHeatMap(const HeatMap& map, std::string_view caption);
   // The first row is the header; the first column is left-aligned. `caption` may be empty.
   void Table(const std::vector<std::vector<std::string>>& rows, std::string_view caption = "");
+  // The body of a page that Finish gave, its headings one level down; a style of its own (another version's) comes along.
+  // Nothing is checked: only for pages of this program.
+  void AddPage(std::string_view page);
   // The whole document, UTF-8.
   std::string Finish() const;
 
  private:
+  void AddFigure(std::string_view wide_svg, std::string_view narrow_svg, std::string_view caption);
+
   std::string title_;
   std::string body_;
+  std::set<std::string> styles_;  // of added pages, beside ours
 };
 
 }  // namespace mneme

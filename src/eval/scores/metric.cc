@@ -1,4 +1,5 @@
-// The rules by which published benchmarks score one answer.
+#include "eval/scores/metric.h"
+
 #include <algorithm>
 #include <array>
 #include <cstdlib>

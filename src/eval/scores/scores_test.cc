@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "eval/scores/metric.h"
 #include "eval/scores/stem.h"
 #include "eval/scores/text.h"
 
