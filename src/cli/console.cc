@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/utf8.h"
 
 namespace mneme::cli {
 namespace {
@@ -36,12 +37,14 @@ void WriteOutNow(std::string_view text) {
 
 std::string FormatTable(const std::vector<std::vector<std::string>>& rows) {
   std::vector<size_t> widths;
-  for (const auto& row : rows) {
+  std::vector<std::vector<std::string>> shown = rows;
+  for (auto& row : shown) {
     if (row.size() > widths.size()) widths.resize(row.size());
+    for (std::string& cell : row) cell = Printable(cell);
     for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], Width(row[i]));
   }
   std::string text;
-  for (const auto& row : rows) {
+  for (const auto& row : shown) {
     std::string line;
     for (size_t i = 0; i < row.size(); ++i) {
       const std::string padding(widths[i] - Width(row[i]), ' ');

@@ -12,7 +12,8 @@ void WriteOut(std::string_view text);
 // The same, and at once.
 void WriteOutNow(std::string_view text);
 
-// Whole lines of text in columns: the first left-aligned, others right-aligned. Rows may be ragged.
+// Whole lines of text in columns: the first left-aligned, others right-aligned. Rows may be ragged. Cells are shown as
+// Printable (base/utf8.h) gives them.
 std::string FormatTable(const std::vector<std::vector<std::string>>& rows);
 
 // Writes a report file atomically; "-" is standard output.

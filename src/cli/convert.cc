@@ -5,6 +5,7 @@
 
 #include <CLI/CLI.hpp>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -26,7 +27,7 @@ struct ConvertArguments {
   std::string encoding = "q8_0";
   std::string random;
   std::string tokenizer;
-  uint64_t seed = 0;
+  std::optional<uint64_t> seed;
   size_t num_threads = 0;
 };
 
@@ -44,6 +45,10 @@ int Convert(const ConvertArguments& arguments) {
                   ? "convert takes two paths: the model to read, and the GGUF file to write"
                   : "convert --random SHAPE takes one path: the GGUF file to write");
   }
+  if (!arguments.random.empty() && !arguments.tokenizer.empty()) {
+    FailUsage("--tokenizer: a random model has a vocabulary of its own, of made-up words; leave it out");
+  }
+  if (arguments.random.empty() && arguments.seed) FailUsage("--seed is of random weights: it needs --random SHAPE");
   ThreadPool pool(arguments.num_threads);
   const std::string& out = arguments.paths.back();
   ConsoleProgress progress(arguments.random.empty() ? "converting" : "writing");
@@ -54,7 +59,7 @@ int Convert(const ConvertArguments& arguments) {
     } catch (const Error& error) {
       FailUsage(error.what());
     }
-    WriteRandomModel(shape, *encoding, arguments.seed, out, pool, progress, UserStop());
+    WriteRandomModel(shape, *encoding, arguments.seed.value_or(0), out, pool, progress, UserStop());
     progress.Finish(out);
     return 0;
   }

@@ -20,6 +20,7 @@
 #include "cli/signals.h"
 #include "cli/stream.h"
 #include "cli/verbs.h"
+#include "eval/perplexity/report.h"
 #include "eval/tasks/logits.h"
 #include "eval/perplexity/perplexity.h"
 #include "eval/perplexity/recompute.h"
@@ -286,7 +287,10 @@ void AddLogits(CLI::App& eval, Action* action) {
   arguments->context.kv = "f32";
   AddContextOptions(*verb, &arguments->context);
   verb->footer(
-      "Made for comparing implementations, so the defaults here are exact: --context dense and --kv f32.");
+      "Made for comparing implementations: the defaults here are --context dense and --kv f32, which round nothing. Products are\n"
+      "those of the model as it runs: weights of integer blocks (Q8_0, Q4_K...) meet activations in blocks of 8 bits, and F16 and\n"
+      "BF16 weights are multiplied as blocks of 14-bit integers where the processor has an instruction for it. --pack float32\n"
+      "multiplies F32, F16 and BF16 weights in float32.");
   verb->callback([=] { *action = [=] { return Logits(*arguments); }; });
 }
 

@@ -16,6 +16,7 @@
 #include "cli/signals.h"
 #include "cli/stream.h"
 #include "eval/report/compare.h"
+#include "eval/report/grid_html.h"
 #include "eval/tasks/needle.h"
 #include "eval/tasks/passkey.h"
 #include "eval/tasks/recall.h"

@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "base/progress.h"
 #include "base/units.h"
+#include "bench/speed_report.h"
 #include "cli/console.h"
 #include "cli/eval_verbs.h"
 #include "cli/options.h"

@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "base/units.h"
+#include "base/utf8.h"
 #include "cli/chat_text.h"
 #include "cli/console.h"
 #include "cli/options.h"
@@ -177,12 +178,15 @@ Lines TokenizerLines(const Findings& found) {
   Lines lines;
   const Model& model = *found.loaded->model;
   if (!model.has_tokenizer()) {
-    lines.emplace_back("tokenizer", "none: " + found.tokenizer_refusal);
+    lines.emplace_back("tokenizer", found.tokenizer_refusal.empty() ? "none" : "none: " + found.tokenizer_refusal);
     return lines;
   }
   const Tokenizer& tokenizer = model.tokenizer();
-  lines.emplace_back("tokenizer", fmt::format("{}, pre-tokenizer {}, {} pieces", tokenizer.kind(),
-                                              tokenizer.pre_tokenizer(), tokenizer.vocab_size()));
+  const int32_t num_padding = tokenizer.vocab_size() - tokenizer.num_pieces();
+  lines.emplace_back("tokenizer",
+                     fmt::format("{}, pre-tokenizer {}, {} pieces{}", tokenizer.kind(), tokenizer.pre_tokenizer(),
+                                 tokenizer.num_pieces(),
+                                 num_padding == 0 ? "" : fmt::format("; {} rows of the model have none", num_padding)));
   lines.emplace_back("bos, eos",
                      fmt::format("{}{}, {}{}", tokenizer.bos_id(), tokenizer.adds_bos() ? " (added)" : "",
                                  tokenizer.eos_id(), tokenizer.adds_eos() ? " (added)" : ""));
@@ -204,8 +208,8 @@ void PrintFindings(const Findings& found, const InspectArguments& arguments) {
       lines.insert(lines.end(), more.begin(), more.end());
     }
   }
-  for (const auto& [name, value] : lines) WriteOut(fmt::format("{:<16}{}\n", name, value));
-  if (!found.refusal.empty()) WriteOut(fmt::format("{:<16}no: {}\n", "can be run", found.refusal));
+  for (const auto& [name, value] : lines) WriteOut(fmt::format("{:<16}{}\n", name, Printable(value)));
+  if (!found.refusal.empty()) WriteOut(fmt::format("{:<16}no: {}\n", "can be run", Printable(found.refusal)));
   if (!found.contexts.empty()) {
     WriteOut(fmt::format("\ncontexts (cap {}):\n", found.cap.ToString()));
     for (const PlanRow& row : found.contexts)
@@ -214,7 +218,7 @@ void PrintFindings(const Findings& found, const InspectArguments& arguments) {
   if (arguments.metadata && found.source->gguf() != nullptr) {
     WriteOut("\nmetadata:\n");
     for (const GgufValue& value : found.source->gguf()->metadata()) {
-      WriteOut(fmt::format("  {} = {}\n", value.key, value.ToString()));
+      WriteOut(fmt::format("  {} = {}\n", Printable(value.key), PrintableLines(value.ToString())));
     }
   }
   if (arguments.tensors) {

@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/units.h"
+#include "base/utf8.h"
 #include "cli/console.h"
 #include "cli/ids.h"
 #include "cli/options.h"
@@ -53,7 +54,7 @@ class IdOutput {
     std::string text;
     for (const TokenId id : ids) {
       if (arguments_.pieces) {
-        text += fmt::format("{}\t{}\n", id, tokenizer_.Piece(id));
+        text += fmt::format("{}\t{}\n", id, Printable(tokenizer_.Piece(id)));
       } else {
         text += fmt::format("{}{}", is_first_ ? "" : " ", id);
       }

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "base/utf8.h"
 #include "context/infini.h"
 #include "formats/gguf.h"
 #include "model/families.h"
@@ -163,7 +164,7 @@ ModelConfig Configure(const Family& family, const FamilyInput& input, bool long_
   const Hyperparameters& hyper = input.hyper;
   ModelConfig c;
   c.family = family.name;
-  c.name = hyper.name;
+  c.name = Printable(hyper.name, 200);  // only ever shown
   ReadSizes(hyper, &c);
   c.attention_scale = 1.0f / std::sqrt(static_cast<float>(c.key_dim));
   c.attention_soft_cap = PositiveOrZero(hyper, hyper.attention_soft_cap, "soft cap of attention");

@@ -349,10 +349,7 @@ class Converter {
     }
     const Tokenizer tokenizer = is_folder ? LoadTokenizerFolder(from) : LoadTokenizerFile(from);
     const size_t num_tokens = config_.vocab_size;
-    if (num_tokens > 0 && static_cast<size_t>(tokenizer.vocab_size()) > num_tokens) {
-      Fail(ErrorKind::kMismatch, "{}: the tokenizer has {} pieces, but the model only {} token embeddings",
-           from, tokenizer.vocab_size(), num_tokens);
-    }
+    if (num_tokens > 0) CheckTokenizerFits(tokenizer, num_tokens, from);
     const auto problem =
         WriteTokenizerMetadata(tokenizer, has_json ? ReadWholeFile(json) : "", num_tokens, &writer_);
     if (problem) report_.warnings.push_back(fmt::format("the tokenizer was left out: {}", *problem));

@@ -8,6 +8,7 @@
 #include "model/families.h"
 #include "model/hyperparameters.h"
 #include "model/tensor_map.h"
+#include "model/tokenizer_metadata.h"
 #include "model/weights.h"
 
 namespace mneme {
@@ -144,11 +145,10 @@ std::shared_ptr<const Model> Model::Load(const std::string& path, const LoadOpti
   impl.shape = MakeContextShape(impl.config, impl.weights);
   for (const TensorInfo& tensor : impl.source->tensors()) impl.weight_bytes += tensor.bytes;
   if (options.load_tokenizer) impl.tokenizer = FindTokenizer(*impl.source, options);
-  if (impl.tokenizer != nullptr &&
-      static_cast<size_t>(impl.tokenizer->vocab_size()) > impl.config.vocab_size) {
-    Fail(ErrorKind::kMismatch, "{}: the tokenizer has {} pieces, but the model only {} token embeddings",
-         options.tokenizer_path.empty() ? path : options.tokenizer_path, impl.tokenizer->vocab_size(),
-         impl.config.vocab_size);
+  if (impl.tokenizer != nullptr) {
+    CheckTokenizerFits(*impl.tokenizer, impl.config.vocab_size,
+                       options.tokenizer_path.empty() ? path : options.tokenizer_path);
+    *impl.tokenizer = impl.tokenizer->PaddedTo(static_cast<int32_t>(impl.config.vocab_size));
   }
   return model;
 }

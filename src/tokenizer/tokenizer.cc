@@ -33,6 +33,13 @@ void DrainUtf8(bool final, std::string* pending, std::string* out) {
 
 Tokenizer::Tokenizer(std::shared_ptr<const TokenizerModel> model) : model_(std::move(model)) {
   MNEME_CHECK(model_ != nullptr);
+  num_ids_ = num_pieces();
+}
+
+Tokenizer Tokenizer::PaddedTo(int32_t num_ids) const {
+  Tokenizer padded = *this;
+  padded.num_ids_ = std::max(num_ids_, num_ids);
+  return padded;
 }
 
 std::vector<TokenId> Tokenizer::Encode(std::string_view text, EncodeOptions options) const {
@@ -52,24 +59,25 @@ std::string Tokenizer::Decode(std::span<const TokenId> ids, DecodeOptions option
   return text;
 }
 
-int32_t Tokenizer::vocab_size() const { return static_cast<int32_t>(model_->types.size()); }
+int32_t Tokenizer::num_pieces() const { return static_cast<int32_t>(model_->types.size()); }
 
-namespace {
-
-size_t CheckId(const TokenizerModel& model, TokenId id) {
-  if (id < 0 || static_cast<size_t>(id) >= model.types.size())
+bool Tokenizer::HasPiece(TokenId id) const {
+  if (id < 0 || id >= num_ids_)
     Fail(ErrorKind::kInput, "token id {} is outside the vocabulary (0 to {}); is it of another model?", id,
-         model.types.size() - 1);
-  return static_cast<size_t>(id);
+         num_ids_ - 1);
+  return id < num_pieces();
 }
 
-}  // namespace
-
-std::string_view Tokenizer::Piece(TokenId id) const { return model_->pieces[CheckId(*model_, id)]; }
-std::string_view Tokenizer::Bytes(TokenId id) const { return model_->bytes[CheckId(*model_, id)]; }
+std::string_view Tokenizer::Piece(TokenId id) const {
+  return HasPiece(id) ? model_->pieces[static_cast<size_t>(id)] : std::string_view();
+}
+std::string_view Tokenizer::Bytes(TokenId id) const {
+  return HasPiece(id) ? model_->bytes[static_cast<size_t>(id)] : std::string_view();
+}
 
 bool Tokenizer::is_special(TokenId id) const {
-  const TokenType type = model_->types[CheckId(*model_, id)];
+  if (!HasPiece(id)) return true;
+  const TokenType type = model_->types[static_cast<size_t>(id)];
   return type == TokenType::kControl || type == TokenType::kUnknown || type == TokenType::kUnused;
 }
 
@@ -112,7 +120,8 @@ StreamDecoder::StreamDecoder(Tokenizer tokenizer, DecodeOptions options)
 
 void StreamDecoder::Feed(TokenId id, std::string* out) {
   const TokenizerModel& model = tokenizer_.model();
-  const size_t index = CheckId(model, id);
+  if (!tokenizer_.HasPiece(id)) return;
+  const size_t index = static_cast<size_t>(id);
   std::string_view bytes = model.bytes[index];
   if (model.types[index] == TokenType::kControl && options_.show_special) {
     // Its text stands apart: what came before cannot be completed by it.

@@ -24,7 +24,8 @@ struct TokenizerModel;
 class StreamEncoder;
 
 struct EncodeOptions {
-  bool parse_special = false;  // text of control tokens ("<|im_end|>") becomes the token, not its letters
+  bool parse_special = false;  // text of control tokens ("<|im_end|>") and of what else the file's chat template
+                               // writes becomes the token; otherwise it stays letters
   bool add_bos = false;        // puts bos_id() first; ignored where there is none
   bool add_eos = false;        // puts eos_id() last; ignored where there is none
 };
@@ -39,6 +40,9 @@ struct DecodeOptions {
 class Tokenizer {
  public:
   explicit Tokenizer(std::shared_ptr<const TokenizerModel> model);
+  // The same for a model with more rows than the file has pieces, as matrices are padded: ids behind the pieces are unused
+  // tokens without text. Nothing changes where num_ids is not above vocab_size().
+  Tokenizer PaddedTo(int32_t num_ids) const;
 
   // Ids of the text. Bytes that are not UTF-8: byte-level BPE encodes them as they are; SentencePiece
   // reads each as U+FFFD, as the reference does. NUL is a character like others. Without the two options,
@@ -49,7 +53,9 @@ class Tokenizer {
   std::string Decode(std::span<const TokenId> ids, DecodeOptions options = {}) const;
 
   // Number of ids, also those without a piece ([PAD...] rows). Ids are 0 .. vocab_size()-1.
-  int32_t vocab_size() const;
+  int32_t vocab_size() const { return num_ids_; }
+  // Of these, how many the file has.
+  int32_t num_pieces() const;
   // The piece as the file writes it ("Ġthe", "▁the", "<0x0A>"). Throws Error(kInput) if out of range.
   std::string_view Piece(TokenId id) const;
   // The bytes that the token stands for (" the", "\n"); empty for control tokens. Throws likewise.
@@ -85,7 +91,11 @@ class Tokenizer {
 
  private:
   friend class StreamEncoder;
+  friend class StreamDecoder;
+  // Whether the file has a piece for it; throws Error(kInput) if out of range.
+  bool HasPiece(TokenId id) const;
   std::shared_ptr<const TokenizerModel> model_;
+  int32_t num_ids_ = 0;
 };
 
 // The longest stretch that is encoded as one word, and with it the bound on what an encoder holds back. A
