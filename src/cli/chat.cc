@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/units.h"
+#include "base/utf8.h"
 #include "cli/chat_text.h"
 #include "cli/console.h"
 #include "cli/line_editor.h"
@@ -274,7 +275,7 @@ int Chat::operator()() {
       }
     } catch (const Error& error) {
       // The conversation goes on; the stream holds what was fed.
-      Say(fmt::format("mneme: {}", error.what()));
+      Say(fmt::format("mneme: {}", PrintableLines(error.what())));
       if (error.kind() == ErrorKind::kBudget && !editor.is_terminal()) throw;
     }
   }

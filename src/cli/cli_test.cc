@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "base/testing.h"
+#include "formats/gguf.h"
 
 namespace mneme {
 namespace {
@@ -583,6 +584,68 @@ TEST_F(CliTest, ACutReplyGetsItsEndAlsoFromAState) {
   chat("loaded", "Hello\n/save " + Path("v") + "\n/load " + Path("v") + "\nAgain\n/rewind\nAgain\n/quit\n");
   EXPECT_TRUE(ReadAll(Path("whole")) == ReadAll(Path("parts")));
   EXPECT_TRUE(ReadAll(Path("whole")) == ReadAll(Path("loaded")));
+}
+
+TEST_F(CliTest, ABaseModelChatsInPlainTurns) {
+  const std::string model = Path("base.gguf");
+  ASSERT_EQ(RunProgram({"convert", "--random", "tiny", model}).code, 0);
+  const Outcome outcome = RunProgram({"chat", model, "-n", "4"}, "Hello\n/quit\n");
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_NE(outcome.err.find("no chat template; plain turns are used"), std::string::npos) << outcome.err;
+  EXPECT_NE(outcome.err.find("template: plain"), std::string::npos) << outcome.err;
+  EXPECT_FALSE(outcome.out.empty());
+}
+
+// A model file is somebody else's text: nothing of it reaches the terminal raw.
+TEST_F(CliTest, NamesOutOfAFileDoNotActOnTheTerminal) {
+  ASSERT_EQ(RunProgram({"convert", "--random", "tiny", Path("m.gguf")}).code, 0);
+  const GgufFile file(Path("m.gguf"));
+  GgufWriter writer;
+  writer.Set("general.name", std::string("x\x1b[2J\0\xE2\x80\xAEy", 10));
+  writer.Set("general.\x1b[31mkey", std::string("\x1b[32mvalue"));
+  writer.CopyAllMetadata(file);
+  for (const GgufTensor& tensor : file.tensors()) writer.AddTensor(tensor.name, tensor.encoding, tensor.shape, tensor.data);
+  const float one = 1;
+  writer.AddTensor("\x1b[33mtensor", Encoding::kF32, {1}, &one);
+  writer.Write(Path("hostile.gguf"));
+  for (const std::vector<std::string>& arguments :
+       {std::vector<std::string>{"inspect", Path("hostile.gguf"), "--metadata", "--tensors"},
+        {"run", Path("hostile.gguf"), "-p", "b", "-n", "2"},
+        {"plan", Path("hostile.gguf")}}) {
+    const Outcome outcome = RunProgram(arguments);
+    for (const std::string& text : {outcome.out, outcome.err}) {
+      EXPECT_EQ(text.find('\x1b'), std::string::npos) << arguments[0] << ": " << text;
+      EXPECT_EQ(text.find('\0'), std::string::npos) << arguments[0];
+      EXPECT_EQ(text.find("\xE2\x80\xAE"), std::string::npos) << arguments[0];
+    }
+  }
+  const Outcome inspected = RunProgram({"inspect", Path("hostile.gguf"), "--metadata", "--tensors"});
+  for (const char* part : {"x\\x1b[2J\\x00\\u{202e}y", "\\x1b[31mkey", "\\x1b[32mvalue", "\\x1b[33mtensor"})
+    EXPECT_NE(inspected.out.find(part), std::string::npos) << part << " in " << inspected.out;
+}
+
+TEST_F(CliTest, WhatHasNoEffectIsRefused) {
+  const Outcome tokenizer = RunProgram({"convert", "--random", "tiny", Path("m.gguf"), "--tokenizer", Path("none.json")});
+  EXPECT_EQ(tokenizer.code, 2);
+  ExpectOneErrorLine(tokenizer, "--tokenizer");
+  EXPECT_FALSE(fs::exists(Path("m.gguf")));
+  const Outcome seed = RunProgram({"convert", Path("in"), Path("out.gguf"), "--seed", "3"});
+  EXPECT_EQ(seed.code, 2);
+  ExpectOneErrorLine(seed, "--random");
+}
+
+TEST_F(CliTest, InspectSaysNothingMoreOfAMissingTokenizer) {
+  ASSERT_EQ(RunProgram({"convert", "--random", "tiny", Path("m.gguf")}).code, 0);
+  const GgufFile file(Path("m.gguf"));
+  GgufWriter writer;
+  writer.CopyAllMetadata(file);
+  for (const GgufTensor& tensor : file.tensors()) writer.AddTensor(tensor.name, tensor.encoding, tensor.shape, tensor.data);
+  for (const GgufValue& value : file.metadata())
+    if (value.key.starts_with("tokenizer.")) writer.Remove(value.key);
+  writer.Write(Path("bare.gguf"));
+  const Outcome outcome = RunProgram({"inspect", Path("bare.gguf")});
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_NE(outcome.out.find("tokenizer       none\n"), std::string::npos) << outcome.out;
 }
 
 TEST_F(CliTest, ClosedOutputEndsWithAnError) {

@@ -257,6 +257,54 @@ TEST(Model, RefusesAnOversizedTokenizer) {
   }
 }
 
+// A few rows without a piece are padding: such an id has no text. So many that it cannot be are another model's tokenizer.
+TEST(Model, MissingPiecesArePaddingOrRefused) {
+  TemporaryFolder folder;
+  const std::string path = WriteTiny(folder);  // 512 rows
+  const std::string other = folder / "other.gguf";
+  ThreadPool pool(1);
+  NoProgress progress;
+  WriteRandomModel(ParseRandomShape("layers=1,vocab=500"), Encoding::kF32, 1, other, pool, progress);
+  const auto model = LoadModel(path, PackMode::kNever, 1, other);
+  const Tokenizer& tokenizer = model->tokenizer();
+  EXPECT_EQ(tokenizer.vocab_size(), 512);
+  EXPECT_EQ(tokenizer.num_pieces(), 500);
+  const std::vector<TokenId> letters = tokenizer.Encode("b");
+  std::vector<TokenId> ids = letters;
+  ids.insert(ids.begin(), 511);
+  ids.push_back(500);
+  EXPECT_EQ(tokenizer.Decode(ids), tokenizer.Decode(letters));
+  EXPECT_EQ(tokenizer.Piece(511), "");
+  EXPECT_TRUE(tokenizer.is_special(511));
+  EXPECT_THROW(tokenizer.Decode(std::vector<TokenId>{512}), Error);
+
+  const std::string large = folder / "large.gguf";
+  WriteRandomModel(ParseRandomShape("layers=1,vocab=800"), Encoding::kF32, 1, large, pool, progress);
+  try {
+    LoadModel(large, PackMode::kNever, 1, path);
+    FAIL() << "512 pieces for 800 rows were taken";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kMismatch);
+    EXPECT_NE(std::string(error.what()).find("another model"), std::string::npos) << error.what();
+  }
+  ConvertOptions options;
+  options.tokenizer_path = path;
+  EXPECT_THROW(ConvertModel(large, folder / "converted.gguf", options, pool, progress), Error);
+}
+
+// What a file calls its model reaches terminals and pages; convert keeps it as it is.
+TEST(Model, NamesAreCleanedWhereTheyAreShown) {
+  TemporaryFolder folder;
+  const std::string name("a\x1b]0;b\x07\0c\xE2\x80\xAE", 12);
+  const std::string path = Rewrite(
+      WriteTiny(folder), folder / "named.gguf", [&](GgufWriter& w) { w.Set("general.name", name); }, kKeepAll);
+  EXPECT_EQ(LoadModel(path)->config().name, "a\\x1b]0;b\\x07\\x00c\\u{202e}");
+  ThreadPool pool(1);
+  NoProgress progress;
+  ConvertModel(path, folder / "converted.gguf", {}, pool, progress);
+  EXPECT_EQ(GgufFile(folder / "converted.gguf").GetString("general.name"), name);
+}
+
 class ThrowingContext : public Context {
  public:
   std::string Describe() const override { return "throwing"; }
