@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/progress.h"
+#include "base/utf8.h"
 #include "cli/signals.h"
 #include "train/config.h"
 #include "train/program/blas.h"
@@ -108,7 +109,7 @@ int main(int argc, char** argv) {
   try {
     return mneme::train::Main(argc, argv);
   } catch (const std::exception& error) {
-    fmt::print(stderr, "mneme: {}\n", error.what());
+    fmt::print(stderr, "mneme: {}\n", PrintableLines(error.what()));
     return 1;
   }
 }
