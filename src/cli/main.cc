@@ -168,17 +168,17 @@ int main(int argc, char** argv) {
     }
     return code;
   } catch (const mneme::cli::UsageError& error) {
-    fmt::print(stderr, "mneme: {}\n", PrintableLines(error.what()));
+    fmt::print(stderr, "mneme: {}\n", mneme::PrintableLines(error.what()));
     return mneme::cli::kExitUsage;
   } catch (const mneme::Error& error) {
     std::fflush(stdout);
-    fmt::print(stderr, "mneme: {}\n", PrintableLines(error.what()));
+    fmt::print(stderr, "mneme: {}\n", mneme::PrintableLines(error.what()));
     return error.kind() == mneme::ErrorKind::kInterrupted ? mneme::cli::kExitInterrupted : kExitError;
   } catch (const std::bad_alloc&) {
     fmt::print(stderr, "mneme: the machine has no more memory; a smaller --memory cap leaves room\n");
     return kExitError;
   } catch (const std::exception& error) {
-    fmt::print(stderr, "mneme: {}\n", PrintableLines(error.what()));
+    fmt::print(stderr, "mneme: {}\n", mneme::PrintableLines(error.what()));
     return kExitError;
   }
 }

@@ -336,6 +336,14 @@ class Converter {
     progress_.Update(done_bytes_, total_bytes_, "");
   }
 
+  // Rows of the embedding; 0 if there is none to be found.
+  size_t NumTokens() const {
+    if (source_->gguf() == nullptr) return config_.vocab_size;
+    for (const TensorInfo& tensor : source_->tensors())
+      if (tensor.name == "token_embd.weight" && tensor.shape.size() == 2) return static_cast<size_t>(tensor.shape.front());
+    return 0;
+  }
+
   void AddTokenizer() {
     if (source_->gguf() != nullptr && options_.tokenizer_path.empty()) return;
     std::string from = options_.tokenizer_path;
@@ -348,7 +356,7 @@ class Converter {
       return;
     }
     const Tokenizer tokenizer = is_folder ? LoadTokenizerFolder(from) : LoadTokenizerFile(from);
-    const size_t num_tokens = config_.vocab_size;
+    const size_t num_tokens = NumTokens();
     if (num_tokens > 0) CheckTokenizerFits(tokenizer, num_tokens, from);
     const auto problem =
         WriteTokenizerMetadata(tokenizer, has_json ? ReadWholeFile(json) : "", num_tokens, &writer_);

@@ -109,7 +109,7 @@ int main(int argc, char** argv) {
   try {
     return mneme::train::Main(argc, argv);
   } catch (const std::exception& error) {
-    fmt::print(stderr, "mneme: {}\n", PrintableLines(error.what()));
+    fmt::print(stderr, "mneme: {}\n", mneme::PrintableLines(error.what()));
     return 1;
   }
 }
