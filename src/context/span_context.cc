@@ -248,7 +248,9 @@ void SpanContext::FillTables() {
                          views_[static_cast<size_t>(row - 1)].far_distance) {
         std::memcpy(far, FarTable(i, row - 1), rope.rotary_dim * sizeof(float));
       } else {
-        RopeTable(rope, views_[static_cast<size_t>(row)].far_distance, far);
+        // Keys at one distance are not rotated, others to their position.
+        const Position origin = policy_->far_is_constant() ? 0 : start_position_;
+        RopeTable(rope, origin + views_[static_cast<size_t>(row)].far_distance, far);
       }
     }
   }
@@ -317,7 +319,7 @@ void SpanContext::StoreFar(size_t layer_index, const float* k, const float* v) {
     const auto row = static_cast<size_t>(index - num_tokens_);
     const float* key = k + row * k_stride;
     if (!policy_->far_is_constant() && !table.empty()) {
-      RopeTable(spec.rope, index, table.data());
+      RopeTable(spec.rope, start_position_ + index, table.data());
       Rotate(spec.rope, table.data(), key, spec.num_kv_heads, spec.key_dim, k_rotated_.get());
       key = k_rotated_.get();
     }

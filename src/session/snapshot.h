@@ -22,7 +22,7 @@
 
 namespace mneme {
 
-inline constexpr uint32_t kSnapshotVersion = 2;
+inline constexpr uint32_t kSnapshotVersion = 3;
 
 // The header.
 struct SnapshotInfo {
