@@ -15,7 +15,7 @@ namespace {
 
 const std::vector<std::string>& Layers() {
   static const std::vector<std::string> layers = {"base",    "formats", "tokenizer", "chat",
-                                                  "kernels", "context", "model",     "session",
+                                                  "kernels", "kv", "context", "model",     "session",
                                                   "train",   "eval",    "bench",     "cli"};
   return layers;
 }

@@ -330,7 +330,7 @@ class TimedContext : public Context {
   explicit TimedContext(std::unique_ptr<Context> inner) : inner_(std::move(inner)) { Follow(); }
 
   std::string Describe() const override { return inner_->Describe(); }
-  void Begin(int64_t num_tokens) override { inner_->Begin(num_tokens); }
+  void Begin(std::span<const TokenId> tokens) override { inner_->Begin(tokens); }
   void Attend(size_t layer, const float* q, const float* k, const float* v, float* out,
               ThreadPool& pool) override {
     const Clock::time_point start = Clock::now();
@@ -354,6 +354,9 @@ class TimedContext : public Context {
   void Restore(StateReader& reader) override {
     inner_->Restore(reader);
     Follow();
+  }
+  std::unique_ptr<Context> Fork() const override {
+    return std::make_unique<TimedContext>(inner_->Fork());
   }
   std::vector<LedgerRange> Ledger() const override { return inner_->Ledger(); }
 

@@ -3,7 +3,8 @@
 // (context/registry.h).
 //
 // A forward call goes through a context chunk by chunk:
-//   Begin(n)            plans n more tokens; reserves what they need
+//   Begin(tokens)       plans them as the next ones; lets go of what nobody can reach any more, reserves
+//                       what they need
 //   Attend(layer, ...)  once per layer, in any order: stores the chunk's K and V, attends
 //   Commit()            the tokens are now part of the stream        or  Abort()  they never were
 // Until Commit the stream is as it was before Begin, whatever happens in between.
@@ -12,6 +13,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -127,10 +129,10 @@ class Context {
   // policy.
   virtual std::string Describe() const = 0;
 
-  // Plans num_tokens (1 .. max_chunk) more tokens. Throws Error(kBudget) when they do not fit (a dense
-  // context at its cap), Error(kUnsupported) where the policy or the model cannot go on (learned positions);
-  // nothing has changed then.
-  virtual void Begin(int64_t num_tokens) = 0;
+  // Plans 1 .. max_chunk more tokens. Throws Error(kBudget) when they do not fit (a dense context at its
+  // cap), Error(kUnsupported) where the policy or the model cannot go on (learned positions), and what an
+  // eviction sink throws; the stream has not changed then.
+  virtual void Begin(std::span<const TokenId> tokens) = 0;
   // q [n, num_heads, key_dim], k [n, num_kv_heads, key_dim], v [n, num_kv_heads, value_dim] of the chunk's n
   // rows, before any position encoding; out [n, num_heads, value_dim]. Rows are contiguous.
   virtual void Attend(size_t layer, const float* q, const float* k, const float* v, float* out,
@@ -153,6 +155,11 @@ class Context {
   // discarded.
   virtual void Save(StateWriter& writer) const = 0;
   virtual void Restore(StateReader& reader) = 0;
+
+  // The same stream once more, to go on on its own: blocks are shared and copied when one of the two writes
+  // into them. Charged in full, so that neither meets a full budget later for what it has now. Not between
+  // Begin and Commit. Throws Error(kBudget).
+  virtual std::unique_ptr<Context> Fork() const = 0;
 
   // Ranges in order, without gaps, covering [start_position(), next_position()).
   virtual std::vector<LedgerRange> Ledger() const = 0;

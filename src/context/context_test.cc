@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <deque>
 #include <functional>
@@ -18,6 +19,8 @@
 #include "context/context_test_util.h"
 #include "context/policy.h"
 #include "context/registry.h"
+#include "context/span_context.h"
+#include "kv/eviction.h"
 
 namespace mneme {
 namespace {
@@ -101,6 +104,7 @@ std::vector<Case> Cases() {
       {"sinks:sinks=0,window=20", SinksRule(0, 20)},
       {"sinks:sinks=5,window=0", SinksRule(5, 0)},
       {"sinks:sinks=100,window=30", SinksRule(100, 30)},
+      {"sinks:sinks=64,window=40", SinksRule(64, 40)},
       {"sinks:sinks=4,window=1000", SinksRule(4, 1000)},
       {"lambda:starts=10,window=32", LambdaRule(10, 32, 32)},
       {"lambda:starts=0,window=50", LambdaRule(0, 50, 50)},
@@ -315,6 +319,256 @@ TEST(Context, TruncatedAndHostileStatesAreRefused) {
   }
 }
 
+// A state made for one policy is not taken for another's, whatever its sizes say.
+TEST(Context, StatesOfOtherPoliciesAreRefusedOrHoldTogether) {
+  ThreadPool pool(1);
+  const ContextShape shape = MakeShape(Positions::kRopeHalves);
+  const Stream stream(shape.layers[0], 400, 18);
+  for (const Case& from : Cases()) {
+    for (const Case& to : Cases()) {
+      Budget budget;
+      const auto context = MakeContext(shape, Settings(from.spec), budget, 1);
+      FeedTokens(*context, stream, 0, 300, 50, pool);
+      const std::string state = StateOf(*context);
+      const auto other = MakeContext(shape, Settings(to.spec), budget, 1);
+      BufferReader reader(state);
+      try {
+        other->Restore(reader);
+      } catch (const Error&) {
+        continue;
+      }
+      if (reader.remaining_bytes() > 0) continue;  // the session refuses it
+      StateOf(*other);
+      FeedTokens(*other, stream, 300, 400, 50, pool);
+      StateOf(*other);
+      other->Rewind(other->MaxRewind());
+    }
+  }
+}
+
+TEST(Context, StatesDoNotDependOnTheChunk) {
+  ThreadPool pool(1);
+  const ContextShape shape = MakeShape(Positions::kRopeHalves);
+  const Stream stream(shape.layers[0], 400, 19);
+  for (const Case& test : Cases()) {
+    std::string first;
+    for (const int64_t chunk : {1, 7, 64, 200}) {
+      ContextSettings settings = Settings(test.spec);
+      settings.max_chunk = chunk;
+      Budget budget;
+      const auto context = MakeContext(shape, settings, budget, 1);
+      FeedTokens(*context, stream, 0, 290, chunk, pool);
+      context->Rewind(13);
+      const std::string state = StateOf(*context);
+      if (first.empty()) first = state;
+      EXPECT_TRUE(state == first) << test.spec << " chunk " << chunk;
+      // And one of any chunk goes into a context of any other.
+      settings.max_chunk = 3;
+      const auto small = MakeContext(shape, settings, budget, 1);
+      BufferReader reader(state);
+      small->Restore(reader);
+      EXPECT_EQ(reader.remaining_bytes(), 0u);
+      ASSERT_TRUE(FeedTokens(*small, stream, 277, 400, 3, pool) ==
+                  FeedTokens(*context, stream, 277, 400, chunk, pool))
+          << test.spec << " chunk " << chunk;
+    }
+  }
+}
+
+TEST(Context, ForksShareAndGoTheirOwnWays) {
+  ThreadPool pool(1);
+  const ContextShape shape = MakeShape(Positions::kRopeHalves, 2);
+  const Stream stream(shape.layers[0], 400, 20);
+  const Stream detour(shape.layers[0], 400, 21);
+  for (const Case& test : Cases()) {
+    for (const int64_t at : {0, 1, 63, 64, 100, 230}) {
+      Budget budget;
+      const auto context = MakeContext(shape, Settings(test.spec), budget, 1);
+      FeedTokens(*context, stream, 0, at, 30, pool, 2);
+      const size_t alone = budget.used_bytes();
+      const auto fork = context->Fork();
+      EXPECT_EQ(budget.used_bytes(), 2 * alone) << test.spec;
+      EXPECT_TRUE(StateOf(*fork) == StateOf(*context));
+      EXPECT_EQ(fork->Ledger(), context->Ledger());
+      EXPECT_EQ(fork->MaxRewind(), context->MaxRewind());
+      // The two by turns, then each against a stream that was never shared.
+      const auto straight = MakeContext(shape, Settings(test.spec), budget, 1);
+      const auto bent = MakeContext(shape, Settings(test.spec), budget, 1);
+      FeedTokens(*straight, stream, 0, at, 30, pool, 2);
+      FeedTokens(*bent, stream, 0, at, 30, pool, 2);
+      for (int64_t begin = at; begin < at + 150; begin += 25) {
+        ASSERT_TRUE(FeedTokens(*fork, detour, begin, begin + 25, 25, pool, 2) ==
+                    FeedTokens(*bent, detour, begin, begin + 25, 25, pool, 2))
+            << test.spec << " at " << begin;
+        ASSERT_TRUE(FeedTokens(*context, stream, begin, begin + 25, 10, pool, 2) ==
+                    FeedTokens(*straight, stream, begin, begin + 25, 25, pool, 2))
+            << test.spec << " at " << begin;
+      }
+      fork->Rewind(15);
+      bent->Rewind(15);
+      EXPECT_TRUE(StateOf(*fork) == StateOf(*bent));
+    }
+  }
+}
+
+// A context that is gone while its fork lives on gives back all that is its own.
+TEST(Context, WhatAForkTookIsGivenBack) {
+  ThreadPool pool(1);
+  const ContextShape shape = MakeShape(Positions::kRopeHalves);
+  const Stream stream(shape.layers[0], 400, 22);
+  for (const Case& test : Cases()) {
+    Budget budget;
+    auto context = MakeContext(shape, Settings(test.spec), budget, 1);
+    FeedTokens(*context, stream, 0, 200, 30, pool);
+    const size_t alone = budget.used_bytes();
+    auto fork = context->Fork();
+    fork.reset();
+    EXPECT_EQ(budget.used_bytes(), alone) << test.spec;
+    fork = context->Fork();
+    context.reset();
+    EXPECT_EQ(budget.used_bytes(), alone) << test.spec;
+    FeedTokens(*fork, stream, 200, 400, 30, pool);
+    fork.reset();
+    EXPECT_EQ(budget.used_bytes(), 0u) << test.spec;
+  }
+}
+
+TEST(Context, AForkThatDoesNotFitIsRefused) {
+  ThreadPool pool(1);
+  const ContextShape shape = MakeShape(Positions::kRopeHalves);
+  const Stream stream(shape.layers[0], 200, 23);
+  for (const Case& test : Cases()) {
+    Budget budget(PeakContextBytes(shape, Settings(test.spec), 300, 1).total() * 3 / 2);
+    const auto context = MakeContext(shape, Settings(test.spec), budget, 1);
+    FeedTokens(*context, stream, 0, 200, 30, pool);
+    const std::string before = StateOf(*context);
+    if (std::string(test.spec) == "dense") continue;
+    const size_t used = budget.used_bytes();
+    EXPECT_THROW(context->Fork(), Error) << test.spec;
+    EXPECT_EQ(budget.used_bytes(), used);
+    EXPECT_TRUE(StateOf(*context) == before);
+  }
+}
+
+// ---- what leaves
+
+// A window whose blocks go to a sink, beside a second track of unrotated keys in some layers.
+class EvictingPolicy : public Policy {
+ public:
+  std::span<const Track> tracks() const override { return tracks_; }
+  void View(int64_t index, SpanList* spans) const override {
+    spans->Add({.begin = std::max<int64_t>(0, index - 99), .end = index + 1, .query_at = index});
+  }
+  int64_t seen_for() const override { return 100; }
+  std::string Describe() const override { return "evicting"; }
+
+ private:
+  const std::array<Track, 2> tracks_ = {
+      Track{.keep_last = 100},
+      Track{.frame = KeyFrame::kNone, .keep_last = 130, .from_layer = 1, .evicts = true}};
+};
+
+// Keeps what it is given, and can be full.
+struct TestSink : public EvictionSink {
+  void Evict(const EvictedSlice& slice) override {
+    if (is_full) Fail(ErrorKind::kFile, "the disk is full");
+    blocks.push_back(slice.block);
+    tokens.insert(tokens.end(), slice.tokens.begin(), slice.tokens.end());
+    layers.emplace_back(slice.layers.begin(), slice.layers.end());
+  }
+  bool is_full = false;
+  std::vector<int64_t> blocks;
+  std::vector<TokenId> tokens;
+  std::vector<std::vector<BlockRef>> layers;
+};
+
+void ExpectWholeSlices(const TestSink& sink, const ContextShape& shape, const Stream& stream) {
+  const LayerAttention& layer = shape.layers[0];
+  const KvLayout layout{.num_kv_heads = layer.num_kv_heads,
+                        .key_dim = layer.key_dim,
+                        .value_dim = layer.value_dim,
+                        .key_encoding = Encoding::kF32,
+                        .value_encoding = Encoding::kF32};
+  std::vector<float> k(32), v(32);
+  for (size_t i = 0; i < sink.blocks.size(); ++i) {
+    ASSERT_EQ(sink.blocks[i], static_cast<int64_t>(i));  // once each, in stream order
+    ASSERT_EQ(sink.layers[i].size(), 2u);                // of three layers, those that have the track
+    for (const BlockRef& block : sink.layers[i]) {
+      for (size_t slot = 0; slot < kBlockTokens; ++slot) {
+        const auto index = static_cast<int64_t>(i * kBlockTokens + slot);
+        KvLoad(layout, block.get(), slot, k.data(), v.data());
+        ASSERT_TRUE(std::equal(k.begin(), k.end(), stream.K(index))) << index;
+        ASSERT_TRUE(std::equal(v.begin(), v.end(), stream.V(index))) << index;
+      }
+    }
+  }
+  EXPECT_EQ(sink.tokens, TestIds(0, static_cast<int64_t>(sink.blocks.size() * kBlockTokens)));
+}
+
+TEST(Context, WhatLeavesATrackThatEvictsGoesToTheSinkOnceAndWhole) {
+  ThreadPool pool(1);
+  const ContextShape shape = MakeShape(Positions::kRopeHalves, 3);
+  const Stream stream(shape.layers[0], 1000, 24);
+  const Stream detour(shape.layers[0], 1000, 25);
+  for (const int64_t chunk : {1, 13, 64}) {
+    Budget budget;
+    TestSink sink;
+    SpanContext context(shape, Settings("dense"), std::make_shared<EvictingPolicy>(), budget, 1, &sink);
+    for (int64_t end = 100; end <= 1000; end += 100) {
+      FeedTokens(context, stream, end - 100, end, chunk, pool, 3);
+      // A rewind and another text: what left before it is not what was taken back.
+      if (end == 1000) break;
+      FeedTokens(context, detour, end, end + 20, chunk, pool, 3);
+      context.Rewind(20);
+    }
+    // All that no rewind can reach: blocks before 1000 - chunk - slack - 20 - 130, at most.
+    EXPECT_GE(sink.blocks.size(), static_cast<size_t>((1000 - 64 - 20 - 20 - 130) / 64));
+    ExpectWholeSlices(sink, shape, stream);
+  }
+}
+
+TEST(Context, AFullSinkRefusesTheChunkAndIsAskedAgain) {
+  ThreadPool pool(1);
+  const ContextShape shape = MakeShape(Positions::kRopeHalves, 3);
+  const Stream stream(shape.layers[0], 1000, 26);
+  Budget budget;
+  TestSink sink;
+  SpanContext context(shape, Settings("dense"), std::make_shared<EvictingPolicy>(), budget, 1, &sink);
+  FeedTokens(context, stream, 0, 200, 20, pool, 3);
+  sink.is_full = true;
+  EXPECT_THROW(FeedTokens(context, stream, 200, 600, 20, pool, 3), Error);
+  const int64_t stopped_at = context.num_tokens();
+  EXPECT_LT(stopped_at, 600);
+  EXPECT_THROW(context.Begin(TestIds(stopped_at, 20)), Error);
+  EXPECT_EQ(context.num_tokens(), stopped_at);
+  sink.is_full = false;
+  FeedTokens(context, stream, stopped_at, 1000, 20, pool, 3);
+  ExpectWholeSlices(sink, shape, stream);
+}
+
+TEST(Context, EvictionGoesOnWhereASavedStreamStopped) {
+  ThreadPool pool(1);
+  const ContextShape shape = MakeShape(Positions::kRopeHalves, 3);
+  const Stream stream(shape.layers[0], 1000, 27);
+  for (const int64_t at : {0, 10, 250, 333, 512}) {
+    Budget budget;
+    TestSink sink;
+    std::string state;
+    {
+      SpanContext context(shape, Settings("dense"), std::make_shared<EvictingPolicy>(), budget, 1, &sink);
+      FeedTokens(context, stream, 0, at, 50, pool, 3);
+      state = StateOf(context);
+    }
+    SpanContext context(shape, Settings("dense"), std::make_shared<EvictingPolicy>(), budget, 1, &sink);
+    BufferReader reader(state);
+    context.Restore(reader);
+    EXPECT_EQ(reader.remaining_bytes(), 0u);
+    FeedTokens(context, stream, at, 1000, 50, pool, 3);
+    EXPECT_GT(sink.blocks.size(), 10u);
+    ExpectWholeSlices(sink, shape, stream);
+  }
+}
+
 TEST(Context, AbortLeavesTheStreamAsItWas) {
   ThreadPool pool(1);
   const ContextShape shape = MakeShape(Positions::kRopeHalves, 2);
@@ -327,7 +581,7 @@ TEST(Context, AbortLeavesTheStreamAsItWas) {
     FeedTokens(*context, stream, 0, 150, 31, pool, 2);
     FeedTokens(*straight, stream, 0, 150, 31, pool, 2);
     std::vector<float> sink(64 * 96);
-    context->Begin(64);
+    context->Begin(TestIds(150, 64));
     context->Attend(0, other.Q(150), other.K(150), other.V(150), sink.data(), pool);
     context->Abort();
     EXPECT_EQ(context->num_tokens(), 150);
@@ -378,10 +632,15 @@ TEST(Context, SegmentsWithAllOfThePastAreDenseAndWithoutAnyAreAlone) {  // T38
 
 TEST(Context, CachePositionsOfThePaperExample) {  // T12
   const auto policy = MakeSinksPolicy(4, 3);
-  const RowView view = policy->View(9);
-  EXPECT_EQ(view.window_begin, 6);
-  EXPECT_EQ(view.num_far, 4);
-  EXPECT_EQ(view.far_distance, 7);  // query index 7: sinks at 7..4, window at 3..1, itself 0
+  SpanList spans;
+  policy->View(9, &spans);
+  ASSERT_EQ(spans.size(), 2u);
+  EXPECT_EQ(spans[0].begin, 0);
+  EXPECT_EQ(spans[0].end, 4);
+  EXPECT_EQ(spans[0].query_at, 7);  // query index 7: sinks at 7..4, window at 3..1, itself 0
+  EXPECT_EQ(spans[1].begin, 6);
+  EXPECT_EQ(spans[1].end, 10);
+  EXPECT_EQ(spans[1].query_at, 9);
 }
 
 TEST(Context, LedgerCoversTheStream) {
@@ -471,7 +730,13 @@ TEST(Context, ExtremeSizesAreRefusedOrHeld) {
     try {
       ContextSettings settings = Settings(spec.c_str());
       settings = ResolveContext(shape, settings, size_t{4} << 20, -1).settings;
-      EXPECT_LE(settings.policy->View(int64_t{1} << 50).num_far, kMostTokens) << spec;
+      SpanList spans;
+      settings.policy->View(int64_t{1} << 50, &spans);
+      for (size_t i = 0; i < spans.size(); ++i) {
+        EXPECT_LE(spans[i].end - spans[i].begin,
+                  i + 1 < spans.size() || spec != "dense" ? kMostTokens : INT64_MAX)
+            << spec;
+      }
       const ContextBytes bytes = PeakContextBytes(shape, settings, -1, 1);
       Budget budget(size_t{4} << 20);
       const auto context = MakeContext(shape, settings, budget, 1);

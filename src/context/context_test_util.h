@@ -148,6 +148,15 @@ inline std::vector<double> BruteForce(const Stream& stream, int64_t index, const
   return out;
 }
 
+// Ids of tokens [begin, begin + count) of a stream.
+inline std::vector<TokenId> TestIds(int64_t begin, int64_t count) {
+  std::vector<TokenId> ids;
+  for (int64_t index = begin; index < begin + count; ++index) {
+    ids.push_back(static_cast<TokenId>(index * 7 % 1000));
+  }
+  return ids;
+}
+
 // Feeds tokens [from, to) in chunks and returns the outputs, row after row.
 inline std::vector<float> FeedTokens(Context& context, const Stream& stream, int64_t from, int64_t to,
                                      int64_t chunk, ThreadPool& pool, size_t num_layers = 1) {
@@ -155,7 +164,7 @@ inline std::vector<float> FeedTokens(Context& context, const Stream& stream, int
   std::vector<float> out(static_cast<size_t>(to - from) * row_values);
   for (int64_t begin = from; begin < to; begin += chunk) {
     const int64_t count = std::min(chunk, to - begin);
-    context.Begin(count);
+    context.Begin(TestIds(begin, count));
     for (size_t layer = 0; layer < num_layers; ++layer) {
       context.Attend(layer, stream.Q(begin), stream.K(begin), stream.V(begin),
                      out.data() + static_cast<size_t>(begin - from) * row_values, pool);

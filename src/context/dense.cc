@@ -1,4 +1,6 @@
 // Exact attention over the whole stream.
+#include <array>
+
 #include "context/policy.h"
 
 namespace mneme {
@@ -6,10 +8,15 @@ namespace {
 
 class DensePolicy : public Policy {
  public:
-  RowView View(int64_t) const override { return {}; }
-  int64_t window_tokens() const override { return kUnbounded; }
+  std::span<const Track> tracks() const override { return tracks_; }
+  void View(int64_t index, SpanList* spans) const override {
+    spans->Add({.begin = 0, .end = index + 1, .query_at = index});
+  }
   int64_t seen_for() const override { return kUnbounded; }
   std::string Describe() const override { return "dense"; }
+
+ private:
+  const std::array<Track, 1> tracks_ = {Track{.keep_last = kUnbounded}};
 };
 
 }  // namespace

@@ -27,9 +27,14 @@ KvLayout KeptLayout(const LayerAttention& layer) {
           .value_encoding = Encoding::kF32};
 }
 
+// Rows that a chunk and what may be taken back come to.
+int64_t RowsBack(const ContextSettings& settings) {
+  return std::max(settings.max_chunk, RewindSlack(settings)) + settings.max_rewind;
+}
+
 // Tokens not in the memory yet, those of a chunk, and those that a rewind takes out of it again.
 int64_t KeptTokens(const ContextSettings& settings, const InfiniOptions& options) {
-  const int64_t slack = settings.max_chunk + settings.max_rewind;
+  const int64_t slack = RowsBack(settings);
   // Shifted keys reach one token further back.
   const int64_t spare = options.key_shift ? 2 : 1;
   return (options.previous + 1 + (slack + options.segment - 1) / options.segment + spare) * options.segment;
@@ -37,11 +42,12 @@ int64_t KeptTokens(const ContextSettings& settings, const InfiniOptions& options
 
 // Memories at the borders that the chunk crosses or a rewind can bring back.
 int64_t NumSnapshots(const ContextSettings& settings, const InfiniOptions& options) {
-  return (settings.max_chunk + settings.max_rewind) / options.segment + 3;
+  return RowsBack(settings) / options.segment + 3;
 }
 
 struct Sizes {
-  size_t memory_bytes = 0;
+  size_t kept_bytes = 0;
+  size_t memory_bytes = 0;  // memories and write gates
   size_t scratch_floats = 0;
   size_t segment_k = 0, segment_v = 0, segment_gate = 0, write = 0, out = 0, shifted_k = 0;
 };
@@ -56,7 +62,9 @@ Sizes SizesOf(const ContextShape& shape, const ContextSettings& settings, const 
     const auto add = [&sizes](size_t bytes) {
       sizes.memory_bytes = SaturatingAdd(sizes.memory_bytes, bytes);
     };
-    add(KvRing::Bytes(KeptLayout(layer), static_cast<int64_t>(kept)));
+    const auto num_blocks = static_cast<size_t>(BlockTable::NumBlocks(0, static_cast<int64_t>(kept)));
+    sizes.kept_bytes =
+        SaturatingAdd(sizes.kept_bytes, SaturatingMultiply(num_blocks, KeptLayout(layer).block_bytes()));
     add(SaturatingMultiply(static_cast<size_t>(NumSnapshots(settings, options)),
                            memory.num_floats() * sizeof(float)));
     if (options.update == MemoryUpdate::kGatedDelta)
@@ -83,7 +91,7 @@ ContextBytes InfiniContext::PeakBytes(const ContextShape& shape, const ContextSe
                                       const Policy& policy, size_t num_threads) {
   ContextBytes bytes = SpanContext::PeakBytes(shape, settings, policy, -1, num_threads);
   const Sizes sizes = SizesOf(shape, settings, *policy.memory(), num_threads);
-  bytes.kv_bytes = SaturatingAdd(bytes.kv_bytes, sizes.memory_bytes);
+  bytes.kv_bytes = SaturatingAdd(bytes.kv_bytes, SaturatingAdd(sizes.kept_bytes, sizes.memory_bytes));
   bytes.scratch_bytes =
       SaturatingAdd(bytes.scratch_bytes, SaturatingMultiply(sizes.scratch_floats, sizeof(float)));
   return bytes;
@@ -92,31 +100,102 @@ ContextBytes InfiniContext::PeakBytes(const ContextShape& shape, const ContextSe
 InfiniContext::InfiniContext(const ContextShape& shape, const ContextSettings& settings,
                              std::shared_ptr<const Policy> policy, Budget& budget, size_t num_threads)
     : shape_(shape),
+      settings_(settings),
       options_(*policy->memory()),
       kept_tokens_(KeptTokens(settings, options_)),
-      num_snapshots_(NumSnapshots(settings, options_)) {
+      num_snapshots_(NumSnapshots(settings, options_)),
+      budget_(budget),
+      num_threads_(num_threads) {
   start_position_ = settings.start_position;
-  const Sizes sizes = SizesOf(shape_, settings, options_, num_threads);
-  memory_lease_ =
-      budget.Reserve(MemoryTag::kMemory, sizes.memory_bytes, "the memories of context " + policy->Describe());
-  scratch_lease_ = budget.Reserve(MemoryTag::kScratch, sizes.scratch_floats * sizeof(float),
-                                  "the memory buffers of the context");
-  local_ = std::make_unique<SpanContext>(shape_, settings, std::move(policy), budget, num_threads);
-  layers_.reserve(shape_.layers.size());
+  const Sizes sizes = SizesOf(shape_, settings_, options_, num_threads_);
+  const std::string what = "the memories of context " + policy->Describe();
+  // Refused with the number of all of it, not of the part that did not fit.
+  budget_.Reserve(MemoryTag::kMemory, SaturatingAdd(sizes.kept_bytes, sizes.memory_bytes), what);
+  Reserve();
+  local_ = std::make_unique<SpanContext>(shape_, settings_, std::move(policy), budget_, num_threads_);
+  const int64_t num_blocks = BlockTable::NumBlocks(0, kept_tokens_);
+  std::vector<BlockTable> tables;
   for (const LayerAttention& layer : shape_.layers) {
-    MNEME_CHECK(layer.memory_gate.size() == layer.num_heads);
-    Layer made{.shape = ShapeOf(layer, options_),
-               .kept = KvRing(KeptLayout(layer), kept_tokens_),
-               .write_gates = nullptr,
-               .memories = nullptr};
-    if (options_.update == MemoryUpdate::kGatedDelta) {
-      made.write_gates = MakeAligned<float>(static_cast<size_t>(kept_tokens_) * layer.num_kv_heads);
-    }
-    const size_t floats = static_cast<size_t>(num_snapshots_) * made.shape.num_floats();
-    made.memories = MakeAligned<float>(floats);
-    std::memset(made.memories.get(), 0, floats * sizeof(float));
-    layers_.push_back(std::move(made));
+    KeptPool& pool = KeptPoolOf(KeptLayout(layer));
+    pool.quota.Grow(num_blocks, what);
+    tables.emplace_back(pool.blocks, 0);
   }
+  for (KeptPool& pool : pools_) pool.blocks->Populate(pool.quota.num_blocks());
+  for (size_t i = 0; i < shape_.layers.size(); ++i) {
+    layers_.push_back(MakeLayer(shape_.layers[i], std::move(tables[i])));
+  }
+  MakeScratch();
+}
+
+InfiniContext::InfiniContext(const InfiniContext& origin)
+    : shape_(origin.shape_),
+      settings_(origin.settings_),
+      options_(origin.options_),
+      kept_tokens_(origin.kept_tokens_),
+      num_snapshots_(origin.num_snapshots_),
+      budget_(origin.budget_),
+      num_threads_(origin.num_threads_),
+      oldest_snapshot_(origin.oldest_snapshot_) {
+  start_position_ = origin.start_position_;
+  num_tokens_ = origin.num_tokens_;
+  Reserve();
+  local_ = origin.local_->ForkSpans();
+  for (const KeptPool& pool : origin.pools_) {
+    pools_.push_back({pool.blocks, pool.blocks->Reserve(pool.quota.num_blocks(), "a copy of kept tokens")});
+  }
+  for (size_t i = 0; i < shape_.layers.size(); ++i) {
+    const Layer& from = origin.layers_[i];
+    Layer layer = MakeLayer(shape_.layers[i], from.kept.Share());
+    std::memcpy(layer.memories.get(), from.memories.get(),
+                static_cast<size_t>(num_snapshots_) * from.shape.num_floats() * sizeof(float));
+    if (from.write_gates != nullptr) {
+      std::memcpy(layer.write_gates.get(), from.write_gates.get(),
+                  static_cast<size_t>(kept_tokens_) * from.shape.num_kv_heads * sizeof(float));
+    }
+    layers_.push_back(std::move(layer));
+  }
+  MakeScratch();
+}
+
+std::unique_ptr<Context> InfiniContext::Fork() const {
+  MNEME_CHECK(chunk_tokens_ == 0);
+  return std::unique_ptr<Context>(new InfiniContext(*this));
+}
+
+void InfiniContext::Reserve() {
+  const Sizes sizes = SizesOf(shape_, settings_, options_, num_threads_);
+  memory_lease_ = budget_.Reserve(MemoryTag::kMemory, sizes.memory_bytes, "the memories of the context");
+  scratch_lease_ = budget_.Reserve(MemoryTag::kScratch, sizes.scratch_floats * sizeof(float),
+                                   "the memory buffers of the context");
+}
+
+InfiniContext::KeptPool& InfiniContext::KeptPoolOf(const KvLayout& layout) {
+  for (KeptPool& pool : pools_) {
+    if (pool.blocks->layout() == layout) return pool;
+  }
+  auto blocks = std::make_shared<BlockPool>(layout, budget_, MemoryTag::kMemory);
+  BlockPool::Quota quota = blocks->Reserve(0, "kept tokens");
+  pools_.push_back({std::move(blocks), std::move(quota)});
+  return pools_.back();
+}
+
+InfiniContext::Layer InfiniContext::MakeLayer(const LayerAttention& spec, BlockTable kept) const {
+  MNEME_CHECK(spec.memory_gate.size() == spec.num_heads);
+  Layer made{
+      .shape = ShapeOf(spec, options_), .kept = std::move(kept), .write_gates = nullptr, .memories = nullptr};
+  if (options_.update == MemoryUpdate::kGatedDelta) {
+    const size_t gates = static_cast<size_t>(kept_tokens_) * spec.num_kv_heads;
+    made.write_gates = MakeAligned<float>(gates);
+    std::memset(made.write_gates.get(), 0, gates * sizeof(float));
+  }
+  const size_t floats = static_cast<size_t>(num_snapshots_) * made.shape.num_floats();
+  made.memories = MakeAligned<float>(floats);
+  std::memset(made.memories.get(), 0, floats * sizeof(float));
+  return made;
+}
+
+void InfiniContext::MakeScratch() {
+  const Sizes sizes = SizesOf(shape_, settings_, options_, num_threads_);
   segment_k_ = MakeAligned<float>(sizes.segment_k);
   segment_v_ = MakeAligned<float>(sizes.segment_v);
   segment_gate_ = MakeAligned<float>(sizes.segment_gate);
@@ -134,14 +213,28 @@ const float* InfiniContext::memory(size_t layer) const {
   return MemoryAt(const_cast<Layer&>(layers_[layer]), NumCommitted(num_tokens_));
 }
 
-void InfiniContext::Begin(int64_t num_tokens) {
-  local_->Begin(num_tokens);
+void InfiniContext::Begin(std::span<const TokenId> tokens) {
+  const auto num_tokens = static_cast<int64_t>(tokens.size());
+  local_->Begin(tokens);
+  try {
+    for (Layer& layer : layers_) {
+      layer.kept.DropBefore(std::min(num_tokens_, NeedKept(local_->oldest_row())));
+      layer.kept.Extend(num_tokens_ + num_tokens);
+    }
+  } catch (...) {
+    local_->Abort();
+    CutKept(num_tokens_);
+    throw;
+  }
   chunk_tokens_ = num_tokens;
   write_gate_ = nullptr;
-  for (Layer& layer : layers_) layer.kept.NoteStored(num_tokens_ + num_tokens);
   // The memory after the chunk's last border takes the place of the oldest one.
   const int64_t newest = NumCommitted(num_tokens_ + num_tokens);
   oldest_snapshot_ = std::max(oldest_snapshot_, newest - num_snapshots_ + 1);
+}
+
+void InfiniContext::CutKept(int64_t num_tokens) {
+  for (Layer& layer : layers_) layer.kept.Cut(num_tokens);
 }
 
 void InfiniContext::SetWriteGate(size_t layer, const float* write_gate) {
@@ -248,6 +341,7 @@ void InfiniContext::Commit() {
 
 void InfiniContext::Abort() {
   local_->Abort();
+  CutKept(num_tokens_);
   chunk_tokens_ = 0;
 }
 
@@ -259,7 +353,7 @@ int64_t InfiniContext::MaxRewind() const {
     const int64_t base = std::max<int64_t>(0, NumCommitted(index) - 1);
     if (base < oldest_snapshot_) return false;
     for (const Layer& layer : layers_) {
-      if (FirstKept(base) < layer.kept.valid_begin()) return false;
+      if (FirstKept(base) < layer.kept.tail_begin()) return false;
     }
     return true;
   };
@@ -275,6 +369,7 @@ void InfiniContext::Rewind(int64_t count) {
   }
   local_->Rewind(count);
   num_tokens_ -= count;
+  CutKept(num_tokens_);
 }
 
 void InfiniContext::Save(StateWriter& writer) const {

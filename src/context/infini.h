@@ -15,15 +15,18 @@
 // the memory as it was at each of their borders.
 #pragma once
 
+#include <algorithm>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "base/aligned.h"
 #include "context/context.h"
-#include "context/kv_ring.h"
 #include "context/span_context.h"
 #include "kernels/memory/memory.h"
+#include "kv/block_pool.h"
+#include "kv/block_table.h"
 
 namespace mneme {
 
@@ -42,7 +45,7 @@ class InfiniContext : public Context {
                                 const Policy& policy, size_t num_threads);
 
   std::string Describe() const override { return local_->Describe(); }
-  void Begin(int64_t num_tokens) override;
+  void Begin(std::span<const TokenId> tokens) override;
   void SetWriteGate(size_t layer, const float* write_gate) override;
   void Attend(size_t layer, const float* q, const float* k, const float* v, float* out,
               ThreadPool& pool) override;
@@ -52,6 +55,7 @@ class InfiniContext : public Context {
   void Rewind(int64_t count) override;
   void Save(StateWriter& writer) const override;
   void Restore(StateReader& reader) override;
+  std::unique_ptr<Context> Fork() const override;
   std::vector<LedgerRange> Ledger() const override;
 
   // Segments in the memory that a token at `index` reads.
@@ -65,11 +69,25 @@ class InfiniContext : public Context {
  private:
   struct Layer {
     MemoryShape shape;
-    KvRing kept;  // float32 keys and values, not rotated, of the tokens that are not in the memory yet
+    BlockTable kept;  // float32 keys and values, not rotated, of the tokens that are not in the memory yet
     AlignedArray<float> write_gates;  // [kept tokens, num_kv_heads], by index modulo; gated-delta only
     AlignedArray<float>
         memories;  // [num_snapshots][shape.num_floats()]: after c segments, at place c modulo num_snapshots
   };
+  struct KeptPool {
+    std::shared_ptr<BlockPool> blocks;
+    BlockPool::Quota quota;
+  };
+  // Fork.
+  InfiniContext(const InfiniContext& origin);
+  void Reserve();
+  KeptPool& KeptPoolOf(const KvLayout& layout);
+  // Everything but the kept tokens.
+  Layer MakeLayer(const LayerAttention& spec, BlockTable kept) const;
+  void MakeScratch();
+  void CutKept(int64_t num_tokens);
+  // The oldest token that the row, or a later one, may need to write a segment.
+  int64_t NeedKept(int64_t row) const { return FirstKept(std::max<int64_t>(0, NumCommitted(row) - 1)); }
   float* MemoryAt(Layer& layer, int64_t num_committed) const;
   // The oldest token whose key or value is needed to write the segment.
   int64_t FirstKept(int64_t segment) const;
@@ -79,12 +97,17 @@ class InfiniContext : public Context {
   void StoreKept(size_t layer, const float* k, const float* v);
 
   const ContextShape& shape_;
+  const ContextSettings settings_;
   const InfiniOptions options_;
   const int64_t kept_tokens_;
   const int64_t num_snapshots_;
+  Budget& budget_;
+  const size_t num_threads_;
+  std::unique_ptr<SpanContext> local_;
   Lease memory_lease_;
   Lease scratch_lease_;
-  std::unique_ptr<SpanContext> local_;
+  // One per layout. Tables go before the quotas that pay for them.
+  std::vector<KeptPool> pools_;
   std::vector<Layer> layers_;
   AlignedArray<float> segment_k_, segment_v_, segment_gate_;  // one segment, gathered
   AlignedArray<float> write_scratch_;

@@ -22,8 +22,8 @@ class InfiniPolicy : public Policy {
   explicit InfiniPolicy(const InfiniOptions& options)
       : options_(options), local_(MakeXlPolicy(options.segment, options.previous)) {}
 
-  RowView View(int64_t index) const override { return local_->View(index); }
-  int64_t window_tokens() const override { return local_->window_tokens(); }
+  std::span<const Track> tracks() const override { return local_->tracks(); }
+  void View(int64_t index, SpanList* spans) const override { local_->View(index, spans); }
   int64_t seen_for() const override { return kUnbounded; }
   const InfiniOptions* memory() const override { return &options_; }
   std::string Describe() const override {

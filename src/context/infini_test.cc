@@ -42,7 +42,7 @@ std::vector<float> Feed(InfiniContext& context, const Stream& stream, int64_t fr
   std::vector<float> out(static_cast<size_t>(to - from) * 96);
   for (int64_t begin = from; begin < to; begin += chunk) {
     const int64_t count = std::min(chunk, to - begin);
-    context.Begin(count);
+    context.Begin(TestIds(begin, count));
     context.SetWriteGate(0, gates.data() + begin * 2);
     context.Attend(0, stream.Q(begin), stream.K(begin), stream.V(begin), out.data() + (begin - from) * 96,
                    pool);

@@ -12,6 +12,7 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <array>
 
 #include "context/policy.h"
 
@@ -20,29 +21,34 @@ namespace {
 
 class LambdaPolicy : public Policy {
  public:
-  explicit LambdaPolicy(const LambdaOptions& options) : options_(options) {}
-
-  RowView View(int64_t index) const override {
-    RowView view;
-    view.window_begin = std::max<int64_t>(0, index - options_.window + 1);
-    view.num_far = std::min(options_.starts, view.window_begin);
-    // A short input must not see an angle that is longer than itself.
-    view.far_distance = std::min(options_.distance, index);
-    if (options_.top_k > 0) {
-      view.middle_end = view.window_begin;
-      view.middle_begin =
-          std::min(view.middle_end, std::max(options_.starts, view.middle_end - options_.middle_tokens));
-    }
-    return view;
+  explicit LambdaPolicy(const LambdaOptions& options) : options_(options) {
+    tracks_[kMiddle].from_layer = options.from_layer;
+    if (options.top_k > 0) tracks_[kMiddle].keep_last = options.window + options.middle_tokens;
+    tracks_[kStarts].keep_first = options.starts;
+    tracks_[kWindow] = {.keep_last = options.window};
   }
-  int64_t window_tokens() const override { return options_.window; }
+
+  std::span<const Track> tracks() const override {
+    return std::span(tracks_).first(options_.top_k > 0 ? 3 : 2);
+  }
+  void View(int64_t index, SpanList* spans) const override {
+    const int64_t window_begin = std::max<int64_t>(0, index - options_.window + 1);
+    // A short input must not see an angle that is longer than itself.
+    spans->Add({.track = kStarts,
+                .begin = 0,
+                .end = std::min(options_.starts, window_begin),
+                .query_at = std::min(options_.distance, index)});
+    if (options_.top_k > 0) {
+      const int64_t begin = std::max(options_.starts, window_begin - options_.middle_tokens);
+      spans->Add({.track = kMiddle,
+                  .top_k = static_cast<int32_t>(options_.top_k),
+                  .begin = std::min(window_begin, begin),
+                  .end = window_begin,
+                  .query_at = options_.middle_distance});
+    }
+    spans->Add({.track = kWindow, .begin = window_begin, .end = index + 1, .query_at = index});
+  }
   int64_t seen_for() const override { return options_.window; }
-  int64_t far_tokens() const override { return options_.starts; }
-  bool far_is_constant() const override { return true; }
-  int64_t middle_top_k() const override { return options_.top_k; }
-  int64_t middle_from_layer() const override { return options_.from_layer; }
-  int64_t middle_distance() const override { return options_.middle_distance; }
-  int64_t middle_tokens() const override { return options_.top_k > 0 ? options_.middle_tokens : 0; }
   std::string Describe() const override {
     std::string text = fmt::format("lambda:starts={},window={},distance={},top_k={}", options_.starts,
                                    options_.window, options_.distance, options_.top_k);
@@ -54,7 +60,9 @@ class LambdaPolicy : public Policy {
   }
 
  private:
+  static constexpr int32_t kWindow = 0, kStarts = 1, kMiddle = 2;
   const LambdaOptions options_;
+  std::array<Track, 3> tracks_ = {Track{}, Track{.frame = KeyFrame::kNone}, Track{.frame = KeyFrame::kNone}};
 };
 
 // Distances are angles, not sizes.

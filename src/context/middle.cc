@@ -23,20 +23,21 @@ size_t MiddleReader::Bytes(int64_t, int64_t max_candidates, const KvLayout& layo
          (2 * static_cast<size_t>(max_candidates) + (layout.num_kv_heads + 1) * layout.value_dim);
 }
 
-void MiddleReader::MergeInto(const AttendShape& shape, const KvRing& ring, const float* q, const Row* rows,
-                             const float* bias, float* out, float* log_sum_exp, ThreadPool& pool) {
+void MiddleReader::MergeInto(const AttendShape& shape, const BlockTable& table, const float* q,
+                             const Row* rows, const float* bias, float* out, float* log_sum_exp,
+                             ThreadPool& pool) {
   MNEME_CHECK(pool.num_threads() <= scratch_.size());
   pool.Run(shape.num_rows * shape.num_heads, [&](size_t task, size_t thread) {
     const size_t row = task / shape.num_heads;
     const size_t head = task % shape.num_heads;
     if (rows[row].begin >= rows[row].end) return;
-    MergeOne(shape, ring, q + task * shape.layout.key_dim, rows[row], head,
+    MergeOne(shape, table, q + task * shape.layout.key_dim, rows[row], head,
              bias != nullptr ? bias[head] : 0.0f, out + task * shape.layout.value_dim, log_sum_exp + task,
              thread);
   });
 }
 
-void MiddleReader::MergeOne(const AttendShape& shape, const KvRing& ring, const float* q, const Row& row,
+void MiddleReader::MergeOne(const AttendShape& shape, const BlockTable& table, const float* q, const Row& row,
                             size_t head, float bias, float* out, float* log_sum_exp, size_t thread) {
   Scratch& scratch = scratch_[thread];
   const auto count = static_cast<size_t>(row.end - row.begin);
@@ -45,7 +46,7 @@ void MiddleReader::MergeOne(const AttendShape& shape, const KvRing& ring, const 
   const int64_t first_block = row.begin / static_cast<int64_t>(kBlockTokens);
   const auto first_slot = static_cast<size_t>(row.begin % static_cast<int64_t>(kBlockTokens));
   KvSpan span;
-  span.blocks = ring.Blocks(first_block);
+  span.blocks = table.Blocks(first_block);
   span.first_slot = first_slot;
   span.first_block_number = first_block;
   ScoreKeys(shape, span, q, kv_head, 0, count, scratch.scores.data());
@@ -73,7 +74,7 @@ void MiddleReader::MergeOne(const AttendShape& shape, const KvRing& ring, const 
     const auto index = static_cast<size_t>(scratch.order[i]);
     const float weight = std::exp(scratch.scores[index] - peak);
     sum += weight;
-    ring.Load(row.begin + static_cast<int64_t>(index), nullptr, scratch.value.data());
+    table.Load(row.begin + static_cast<int64_t>(index), nullptr, scratch.value.data());
     const float* value = scratch.value.data() + kv_head * shape.layout.value_dim;
     for (size_t d = 0; d < shape.layout.value_dim; ++d) scratch.picked[d] += weight * value[d];
   }

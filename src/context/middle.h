@@ -9,8 +9,8 @@
 
 #include "base/aligned.h"
 #include "base/thread_pool.h"
-#include "context/kv_ring.h"
 #include "kernels/attend/attend.h"
+#include "kv/block_table.h"
 
 namespace mneme {
 
@@ -24,16 +24,16 @@ class MiddleReader {
     int64_t begin = 0;  // candidates [begin, end) by stream index
     int64_t end = 0;
   };
-  // For every row and head: selects among the row's candidates in `ring` (keys unrotated), and merges their
+  // For every row and head: selects among the row's candidates in `table` (keys unrotated), and merges their
   // attention into (out, log_sum_exp). q [rows, num_heads, key_dim]: rotated to the middle distance, not
   // scaled. bias[num_heads]: added to every middle logit (ALiBi at the one distance), or null. Ties go to the
   // older token.
-  void MergeInto(const AttendShape& shape, const KvRing& ring, const float* q, const Row* rows,
+  void MergeInto(const AttendShape& shape, const BlockTable& table, const float* q, const Row* rows,
                  const float* bias, float* out, float* log_sum_exp, ThreadPool& pool);
 
  private:
-  void MergeOne(const AttendShape& shape, const KvRing& ring, const float* q, const Row& row, size_t head,
-                float bias, float* out, float* log_sum_exp, size_t thread);
+  void MergeOne(const AttendShape& shape, const BlockTable& table, const float* q, const Row& row,
+                size_t head, float bias, float* out, float* log_sum_exp, size_t thread);
 
   struct Scratch {
     std::vector<float> scores;

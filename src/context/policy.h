@@ -3,6 +3,8 @@
 // row in the table (context/registry.h), which turns --context NAME[:key=value,...] into one of these.
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -11,6 +13,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/error.h"
 #include "kernels/memory/memory.h"
 
 namespace mneme {
@@ -22,17 +25,47 @@ inline constexpr int64_t kUnbounded = INT64_MAX;
 // the keys that they see in 32 bits.
 inline constexpr int64_t kMostTokens = int64_t{1} << 30;
 
-// What row `index` sees. The three sets are disjoint.
-struct RowView {
-  // [window_begin, index] at true distances.
-  int64_t window_begin = 0;
-  // The first num_far tokens of the stream; token j at distance far_distance - j, or at far_distance for all
-  // of them if Policy::far_is_constant(). num_far <= window_begin.
-  int64_t num_far = 0;
-  int64_t far_distance = 0;
-  // [middle_begin, middle_end): candidates for the top-k middle tokens.
-  int64_t middle_begin = 0;
-  int64_t middle_end = 0;
+// The place that a key was rotated to, once, when it arrived.
+enum class KeyFrame : uint8_t {
+  kPosition,  // its own position
+  kNone,      // none: all keys of a span are at one distance
+};
+
+// How keys are stored, and how long: the first keep_first tokens for ever, and the last keep_last of every
+// row, the row itself included (kUnbounded: all).
+struct Track {
+  KeyFrame frame = KeyFrame::kPosition;
+  int64_t keep_first = 0;
+  int64_t keep_last = 0;
+  int64_t from_layer = 0;  // layers below have no such track
+  bool evicts = false;     // whole blocks that leave go to the context's sink (kv/eviction.h)
+};
+
+// Tokens [begin, end) of a track, and the place where the row's query stands among them: key t is seen at
+// distance query_at - t, or at query_at where the frame is kNone.
+struct SpanView {
+  int32_t track = 0;
+  int32_t top_k = 0;  // 0: all of them; else per head the k with the largest logits
+  int64_t begin = 0;
+  int64_t end = 0;
+  int64_t query_at = 0;
+};
+
+inline constexpr size_t kMostSpans = 8;
+
+class SpanList {
+ public:
+  void Add(const SpanView& span) {
+    MNEME_CHECK(size_ < kMostSpans);
+    spans_[size_++] = span;
+  }
+  void Clear() { size_ = 0; }
+  size_t size() const { return size_; }
+  const SpanView& operator[](size_t i) const { return spans_[i]; }
+
+ private:
+  std::array<SpanView, kMostSpans> spans_;
+  size_t size_ = 0;
 };
 
 struct InfiniOptions {
@@ -48,22 +81,15 @@ class Policy {
  public:
   virtual ~Policy() = default;
 
-  virtual RowView View(int64_t index) const = 0;
-  // The most keys that any row sees at true distance, itself included.
-  virtual int64_t window_tokens() const = 0;
+  // In the order of SpanView::track. The same at every call, and valid as long as the policy.
+  virtual std::span<const Track> tracks() const = 0;
+  // What row `index` sees, in stream order, no token twice. Every row has the same spans, with other bounds,
+  // some of them empty: span s of all rows is one run of keys for the kernel. The last one ends with the row
+  // itself, which stands at its own index. The begins of a span never go back from row to row.
+  virtual void View(int64_t index, SpanList* spans) const = 0;
   // How many later tokens a token is sure to be of use to, for whoever must fit something between a prompt
   // and its answer. kUnbounded where nothing is forgotten.
   virtual int64_t seen_for() const = 0;
-  // How many first tokens are kept for far reads.
-  virtual int64_t far_tokens() const { return 0; }
-  virtual bool far_is_constant() const { return false; }
-
-  // Top-k middle tokens (LM-Infinite): how many per head, from which layer (0-based), at which distance, from
-  // a cache of how many.
-  virtual int64_t middle_top_k() const { return 0; }
-  virtual int64_t middle_from_layer() const { return 0; }
-  virtual int64_t middle_distance() const { return 0; }
-  virtual int64_t middle_tokens() const { return 0; }
 
   // The compressive memory beside the spans (context/infini.h); null: none.
   virtual const InfiniOptions* memory() const { return nullptr; }

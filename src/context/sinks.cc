@@ -8,6 +8,7 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <array>
 
 #include "context/context.h"
 #include "context/policy.h"
@@ -17,20 +18,22 @@ namespace {
 
 class SinksPolicy : public Policy {
  public:
-  SinksPolicy(int64_t sinks, int64_t window) : sinks_(sinks), window_(window) {}
+  SinksPolicy(int64_t sinks, int64_t window)
+      : sinks_(sinks), window_(window), tracks_{Track{.keep_first = sinks, .keep_last = window + 1}} {}
 
-  RowView View(int64_t index) const override {
-    if (index <= sinks_ + window_) return {};  // nothing evicted yet: dense
-    return {.window_begin = index - window_, .num_far = sinks_, .far_distance = sinks_ + window_};
+  std::span<const Track> tracks() const override { return tracks_; }
+  void View(int64_t index, SpanList* spans) const override {
+    const bool is_dense = index <= sinks_ + window_;  // nothing has left the window yet
+    spans->Add({.begin = 0, .end = is_dense ? 0 : sinks_, .query_at = sinks_ + window_});
+    spans->Add({.begin = is_dense ? 0 : index - window_, .end = index + 1, .query_at = index});
   }
-  int64_t window_tokens() const override { return sinks_ + window_ + 1; }
   int64_t seen_for() const override { return window_; }
-  int64_t far_tokens() const override { return sinks_; }
   std::string Describe() const override { return fmt::format("sinks:sinks={},window={}", sinks_, window_); }
 
  private:
   const int64_t sinks_;
   const int64_t window_;
+  const std::array<Track, 1> tracks_;
 };
 
 constexpr int64_t kSmallestAutoWindow = 16;

@@ -1,30 +1,39 @@
-// The context that executes a Policy: stores the chunk's keys and values, hands the kernel the spans that
-// each row sees, and merges the top-k middle where the policy wants it.
+// The context that executes a Policy: keeps the keys and values of its tracks in blocks, hands the kernel the
+// spans that each row sees, and merges the top-k middle where the policy wants it.
 //
-// Keys in the window lie rotated to their absolute position, once; the far copy of the first tokens lies
-// rotated to its index in the stream, or unrotated where the policy puts all of them at one distance.
-// Rotating the query of a span then gives any distance rule that is a number per span. Nothing stored is ever
-// rotated again.
+// A key is rotated once per track, to the place that the track's frame says, when it arrives. Rotating the
+// query of a span to another place then gives any distance rule that is a number per span. Nothing stored is
+// ever rotated again.
+//
+// What is kept depends on the stream alone, not on its chunks: Begin lets go of blocks that no row and no
+// rewind can reach, and those of a track that evicts go through the sink first, layers and tokens together.
 #pragma once
 
 #include <memory>
+#include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "base/aligned.h"
 #include "context/context.h"
-#include "context/kv_ring.h"
 #include "context/middle.h"
 #include "context/policy.h"
+#include "context/track_plan.h"
 #include "kernels/attend/attend.h"
+#include "kv/block_pool.h"
+#include "kv/block_table.h"
+#include "kv/eviction.h"
 
 namespace mneme {
 
 class SpanContext : public Context {
  public:
-  // shape and budget must outlive the context. Throws Error(kBudget) before anything is allocated.
+  // shape, budget and sink (may be null) must outlive the context. Throws Error(kBudget) before anything is
+  // allocated.
   SpanContext(const ContextShape& shape, const ContextSettings& settings,
-              std::shared_ptr<const Policy> policy, Budget& budget, size_t num_threads);
+              std::shared_ptr<const Policy> policy, Budget& budget, size_t num_threads,
+              EvictionSink* sink = nullptr);
 
   // num_tokens: length of the stream, or -1 for no end (kv_bytes is SIZE_MAX then if the policy is
   // unbounded).
@@ -32,69 +41,119 @@ class SpanContext : public Context {
                                 const Policy& policy, int64_t num_tokens, size_t num_threads);
 
   std::string Describe() const override { return policy_->Describe(); }
-  void Begin(int64_t num_tokens) override;
+  void Begin(std::span<const TokenId> tokens) override;
   void Attend(size_t layer, const float* q, const float* k, const float* v, float* out,
               ThreadPool& pool) override;
   void Commit() override;
-  void Abort() override { chunk_tokens_ = 0; }
+  void Abort() override;
   int64_t MaxRewind() const override;
   void Rewind(int64_t count) override;
   void Save(StateWriter& writer) const override;
   void Restore(StateReader& reader) override;
+  std::unique_ptr<Context> Fork() const override { return ForkSpans(); }
   std::vector<LedgerRange> Ledger() const override;
 
- private:
-  struct Layer {
-    size_t rope = 0;  // index into ropes_
-    KvRing window;
-    std::unique_ptr<KvRing> far;     // tokens 0 .. far_tokens - 1
-    std::unique_ptr<KvRing> middle;  // unrotated, for top-k
-  };
+  std::unique_ptr<SpanContext> ForkSpans() const;
+  // Rows before this one need not be computed again: what they saw may be gone.
+  int64_t oldest_row() const { return oldest_row_; }
 
-  void Grow(int64_t num_tokens);
+ private:
+  struct Pool {
+    std::shared_ptr<BlockPool> blocks;
+    BlockPool::Quota quota;
+    int64_t num_fixed = 0;  // of the quota, for the tracks that are bounded
+  };
+  struct LayerTrack {
+    TrackPlan plan;
+    BlockTable table;
+    size_t pool = 0;  // index into pools_
+  };
+  struct Layer {
+    size_t rope = 0;                                // index into ropes_
+    std::vector<std::optional<LayerTrack>> tracks;  // one per track of the policy
+  };
+  // Span s of every row, made ready for the kernel.
+  struct Slot {
+    size_t track = 0;
+    int32_t top_k = 0;     // 0: all keys
+    int64_t num_keys = 0;  // of a row far into the stream
+    bool is_here = false;  // the query stands at the row's own index
+    bool is_used = false;  // some row of the chunk sees keys
+    KvSpan span;
+    std::vector<int32_t> begin, end;
+    std::vector<int64_t> distance;
+    std::vector<std::vector<float>> tables;  // per distinct rope: [rows][rotary_dim]; empty if is_here
+    AlignedArray<float> q;  // [rows, num_heads, key_dim], rotated; if !is_here and top_k == 0
+  };
+  struct ScratchSizes;
+
+  // A copy with the same blocks: Fork.
+  SpanContext(const SpanContext& origin);
+
+  // span_layout.cc
+  static std::vector<Slot> SlotsOf(const Policy& policy);
+  static ScratchSizes ScratchOf(const ContextShape& shape, const ContextSettings& settings,
+                                const Policy& policy, size_t num_threads);
+  void MakeTables();
+  void ReserveScratch();
+  void MakeScratch();
+
+  // span_context.cc
+  void Grow(int64_t end);
+  void FillViews(int64_t num_tokens);
+  void LetGo(int64_t num_tokens);
+  void Evict(size_t track);
+  void Extend(int64_t num_tokens);
+  void CutTables(int64_t num_tokens);
   void FillTables();
-  // Rotates one row's keys and stores keys and values, of KV heads [first, last). k and v of the chunk;
-  // rotated: room for the keys of a row.
+  void FillSlotTables(Slot& slot, size_t slot_index);
   void StoreHeads(size_t layer, size_t row, size_t first, size_t last, const float* k, const float* v,
                   float* rotated);
-  // Rotates one row's queries, of heads [first, last).
   void RotateHeads(size_t layer, size_t row, size_t first, size_t last, const float* q);
-  // All rows and heads.
   void StoreChunk(size_t layer, const float* q, const float* k, const float* v, ThreadPool& pool);
-  void StoreFar(size_t layer, const float* k, const float* v);
-  // True if some row of the chunk sees far tokens in this layer.
-  bool SetSpans(size_t layer);
-  void MergeMiddle(size_t layer, const AttendShape& attend_shape, const float* q, float* out,
-                   ThreadPool& pool);
-  int64_t WindowBegin(size_t layer, int64_t index) const;
-  const float* TrueTable(size_t rope, int64_t row) const;
-  const float* FarTable(size_t rope, int64_t row) const;
+  // False if no row sees keys of the slot in this layer.
+  bool SetSpan(const Layer& layer, const LayerAttention& spec, size_t slot);
+  void MergeMiddle(size_t layer, const Slot& slot, size_t slot_index, const AttendShape& attend_shape,
+                   const float* q, float* out, ThreadPool& pool);
+  const SpanView& View(int64_t row, size_t slot) const {
+    return views_[static_cast<size_t>(row) * slots_.size() + slot];
+  }
+  const float* PositionTable(size_t rope, size_t row) const;
+  const float* SlotTable(const Slot& slot, size_t rope, size_t row) const;
+
+  // span_state.cc
+  bool IsIntact(int64_t row) const;
+  int64_t SavedBegin(size_t track, const TrackPlan& plan, int64_t oldest_row) const;
+  // Somebody wants what a track evicts.
+  bool KeepsIds() const { return keeps_ids_; }
+  void RestoreIds(StateReader& reader, int64_t num_tokens, int64_t oldest_row);
 
   const ContextShape& shape_;
   const ContextSettings settings_;
   const std::shared_ptr<const Policy> policy_;
-  Lease kv_lease_;
+  Budget& budget_;
+  const size_t num_threads_;
+  EvictionSink* const sink_;
+  std::vector<const Rope*> ropes_;  // the distinct ones
+  // Tables go before the quotas that pay for them, and these before the pools.
   Lease scratch_lease_;
+  std::vector<Pool> pools_;  // one per layout
   std::vector<Layer> layers_;
-  std::vector<const Rope*> ropes_;  // the distinct ones that rotate
+  std::vector<Slot> slots_;
 
-  int64_t chunk_tokens_ = 0;  // 0: no chunk begun
-  size_t num_threads_;
-  // Per chunk row.
-  std::vector<RowView> views_;
-  std::vector<int32_t> window_begin_, window_end_, far_begin_, far_end_;
-  std::vector<int64_t> window_distance_, far_distance_;
-  // Tables per distinct rope: [ropes][rows][rotary_dim].
-  std::vector<std::vector<float>> true_tables_, far_tables_;
-  std::vector<float> middle_tables_;  // [ropes][rotary_dim at most max], one distance
-  size_t middle_table_stride_ = 0;
-  bool chunk_has_far_ = false;
-  KvSpan window_span_, far_span_;
+  int64_t oldest_row_ = 0;
+  const bool keeps_ids_;
+  // Per track: blocks before this number were evicted. Both only if keeps_ids_.
+  std::vector<int64_t> num_evicted_;
+  std::vector<TokenId> ids_;  // of tokens [ids_begin_, num_tokens_ + chunk_tokens_)
+  int64_t ids_begin_ = 0;
 
-  AlignedArray<float> q_true_, q_far_;  // [rows, num_heads, key_dim]
-  AlignedArray<float> k_rotated_;       // [threads, num_kv_heads, key_dim]
+  int64_t chunk_tokens_ = 0;                         // 0: no chunk begun
+  std::vector<SpanView> views_;                      // [rows][slots]
+  std::vector<std::vector<float>> position_tables_;  // per distinct rope: [rows][rotary_dim]
+  AlignedArray<float> q_here_;                       // [rows, num_heads, key_dim]
+  AlignedArray<float> k_rotated_;                    // [threads, num_kv_heads, key_dim]
   AlignedArray<uint8_t> attend_scratch_;
-  size_t attend_scratch_bytes_ = 0;
   AlignedArray<float> log_sum_exp_;  // [rows, num_heads], only with a middle
   std::unique_ptr<MiddleReader> middle_reader_;
 };

@@ -3,6 +3,7 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <array>
 
 #include "context/policy.h"
 
@@ -11,17 +12,18 @@ namespace {
 
 class WindowPolicy : public Policy {
  public:
-  explicit WindowPolicy(int64_t window) : window_(window) {}
+  explicit WindowPolicy(int64_t window) : window_(window), tracks_{Track{.keep_last = window}} {}
 
-  RowView View(int64_t index) const override {
-    return {.window_begin = std::max<int64_t>(0, index - window_ + 1)};
+  std::span<const Track> tracks() const override { return tracks_; }
+  void View(int64_t index, SpanList* spans) const override {
+    spans->Add({.begin = std::max<int64_t>(0, index - window_ + 1), .end = index + 1, .query_at = index});
   }
-  int64_t window_tokens() const override { return window_; }
   int64_t seen_for() const override { return window_; }
   std::string Describe() const override { return fmt::format("window:window={}", window_); }
 
  private:
   const int64_t window_;
+  const std::array<Track, 1> tracks_;
 };
 
 constexpr PolicyKey kKeys[] = {

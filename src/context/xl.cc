@@ -5,6 +5,7 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <array>
 
 #include "context/policy.h"
 
@@ -13,12 +14,14 @@ namespace {
 
 class XlPolicy : public Policy {
  public:
-  XlPolicy(int64_t segment, int64_t previous) : segment_(segment), previous_(previous) {}
+  XlPolicy(int64_t segment, int64_t previous)
+      : segment_(segment), previous_(previous), tracks_{Track{.keep_last = (previous + 1) * segment}} {}
 
-  RowView View(int64_t index) const override {
-    return {.window_begin = std::max<int64_t>(0, (index / segment_ - previous_) * segment_)};
+  std::span<const Track> tracks() const override { return tracks_; }
+  void View(int64_t index, SpanList* spans) const override {
+    const int64_t begin = std::max<int64_t>(0, (index / segment_ - previous_) * segment_);
+    spans->Add({.begin = begin, .end = index + 1, .query_at = index});
   }
-  int64_t window_tokens() const override { return (previous_ + 1) * segment_; }
   // A token ends its segment at worst.
   int64_t seen_for() const override { return segment_ * std::max<int64_t>(previous_, 1); }
   std::string Describe() const override {
@@ -28,6 +31,7 @@ class XlPolicy : public Policy {
  private:
   const int64_t segment_;
   const int64_t previous_;
+  const std::array<Track, 1> tracks_;
 };
 
 constexpr PolicyKey kKeys[] = {

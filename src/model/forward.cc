@@ -265,7 +265,7 @@ void Runner::Impl::Begin(const ForwardChunk& chunk) const {
            weights.position_embedding.num_rows);
     }
   }
-  chunk.context->Begin(static_cast<int64_t>(chunk.tokens.size()));
+  chunk.context->Begin(chunk.tokens);
 }
 
 void Runner::Impl::Embed(std::span<const ForwardChunk> chunks) {

@@ -308,7 +308,7 @@ TEST(Model, NamesAreCleanedWhereTheyAreShown) {
 class ThrowingContext : public Context {
  public:
   std::string Describe() const override { return "throwing"; }
-  void Begin(int64_t) override {
+  void Begin(std::span<const TokenId>) override {
     ++begun;
     if (fails_in_begin) Fail(ErrorKind::kBudget, "no room");
   }
@@ -321,6 +321,7 @@ class ThrowingContext : public Context {
   void Rewind(int64_t) override {}
   void Save(StateWriter&) const override {}
   void Restore(StateReader&) override {}
+  std::unique_ptr<Context> Fork() const override { return nullptr; }
   std::vector<LedgerRange> Ledger() const override { return {}; }
   bool fails_in_begin = false;
   int begun = 0, committed = 0, aborted = 0;

@@ -74,7 +74,8 @@ SessionOptions Checked(const SessionOptions& options, const Model& model) {
 }  // namespace
 
 Session::Impl::Impl(std::shared_ptr<const Model> model_in, const SessionOptions& options_in,
-                    Budget& budget_in, ThreadPool& pool_in, std::shared_ptr<Runner> runner_in)
+                    Budget& budget_in, ThreadPool& pool_in, std::shared_ptr<Runner> runner_in,
+                    std::unique_ptr<Context> context_in)
     : model(std::move(model_in)),
       options(Checked(options_in, *model)),
       inner_settings(InnerContext(options.context)),
@@ -89,7 +90,9 @@ Session::Impl::Impl(std::shared_ptr<const Model> model_in, const SessionOptions&
                                 "the text that a tokenizer holds back")),
       runner(runner_in != nullptr ? std::move(runner_in)
                                   : MakeRunner(model, options.context.max_chunk, pool, budget)),
-      context(MakeContext(model->context_shape(), inner_settings, budget, pool.num_threads())),
+      context(context_in != nullptr
+                  ? std::move(context_in)
+                  : MakeContext(model->context_shape(), inner_settings, budget, pool.num_threads())),
       sampler(options.sampler, vocab_size(), budget),
       history(HistoryCapacity(options)),
       logits(MakeAligned<float>(vocab_size())) {}
@@ -101,6 +104,8 @@ Session::Session(std::shared_ptr<const Model> model, const SessionOptions& optio
 Session::Session(std::shared_ptr<const Model> model, const SessionOptions& options, Budget& budget,
                  ThreadPool& pool, std::shared_ptr<Runner> runner)
     : impl_(std::make_unique<Impl>(std::move(model), options, budget, pool, std::move(runner))) {}
+
+Session::Session(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 Session::~Session() = default;
 

@@ -205,6 +205,8 @@ class Session {
   Impl& impl() const { return *impl_; }
 
  private:
+  explicit Session(std::unique_ptr<Impl> impl);
+
   std::unique_ptr<Impl> impl_;
 };
 

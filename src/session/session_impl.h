@@ -18,7 +18,7 @@ namespace mneme {
 
 struct Session::Impl {
   Impl(std::shared_ptr<const Model> model, const SessionOptions& options, Budget& budget, ThreadPool& pool,
-       std::shared_ptr<Runner> runner);
+       std::shared_ptr<Runner> runner, std::unique_ptr<Context> context = nullptr);
 
   // session.cc
   size_t vocab_size() const { return model->config().vocab_size; }
@@ -69,8 +69,12 @@ struct Session::Impl {
     std::optional<StreamDecoder> decoder;
   };
   void WriteBody(StateWriter& writer) const;
+  // The part of it before the context.
+  void WriteOwn(StateWriter& writer) const;
   Restored ReadBody(StateReader& reader, int64_t num_tokens) const;
   std::unique_ptr<Context> RestoredContext(BufferReader reader, int64_t num_tokens) const;
+  // Everything but the sampler, which may be refused.
+  void Take(Restored restored);
   // A body that belongs to this session (headers compared).
   void Restore(std::string_view body, int64_t num_tokens, const std::string& name);
   void Clear();

@@ -41,16 +41,6 @@ class ChecksumWriter : public StateWriter {
   std::unique_ptr<XXH3_state_t, Free> state_;
 };
 
-// Only counts.
-class CountingWriter : public StateWriter {
- public:
-  void Write(const void*, size_t bytes) override { bytes_ += bytes; }
-  size_t bytes() const { return bytes_; }
-
- private:
-  size_t bytes_ = 0;
-};
-
 Encoding GetEncoding(StateReader& reader) {
   const auto value = reader.Get<uint8_t>();
   if (value > static_cast<uint8_t>(Encoding::kQ6_K)) {
@@ -188,7 +178,7 @@ void CompareSnapshots(const SnapshotInfo& saved, const SnapshotInfo& here, const
 
 // ---- the body
 
-void Session::Impl::WriteBody(StateWriter& writer) const {
+void Session::Impl::WriteOwn(StateWriter& writer) const {
   SaveSamplerSettings(sampler.settings(), writer);
   const auto entries = history.Last(history.capacity());
   writer.Put<uint64_t>(entries.size());
@@ -201,6 +191,10 @@ void Session::Impl::WriteBody(StateWriter& writer) const {
   if (encoder.has_value()) writer.PutString(encoder->SaveState());
   writer.Put(static_cast<uint8_t>(decoder.has_value()));
   if (decoder.has_value()) writer.PutString(decoder->SaveState());
+}
+
+void Session::Impl::WriteBody(StateWriter& writer) const {
+  WriteOwn(writer);
   context->Save(writer);
 }
 
@@ -292,8 +286,13 @@ void Session::Impl::Restore(std::string_view body, int64_t num_tokens, const std
       fail(error, was_empty ? "" : "; the session had to make room for it and is empty now");
     }
   }
-  Clear();
+  Take(std::move(restored));
   context = std::move(fresh);
+  stats = SessionStats();
+}
+
+void Session::Impl::Take(Restored restored) {
+  Clear();
   for (const TokenId entry : restored.history) history.Push(entry);
   has_logits = !restored.logits.empty();
   std::copy(restored.logits.begin(), restored.logits.end(), logits.get());
@@ -301,7 +300,6 @@ void Session::Impl::Restore(std::string_view body, int64_t num_tokens, const std
   text_open = restored.text_open;
   text_bytes = restored.text_bytes;
   decoder = std::move(restored.decoder);
-  stats = SessionStats();
 }
 
 // ---- Session
@@ -332,17 +330,16 @@ void Session::RestoreBytes(std::string_view bytes, const std::string& name) {
 }
 
 std::unique_ptr<Session> Session::Clone() const {
-  auto clone =
-      std::make_unique<Session>(impl_->model, impl_->options, impl_->budget, impl_->pool, impl_->runner);
-  CountingWriter counter;
-  impl_->WriteBody(counter);
-  const Lease lease =
-      impl_->budget.Reserve(MemoryTag::kSession, counter.bytes(), "a copy of the session's state");
+  // Its keys and values are those of this session until one of the two writes; the rest is small.
+  auto copy = std::make_unique<Impl>(impl_->model, impl_->options, impl_->budget, impl_->pool, impl_->runner,
+                                     impl_->context->Fork());
   BufferWriter writer;
-  writer.buffer().reserve(counter.bytes());
-  impl_->WriteBody(writer);
-  clone->impl_->Restore(writer.buffer(), num_tokens(), "clone");
-  return clone;
+  impl_->WriteOwn(writer);
+  BufferReader reader(writer.buffer());
+  Impl::Restored own = copy->ReadBody(reader, num_tokens());
+  copy->SetSampler(own.sampler);
+  copy->Take(std::move(own));
+  return std::unique_ptr<Session>(new Session(std::move(copy)));
 }
 
 }  // namespace mneme
