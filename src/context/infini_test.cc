@@ -164,6 +164,34 @@ TEST(Infini, RewindInsideAndAcrossBorders) {  // T40
   }
 }
 
+TEST(Infini, ForksGoTheirOwnWays) {
+  ThreadPool pool(1);
+  const ContextShape shape = InfiniShape();
+  const Stream stream(shape.layers[0], 300, 27), detour(shape.layers[0], 300, 28);
+  for (const MemoryUpdate update : kUpdates) {
+    const auto policy = MakeInfiniPolicy({.segment = 16, .previous = 1, .update = update});
+    for (const int64_t at : {0, 5, 16, 64, 97}) {
+      Budget budget;
+      InfiniContext context(shape, Settings(), policy, budget, 1), bent(shape, Settings(), policy, budget, 1);
+      Feed(context, stream, 0, at, 11, pool);
+      Feed(bent, stream, 0, at, 40, pool);
+      const size_t used = budget.used_bytes();
+      const auto fork = context.Fork();
+      EXPECT_EQ(budget.used_bytes(), used + used / 2);
+      EXPECT_TRUE(StateOf(*fork) == StateOf(context));
+      for (int64_t begin = at; begin < at + 90; begin += 30) {
+        Feed(context, stream, begin, begin + 30, 13, pool);
+        ASSERT_TRUE(Feed(static_cast<InfiniContext&>(*fork), detour, begin, begin + 30, 30, pool) ==
+                    Feed(bent, detour, begin, begin + 30, 30, pool))
+            << MemoryUpdateName(update) << " at " << begin;
+      }
+      fork->Rewind(20);
+      bent.Rewind(20);
+      EXPECT_TRUE(StateOf(*fork) == StateOf(bent)) << MemoryUpdateName(update) << " at " << at;
+    }
+  }
+}
+
 TEST(Infini, RestoredContinuesWithTheSameBits) {  // T41
   ThreadPool pool(1);
   const ContextShape shape = InfiniShape();
