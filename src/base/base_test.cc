@@ -9,6 +9,7 @@
 
 #include "base/aligned.h"
 #include "base/budget.h"
+#include "base/checked.h"
 #include "base/error.h"
 #include "base/file.h"
 #include "base/half.h"
@@ -119,6 +120,56 @@ TEST(Units, ParseAndFormat) {
   EXPECT_EQ(FormatCount(-100), "-100");
   EXPECT_EQ(FormatBytes(1536), "1.50 KiB");
   EXPECT_EQ(ParseBytes(FormatBytesUp(123456789), "x") >= 123456789, true);
+}
+
+TEST(Units, NothingIsRoundedCutOrWrappedAround) {
+  // Beyond what a double holds.
+  EXPECT_EQ(ParseCount("9007199254740993", "x"), 9007199254740993);
+  EXPECT_EQ(ParseCount("4611686018427387904", "x"), int64_t{1} << 62);
+  EXPECT_EQ(ParseUnsigned("18446744073709551615", "x", Unit::kNone, UINT64_MAX), UINT64_MAX);
+  EXPECT_EQ(ParseWhole("1.5M", "x", Unit::kThousands, 0, 1 << 30), 1500000);
+  EXPECT_EQ(ParseWhole("1e6", "x", Unit::kThousands, 0, 1 << 30), 1000000);
+}
+
+TEST(Units, WhatIsNoSuchNumberIsRefused) {
+  const auto message = [](const auto& parse) -> std::string {
+    try {
+      parse();
+    } catch (const Error& error) {
+      return error.kind() == ErrorKind::kInput ? error.what() : "another kind";
+    }
+    return "(no error)";
+  };
+  for (const char* bad :
+       {"18446744073709551616", "99999999999999999999999", "-1", "1K", "nan", "0x10", "1.", "."}) {
+    EXPECT_NE(message([&] { ParseUnsigned(bad, "--seed", Unit::kNone, UINT64_MAX); }).find("--seed: '"),
+              std::string::npos)
+        << bad;
+  }
+  EXPECT_NE(message([] { ParseCount("-1", "--pin"); }).find("out of range"), std::string::npos);
+  EXPECT_NE(message([] { ParseCount("4611686018427387905", "--pin"); }).find("out of range"),
+            std::string::npos);
+  EXPECT_NE(message([] { ParseBytes("1.5", "--memory"); }).find("whole number"), std::string::npos);
+  EXPECT_NE(message([] { ParseBytes("17000000T", "--memory"); }).find("too large"), std::string::npos);
+  for (const char* bad : {"nan", "inf", "-inf", "1e999", "", "0.5x", "-0.1", "1e7"}) {
+    EXPECT_NE(message([&] { ParseReal(bad, "--temperature", 0, 1e6); }).find("--temperature: '"),
+              std::string::npos)
+        << bad;
+  }
+  EXPECT_EQ(ParseReal("0.8", "x", 0, 1), 0.8);
+}
+
+TEST(Units, PrintedBytesCanBeGivenBack) {
+  EXPECT_EQ(ParseBytes("1.50 KiB", "x"), 1536u);
+  EXPECT_EQ(ParseBytes("64kb", "x"), 65536u);
+  EXPECT_EQ(ParseBytes("1.7G", "x"), 1825361100u);
+}
+
+TEST(Checked, SizesStopAtTheLargest) {
+  EXPECT_EQ(SaturatingAdd(SIZE_MAX - 1, 1), SIZE_MAX);
+  EXPECT_EQ(SaturatingAdd(SIZE_MAX - 1, 2), SIZE_MAX);
+  EXPECT_EQ(SaturatingMultiply(size_t{1} << 40, size_t{1} << 40), SIZE_MAX);
+  EXPECT_EQ(SaturatingMultiply(size_t{1} << 40, 1000), (size_t{1} << 40) * 1000);
 }
 
 TEST(Random, SameSeedSameSequenceAndState) {

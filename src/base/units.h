@@ -1,19 +1,38 @@
-// Numbers as people write them: 256M, 1.5G, 10M tokens.
+// Numbers as people write them: 256M, 1.5G, 10M tokens, 0.8. The one place where text becomes a number.
+//
+// Nothing is rounded, cut or wrapped around in silence: 9007199254740993 is that number, 2^64 is refused, and
+// so are 1.5 tokens, -1 where there is no such thing, nan and inf.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <string_view>
 
 namespace mneme {
 
-// "256M", "1.5G", "64KiB", "1000": powers of 1024. Throws Error(kInput) naming `what` for anything else,
-// negative or above 2^62.
+// What K, M, G and T behind a whole number mean.
+enum class Unit : uint8_t {
+  kNone,       // not allowed: ids, seeds, layers
+  kThousands,  // 1000: counts, as in "10M tokens"
+  kBinary,     // 1024: lengths, as in "a context of 32K"
+  kBytes,      // 1024, and B, KB, KiB are understood; part of a byte is dropped: 1.7G
+};
+
+// All throw Error(kInput) that names `what`, shows the text, and says what would do. Thread rule: any.
+
+// A whole number from `low` to `high`.
+int64_t ParseWhole(std::string_view text, std::string_view what, Unit unit, int64_t low, int64_t high);
+uint64_t ParseUnsigned(std::string_view text, std::string_view what, Unit unit, uint64_t high);
+// A finite number from `low` to `high`, both included.
+double ParseReal(std::string_view text, std::string_view what, double low, double high);
+
+// "256M", "1.5G", "64KiB", "1000"; at most 2^62.
 size_t ParseBytes(std::string_view text, std::string_view what);
-// "10M", "32K", "1.5M", "1048576": K, M, G mean powers of 1024 when binary is true (lengths: 32K = 32768), of
-// 1000 otherwise.
+// "10M", "32K", "1.5M", "1048576", from 0 to 2^62: kBinary if `binary`, else kThousands.
 int64_t ParseCount(std::string_view text, std::string_view what, bool binary = false);
+
 // "15.9 MiB"; three significant digits.
 std::string FormatBytes(size_t bytes);
 // As an argument for --memory that is at least `bytes`: "17M".
