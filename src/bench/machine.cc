@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "base/aligned.h"
+#include "kernels/simd/target.h"
 #include "kernels/simd/targets.h"
 
 #if defined(__x86_64__)
@@ -132,8 +133,6 @@ HWY_NOINLINE uint64_t ReadLoop(const uint8_t* data, size_t bytes) {
   return hn::GetLane(total);
 }
 
-const char* Target() { return hwy::TargetName(HWY_TARGET); }
-
 }  // namespace mneme::machine::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
@@ -145,13 +144,11 @@ HWY_EXPORT(Fp32Loop);
 HWY_EXPORT(Int8Loop);
 HWY_EXPORT(Int16Loop);
 HWY_EXPORT(ReadLoop);
-HWY_EXPORT(Target);
 
 double Fp32(size_t rounds, float* sink) { return HWY_DYNAMIC_DISPATCH(Fp32Loop)(rounds, sink); }
 double Int8(size_t rounds, float* sink) { return HWY_DYNAMIC_DISPATCH(Int8Loop)(rounds, sink); }
 double Int16(size_t rounds, float* sink) { return HWY_DYNAMIC_DISPATCH(Int16Loop)(rounds, sink); }
 uint64_t Read(const uint8_t* data, size_t bytes) { return HWY_DYNAMIC_DISPATCH(ReadLoop)(data, bytes); }
-const char* TargetName() { return HWY_DYNAMIC_DISPATCH(Target)(); }
 
 }  // namespace machine
 
@@ -255,7 +252,7 @@ double MachineLimits::ReadBandwidth(size_t footprint_bytes, bool all_threads) co
 MachineLimits MeasureMachine(ThreadPool& pool, double seconds, size_t max_footprint_bytes) {
   MachineLimits limits;
   limits.num_threads = pool.num_threads();
-  limits.simd_target = machine::TargetName();
+  limits.simd_target = SimdTargetName();
   std::vector<size_t> footprints;
   for (size_t bytes = size_t{256} << 10; bytes <= max_footprint_bytes; bytes *= 4)
     footprints.push_back(bytes);

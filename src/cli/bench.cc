@@ -1,7 +1,6 @@
 // mneme bench: speed of a model by context and depth, of the machine, of the tokenizer, and where time goes.
 #include <fmt/core.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdlib>
 #include <memory>
@@ -12,15 +11,15 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/units.h"
+#include "bench/machine.h"
 #include "bench/rows.h"
+#include "bench/timing.h"
 #include "cli/console.h"
 #include "cli/options.h"
 #include "cli/signals.h"
 #include "cli/stream.h"
 #include "cli/verbs.h"
 #include "eval/report/html.h"
-#include "bench/timing.h"
-#include "bench/machine.h"
 
 namespace mneme::cli {
 namespace {
@@ -28,8 +27,8 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 struct BenchArguments {
-  ModelOptions model;
-  ContextOptions context;
+  ModelArguments model;
+  SessionArguments context;
   std::vector<std::string> contexts;
   std::string depths = "0";
   std::string threads;
@@ -75,7 +74,7 @@ std::vector<int64_t> ParseList(const std::string& text, const std::string& optio
 // ---- the machine
 
 int Machine(const BenchArguments& arguments) {
-  ThreadPool pool(arguments.model.num_threads);
+  ThreadPool pool(arguments.model.engine.num_threads);
   fmt::print(stderr, "measuring the machine with {} threads...\n", pool.num_threads());
   const MachineLimits limits = MeasureMachine(pool);
   if (arguments.json) {
@@ -238,13 +237,13 @@ void WritePlot(const BenchArguments& arguments, const std::string& model, const 
 int Speed(const BenchArguments& arguments) {
   for (const std::string& also : arguments.also) ParseSeries(also);  // mistakes show before the measurement
   const std::vector<int64_t> depths = ParseList(arguments.depths, "--depth", true);
-  std::vector<int64_t> thread_counts = {static_cast<int64_t>(arguments.model.num_threads)};
+  std::vector<int64_t> thread_counts = {static_cast<int64_t>(arguments.model.engine.num_threads)};
   if (!arguments.threads.empty()) thread_counts = ParseList(arguments.threads, "--threads", false);
   std::vector<std::string> specs = arguments.contexts;
   if (specs.empty()) specs.push_back("auto");
-  const MemoryCap cap = ToMemoryCap(arguments.context.memory);
-  ModelOptions model_options = arguments.model;
-  model_options.num_threads = 0;
+  const MemoryCap cap = ToMemoryCap(arguments.context.engine);
+  ModelArguments model_options = arguments.model;
+  model_options.engine.num_threads = 0;
   LoadedModel loaded(model_options, /*load_tokenizer=*/false);
   std::vector<BenchRow> rows;
   for (const int64_t num_threads : thread_counts) {
@@ -260,9 +259,7 @@ int Speed(const BenchArguments& arguments) {
     for (const std::string& spec : specs) {
       BenchSettings settings;
       settings.stop = UserStop();
-      ContextOptions options = arguments.context;
-      options.spec = spec;
-      settings.context = ToContextSettings(options);
+      settings.context = ContextFor(arguments.context, spec);
       settings.depths = depths;
       settings.num_prefill = arguments.prefill;
       settings.num_decode = arguments.decode;
@@ -299,10 +296,9 @@ int Speed(const BenchArguments& arguments) {
 // ---- where the time goes
 
 int Profile(const BenchArguments& arguments) {
-  const MemoryCap cap = ToMemoryCap(arguments.context.memory);
-  ContextOptions options = arguments.context;
-  if (!arguments.contexts.empty()) options.spec = arguments.contexts.front();
-  const ContextSettings context = ToContextSettings(options);
+  const MemoryCap cap = ToMemoryCap(arguments.context.engine);
+  const ContextSettings context =
+      ContextFor(arguments.context, arguments.contexts.empty() ? "auto" : arguments.contexts.front());
   LoadedModel loaded(arguments.model, /*load_tokenizer=*/false);
   const int64_t depth = ParseList(arguments.depths, "--depth", true).front();
   Json json;
@@ -337,7 +333,7 @@ int Profile(const BenchArguments& arguments) {
 
 int BenchTokenizer(const BenchArguments& arguments) {
   if (arguments.files.empty()) FailUsage("bench --tokenizer reads a text: name it with -f FILE");
-  const Tokenizer tokenizer = OpenTokenizer(arguments.model.path, arguments.model.tokenizer);
+  const Tokenizer tokenizer = OpenTokenizer(arguments.model.path, arguments.model.options.tokenizer);
   Json json = Json::array();
   std::vector<std::vector<std::string>> table = {{"text", "bytes", "tokens", "MB/s", "decode MB/s"}};
   for (const std::string& path : arguments.files) {
@@ -395,58 +391,46 @@ int Bench(const BenchArguments& arguments) {
 
 }  // namespace
 
-void AddBench(CLI::App& app, Action* action) {
+void AddBench(Command& program) {
   auto arguments = std::make_shared<BenchArguments>();
-  CLI::App* verb =
-      app.add_subcommand("bench", "Tokens per second, with the share of what the machine can do");
-  AddModelOptions(*verb, &arguments->model);
-  verb->remove_option(verb->get_option("--threads"));    // here a list
-  verb->remove_option(verb->get_option("--tokenizer"));  // here a flag
-  verb->add_option("--threads", arguments->threads, "Threads; a list measures each: 1,2 (default: all cores)")
-      ->type_name("N,...");
-  verb->add_option("--depth", arguments->depths, "Depths at which to decode: 0,16K,1M, K is 1024 (default 0)")
-      ->type_name("N,...");
-  AddListOption(*verb, "--context", &arguments->contexts, "NAME[:key=value,...]",
-                "Context; may be given more than once (default: auto)");
-  verb->add_option("--prefill", arguments->prefill, "Tokens of prefill, 0 leaves it out (default 512)")
-      ->type_name("N")
-      ->check(CLI::Range(0, 1 << 20));
-  verb->add_option("--decode", arguments->decode, "Tokens to decode, 0 leaves it out (default 64)")
-      ->type_name("N")
-      ->check(CLI::Range(0, 1 << 20));
-  verb->add_option("--batch", arguments->batch, "Also decode N sessions together")
-      ->type_name("N")
-      ->check(CLI::Range(0, 1024));
-  verb->add_option("--repeat", arguments->repeats, "Runs; the median counts (default 3)")
-      ->type_name("N")
-      ->check(CLI::Range(1, 1000));
-  verb->add_option("--max-seconds", arguments->max_seconds,
-                   "Longest time to read up to a depth; beyond it, bounded contexts start at that position "
-                   "(default 60)")
-      ->type_name("S")
-      ->check(CLI::NonNegativeNumber);
-  verb->add_option("--state", arguments->state_folder,
-                   "Also save and restore the state at each depth, as a file in this folder")
-      ->type_name("FOLDER");
-  verb->add_option("--svg", arguments->svg_path, "Write a plot of decode speed by depth")->type_name("FILE");
-  AddListOption(*verb, "--plot-also", &arguments->also, "NAME=depth:rate,...",
-                "A line of other figures in the plot; may be repeated");
-  verb->add_flag("--no-floor", arguments->no_floor, "Do not measure the machine's limits");
-  verb->add_flag("--machine", arguments->machine, "Measure only the machine: bandwidth and peak rates");
-  verb->add_flag("--profile", arguments->profile, "Where the time of decode and prefill goes");
-  verb->add_flag("--tokenizer", arguments->tokenizer, "Speed of the tokenizer on the texts of -f");
-  AddListOption(*verb, "-f,--file", &arguments->files, "FILE", "Text for --tokenizer");
-  verb->add_flag("--json", arguments->json, "JSON in place of tables");
-  AddContextOptions(*verb, &arguments->context, /*with_context=*/false);
-  verb->callback([=] {
-    *action = [=] {
-      BenchArguments resolved = *arguments;
-      if (!resolved.threads.empty() && resolved.threads.find(',') == std::string::npos) {
-        resolved.model.num_threads =
-            static_cast<size_t>(ParseList(resolved.threads, "--threads", false).front());
-      }
-      return Bench(resolved);
-    };
+  Command& verb = program.AddVerb("bench", "Tokens per second, with the share of what the machine can do");
+  AddModelOptions(verb, &arguments->model, "pack");  // threads are a list here, tokenizer is a flag
+  verb.Text("-t,--threads", &arguments->threads, "N,...",
+            "Threads; a list measures each: 1,2 (default: all cores)");
+  verb.Text("--depth", &arguments->depths, "N,...",
+            "Depths at which to decode: 0,16K,1M, K is 1024 (default 0)");
+  verb.List("--context", &arguments->contexts, "NAME[:key=value,...]",
+            "Context; may be given more than once (default: auto)");
+  verb.Number("--prefill", &arguments->prefill, {0, 1 << 20, Unit::kThousands}, "N",
+              "Tokens of prefill, 0 leaves it out (default 512)");
+  verb.Number("--decode", &arguments->decode, {0, 1 << 20, Unit::kThousands}, "N",
+              "Tokens to decode, 0 leaves it out (default 64)");
+  verb.Number("--batch", &arguments->batch, {0, 1024, Unit::kThousands}, "N",
+              "Also decode N sessions together");
+  verb.Number("--repeat", &arguments->repeats, {1, 1000, Unit::kThousands}, "N",
+              "Runs; the median counts (default 3)");
+  verb.Number("--max-seconds", &arguments->max_seconds, {0, 1e9}, "S",
+              "Longest time to read up to a depth; beyond it, bounded contexts start at that position "
+              "(default 60)");
+  verb.Text("--state", &arguments->state_folder, "FOLDER",
+            "Also save and restore the state at each depth, as a file in this folder");
+  verb.Text("--svg", &arguments->svg_path, "FILE", "Write a plot of decode speed by depth");
+  verb.List("--plot-also", &arguments->also, "NAME=depth:rate,...",
+            "A line of other figures in the plot; may be repeated");
+  verb.Flag("--no-floor", &arguments->no_floor, "Do not measure the machine's limits");
+  verb.Flag("--machine", &arguments->machine, "Measure only the machine: bandwidth and peak rates");
+  verb.Flag("--profile", &arguments->profile, "Where the time of decode and prefill goes");
+  verb.Flag("--tokenizer", &arguments->tokenizer, "Speed of the tokenizer on the texts of -f");
+  verb.List("-f,--file", &arguments->files, "FILE", "Text for --tokenizer");
+  verb.Flag("--json", &arguments->json, "JSON in place of tables");
+  AddContextOptions(verb, &arguments->context, /*with_context=*/false);
+  verb.SetAction([=] {
+    BenchArguments resolved = *arguments;
+    if (!resolved.threads.empty() && resolved.threads.find(',') == std::string::npos) {
+      resolved.model.engine.num_threads =
+          static_cast<size_t>(ParseList(resolved.threads, "--threads", false).front());
+    }
+    return Bench(resolved);
   });
 }
 

@@ -1,7 +1,6 @@
 // mneme chat: a conversation without an end.
 #include <fmt/core.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <memory>
 #include <string>
@@ -34,17 +33,13 @@ constexpr const char* kHelp =
     "  /quit                 end (so does Ctrl-D)\n";
 
 struct ChatArguments {
-  ModelOptions model;
-  ContextOptions context;
-  SamplerOptions sampler;
+  ModelArguments model;
+  SessionArguments context;
   std::string system;
   std::string template_name;
-  std::string num_tokens = "1024";
-  std::string max_rewind = "256";
-  std::vector<std::string> stops;
+  GenerateOptions generate;
+  std::vector<Setting> typed_generate;
   std::string state;
-  int64_t num_pauses = 0;
-  bool backspace = false;
   bool pin_system = false;
 };
 
@@ -83,24 +78,27 @@ class Chat {
 };
 
 Chat::Chat(const ChatArguments& arguments)
-    : arguments_(arguments), loaded_(arguments.model), renderer_(nullptr) {
+    : arguments_(arguments),
+      loaded_(arguments.model, /*load_tokenizer=*/true, arguments.state),
+      renderer_(nullptr) {
   const Tokenizer& tokenizer = loaded_.model->tokenizer();
   std::string note;
-  format_ = &ChooseChatTemplate(tokenizer, arguments.template_name, &note);
+  std::string template_name = arguments.template_name;
+  if (template_name.empty() && loaded_.saved) template_name = loaded_.saved->notes["template"];
+  format_ = &ChooseChatTemplate(tokenizer, template_name, &note);
   if (!note.empty()) Say("chat: " + note);
   renderer_ = MakeRenderer(loaded_.model->tokenizer(), *format_);
-  StreamSettings settings;
-  settings.context = ToContextSettings(arguments.context);
-  settings.context.max_rewind = ToCount(arguments.max_rewind, "--max-rewind");
-  settings.sampler = arguments.sampler.settings;
-  settings.memory = arguments.context.memory;
+  StreamSettings settings(arguments.context);
   settings.state = arguments.state;
   if (arguments.pin_system) {
-    settings.context.num_pinned = std::max<int64_t>(
-        settings.context.num_pinned,
+    settings.options.context.num_pinned = std::max<int64_t>(
+        settings.options.context.num_pinned,
         static_cast<int64_t>(ChatText(tokenizer, *format_, arguments.system).num_head_tokens()));
   }
   stream_ = std::make_unique<Stream>(loaded_, settings);
+  stream_->Bind("--system", SystemNote(arguments.system));
+  stream_->Bind("--pin-system", arguments.pin_system ? "true" : "");
+  stream_->Bind("--template", std::string(format_->name), /*may_come_later=*/true);
   PrintStart(*stream_, loaded_);
   Say(fmt::format("template: {}; /help lists the commands", format_->name));
   if (stream_->is_restored) {
@@ -143,11 +141,7 @@ void Chat::Reply(const std::string& message) {
   renderer_.StartReply(&segments);
   Feed(std::move(segments));
   turns_.back().reply_begin = session().num_tokens();
-  GenerateOptions options;
-  options.max_tokens = ToCount(arguments_.num_tokens, "-n");
-  options.num_pauses = arguments_.num_pauses;
-  options.backspace = arguments_.backspace;
-  options.stop_strings = arguments_.stops;
+  GenerateOptions options = arguments_.generate;
   const std::vector<std::string> stops = StopStrings(*format_);
   options.stop_strings.insert(options.stop_strings.end(), stops.begin(), stops.end());
   bool at_start = true;
@@ -219,8 +213,14 @@ void Chat::Rewind(const std::string& argument) {
 }
 
 void Chat::Load(const std::string& path) {
+  const SnapshotInfo saved = ReadSnapshotInfo(path);
   session().Restore(path);
   stream_->is_restored = true;
+  // The conversation goes on in the format in which it began.
+  if (const auto found = saved.notes.find("template"); found != saved.notes.end()) {
+    std::string note;
+    format_ = &ChooseChatTemplate(loaded_.model->tokenizer(), found->second, &note);
+  }
   AfterRestore();
 }
 
@@ -290,41 +290,23 @@ int Chat::operator()() {
 
 }  // namespace
 
-void AddChat(CLI::App& app, Action* action) {
+void AddChat(Command& program) {
   auto arguments = std::make_shared<ChatArguments>();
-  CLI::App* verb = app.add_subcommand("chat", "A conversation without an end");
-  AddModelOptions(*verb, &arguments->model);
-  constexpr const char* kGroup = "Chat";
-  verb->add_option("--system", arguments->system, "System prompt")->type_name("TEXT")->group(kGroup);
-  verb->add_flag("--pin-system", arguments->pin_system, "Never drop the system prompt")->group(kGroup);
-  verb->add_option("--template", arguments->template_name,
-                   "Chat template in place of the model's: " + ChatTemplateList())
-      ->type_name("NAME")
-      ->group(kGroup);
-  verb->add_option("-n,--num-tokens", arguments->num_tokens, "Most tokens of a reply (default 1024)")
-      ->type_name("N")
-      ->group(kGroup);
-  AddListOption(*verb, "--stop", &arguments->stops, "TEXT",
-                "End a reply before this text; may be given more than once")
-      ->group(kGroup);
-  verb->add_option("--pause", arguments->num_pauses,
-                   "Pause tokens before each reply, for models that have them")
-      ->type_name("N")
-      ->check(CLI::NonNegativeNumber)
-      ->group(kGroup);
-  verb->add_flag("--backspace", arguments->backspace, "Let the model take tokens back, if it was trained to")
-      ->group(kGroup);
-  verb->add_option("--max-rewind", arguments->max_rewind,
-                   "How many tokens /rewind can take back (default 256)")
-      ->type_name("N")
-      ->group(kGroup);
-  verb->add_option("--state", arguments->state, "Go on where this file says, and save to it at the end")
-      ->type_name("FILE")
-      ->group(kGroup);
-  AddContextOptions(*verb, &arguments->context);
-  AddSamplerOptions(*verb, &arguments->sampler);
-  verb->footer(std::string("Commands:\n") + kHelp + "\n" + ContextHelp());
-  verb->callback([=] { *action = [=] { return Chat(*arguments)(); }; });
+  Command& verb = program.AddVerb("chat", "A conversation without an end");
+  AddModelOptions(verb, &arguments->model);
+  verb.SetGroup("Chat");
+  verb.Text("--system", &arguments->system, "TEXT", "System prompt");
+  verb.Flag("--pin-system", &arguments->pin_system, "Never drop the system prompt");
+  verb.Text("--template", &arguments->template_name, "NAME",
+            "Chat template in place of the model's: " + ChatTemplateList());
+  arguments->generate.max_tokens = 1024;
+  AddFields(verb, "num_tokens,stop,pause,backspace", &arguments->generate, &arguments->typed_generate);
+  verb.Text("--state", &arguments->state, "FILE", "Go on where this file says, and save to it at the end");
+  arguments->context.options.context.max_rewind = 256;
+  AddContextOptions(verb, &arguments->context);
+  AddSamplerOptions(verb, &arguments->context);
+  verb.SetFooter(std::string("Commands:\n") + kHelp + "\n" + ContextHelp());
+  verb.SetAction([=] { return Chat(*arguments)(); });
 }
 
 }  // namespace mneme::cli

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <csignal>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -141,6 +142,78 @@ TEST_F(CliTest, WrongUsageIsTwoAndSuggests) {
   EXPECT_EQ(RunProgram({"eval", "logits", "model"}).code, 2);
 }
 
+TEST_F(CliTest, NumbersAreTakenExactlyOrRefused) {
+  const std::vector<std::vector<std::string>> wrong = {{"--seed", "18446744073709551616"},
+                                                       {"--seed", "-1"},
+                                                       {"--pin", "-1"},
+                                                       {"--max-rewind", "-1"},
+                                                       {"--start-position", "-1"},
+                                                       {"--start-position", "9223372036854775808"},
+                                                       {"--temperature", "nan"},
+                                                       {"--temperature", "-1"},
+                                                       {"--repetition-penalty", "1e-45"},
+                                                       {"--repetition-penalty", "inf"},
+                                                       {"--top-k", "1.5"},
+                                                       {"--top-p", "0"},
+                                                       {"--memory", "1.5"},
+                                                       {"--memory", "99999999999G"},
+                                                       {"--chunk", "0"},
+                                                       {"--threads", "1025"},
+                                                       {"-n", "-2"},
+                                                       {"--pause", "-1"},
+                                                       {"--pack", "int8"},
+                                                       {"--ban", "1,x"}};
+  for (const std::vector<std::string>& option : wrong) {
+    const Outcome outcome = RunProgram({"run", "model", option[0], option[1]});
+    EXPECT_EQ(outcome.code, 2) << option[0] << " " << option[1] << ": " << outcome.err;
+    ExpectOneErrorLine(outcome, "'" + option[1].substr(option[1].find(',') + 1) + "'");
+  }
+}
+
+TEST_F(CliTest, OptionsOfOtherProgramsAreUnderstoodOrExplained) {
+  const std::vector<std::pair<std::vector<std::string>, std::string>> hints = {
+      {{"-c", "4096"}, "--memory"},         {{"--ctx-size=4096"}, "--memory"}, {{"-ngl", "99"}, "processor"},
+      {{"--prompt-cache", "f"}, "--state"}, {{"-ctk", "q8_0"}, "--kv-k"},      {{"-cnv"}, "mneme chat"}};
+  for (const auto& [words, hint] : hints) {
+    std::vector<std::string> arguments = {"run", "model"};
+    arguments.insert(arguments.end(), words.begin(), words.end());
+    const Outcome outcome = RunProgram(arguments);
+    EXPECT_EQ(outcome.code, 2) << words[0];
+    ExpectOneErrorLine(outcome, hint);
+  }
+  // These mean the same here: the command line is right, and the file is not there.
+  const Outcome outcome = RunProgram({"run",
+                                      "-m",
+                                      Path("absent.gguf"),
+                                      "-t",
+                                      "1",
+                                      "-s",
+                                      "7",
+                                      "--temp",
+                                      "0.5",
+                                      "--repeat-penalty",
+                                      "1.1",
+                                      "--repeat-last-n",
+                                      "32",
+                                      "--keep",
+                                      "4",
+                                      "--ignore-eos",
+                                      "--cache-type-k",
+                                      "q8_0",
+                                      "--n-predict",
+                                      "3"});
+  EXPECT_EQ(outcome.code, 1) << outcome.err;
+  ExpectOneErrorLine(outcome, "absent.gguf");
+}
+
+TEST_F(CliTest, VersionAndHelpThatCannotBeWrittenAreErrors) {
+  for (const char* words : {" --version", " --help", " run --help"}) {
+    const std::string command = std::string(MNEME_PROGRAM) + words + " >/dev/full 2>" + Path("err");
+    EXPECT_EQ(WEXITSTATUS(std::system(command.c_str())), 1) << words;
+    EXPECT_NE(ReadAll(Path("err")).find("standard output"), std::string::npos) << words;
+  }
+}
+
 TEST_F(CliTest, MissingAndDamagedFilesAreOne) {
   Outcome outcome = RunProgram({"run", Path("absent.gguf")});
   EXPECT_EQ(outcome.code, 1);
@@ -206,6 +279,15 @@ TEST_F(CliTest, FilesPipesAndPromptsAreOneText) {
   EXPECT_EQ(files.err, "");
 }
 
+TEST_F(CliTest, ValuesAreTakenAsTheyAreWritten) {
+  MNEME_REQUIRE_MODEL(model);
+  for (const char* prompt : {"[a,b]", "{}", "%%", "-1", "a=b", "\"quoted\""}) {
+    const Outcome outcome = RunProgram({"run", model, "-p", prompt, "--no-generate", "--report", Path("r")});
+    ASSERT_EQ(outcome.code, 0) << outcome.err;
+    EXPECT_EQ(Json::parse(ReadAll(Path("r")))["stream"]["text_bytes"], std::strlen(prompt)) << prompt;
+  }
+}
+
 TEST_F(CliTest, StateContinuesWithTheSameText) {
   MNEME_REQUIRE_MODEL(model);
   const std::vector<std::string> common = {
@@ -254,6 +336,96 @@ TEST_F(CliTest, StateOfAnotherContextIsRefused) {
   EXPECT_EQ(ReadAll(Path("s")), before);
   Write("s", before.substr(0, before.size() / 2));
   EXPECT_EQ(RunProgram({"run", model, "-n", "2", "--state", Path("s")}).code, 1);
+}
+
+TEST_F(CliTest, NoOptionBesideAStateIsPassedOver) {
+  MNEME_REQUIRE_MODEL(model);
+  ASSERT_EQ(RunProgram({"run", model, "--system", "Once.", "-p", " Hi", "-n", "2", "--context",
+                        "sinks:window=50", "--temperature", "0.5", "--state", Path("s")})
+                .code,
+            0);
+  const std::string before = ReadAll(Path("s"));
+  const std::vector<std::vector<std::string>> bound = {{"--kv-k:", "--kv", "f32"},
+                                                       {"--kv-k:", "--kv-k", "f32"},
+                                                       {"--kv-v:", "--kv-v", "f32"},
+                                                       {"--chunk:", "--chunk", "16"},
+                                                       {"--pin:", "--pin", "3"},
+                                                       {"--start-position:", "--start-position", "5"},
+                                                       {"--max-rewind:", "--max-rewind", "9"},
+                                                       {"--context:", "--context", "dense"},
+                                                       {"--pack", "--pack", "int16"},
+                                                       {"--system", "--system", "Twice."},
+                                                       {"--pin-system", "--system", "Once.", "--pin-system"}};
+  for (const std::vector<std::string>& words : bound) {
+    std::vector<std::string> arguments = {"run", model, "-n", "2", "--state", Path("s")};
+    arguments.insert(arguments.end(), words.begin() + 1, words.end());
+    const Outcome outcome = RunProgram(arguments);
+    EXPECT_EQ(outcome.code, 1) << words[1] << ": " << outcome.err;
+    ExpectOneErrorLine(outcome, words[0]);
+    EXPECT_EQ(ReadAll(Path("s")), before) << words[1];
+  }
+  // What a state leaves free is taken from it, or as typed.
+  const auto reported = [&](std::vector<std::string> words) {
+    std::vector<std::string> arguments = {"run",     model,     "-n",       "1",
+                                          "--state", Path("s"), "--report", Path("r")};
+    arguments.insert(arguments.end(), words.begin(), words.end());
+    const Outcome outcome = RunProgram(arguments);
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    return Json::parse(ReadAll(Path("r")))["options"];
+  };
+  EXPECT_EQ(reported({})["temperature"], 0.5);
+  EXPECT_EQ(reported({"--temperature", "0.25", "--special"})["temperature"], 0.25);
+  EXPECT_EQ(reported({"--seed", "3", "--system", "Once.", "--context", "sinks"})["seed"], 3);
+}
+
+TEST_F(CliTest, AConversationBeginsWithItsOwnSystemPrompt) {
+  MNEME_REQUIRE_MODEL(model);
+  const auto chat = [&](std::vector<std::string> words) {
+    std::vector<std::string> arguments = {"chat", model, "-n", "2", "--state", Path("s")};
+    arguments.insert(arguments.end(), words.begin(), words.end());
+    return RunProgram(arguments, "Hello\n");
+  };
+  ASSERT_EQ(chat({"--system", "Be kind.", "--template", "chatml"}).code, 0);
+  const std::vector<std::vector<std::string>> refused = {{"--system", "Be quick."},
+                                                         {"--system", "Be kind.", "--pin-system"},
+                                                         {"--template", "zephyr"},
+                                                         {"--max-rewind", "9"}};
+  for (const std::vector<std::string>& words : refused) {
+    const Outcome outcome = chat(words);
+    EXPECT_EQ(outcome.code, 1) << words[0] << outcome.err;
+    ExpectOneErrorLine(outcome, words.size() == 3 ? words[2] : words[0].substr(0, 5));
+  }
+  const Outcome outcome = chat({"--system", "Be kind."});
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_NE(outcome.err.find("template: chatml"), std::string::npos) << outcome.err;
+}
+
+TEST_F(CliTest, ResumeNeedsTheTextThatWasRead) {
+  MNEME_REQUIRE_MODEL(model);
+  std::string text;
+  for (int i = 0; i < 40; ++i) text += "Once upon a time there was a dog. ";
+  const std::vector<std::string> first = {
+      "run", model, "--system", "A story. ", "-f", Write("t", text), "--no-generate", "--state", Path("s")};
+  ASSERT_EQ(RunProgram(first).code, 0);
+  const auto resume = [&](const std::string& system, const std::string& file) {
+    std::vector<std::string> arguments = {"run", model,     "-f",      file,      "-n",
+                                          "5",   "--state", Path("s"), "--resume"};
+    if (!system.empty()) arguments.insert(arguments.end(), {"--system", system});
+    return RunProgram(arguments);
+  };
+  std::string other = text;
+  other[100] = 'X';
+  Outcome outcome = resume("A story. ", Write("other", other));
+  EXPECT_EQ(outcome.code, 1);
+  ExpectOneErrorLine(outcome, "--resume");
+  outcome = resume("A longer story. ", Path("t"));
+  EXPECT_EQ(outcome.code, 1);
+  ExpectOneErrorLine(outcome, "--system");
+  outcome = resume("", Path("t"));
+  EXPECT_EQ(outcome.code, 1);
+  ExpectOneErrorLine(outcome, "--resume");
+  outcome = resume("A story. ", Path("t"));
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
 }
 
 TEST_F(CliTest, InterruptSavesTheStateAndResumeGoesOn) {
@@ -604,7 +776,8 @@ TEST_F(CliTest, NamesOutOfAFileDoNotActOnTheTerminal) {
   writer.Set("general.name", std::string("x\x1b[2J\0\xE2\x80\xAEy", 10));
   writer.Set("general.\x1b[31mkey", std::string("\x1b[32mvalue"));
   writer.CopyAllMetadata(file);
-  for (const GgufTensor& tensor : file.tensors()) writer.AddTensor(tensor.name, tensor.encoding, tensor.shape, tensor.data);
+  for (const GgufTensor& tensor : file.tensors())
+    writer.AddTensor(tensor.name, tensor.encoding, tensor.shape, tensor.data);
   const float one = 1;
   writer.AddTensor("\x1b[33mtensor", Encoding::kF32, {1}, &one);
   writer.Write(Path("hostile.gguf"));
@@ -625,7 +798,8 @@ TEST_F(CliTest, NamesOutOfAFileDoNotActOnTheTerminal) {
 }
 
 TEST_F(CliTest, WhatHasNoEffectIsRefused) {
-  const Outcome tokenizer = RunProgram({"convert", "--random", "tiny", Path("m.gguf"), "--tokenizer", Path("none.json")});
+  const Outcome tokenizer =
+      RunProgram({"convert", "--random", "tiny", Path("m.gguf"), "--tokenizer", Path("none.json")});
   EXPECT_EQ(tokenizer.code, 2);
   ExpectOneErrorLine(tokenizer, "--tokenizer");
   EXPECT_FALSE(fs::exists(Path("m.gguf")));
@@ -639,7 +813,8 @@ TEST_F(CliTest, InspectSaysNothingMoreOfAMissingTokenizer) {
   const GgufFile file(Path("m.gguf"));
   GgufWriter writer;
   writer.CopyAllMetadata(file);
-  for (const GgufTensor& tensor : file.tensors()) writer.AddTensor(tensor.name, tensor.encoding, tensor.shape, tensor.data);
+  for (const GgufTensor& tensor : file.tensors())
+    writer.AddTensor(tensor.name, tensor.encoding, tensor.shape, tensor.data);
   for (const GgufValue& value : file.metadata())
     if (value.key.starts_with("tokenizer.")) writer.Remove(value.key);
   writer.Write(Path("bare.gguf"));

@@ -3,7 +3,6 @@
 
 #include <fmt/core.h>
 
-#include <CLI/CLI.hpp>
 #include <memory>
 #include <optional>
 #include <string>
@@ -82,32 +81,25 @@ std::string ShapeList() {
 
 }  // namespace
 
-void AddConvert(CLI::App& app, Action* action) {
+void AddConvert(Command& program) {
   auto arguments = std::make_shared<ConvertArguments>();
-  CLI::App* verb =
-      app.add_subcommand("convert", "Write a model as GGUF, quantised; or one with random weights");
-  verb->add_option("PATHS", arguments->paths, "IN OUT.gguf, or with --random only OUT.gguf")
-      ->type_name("")
-      ->expected(1, 2)
-      ->required();
-  verb->add_option("--encoding", arguments->encoding,
-                   "Of all matrices: f16, bf16, q8_0, q4_0, q4_k, q6_k... (default q8_0)")
-      ->type_name("ENC");
-  verb->add_option("--random", arguments->random,
-                   "Random weights in the shape of " + ShapeList() +
-                       ", or layers=2,dim=64,heads=4,kv_heads=2,ffn=128,vocab=512,length=256")
-      ->type_name("SHAPE");
-  verb->add_option("--seed", arguments->seed, "Of the random weights (default 0)")->type_name("N");
-  verb->add_option("--tokenizer", arguments->tokenizer, "Tokenizer file, where the model carries none")
-      ->type_name("PATH");
-  verb->add_option("--threads", arguments->num_threads, "Threads (default: all cores)")
-      ->type_name("N")
-      ->check(CLI::Range(1, 1024));
-  verb->footer(
+  Command& verb = program.AddVerb("convert", "Write a model as GGUF, quantised; or one with random weights");
+  Option& paths = verb.List("PATHS", &arguments->paths, "", "IN OUT.gguf, or with --random only OUT.gguf");
+  paths.is_required = true;
+  paths.max_values = 2;
+  verb.Text("--encoding", &arguments->encoding, "ENC",
+            "Of all matrices: f16, bf16, q8_0, q4_0, q4_k, q6_k... (default q8_0)");
+  verb.Text("--random", &arguments->random, "SHAPE",
+            "Random weights in the shape of " + ShapeList() +
+                ", or layers=2,dim=64,heads=4,kv_heads=2,ffn=128,vocab=512,length=256");
+  verb.Number("--seed", &arguments->seed, {0, 0x1p64}, "N", "Of the random weights (default 0)");
+  verb.Text("--tokenizer", &arguments->tokenizer, "PATH", "Tokenizer file, where the model carries none");
+  verb.Number("-t,--threads", &arguments->num_threads, {1, 1024}, "N", "Threads (default: all cores)");
+  verb.SetFooter(
       "Examples:\n"
       "  mneme convert ./TinyLlama-1.1B-Chat model-q8.gguf --encoding q8_0\n"
       "  mneme convert --random tinyllama-1.1b random.gguf --encoding q4_0 --seed 1");
-  verb->callback([=] { *action = [=] { return Convert(*arguments); }; });
+  verb.SetAction([=] { return Convert(*arguments); });
 }
 
 }  // namespace mneme::cli

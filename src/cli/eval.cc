@@ -1,7 +1,6 @@
 // mneme eval: how well a model does on a stream, and its numbers for comparison with other engines.
 #include <fmt/core.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cmath>
 #include <memory>
@@ -20,30 +19,29 @@
 #include "cli/signals.h"
 #include "cli/stream.h"
 #include "cli/verbs.h"
-#include "eval/perplexity/report.h"
-#include "eval/tasks/logits.h"
 #include "eval/perplexity/perplexity.h"
 #include "eval/perplexity/recompute.h"
+#include "eval/perplexity/report.h"
+#include "eval/tasks/logits.h"
 #include "session/plan.h"
 
 namespace mneme::cli {
 namespace {
 
 struct LogitsArguments {
-  ModelOptions model;
-  ContextOptions context;
+  ModelArguments model;
+  SessionArguments context;
   std::string ids;
   std::string out;
 };
 
 int Logits(const LogitsArguments& arguments) {
-  StreamSettings settings;
-  settings.context = ToContextSettings(arguments.context);
-  settings.memory = arguments.context.memory;
+  StreamSettings settings(arguments.context);
   LoadedModel loaded(arguments.model, /*load_tokenizer=*/false);
   // Others compute exact attention; a model with a memory has no other meaning than with it.
   const bool has_memory = loaded.model->context_shape().memory.segment > 0;
-  if (settings.context.spec == "auto" && !has_memory) settings.context.spec = "dense";
+  ContextSettings& context = settings.options.context;
+  if (context.spec == "auto" && !has_memory) context.spec = "dense";
   Stream stream(loaded, settings);
   PrintStart(stream, loaded);
   const size_t vocab_size = loaded.model->config().vocab_size;
@@ -56,13 +54,13 @@ int Logits(const LogitsArguments& arguments) {
 }
 
 struct PerplexityArguments {
-  ModelOptions model;
-  ContextOptions context;
+  ModelArguments model;
+  SessionArguments context;
   std::vector<std::string> specs;
   std::vector<std::string> files;
   std::string json;
   std::string html;
-  std::string max_tokens;
+  int64_t max_tokens = -1;
   std::string lengths;
   std::string sinks;
   std::string caches;
@@ -122,16 +120,13 @@ PerplexityOptions PerplexityVerb::Resolve(const Model& model, size_t num_threads
   const std::vector<std::string> specs = Specs();
   const size_t num_contexts = specs.size();
   for (const std::string& spec : specs) {
-    ContextOptions one = arguments_.context;
-    one.spec = spec;
     if (const std::optional<RecomputeSpec> recompute = ParseRecompute(spec)) {
-      one.spec = "dense";
-      options.contexts.push_back(ToContextSettings(one));
+      options.contexts.push_back(ContextFor(arguments_.context, "dense"));
       options.contexts.back().spec = recompute->ToString();
       continue;
     }
     SessionOptions session;
-    session.context = ToContextSettings(one);
+    session.context = ContextFor(arguments_.context, spec);
     const ResolvedContext resolved = ResolveSessionContext(model, session, cap_bytes / num_contexts,
                                                            spec == "auto" ? max_tokens_ : -1, num_threads);
     if (!resolved.reason.empty())
@@ -218,7 +213,7 @@ void PerplexityVerb::Write() const {
   for (const std::string& path : arguments_.files) header.command += " -f " + path;
   for (const PerplexityResult& result : results) header.command += " --context " + result.context;
   if (!arguments_.lengths.empty()) header.command += " --lengths " + arguments_.lengths;
-  if (!arguments_.max_tokens.empty()) header.command += " --max-tokens " + arguments_.max_tokens;
+  if (max_tokens_ >= 0) header.command += fmt::format(" --max-tokens {}", max_tokens_);
   header.run = MakeEvalHeader(*loaded_->model, loaded_->pool.num_threads());
   header.run->task = "perplexity";
   header.run->title = "Perplexity by position: " + header.model;
@@ -246,10 +241,8 @@ void PerplexityVerb::Write() const {
 }
 
 int PerplexityVerb::operator()() {
-  if (!arguments_.max_tokens.empty()) max_tokens_ = ToCount(arguments_.max_tokens, "--max-tokens");
-  if (max_tokens_ >= 0 && max_tokens_ < 2)
-    FailUsage("--max-tokens: at least 2, since the first token is not predicted");
-  const MemoryCap cap = ToMemoryCap(arguments_.context.memory);
+  max_tokens_ = arguments_.max_tokens;
+  const MemoryCap cap = ToMemoryCap(arguments_.context.engine);
   loaded_ = std::make_unique<LoadedModel>(arguments_.model, !arguments_.ids);
   budget_ = std::make_unique<Budget>(cap.bytes);
   const PerplexityOptions options = Resolve(*loaded_->model, loaded_->pool.num_threads(), cap.bytes);
@@ -272,60 +265,55 @@ int PerplexityVerb::operator()() {
   return 0;
 }
 
-void AddLogits(CLI::App& eval, Action* action) {
+void AddLogits(Command& eval) {
   auto arguments = std::make_shared<LogitsArguments>();
-  CLI::App* verb =
-      eval.add_subcommand("logits", "Write the logits of every token, to compare with other engines");
-  AddModelOptions(*verb, &arguments->model);
-  verb->add_option("--ids", arguments->ids,
-                   "Token ids as text, separated by white space; - is standard input")
-      ->type_name("FILE")
-      ->required();
-  verb->add_option("--out", arguments->out, "float32 little-endian [number of ids, vocabulary]")
-      ->type_name("FILE")
-      ->required();
-  arguments->context.kv = "f32";
-  AddContextOptions(*verb, &arguments->context);
-  verb->footer(
+  Command& verb = eval.AddVerb("logits", "Write the logits of every token, to compare with other engines");
+  AddModelOptions(verb, &arguments->model);
+  verb.Text("--ids", &arguments->ids, "FILE",
+            "Token ids as text, separated by white space; - is standard input")
+      .is_required = true;
+  verb.Text("--out", &arguments->out, "FILE", "float32 little-endian [number of ids, vocabulary]")
+      .is_required = true;
+  ContextSettings& context = arguments->context.options.context;
+  context.key_encoding = context.value_encoding = Encoding::kF32;
+  AddContextOptions(verb, &arguments->context);
+  verb.SetFooter(
       "Made for comparing implementations: the defaults here are --context dense and --kv f32, which round nothing. Products are\n"
       "those of the model as it runs: weights of integer blocks (Q8_0, Q4_K...) meet activations in blocks of 8 bits, and F16 and\n"
       "BF16 weights are multiplied as blocks of 14-bit integers where the processor has an instruction for it. --pack float32\n"
       "multiplies F32, F16 and BF16 weights in float32.");
-  verb->callback([=] { *action = [=] { return Logits(*arguments); }; });
+  verb.SetAction([=] { return Logits(*arguments); });
 }
 
-void AddPerplexity(CLI::App& eval, Action* action) {
+void AddPerplexity(Command& eval) {
   auto arguments = std::make_shared<PerplexityArguments>();
-  CLI::App* verb = eval.add_subcommand("perplexity", "Perplexity by position, several contexts side by side");
-  AddModelOptions(*verb, &arguments->model);
-  AddListOption(*verb, "-f,--file", &arguments->files, "FILE",
-                "Text, - is standard input (default); several are read as one");
-  verb->add_flag("--ids", arguments->ids, "The input is token ids as text");
-  AddContextList(*verb, &arguments->specs, ". Also recompute:window=N,every=M, the slow exact window");
-  verb->add_option("--max-tokens", arguments->max_tokens, "Read no more than this")->type_name("N");
-  verb->add_option("--lengths", arguments->lengths,
-                   "Also a table by length, of the second half of each: 2K,4K,32K; K is 1024")
-      ->type_name("N,...");
-  verb->add_option("--sinks", arguments->sinks, "With --cache: a table over numbers of sinks, as 0,1,2,4,8")
-      ->type_name("N,...");
-  verb->add_option("--cache", arguments->caches,
-                   "With --sinks: and over cache sizes, sinks and window together")
-      ->type_name("N,...");
-  verb->add_option("--bins", arguments->num_bins,
-                   "About N even bins of positions (default: four to an octave)")
-      ->type_name("N")
-      ->check(CLI::Range(1, 100000));
-  verb->add_option("--json", arguments->json, "Write all bins")->type_name("FILE");
-  verb->add_option("--html", arguments->html, "Write a page with a plot; it needs nothing from the network")
-      ->type_name("FILE");
-  AddContextOptions(*verb, &arguments->context, /*with_context=*/false);
-  verb->footer(
+  Command& verb = eval.AddVerb("perplexity", "Perplexity by position, several contexts side by side");
+  AddModelOptions(verb, &arguments->model);
+  verb.List("-f,--file", &arguments->files, "FILE",
+            "Text, - is standard input (default); several are read as one");
+  verb.Flag("--ids", &arguments->ids, "The input is token ids as text");
+  AddContextList(verb, &arguments->specs, ". Also recompute:window=N,every=M, the slow exact window");
+  verb.Number("--max-tokens", &arguments->max_tokens, {2, 0x1p62, Unit::kThousands}, "N",
+              "Read no more than this");
+  verb.Text("--lengths", &arguments->lengths, "N,...",
+            "Also a table by length, of the second half of each: 2K,4K,32K; K is 1024");
+  verb.Text("--sinks", &arguments->sinks, "N,...",
+            "With --cache: a table over numbers of sinks, as 0,1,2,4,8");
+  verb.Text("--cache", &arguments->caches, "N,...",
+            "With --sinks: and over cache sizes, sinks and window together");
+  verb.Number("--bins", &arguments->num_bins, {1, 100000, Unit::kThousands}, "N",
+              "About N even bins of positions (default: four to an octave)");
+  verb.Text("--json", &arguments->json, "FILE", "Write all bins");
+  verb.Text("--html", &arguments->html, "FILE",
+            "Write a page with a plot; it needs nothing from the network");
+  AddContextOptions(verb, &arguments->context, /*with_context=*/false);
+  verb.SetFooter(
       "Example:\n"
       "  mneme eval perplexity model.gguf -f book.txt --context sinks --context lambda --context window "
       "--html book.html");
-  verb->callback([=] {
+  verb.SetAction([=] {
     if (arguments->files.empty()) arguments->files.push_back("-");
-    *action = [=] { return PerplexityVerb(*arguments)(); };
+    return PerplexityVerb(*arguments)();
   });
 }
 
@@ -345,20 +333,19 @@ std::vector<int64_t> ParseCounts(const std::string& text, const std::string& opt
   return values;
 }
 
-void AddEval(CLI::App& app, Action* action) {
-  CLI::App* verb = app.add_subcommand(
+void AddEval(Command& program) {
+  Command& verb = program.AddVerb(
       "eval", "Measure a model: perplexity, recall, benchmarks, speed; suites of them with one report");
-  verb->require_subcommand(1);
-  AddLogits(*verb, action);
-  AddPerplexity(*verb, action);
-  AddEvalPasskey(*verb, action);
-  AddEvalNeedle(*verb, action);
-  AddEvalStream(*verb, action);
-  AddEvalDatasets(*verb, action);
-  AddEvalSpeed(*verb, action);
-  AddEvalSummary(*verb, action);
-  AddEvalSuite(*verb, action);
-  AddEvalCompare(*verb, action);
+  AddLogits(verb);
+  AddPerplexity(verb);
+  AddEvalPasskey(verb);
+  AddEvalNeedle(verb);
+  AddEvalStream(verb);
+  AddEvalDatasets(verb);
+  AddEvalSpeed(verb);
+  AddEvalSummary(verb);
+  AddEvalSuite(verb);
+  AddEvalCompare(verb);
 }
 
 }  // namespace mneme::cli

@@ -2,7 +2,6 @@
 // has.
 #include <fmt/core.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <filesystem>
 #include <memory>
@@ -31,8 +30,8 @@ namespace fs = std::filesystem;
 
 struct DatasetArguments {
   Benchmark benchmark = Benchmark::kLongBench;
-  ModelOptions model;
-  ContextOptions context;
+  ModelArguments model;
+  SessionArguments context;
   std::vector<std::string> specs;
   std::string data;
   std::string out;
@@ -140,9 +139,7 @@ EvalHeader DatasetVerb::Header() const {
   header.program_version = MNEME_VERSION;
   header.seed = arguments_.seed;
   header.model_file = fs::path(ModelPath(arguments_.model.path)).filename().string();
-  ContextOptions options = arguments_.context;
-  if (!arguments_.specs.empty()) options.spec = arguments_.specs.front();
-  const ContextSettings context = ToContextSettings(options);
+  const ContextSettings& context = arguments_.context.options.context;
   header.settings = {
       {"data", HashText(HashData(arguments_.benchmark, arguments_.data))},
       {"prompts", arguments_.prompts.empty() ? "built in" : NameAndHash(arguments_.prompts)},
@@ -185,10 +182,8 @@ bool DatasetVerb::RunFile(DatasetRun& run, const DatasetSettings& settings, cons
 }
 
 bool DatasetVerb::RunContext(const std::string& spec, EvalLog* log) {
-  ContextOptions one = arguments_.context;
-  one.spec = spec;
   SessionOptions session;
-  session.context = ToContextSettings(one);
+  session.context = ContextFor(arguments_.context, spec);
   const ResolvedContext resolved =
       ResolveSessionContext(*loaded_->model, session, cap_.bytes, -1, loaded_->pool.num_threads());
   fmt::print(stderr, "context: {}{}\n", resolved.settings.spec,
@@ -238,7 +233,7 @@ void DatasetVerb::Print(const EvalLog& log) const {
 
 int DatasetVerb::operator()() {
   Prepare();
-  cap_ = ToMemoryCap(arguments_.context.memory);
+  cap_ = ToMemoryCap(arguments_.context.engine);
   loaded_ = std::make_unique<LoadedModel>(arguments_.model);
   if (arguments_.chat == "auto") {
     chat_ = RecogniseChatTemplate(loaded_->model->tokenizer().chat_template());
@@ -265,65 +260,54 @@ int DatasetVerb::operator()() {
   return kExitInterrupted;
 }
 
-void AddDataset(CLI::App& eval, Action* action, Benchmark benchmark, const char* what, const char* footer) {
+void AddDataset(Command& eval, Benchmark benchmark, const char* what, const char* footer) {
   auto arguments = std::make_shared<DatasetArguments>();
   arguments->benchmark = benchmark;
-  CLI::App* verb = eval.add_subcommand(std::string(BenchmarkName(benchmark)), what);
-  AddModelOptions(*verb, &arguments->model);
-  verb->add_option("--data", arguments->data, "Folder of the benchmark's files, or one file")
-      ->type_name("PATH")
-      ->required();
-  verb->add_option("--out", arguments->out, "Folder for answers and scores; what is there is not asked again")
-      ->type_name("FOLDER")
-      ->required();
-  AddListOption(*verb, "--task", &arguments->tasks, "NAME", "Only this task; may be given more than once");
-  AddContextList(*verb, &arguments->specs);
-  verb->add_option(
-          "--prompts", arguments->prompts,
-          "JSON of task names and prompts with {context}, {input}..., as the benchmark publishes them")
-      ->type_name("FILE");
-  verb->add_option("--chat-template", arguments->chat,
-                   "Put prompts into a chat turn: auto, none, or a format's name (default none)")
-      ->type_name("NAME");
-  verb->add_option("--max-tokens", arguments->max_tokens,
-                   "Longest answer (default: as published for the task)")
-      ->type_name("N")
-      ->check(CLI::Range(1, 1 << 20));
-  verb->add_option("--limit", arguments->limit, "Only the first N questions of a file")
-      ->type_name("N")
-      ->check(CLI::Range(1, 1 << 30));
-  verb->add_option("--truncate", arguments->truncate,
-                   "Keep the first and the last half of N tokens of a prompt (default: all of it)")
-      ->type_name("N")
-      ->check(CLI::Range(2, 1 << 30));
+  Command& verb = eval.AddVerb(std::string(BenchmarkName(benchmark)), what);
+  AddModelOptions(verb, &arguments->model);
+  verb.Text("--data", &arguments->data, "PATH", "Folder of the benchmark's files, or one file").is_required =
+      true;
+  verb.Text("--out", &arguments->out, "FOLDER",
+            "Folder for answers and scores; what is there is not asked again")
+      .is_required = true;
+  verb.List("--task", &arguments->tasks, "NAME", "Only this task; may be given more than once");
+  AddContextList(verb, &arguments->specs);
+  verb.Text("--prompts", &arguments->prompts, "FILE",
+            "JSON of task names and prompts with {context}, {input}..., as the benchmark publishes them");
+  verb.Text("--chat-template", &arguments->chat, "NAME",
+            "Put prompts into a chat turn: auto, none, or a format's name (default none)");
+  verb.Number("--max-tokens", &arguments->max_tokens, {1, 1 << 20, Unit::kThousands}, "N",
+              "Longest answer (default: as published for the task)");
+  verb.Number("--limit", &arguments->limit, {1, 1 << 30, Unit::kThousands}, "N",
+              "Only the first N questions of a file");
+  verb.Number("--truncate", &arguments->truncate, {2, 1 << 30, Unit::kThousands}, "N",
+              "Keep the first and the last half of N tokens of a prompt (default: all of it)");
   if (benchmark == Benchmark::kBabi) {
-    verb->add_option("--book", arguments->book,
-                     "Hide the facts of bAbI stories among the sentences of this text")
-        ->type_name("FILE");
-    verb->add_option("--lengths", arguments->lengths,
-                     "Tokens of story and book together: 4K,32K,1M; K is 1024")
-        ->type_name("N,...");
-    verb->add_option("--seed", arguments->seed, "Of the hiding places (default 0)")->type_name("N");
+    verb.Text("--book", &arguments->book, "FILE",
+              "Hide the facts of bAbI stories among the sentences of this text");
+    verb.Text("--lengths", &arguments->lengths, "N,...",
+              "Tokens of story and book together: 4K,32K,1M; K is 1024");
+    verb.Number("--seed", &arguments->seed, {0, 0x1p64}, "N", "Of the hiding places (default 0)");
   }
-  verb->add_flag("--skip-bad", arguments->skip_bad, "Name bad lines and pass over them");
-  verb->add_option("--json", arguments->json, "Write the results; - is standard output")->type_name("FILE");
-  verb->add_option("--html", arguments->html, "Write a page with the results")->type_name("FILE");
-  AddContextOptions(*verb, &arguments->context, /*with_context=*/false);
-  verb->footer(footer);
-  verb->callback([=] { *action = [=] { return DatasetVerb(*arguments)(); }; });
+  verb.Flag("--skip-bad", &arguments->skip_bad, "Name bad lines and pass over them");
+  verb.Text("--json", &arguments->json, "FILE", "Write the results; - is standard output");
+  verb.Text("--html", &arguments->html, "FILE", "Write a page with the results");
+  AddContextOptions(verb, &arguments->context, /*with_context=*/false);
+  verb.SetFooter(footer);
+  verb.SetAction([=] { return DatasetVerb(*arguments)(); });
 }
 
 }  // namespace
 
-void AddEvalDatasets(CLI::App& eval, Action* action) {
-  AddDataset(eval, action, Benchmark::kLongBench, "LongBench: answers and published scores",
+void AddEvalDatasets(Command& eval) {
+  AddDataset(eval, Benchmark::kLongBench, "LongBench: answers and published scores",
              "Example:\n  mneme eval longbench model.gguf --data longbench/data --task qasper --out pred "
              "--prompts dataset2prompt.json");
   AddDataset(
-      eval, action, Benchmark::kInfiniteBench, "InfiniteBench: answers and published scores",
+      eval, Benchmark::kInfiniteBench, "InfiniteBench: answers and published scores",
       "Example:\n  mneme eval infinitebench model.gguf --data infinitebench --task passkey --out pred");
   AddDataset(
-      eval, action, Benchmark::kBabi, "bAbI and BABILong: answers and published scores",
+      eval, Benchmark::kBabi, "bAbI and BABILong: answers and published scores",
       "Examples:\n  mneme eval babi model.gguf --data babilong/data --out pred\n"
       "  mneme eval babi model.gguf --data tasks_1-20_v1-2/en --task qa1 --book book.txt --lengths 4K,64K "
       "--out pred");

@@ -1,7 +1,6 @@
 // mneme eval passkey | needle | stream: what a context remembers, by depth, length and distance; and compare.
 #include <fmt/core.h>
 
-#include <CLI/CLI.hpp>
 #include <charconv>
 #include <memory>
 #include <string>
@@ -27,8 +26,8 @@ namespace {
 
 // What all recall tasks take.
 struct RecallArguments {
-  ModelOptions model;
-  ContextOptions context;
+  ModelArguments model;
+  SessionArguments context;
   std::vector<std::string> specs;
   std::string lengths;
   std::string depths;
@@ -80,29 +79,24 @@ AskOptions ToAsk(const std::string& text) {
   return ask;
 }
 
-void AddRecallOptions(CLI::App& verb, RecallArguments* arguments) {
+void AddRecallOptions(Command& verb, RecallArguments* arguments, bool with_trials = true) {
   AddModelOptions(verb, &arguments->model);
   AddContextList(verb, &arguments->specs);
-  verb.add_option("--trials", arguments->trials, "Texts per cell (default 20)")
-      ->type_name("N")
-      ->check(CLI::Range(1, 100000));
-  verb.add_option("--score", arguments->score,
-                  "generate: what the model writes; likelihood: the likeliest of some candidates; or both "
-                  "(default)")
-      ->type_name("HOW,...");
-  verb.add_option("--candidates", arguments->candidates,
-                  "Candidates for likelihood, the right one included (default 10)")
-      ->type_name("N")
-      ->check(CLI::Range(2, 64));
-  verb.add_option("--haystack", arguments->haystack, "A text to hide in (default: the papers' filler)")
-      ->type_name("FILE");
-  verb.add_flag("--repeat", arguments->repeat, "Begin the haystack again where it is too short");
-  verb.add_option("--seed", arguments->seed, "Of keys, values and places (default 0)")->type_name("N");
-  verb.add_option("--json", arguments->json,
-                  "Write the results as they come; a run that was stopped goes on from this file")
-      ->type_name("FILE");
-  verb.add_option("--html", arguments->html, "Write a page with pictures; it needs nothing from the network")
-      ->type_name("FILE");
+  if (with_trials)
+    verb.Number("--trials", &arguments->trials, {1, 100000, Unit::kThousands}, "N",
+                "Texts per cell (default 20)");
+  verb.Text("--score", &arguments->score, "HOW,...",
+            "generate: what the model writes; likelihood: the likeliest of some candidates; or both "
+            "(default)");
+  verb.Number("--candidates", &arguments->candidates, {2, 64, Unit::kThousands}, "N",
+              "Candidates for likelihood, the right one included (default 10)");
+  verb.Text("--haystack", &arguments->haystack, "FILE", "A text to hide in (default: the papers' filler)");
+  verb.Flag("--repeat", &arguments->repeat, "Begin the haystack again where it is too short");
+  verb.Number("--seed", &arguments->seed, {0, 0x1p64}, "N", "Of keys, values and places (default 0)");
+  verb.Text("--json", &arguments->json, "FILE",
+            "Write the results as they come; a run that was stopped goes on from this file");
+  verb.Text("--html", &arguments->html, "FILE",
+            "Write a page with pictures; it needs nothing from the network");
   AddContextOptions(verb, &arguments->context, /*with_context=*/false);
 }
 
@@ -111,10 +105,12 @@ class RecallVerb {
  public:
   RecallVerb(const RecallArguments& arguments, std::string task)
       : arguments_(arguments),
-        cap_(ToMemoryCap(arguments.context.memory)),
+        cap_(ToMemoryCap(arguments.context.engine)),
         loaded_(arguments.model),
         command_(fmt::format("mneme eval {} {}", task, ModelPath(arguments.model.path))) {
-    options_.context = ToContextSettings(WithFirstSpec());
+    // An unknown context is refused before the model is read.
+    for (const std::string& spec : arguments.specs) ContextFor(arguments.context, spec);
+    options_.context = arguments.context.options.context;
     options_.specs = arguments.specs;
     options_.cap_bytes = cap_.bytes;
     options_.ask = ToAsk(arguments.score);
@@ -153,8 +149,10 @@ class RecallVerb {
     const ContextSettings& context = options_.context;
     header_.settings.emplace_back("kv", fmt::format("{}, {}", EncodingName(context.key_encoding),
                                                     EncodingName(context.value_encoding)));
-    if (!arguments_.context.kv.empty()) command_ += " --kv " + arguments_.context.kv;
-    if (!arguments_.context.memory.empty()) command_ += " --memory " + arguments_.context.memory;
+    for (const char* name : {"kv", "memory"}) {
+      const std::string typed = arguments_.context.Typed(name);
+      if (!typed.empty()) command_ += fmt::format(" --{} {}", name, typed);
+    }
     header_.settings.emplace_back("start position", std::to_string(context.start_position));
     header_.command = command_;
     log_ = std::make_unique<EvalLog>(header_, arguments_.json, arguments_.html);
@@ -192,16 +190,6 @@ class RecallVerb {
   const RecallOptions& options() const { return options_; }
 
  private:
-  // An unknown context is refused before the model is read.
-  ContextOptions WithFirstSpec() const {
-    ContextOptions context = arguments_.context;
-    for (const std::string& spec : arguments_.specs) {
-      context.spec = spec;
-      ToContextSettings(context);
-    }
-    return context;
-  }
-
   void ShowReasons(const RecallRun& run, const std::vector<RecallCell>& cells) const {
     int64_t longest = 0;
     for (const RecallCell& cell : cells) longest = std::max(longest, cell.row.length);
@@ -333,91 +321,81 @@ int Compare(const CompareArguments& arguments) {
 
 }  // namespace
 
-void AddEvalPasskey(CLI::App& eval, Action* action) {
+void AddEvalPasskey(Command& eval) {
   auto arguments = std::make_shared<PasskeyArguments>();
   arguments->lengths = "1K,4K,16K";
   arguments->depths = "0,0.25,0.5,0.75,1";
-  CLI::App* verb = eval.add_subcommand("passkey", "A number hidden in a long text, by depth and length");
-  AddRecallOptions(*verb, arguments.get());
-  verb->add_option("--lengths", arguments->lengths,
-                   "Tokens of the text and the question; K is 1024 (default 1K,4K,16K)")
-      ->type_name("N,...");
-  verb->add_option("--depths", arguments->depths,
-                   "Where the key is: 0 front, 1 just before the question (default 0,0.25,0.5,0.75,1)")
-      ->type_name("X,...");
+  Command& verb = eval.AddVerb("passkey", "A number hidden in a long text, by depth and length");
+  AddRecallOptions(verb, arguments.get());
+  verb.Text("--lengths", &arguments->lengths, "N,...",
+            "Tokens of the text and the question; K is 1024 (default 1K,4K,16K)");
+  verb.Text("--depths", &arguments->depths, "X,...",
+            "Where the key is: 0 front, 1 just before the question (default 0,0.25,0.5,0.75,1)");
   std::string help = "Wording:";
   for (const PasskeyFormat& format : PasskeyFormats())
     help += fmt::format("\n{}: {}", format.name, format.help);
-  verb->add_option("--format", arguments->format, help)->type_name("NAME");
-  verb->footer(
+  verb.Text("--format", &arguments->format, "NAME", help);
+  verb.SetFooter(
       "Example:\n"
       "  mneme eval passkey model.gguf --lengths 32K,1M --depths 0,0.5,0.9 --context sinks --context infini "
       "--json passkey.json --html passkey.html");
-  verb->callback([=] { *action = [=] { return Passkey(*arguments); }; });
+  verb.SetAction([=] { return Passkey(*arguments); });
 }
 
-void AddEvalNeedle(CLI::App& eval, Action* action) {
+void AddEvalNeedle(Command& eval) {
   auto arguments = std::make_shared<NeedleArguments>();
   arguments->lengths = "1K,4K,16K";
-  CLI::App* verb =
-      eval.add_subcommand("needle", "Many keys and values in a long text, in the manner of RULER");
-  AddRecallOptions(*verb, arguments.get());
-  verb->add_option("--lengths", arguments->lengths,
-                   "Tokens of the text and the question; K is 1024 (default 1K,4K,16K)")
-      ->type_name("N,...");
-  verb->add_option("--depths", arguments->depths,
-                   "Where the first key that is asked is; the others are anywhere (default: all anywhere)")
-      ->type_name("X,...");
-  verb->add_option("--pairs", arguments->pairs, "Keys in a text, or chains of variables (default 1,4,16,64)")
-      ->type_name("N,...");
-  verb->add_option("--queries", arguments->queries, "Keys asked of one text (default 1)")->type_name("N");
-  verb->add_option("--values", arguments->values, "Of ruler: numbers or uuids (default numbers)")
-      ->type_name("KIND");
-  verb->add_option("--values-per-key", arguments->values_per_key, "Of ruler (default 1)")->type_name("N");
-  verb->add_option("--hops", arguments->hops, "Of variables: names beside the first (default 4)")
-      ->type_name("N");
+  Command& verb = eval.AddVerb("needle", "Many keys and values in a long text, in the manner of RULER");
+  AddRecallOptions(verb, arguments.get());
+  verb.Text("--lengths", &arguments->lengths, "N,...",
+            "Tokens of the text and the question; K is 1024 (default 1K,4K,16K)");
+  verb.Text("--depths", &arguments->depths, "X,...",
+            "Where the first key that is asked is; the others are anywhere (default: all anywhere)");
+  verb.Text("--pairs", &arguments->pairs, "N,...",
+            "Keys in a text, or chains of variables (default 1,4,16,64)");
+  verb.Number("--queries", &arguments->queries, {0, 1e18, Unit::kThousands}, "N",
+              "Keys asked of one text (default 1)");
+  verb.Text("--values", &arguments->values, "KIND", "Of ruler: numbers or uuids (default numbers)");
+  verb.Number("--values-per-key", &arguments->values_per_key, {0, 1e18, Unit::kThousands}, "N",
+              "Of ruler (default 1)");
+  verb.Number("--hops", &arguments->hops, {0, 1e18, Unit::kThousands}, "N",
+              "Of variables: names beside the first (default 4)");
   std::string help = "Wording:";
   for (const NeedleFormat& format : NeedleFormats())
     help += fmt::format("\n{}: {}", format.name, format.help);
-  verb->add_option("--format", arguments->format, help)->type_name("NAME");
-  verb->footer(
+  verb.Text("--format", &arguments->format, "NAME", help);
+  verb.SetFooter(
       "Examples:\n"
       "  mneme eval needle model.gguf --pairs 1,16,256 --values uuids --context dense --context sinks\n"
       "  mneme eval needle model.gguf --format variables --hops 4 --html variables.html");
-  verb->callback([=] { *action = [=] { return Needle(*arguments); }; });
+  verb.SetAction([=] { return Needle(*arguments); });
 }
 
-void AddEvalStream(CLI::App& eval, Action* action) {
+void AddEvalStream(Command& eval) {
   auto arguments = std::make_shared<StreamArguments>();
-  CLI::App* verb =
-      eval.add_subcommand("stream", "Question and answer a fixed distance apart on an endless stream");
-  AddRecallOptions(*verb, arguments.get());
-  verb->remove_option(verb->get_option("--trials"));
-  verb->add_option("--length", arguments->length, "Tokens of the stream; K is 1024 (default 64K)")
-      ->type_name("N");
-  verb->add_option("--distances", arguments->distances,
-                   "Tokens between a key and the question for it (default 64 to 8K in octaves)")
-      ->type_name("N,...");
-  verb->add_option("--spacing", arguments->spacing, "Tokens from key to key (default: as close as possible)")
-      ->type_name("N")
-      ->check(CLI::Range(1, 1 << 30));
-  verb->footer(
+  Command& verb = eval.AddVerb("stream", "Question and answer a fixed distance apart on an endless stream");
+  AddRecallOptions(verb, arguments.get(), /*with_trials=*/false);
+  verb.Text("--length", &arguments->length, "N", "Tokens of the stream; K is 1024 (default 64K)");
+  verb.Text("--distances", &arguments->distances, "N,...",
+            "Tokens between a key and the question for it (default 64 to 8K in octaves)");
+  verb.Number("--spacing", &arguments->spacing, {1, 1 << 30, Unit::kThousands}, "N",
+              "Tokens from key to key (default: as close as possible)");
+  verb.SetFooter(
       "Example:\n"
       "  mneme eval stream model.gguf --length 256K --distances 128,256,512,1K,2K --context sinks "
       "--context lambda --html stream.html");
-  verb->callback([=] { *action = [=] { return DistanceStream(*arguments); }; });
+  verb.SetAction([=] { return DistanceStream(*arguments); });
 }
 
-void AddEvalCompare(CLI::App& eval, Action* action) {
+void AddEvalCompare(Command& eval) {
   auto arguments = std::make_shared<CompareArguments>();
-  CLI::App* verb = eval.add_subcommand("compare", "What differs between two runs beyond the noise");
-  verb->add_option("A", arguments->a, "Results of a run: its --json file")->required()->type_name("A.json");
-  verb->add_option("B", arguments->b, "Results of another")->required()->type_name("B.json");
-  verb->add_option("--level", arguments->level, "Chance of calling noise a difference (default 0.05)")
-      ->type_name("P")
-      ->check(CLI::Range(1e-9, 0.5));
-  verb->add_flag("--all", arguments->all, "Show the results that do not differ too");
-  verb->callback([=] { *action = [=] { return Compare(*arguments); }; });
+  Command& verb = eval.AddVerb("compare", "What differs between two runs beyond the noise");
+  verb.Text("A", &arguments->a, "A.json", "Results of a run: its --json file").is_required = true;
+  verb.Text("B", &arguments->b, "B.json", "Results of another").is_required = true;
+  verb.Number("--level", &arguments->level, {1e-9, 0.5}, "P",
+              "Chance of calling noise a difference (default 0.05)");
+  verb.Flag("--all", &arguments->all, "Show the results that do not differ too");
+  verb.SetAction([=] { return Compare(*arguments); });
 }
 
 }  // namespace mneme::cli

@@ -1,7 +1,6 @@
 // mneme eval speed: speed, memory and disk by depth of the stream, beside the limit of the machine.
 #include <fmt/core.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <filesystem>
 #include <memory>
@@ -12,22 +11,22 @@
 #include "base/file.h"
 #include "base/progress.h"
 #include "base/units.h"
+#include "bench/machine.h"
+#include "bench/speed.h"
 #include "bench/speed_report.h"
 #include "cli/console.h"
 #include "cli/eval_verbs.h"
 #include "cli/options.h"
 #include "cli/signals.h"
 #include "cli/stream.h"
-#include "bench/speed.h"
-#include "bench/machine.h"
 #include "session/plan.h"
 
 namespace mneme::cli {
 namespace {
 
 struct SpeedArguments {
-  ModelOptions model;
-  ContextOptions context;
+  ModelArguments model;
+  SessionArguments context;
   std::vector<std::string> specs;
   std::string depths = "0,4K,64K,1M";
   std::string caches;
@@ -71,9 +70,7 @@ EvalHeader SpeedVerb::Header() const {
   for (const std::string& spec : arguments_.specs) header.command += " --context " + spec;
   if (!arguments_.caches.empty()) header.command += " --cache " + arguments_.caches;
   header.program_version = MNEME_VERSION;
-  ContextOptions options = arguments_.context;
-  if (!arguments_.specs.empty()) options.spec = arguments_.specs.front();
-  const ContextSettings context = ToContextSettings(options);
+  const ContextSettings& context = arguments_.context.options.context;
   header.settings = {
       {"prompt tokens", FormatCount(arguments_.prompt)},
       {"prefill tokens", FormatCount(arguments_.prefill)},
@@ -86,10 +83,8 @@ EvalHeader SpeedVerb::Header() const {
 }
 
 void SpeedVerb::Depths(const std::string& spec) {
-  ContextOptions one = arguments_.context;
-  one.spec = spec;
   SessionOptions session;
-  session.context = ToContextSettings(one);
+  session.context = ContextFor(arguments_.context, spec);
   // Clones are measured beside the stream: two sessions at a time.
   const ResolvedContext resolved =
       ResolveSessionContext(*loaded_->model, session, cap_.bytes / 2, spec == "auto" ? depths_.back() : -1,
@@ -120,9 +115,7 @@ void SpeedVerb::Depths(const std::string& spec) {
 }
 
 void SpeedVerb::Recompute() {
-  ContextOptions one = arguments_.context;
-  one.spec = "dense";
-  const ContextSettings base = ToContextSettings(one);
+  const ContextSettings base = ContextFor(arguments_.context, "dense");
   ConsoleProgress progress("recompute");
   for (const int64_t cache : caches_) {
     RecomputePoint empty;
@@ -154,7 +147,7 @@ int SpeedVerb::operator()() {
   depths_ = ParseCounts(arguments_.depths, "--depth");
   std::sort(depths_.begin(), depths_.end());
   if (!arguments_.caches.empty()) caches_ = ParseCounts(arguments_.caches, "--cache");
-  cap_ = ToMemoryCap(arguments_.context.memory);
+  cap_ = ToMemoryCap(arguments_.context.engine);
   loaded_ = std::make_unique<LoadedModel>(arguments_.model, /*load_tokenizer=*/false);
   log_ = std::make_unique<EvalLog>(Header(), arguments_.json == "-" ? "" : arguments_.json, "");
   if (!arguments_.no_floor) {
@@ -180,50 +173,37 @@ int SpeedVerb::operator()() {
 
 }  // namespace
 
-void AddEvalSpeed(CLI::App& eval, Action* action) {
+void AddEvalSpeed(Command& eval) {
   auto arguments = std::make_shared<SpeedArguments>();
-  CLI::App* verb =
-      eval.add_subcommand("speed", "Speed, memory and disk by depth, beside the machine's limit");
-  AddModelOptions(*verb, &arguments->model);
-  AddContextList(*verb, &arguments->specs);
-  verb->add_option("--depth", arguments->depths, "Depths: 0,64K,1M,10M; K is 1024 (default 0,4K,64K,1M)")
-      ->type_name("N,...");
-  verb->add_option("--cache", arguments->caches,
-                   "Also one token of a cache with sinks against a window computed again, at these sizes")
-      ->type_name("N,...");
-  verb->add_option("--num-sinks", arguments->num_sinks, "Sinks of that cache (default 4)")
-      ->type_name("N")
-      ->check(CLI::Range(1, 1 << 20));
-  verb->add_option("--prompt", arguments->prompt,
-                   "Tokens of the question before the first token (default 64)")
-      ->type_name("N")
-      ->check(CLI::Range(1, 1 << 20));
-  verb->add_option("--prefill", arguments->prefill, "Tokens of prefill that are timed (default 512)")
-      ->type_name("N")
-      ->check(CLI::Range(1, 1 << 20));
-  verb->add_option("--decode", arguments->decode, "Tokens of decode that are timed (default 64)")
-      ->type_name("N")
-      ->check(CLI::Range(1, 1 << 20));
-  verb->add_option("--repeat", arguments->repeats, "Runs; the median counts (default 3)")
-      ->type_name("N")
-      ->check(CLI::Range(1, 1000));
-  verb->add_option("--max-seconds", arguments->max_seconds,
-                   "Longest time to read up to a depth; beyond it bounded contexts start at that position "
-                   "(default 60)")
-      ->type_name("S")
-      ->check(CLI::NonNegativeNumber);
-  verb->add_flag("--no-floor", arguments->no_floor, "Do not measure the machine's bandwidth");
-  verb->add_option("--json", arguments->json,
-                   "Write the results after each depth; what is there is not measured again")
-      ->type_name("FILE");
-  verb->add_option("--html", arguments->html, "Write a page with plots; it needs nothing from the network")
-      ->type_name("FILE");
-  AddContextOptions(*verb, &arguments->context, /*with_context=*/false);
-  verb->footer(
+  Command& verb = eval.AddVerb("speed", "Speed, memory and disk by depth, beside the machine's limit");
+  AddModelOptions(verb, &arguments->model);
+  AddContextList(verb, &arguments->specs);
+  verb.Text("--depth", &arguments->depths, "N,...", "Depths: 0,64K,1M,10M; K is 1024 (default 0,4K,64K,1M)");
+  verb.Text("--cache", &arguments->caches, "N,...",
+            "Also one token of a cache with sinks against a window computed again, at these sizes");
+  verb.Number("--num-sinks", &arguments->num_sinks, {1, 1 << 20, Unit::kThousands}, "N",
+              "Sinks of that cache (default 4)");
+  verb.Number("--prompt", &arguments->prompt, {1, 1 << 20, Unit::kThousands}, "N",
+              "Tokens of the question before the first token (default 64)");
+  verb.Number("--prefill", &arguments->prefill, {1, 1 << 20, Unit::kThousands}, "N",
+              "Tokens of prefill that are timed (default 512)");
+  verb.Number("--decode", &arguments->decode, {1, 1 << 20, Unit::kThousands}, "N",
+              "Tokens of decode that are timed (default 64)");
+  verb.Number("--repeat", &arguments->repeats, {1, 1000, Unit::kThousands}, "N",
+              "Runs; the median counts (default 3)");
+  verb.Number("--max-seconds", &arguments->max_seconds, {0, 1e9}, "S",
+              "Longest time to read up to a depth; beyond it bounded contexts start at that position "
+              "(default 60)");
+  verb.Flag("--no-floor", &arguments->no_floor, "Do not measure the machine's bandwidth");
+  verb.Text("--json", &arguments->json, "FILE",
+            "Write the results after each depth; what is there is not measured again");
+  verb.Text("--html", &arguments->html, "FILE", "Write a page with plots; it needs nothing from the network");
+  AddContextOptions(verb, &arguments->context, /*with_context=*/false);
+  verb.SetFooter(
       "Examples:\n"
       "  mneme eval speed model.gguf --context sinks --context dense --depth 0,16K,1M,10M --html speed.html\n"
       "  mneme eval speed model.gguf --depth 0 --cache 256,512,1K,2K,4K");
-  verb->callback([=] { *action = [=] { return SpeedVerb(*arguments)(); }; });
+  verb.SetAction([=] { return SpeedVerb(*arguments)(); });
 }
 
 }  // namespace mneme::cli

@@ -7,7 +7,6 @@
 #include <toml++/toml.h>
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
@@ -70,7 +69,7 @@ struct Suite {
 // Reads the file. Every message names the file and the line.
 class SuiteReader {
  public:
-  SuiteReader(const CLI::App& eval, const std::string& path) : eval_(eval), path_(path) {
+  SuiteReader(const Command& eval, const std::string& path) : eval_(eval), path_(path) {
     folder_ = fs::absolute(path).parent_path();
   }
 
@@ -137,20 +136,18 @@ class SuiteReader {
     return texts;
   }
 
-  void AddOption(const CLI::App& verb, const std::string& key, const toml::node& node,
+  void AddOption(const Command& verb, const std::string& key, const toml::node& node,
                  std::vector<std::string>* words) const {
     const std::string option = "--" + key;
-    const CLI::Option* known = verb.get_option_no_throw(option);
+    const Option* known = verb.Find(option);
     if (known == nullptr || key == "json" || key == "html")
-      FailAt(node, fmt::format("`mneme eval {}` has no option '{}'", verb.get_name(), option));
+      FailAt(node, fmt::format("`mneme eval {}` has no option '{}'", verb.name(), option));
     if (const auto* flag = node.as_boolean()) {
-      if (known->get_expected_max() > 0 && known->get_type_size() > 0)
-        FailAt(node, fmt::format("'{}' takes a value, not true or false", key));
+      if (!known->is_flag) FailAt(node, fmt::format("'{}' takes a value, not true or false", key));
       if (flag->get()) words->push_back(option);
       return;
     }
-    const bool is_one_list = node.is_array() && known->get_expected_max() <= 1 &&
-                             known->get_multi_option_policy() != CLI::MultiOptionPolicy::TakeAll;
+    const bool is_one_list = node.is_array() && !known->is_list;
     std::string joined;
     for (const std::string& text : Texts(node, key)) {
       const std::string value = PathKeys().count(key) > 0 ? Path(text) : text;
@@ -167,13 +164,12 @@ class SuiteReader {
     const toml::node* task = table.get("task");
     if (task == nullptr) FailAt(table, "a [[run]] needs 'task'");
     const std::string task_name = Text(*task, "task");
-    const CLI::App* verb = nullptr;
+    const Command* verb = nullptr;
     std::string known;
-    for (const CLI::App* sub : eval_.get_subcommands([](const CLI::App*) { return true; })) {
-      if (sub->get_option_no_throw("--json") == nullptr || sub->get_option_no_throw("--html") == nullptr)
-        continue;
-      if (sub->get_name() == task_name) verb = sub;
-      known += (known.empty() ? "" : ", ") + sub->get_name();
+    for (const Command& sub : eval_.verbs()) {
+      if (sub.Find("--json") == nullptr || sub.Find("--html") == nullptr) continue;
+      if (sub.name() == task_name) verb = &sub;
+      known += (known.empty() ? "" : ", ") + sub.name();
     }
     if (verb == nullptr) FailAt(*task, fmt::format("unknown task '{}'; they are {}", task_name, known));
     std::vector<std::string> models = models_;
@@ -194,7 +190,7 @@ class SuiteReader {
       for (const auto& [key, node] : *defaults) {
         const std::string word(key.str());
         // A default that this task has no option for is not meant for it.
-        if (table.contains(word) || verb->get_option_no_throw("--" + word) == nullptr) {
+        if (table.contains(word) || verb->Find("--" + word) == nullptr) {
           if (!IsAnywhere("--" + word)) FailAt(node, fmt::format("no task has an option '--{}'", word));
           continue;
         }
@@ -206,12 +202,11 @@ class SuiteReader {
   }
 
   bool IsAnywhere(const std::string& option) const {
-    const auto subs = eval_.get_subcommands([](const CLI::App*) { return true; });
-    return std::any_of(subs.begin(), subs.end(),
-                       [&](const CLI::App* sub) { return sub->get_option_no_throw(option) != nullptr; });
+    return std::any_of(eval_.verbs().begin(), eval_.verbs().end(),
+                       [&](const Command& verb) { return verb.Find(option) != nullptr; });
   }
 
-  void AddRun(const CLI::App& verb, const std::string& name, const std::string& model, bool names_model,
+  void AddRun(const Command& verb, const std::string& name, const std::string& model, bool names_model,
               const std::vector<std::string>& words, Suite* suite) {
     SuiteRun run;
     run.model = model;
@@ -219,13 +214,13 @@ class SuiteReader {
     for (int number = 2; !names_.insert(FileName(run.name)).second; ++number) {
       run.name = fmt::format("{} {}", run.name.substr(0, run.name.rfind(" #")), "#" + std::to_string(number));
     }
-    run.words = {"eval", verb.get_name()};
+    run.words = {"eval", verb.name()};
     if (!model.empty()) run.words.push_back(model);
     run.words.insert(run.words.end(), words.begin(), words.end());
     suite->runs.push_back(std::move(run));
   }
 
-  const CLI::App& eval_;
+  const Command& eval_;
   std::string path_;
   fs::path folder_;
   std::vector<std::string> models_;
@@ -407,14 +402,13 @@ class SuiteVerb {
 
 }  // namespace
 
-void AddEvalSuite(CLI::App& eval, Action* action) {
+void AddEvalSuite(Command& eval) {
   auto path = std::make_shared<std::string>();
   auto list = std::make_shared<bool>(false);
-  CLI::App* verb =
-      eval.add_subcommand("suite", "Several tasks, models and contexts from one file, one report");
-  verb->add_option("FILE", *path, "TOML file")->type_name("")->required();
-  verb->add_flag("--list", *list, "Print the commands, run nothing");
-  verb->footer(
+  Command& verb = eval.AddVerb("suite", "Several tasks, models and contexts from one file, one report");
+  verb.Text("FILE", path.get(), "", "TOML file").is_required = true;
+  verb.Flag("--list", list.get(), "Print the commands, run nothing");
+  verb.SetFooter(
       "Example:\n"
       "  mneme eval suite recipes/eval-quick.toml       Ctrl-C keeps what is done; the same command goes "
       "on\n\n"
@@ -427,15 +421,13 @@ void AddEvalSuite(CLI::App& eval, Action* action) {
       "without\n"
       "                              its dashes; lists repeat an option. Paths are taken from the file's "
       "folder.");
-  verb->callback([&eval, action, path, list] {
-    *action = [&eval, path, list] {
-      Suite suite = SuiteReader(eval, *path).Read();
-      if (*list) {
-        for (const SuiteRun& run : suite.runs) WriteOut(Quoted(run.words) + "\n");
-        return 0;
-      }
-      return SuiteVerb(std::move(suite)).Run();
-    };
+  verb.SetAction([&eval, path, list] {
+    Suite suite = SuiteReader(eval, *path).Read();
+    if (*list) {
+      for (const SuiteRun& run : suite.runs) WriteOut(Quoted(run.words) + "\n");
+      return 0;
+    }
+    return SuiteVerb(std::move(suite)).Run();
   });
 }
 

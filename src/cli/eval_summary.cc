@@ -1,7 +1,6 @@
 // mneme eval summary: a whole book in one stream, its summary, and ROUGE against a reference.
 #include <fmt/core.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <filesystem>
 #include <memory>
@@ -30,8 +29,8 @@ namespace {
 namespace fs = std::filesystem;
 
 struct SummaryArguments {
-  ModelOptions model;
-  ContextOptions context;
+  ModelArguments model;
+  SessionArguments context;
   std::vector<std::string> specs;
   std::vector<std::string> files;
   std::string reference;
@@ -92,10 +91,8 @@ std::string SummaryVerb::OutPath(const std::string& context, bool is_only) const
 }
 
 bool SummaryVerb::RunContext(const std::string& spec, bool is_only) {
-  ContextOptions one = arguments_.context;
-  one.spec = spec;
   SessionOptions session;
-  session.context = ToContextSettings(one);
+  session.context = ContextFor(arguments_.context, spec);
   const ResolvedContext resolved =
       ResolveSessionContext(*loaded_->model, session, cap_.bytes, -1, loaded_->pool.num_threads());
   const std::string out = OutPath(resolved.settings.spec, is_only);
@@ -176,7 +173,7 @@ int SummaryVerb::operator()() {
   if (arguments_.specs.size() > 1 &&
       std::find(arguments_.files.begin(), arguments_.files.end(), "-") != arguments_.files.end())
     FailUsage("standard input cannot be read once for each context; name a file with -f");
-  cap_ = ToMemoryCap(arguments_.context.memory);
+  cap_ = ToMemoryCap(arguments_.context.engine);
   loaded_ = std::make_unique<LoadedModel>(arguments_.model);
   report_.header = Header();
   std::vector<std::string> specs = arguments_.specs;
@@ -199,39 +196,34 @@ int SummaryVerb::operator()() {
 
 }  // namespace
 
-void AddEvalSummary(CLI::App& eval, Action* action) {
+void AddEvalSummary(Command& eval) {
   auto arguments = std::make_shared<SummaryArguments>();
-  CLI::App* verb = eval.add_subcommand("summary", "Read a whole book, write a summary, score it with ROUGE");
-  AddModelOptions(*verb, &arguments->model);
-  AddListOption(*verb, "-f,--file", &arguments->files, "FILE",
-                "Text, - is standard input (default); several are read as one");
-  AddContextList(*verb, &arguments->specs);
-  verb->add_option("--reference", arguments->reference, "A summary to score against")->type_name("FILE");
-  verb->add_flag("--stem", arguments->stem, "Porter's stems in ROUGE, as some publications use");
-  verb->add_option("--passes", arguments->passes,
-                   "2 or more: summarize parts first, then their summaries (default 1: all in one stream)")
-      ->type_name("N")
-      ->check(CLI::Range(1, 100));
-  verb->add_option("--part", arguments->part, "Tokens of a part (default: half of the trained length)")
-      ->type_name("N");
-  verb->add_option("--max-tokens", arguments->max_tokens, "Longest summary, also of a part (default 512)")
-      ->type_name("N")
-      ->check(CLI::Range(1, 1 << 20));
-  verb->add_option("--before", arguments->before, "File with the words before the text")->type_name("FILE");
-  verb->add_option("--after", arguments->after, "File with the words after it")->type_name("FILE");
-  verb->add_option("--out", arguments->out,
-                   "Write the summary there (one file for each context); parts are kept beside it")
-      ->type_name("FILE");
-  verb->add_option("--json", arguments->json, "Write scores and settings")->type_name("FILE");
-  verb->add_option("--html", arguments->html, "Write a page with scores and summaries")->type_name("FILE");
-  AddContextOptions(*verb, &arguments->context, /*with_context=*/false);
-  verb->footer(
+  Command& verb = eval.AddVerb("summary", "Read a whole book, write a summary, score it with ROUGE");
+  AddModelOptions(verb, &arguments->model);
+  verb.List("-f,--file", &arguments->files, "FILE",
+            "Text, - is standard input (default); several are read as one");
+  AddContextList(verb, &arguments->specs);
+  verb.Text("--reference", &arguments->reference, "FILE", "A summary to score against");
+  verb.Flag("--stem", &arguments->stem, "Porter's stems in ROUGE, as some publications use");
+  verb.Number("--passes", &arguments->passes, {1, 100, Unit::kThousands}, "N",
+              "2 or more: summarize parts first, then their summaries (default 1: all in one stream)");
+  verb.Text("--part", &arguments->part, "N", "Tokens of a part (default: half of the trained length)");
+  verb.Number("--max-tokens", &arguments->max_tokens, {1, 1 << 20, Unit::kThousands}, "N",
+              "Longest summary, also of a part (default 512)");
+  verb.Text("--before", &arguments->before, "FILE", "File with the words before the text");
+  verb.Text("--after", &arguments->after, "FILE", "File with the words after it");
+  verb.Text("--out", &arguments->out, "FILE",
+            "Write the summary there (one file for each context); parts are kept beside it");
+  verb.Text("--json", &arguments->json, "FILE", "Write scores and settings");
+  verb.Text("--html", &arguments->html, "FILE", "Write a page with scores and summaries");
+  AddContextOptions(verb, &arguments->context, /*with_context=*/false);
+  verb.SetFooter(
       "Example:\n"
       "  mneme eval summary model.gguf -f book.txt --context sinks --reference summary.txt --html "
       "summary.html");
-  verb->callback([=] {
+  verb.SetAction([=] {
     if (arguments->files.empty()) arguments->files.push_back("-");
-    *action = [=] { return SummaryVerb(*arguments)(); };
+    return SummaryVerb(*arguments)();
   });
 }
 

@@ -33,7 +33,7 @@ size_t InputFiles::Read(std::span<char> buffer) {
   return 0;
 }
 
-int64_t InputFiles::Skip(int64_t count) {
+int64_t InputFiles::Skip(int64_t count, TextHash* hash) {
   std::vector<char> buffer(kReadBytes);
   while (count > 0) {
     const size_t size =
@@ -43,6 +43,7 @@ int64_t InputFiles::Skip(int64_t count) {
         Fail(ErrorKind::kInterrupted, "interrupted while passing over what was read before");
       break;
     }
+    hash->Add({buffer.data(), size});
     count -= static_cast<int64_t>(size);
   }
   return count;

@@ -8,6 +8,7 @@
 
 #include "base/file.h"
 #include "base/stop.h"
+#include "session/text_hash.h"
 #include "tokenizer/tokenizer.h"
 
 namespace mneme::cli {
@@ -23,8 +24,9 @@ class InputFiles {
   int64_t position_bytes() const { return position_bytes_; }
   // Up to buffer.size() bytes; 0 at the end or after a stop.
   size_t Read(std::span<char> buffer);
-  // Passes over the next `count` bytes; returns how many of them were not there. Throws Error(kInterrupted).
-  int64_t Skip(int64_t count);
+  // Passes over the next `count` bytes, which go into *hash; returns how many of them were not there. Throws
+  // Error(kInterrupted).
+  int64_t Skip(int64_t count, TextHash* hash);
 
  private:
   std::vector<std::string> paths_;

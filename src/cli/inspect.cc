@@ -1,7 +1,6 @@
 // mneme inspect: what is in a model file, whether it can be run here, and how.
 #include <fmt/core.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <map>
 #include <memory>
@@ -26,8 +25,8 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 struct InspectArguments {
-  ModelOptions model;
-  ContextOptions context;
+  ModelArguments model;
+  SessionArguments context;
   bool tensors = false;
   bool metadata = false;
   bool json = false;
@@ -103,10 +102,10 @@ struct Findings {
 
 Findings Find(const InspectArguments& arguments) {
   Findings found;
-  found.cap = ToMemoryCap(arguments.context.memory);
-  ModelOptions model_options = arguments.model;
+  found.cap = ToMemoryCap(arguments.context.engine);
+  ModelArguments model_options = arguments.model;
   model_options.path = ModelPath(arguments.model.path);
-  model_options.pack = "never";
+  model_options.options.pack = PackMode::kNever;
   found.source = OpenTensorSource(model_options.path);
   for (const TensorInfo& tensor : found.source->tensors()) {
     EncodingShare& share = found.encodings[std::string(EncodingName(tensor.encoding))];
@@ -128,7 +127,7 @@ Findings Find(const InspectArguments& arguments) {
     return found;
   }
   PlanOptions options;
-  options.session.context = ToContextSettings(arguments.context);
+  options.session.context = arguments.context.options.context;
   options.cap_bytes = found.cap.bytes;
   options.num_threads = found.loaded->pool.num_threads();
   found.contexts = PlanRun(*found.loaded->model, options);
@@ -299,16 +298,16 @@ int Inspect(const InspectArguments& arguments) {
 
 }  // namespace
 
-void AddInspect(CLI::App& app, Action* action) {
+void AddInspect(Command& program) {
   auto arguments = std::make_shared<InspectArguments>();
-  CLI::App* verb =
-      app.add_subcommand("inspect", "What is in a model file, does it fit, which contexts it supports");
-  AddModelOptions(*verb, &arguments->model);
-  verb->add_flag("--tensors", arguments->tensors, "List every tensor");
-  verb->add_flag("--metadata", arguments->metadata, "List the metadata of a GGUF file");
-  verb->add_flag("--json", arguments->json, "JSON in place of text");
-  AddContextOptions(*verb, &arguments->context, /*with_context=*/false);
-  verb->callback([=] { *action = [=] { return Inspect(*arguments); }; });
+  Command& verb =
+      program.AddVerb("inspect", "What is in a model file, does it fit, which contexts it supports");
+  AddModelOptions(verb, &arguments->model);
+  verb.Flag("--tensors", &arguments->tensors, "List every tensor");
+  verb.Flag("--metadata", &arguments->metadata, "List the metadata of a GGUF file");
+  verb.Flag("--json", &arguments->json, "JSON in place of text");
+  AddContextOptions(verb, &arguments->context, /*with_context=*/false);
+  verb.SetAction([=] { return Inspect(*arguments); });
 }
 
 }  // namespace mneme::cli

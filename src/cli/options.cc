@@ -3,7 +3,6 @@
 #include <fmt/core.h>
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
@@ -47,125 +46,83 @@ size_t ReadNumber(const char* path, const char* label) {
   return static_cast<size_t>(value);
 }
 
-Encoding ToKvEncoding(const std::string& text, const char* option) {
-  const std::optional<Encoding> encoding = ParseEncoding(text);
-  if (encoding) {
-    switch (*encoding) {
-      case Encoding::kF32:
-      case Encoding::kF16:
-      case Encoding::kBF16:
-      case Encoding::kQ8_0:
-      case Encoding::kQ4_0:
-        return *encoding;
-      default:
-        break;
-    }
+// "repetition_penalty,s" -> "--repetition-penalty,-s".
+std::string OptionNames(std::string_view names) {
+  std::string text;
+  while (!names.empty()) {
+    const size_t comma = names.find(',');
+    text += (text.empty() ? "" : ",") + OptionName(names.substr(0, comma));
+    names = comma == std::string_view::npos ? std::string_view() : names.substr(comma + 1);
   }
-  Fail(ErrorKind::kInput,
-       "{}: '{}' is not an encoding for keys and values; they are f32, f16, bf16, q8_0, q4_0", option, text);
+  return text;
 }
-
-// A value of the command line that cannot be read is a usage error.
-template <typename Fn>
-auto AsUsage(const Fn& fn) {
-  try {
-    return fn();
-  } catch (const Error& error) {
-    if (error.kind() != ErrorKind::kInput) throw;
-    FailUsage(error.what());
-  }
-}
-
-ContextSettings ParseContextSettings(const ContextOptions& options);
 
 }  // namespace
 
-CLI::Option* AddListOption(CLI::App& verb, const std::string& name, std::vector<std::string>* values,
-                           const std::string& type, const std::string& help) {
-  return verb.add_option(name, *values, help)->type_name(type)->expected(1)->take_all();
-}
-
-CLI::Option* AddContextList(CLI::App& verb, std::vector<std::string>* specs, const std::string& more_help) {
-  return AddListOption(verb, "--context", specs, "NAME[:key=value,...]",
-                       "Context to measure; may be given more than once (default: auto)" + more_help);
-}
-
-void AddModelOptions(CLI::App& verb, ModelOptions* options) {
-  verb.add_option(
-          "MODEL", options->path,
-          "GGUF file, Hugging Face folder, or llama2.c checkpoint (default: the model that ships with mneme)")
-      ->type_name("");
-  verb.add_option("--tokenizer", options->tokenizer,
-                  "Tokenizer file, where the model carries none: tokenizer.json, .model, .bin, .gguf")
-      ->type_name("PATH")
-      ->group("Model");
-  verb.add_option(
-          "--pack", options->pack,
-          "Repack weights for speed at load: auto, never (no start-up cost, no second copy), always; or, "
-          "with float weights multiplied as named: float32, int16 (14-bit integers: prefill nearly twice as "
-          "fast where the processor has an instruction for it; auto and always then take it for F16 and "
-          "BF16), bf16")
-      ->type_name("MODE")
-      ->check(CLI::IsMember({"auto", "never", "always", "float32", "int16", "bf16"}))
-      ->group("Model");
-  verb.add_option("--threads", options->num_threads, "Threads (default: all cores)")
-      ->type_name("N")
-      ->check(CLI::Range(1, 1024))
-      ->group("Model");
-}
-
-void AddContextOptions(CLI::App& verb, ContextOptions* options, bool with_context) {
-  constexpr const char* kGroup = "Context and memory";
-  if (with_context) {
-    verb.add_option("--context", options->spec, "What of the past a token sees (default: auto)")
-        ->type_name("NAME[:key=value,...]")
-        ->group(kGroup);
-    verb.add_option("--pin", options->pin, "The first N tokens are never dropped")
-        ->type_name("N")
-        ->group(kGroup);
+std::string SessionArguments::Typed(std::string_view name) const {
+  for (const std::vector<Setting>* list : {&typed, &typed_engine}) {
+    for (const Setting& setting : *list) {
+      if (setting.name == name) return setting.value;
+    }
   }
-  verb.add_option("--memory", options->memory,
-                  "Cap for everything beside the weights: 256M, 4G (default: half of the free memory)")
-      ->type_name("BYTES")
-      ->group(kGroup);
-  verb.add_option("--kv", options->kv,
-                  "Encoding of cached keys and values: f32, f16, bf16, q8_0, q4_0 (default f16)")
-      ->type_name("ENC")
-      ->group(kGroup);
-  verb.add_option("--kv-k", options->kv_keys, "The same for keys alone")->type_name("ENC")->group(kGroup);
-  verb.add_option("--kv-v", options->kv_values, "The same for values alone")->type_name("ENC")->group(kGroup);
-  verb.add_option("--chunk", options->chunk, "Most tokens in one pass through the model (default 512)")
-      ->type_name("N")
-      ->group(kGroup);
-  verb.add_option("--start-position", options->start_position,
-                  "Position of the first token of the stream (default 0)")
-      ->type_name("N")
-      ->group(kGroup);
+  return "";
 }
 
-void AddSamplerOptions(CLI::App& verb, SamplerOptions* options) {
-  constexpr const char* kGroup = "Sampling";
-  SamplerSettings& settings = options->settings;
-  verb.add_option("--temperature,--temp", settings.temperature,
-                  "0 always takes the likeliest token (default 0)")
-      ->type_name("T")
-      ->group(kGroup);
-  verb.add_option("--top-k", settings.top_k, "Keep the K likeliest (0: all)")->type_name("K")->group(kGroup);
-  verb.add_option("--top-p", settings.top_p, "Keep the likeliest until their sum reaches P (1: all)")
-      ->type_name("P")
-      ->group(kGroup);
-  verb.add_option("--min-p", settings.min_p, "Drop what is less likely than P times the likeliest (0: none)")
-      ->type_name("P")
-      ->group(kGroup);
-  verb.add_option("--repetition-penalty", settings.repetition_penalty,
-                  "Make recent tokens less likely (1: no)")
-      ->type_name("X")
-      ->group(kGroup);
-  verb.add_option("--repetition-window", settings.repetition_window,
-                  "How many tokens are recent (default 64)")
-      ->type_name("N")
-      ->group(kGroup);
-  verb.add_option("--seed", settings.seed, "Same seed, same text (default 0)")->type_name("N")->group(kGroup);
+template <typename Options>
+void AddFields(Command& verb, std::string_view names, Options* options, std::vector<Setting>* typed) {
+  for (const SettingInfo& row : SettingsOf(*options)) {
+    if (!names.empty() && !HasName(names, row.name())) continue;
+    Option option{
+        .names = OptionNames(row.names), .type = std::string(row.type), .help = std::string(row.help)};
+    option.is_flag = row.type.empty();
+    option.is_list = row.is_list;
+    const bool tells_default = row.help.find("(default") != std::string_view::npos;
+    if (!option.is_flag && !tells_default && !row.default_value.empty()) {
+      option.help += fmt::format(" (default {})", row.default_value);
+    }
+    option.take = [=, name = std::string(row.name()), what = option.Name()](const std::string& text) {
+      const Setting setting{name, text};
+      ApplyOne(setting, what, options);
+      typed->push_back(setting);
+    };
+    verb.Add(std::move(option));
+  }
+}
+template void AddFields(Command&, std::string_view, EngineOptions*, std::vector<Setting>*);
+template void AddFields(Command&, std::string_view, ModelOptions*, std::vector<Setting>*);
+template void AddFields(Command&, std::string_view, SamplerSettings*, std::vector<Setting>*);
+template void AddFields(Command&, std::string_view, GenerateOptions*, std::vector<Setting>*);
+template void AddFields(Command&, std::string_view, SessionOptions*, std::vector<Setting>*);
+
+void AddContextList(Command& verb, std::vector<std::string>* specs, const std::string& more_help) {
+  verb.List("--context", specs, "NAME[:key=value,...]",
+            "Context to measure; may be given more than once (default: auto)" + more_help);
+}
+
+void AddModelOptions(Command& verb, ModelArguments* arguments, std::string_view names) {
+  verb.SetGroup("");
+  verb.Text(
+      "MODEL", &arguments->path, "",
+      "GGUF file, Hugging Face folder, or llama2.c checkpoint (default: the model that ships with mneme)");
+  verb.SetGroup("Model");
+  verb.Text("-m,--model", &arguments->path, "MODEL", "The same as MODEL");
+  AddFields(verb, names, &arguments->options, &arguments->typed);
+  if (HasName(names, "threads")) AddFields(verb, "threads", &arguments->engine, &arguments->typed);
+  verb.SetGroup("");
+}
+
+void AddContextOptions(Command& verb, SessionArguments* arguments, bool with_context) {
+  verb.SetGroup("Context and memory");
+  AddFields(verb, "memory", &arguments->engine, &arguments->typed_engine);
+  const std::string one_stream = with_context ? "context,pin,max_rewind," : "";
+  AddFields(verb, one_stream + "kv,kv_k,kv_v,chunk,start_position", &arguments->options, &arguments->typed);
+  verb.SetGroup("");
+}
+
+void AddSamplerOptions(Command& verb, SessionArguments* arguments) {
+  verb.SetGroup("Sampling");
+  AddFields(verb, "", &arguments->options.sampler, &arguments->typed);
+  verb.SetGroup("");
 }
 
 std::string ContextHelp() {
@@ -178,6 +135,34 @@ std::string ContextHelp() {
     }
   }
   return text;
+}
+
+std::string_view HintForOption(std::string_view option) {
+  static constexpr struct {
+    std::string_view names;
+    std::string_view hint;
+  } kHints[] = {
+      {"-c,--ctx-size,--n-ctx,--num-ctx",
+       "a stream has no fixed size here; --memory is the cap, and --context names what of the past is kept "
+       "(--context sinks:window=4K)"},
+      {"-b,--batch-size,-ub,--ubatch-size", "--chunk is the most tokens in one pass through the model"},
+      {"-ngl,--gpu-layers,--n-gpu-layers", "mneme computes on the processor"},
+      {"-i,--interactive,-cnv,--conversation", "`mneme chat` holds a conversation"},
+      {"-sys,--system-prompt", "the system prompt is --system"},
+      {"-r,--reverse-prompt", "--stop TEXT ends an answer before a text"},
+      {"-fa,--flash-attn,--mlock,--mmap,--no-mmap",
+       "there is nothing to choose: models are mapped, and attention is "
+       "computed in tiles"},
+      {"--prompt-cache", "--state FILE keeps a stream, and goes on with it"},
+      {"--rope-freq-base,--rope-freq-scale,--rope-scaling,--yarn-orig-ctx",
+       "positions are as the model says; the contexts keep distances inside what it was trained on"},
+      {"-ctk,--cache-type-k", "the encoding of keys is --kv-k"},
+      {"-ctv,--cache-type-v", "the encoding of values is --kv-v"},
+  };
+  for (const auto& row : kHints) {
+    if (HasName(row.names, option)) return row.hint;
+  }
+  return {};
 }
 
 std::string ModelPath(const std::string& given) {
@@ -196,64 +181,33 @@ std::string ModelPath(const std::string& given) {
        kDefaultModel);
 }
 
-namespace {
-
-PackMode ParsePackMode(const std::string& name) {
-  if (name == "auto") return PackMode::kAuto;
-  if (name == "never") return PackMode::kNever;
-  if (name == "always") return PackMode::kAlways;
-  if (name == "float32") return PackMode::kFloat32;
-  if (name == "int16") return PackMode::kInt16;
-  if (name == "bf16") return PackMode::kBFloat16;
-  Fail(ErrorKind::kInput, "--pack '{}' is not auto, never, always, float32, int16 or bf16", name);
-}
-
-}  // namespace
-
-std::shared_ptr<const Model> LoadModel(const ModelOptions& options, ThreadPool& pool, bool load_tokenizer) {
+std::shared_ptr<const Model> LoadModel(const ModelArguments& arguments, ThreadPool& pool,
+                                       bool load_tokenizer) {
   LoadOptions load;
-  load.tokenizer_path = options.tokenizer;
+  load.tokenizer_path = arguments.options.tokenizer;
   load.load_tokenizer = load_tokenizer;
-  load.pack = ParsePackMode(options.pack);
-  return Model::Load(ModelPath(options.path), load, pool);
+  load.pack = arguments.options.pack;
+  return Model::Load(ModelPath(arguments.path), load, pool);
 }
 
-ContextSettings ToContextSettings(const ContextOptions& options) {
-  return AsUsage([&] { return ParseContextSettings(options); });
-}
-
-namespace {
-
-ContextSettings ParseContextSettings(const ContextOptions& options) {
-  ContextSettings settings;
-  settings.spec = options.spec;
-  if (!options.memory.empty()) ParseBytes(options.memory, "--memory");
-  if (settings.spec != "auto") CheckContextSpec(settings.spec);  // refused before the model is loaded
-  if (!options.kv.empty()) settings.key_encoding = settings.value_encoding = ToKvEncoding(options.kv, "--kv");
-  if (!options.kv_keys.empty()) settings.key_encoding = ToKvEncoding(options.kv_keys, "--kv-k");
-  if (!options.kv_values.empty()) settings.value_encoding = ToKvEncoding(options.kv_values, "--kv-v");
-  if (!options.pin.empty()) settings.num_pinned = ToCount(options.pin, "--pin");
-  if (!options.chunk.empty()) {
-    settings.max_chunk = ToCount(options.chunk, "--chunk");
-    if (settings.max_chunk < 1 || settings.max_chunk > 65536) {
-      Fail(ErrorKind::kInput, "--chunk: {} is outside 1 .. 65536", settings.max_chunk);
-    }
+ContextSettings ContextFor(const SessionArguments& arguments, const std::string& spec) {
+  SessionOptions options = arguments.options;
+  try {
+    ApplyOne({"context", spec}, "--context", &options);
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::kInput) throw;
+    FailUsage(error.what());
   }
-  if (!options.start_position.empty()) {
-    settings.start_position = ParseCount(options.start_position, "--start-position", true);
-  }
-  return settings;
+  return options.context;
 }
-
-}  // namespace
 
 std::string MemoryCap::ToString() const {
   if (is_given) return FormatBytes(bytes);
   return FormatBytes(bytes) + ", half of the free memory; --memory sets another";
 }
 
-MemoryCap ToMemoryCap(const std::string& option) {
-  if (!option.empty()) return {AsUsage([&] { return ParseBytes(option, "--memory"); }), true};
+MemoryCap ToMemoryCap(const EngineOptions& options) {
+  if (options.memory_bytes != 0) return {options.memory_bytes, true};
   const size_t available = AvailableMemoryBytes();
   return {available == 0 ? size_t{4} << 30 : available / 2, false};
 }
@@ -266,11 +220,6 @@ size_t AvailableMemoryBytes() {
     available = std::min(available, limit > used ? limit - used : size_t{0});
   }
   return available;
-}
-
-int64_t ToCount(const std::string& text, const std::string& option) {
-  if (text == "-1") return -1;
-  return AsUsage([&] { return ParseCount(text, option); });
 }
 
 Tokenizer OpenTokenizer(const std::string& model, const std::string& tokenizer_path) {

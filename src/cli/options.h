@@ -2,79 +2,69 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
 #include <memory>
-#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
-#include "base/budget.h"
-#include "base/error.h"
 #include "base/thread_pool.h"
+#include "cli/command.h"
 #include "context/context.h"
 #include "model/model.h"
-#include "session/sampler.h"
-
-namespace CLI {
-class App;
-class Option;
-}  // namespace CLI
+#include "session/fields.h"
 
 namespace mneme::cli {
 
-struct ModelOptions {
+// MODEL and how it is loaded.
+struct ModelArguments {
   std::string path;
-  std::string tokenizer;
-  std::string pack = "auto";
-  size_t num_threads = 0;
+  EngineOptions engine;  // threads
+  ModelOptions options;
+  std::vector<Setting> typed;  // what was given, as it was written
 };
 
-struct ContextOptions {
-  std::string spec = "auto";
-  std::string memory;
-  std::string kv;
-  std::string kv_keys;
-  std::string kv_values;
-  std::string pin;
-  std::string start_position;
-  std::string chunk;
+// A stream: session, sampler, and the cap.
+struct SessionArguments {
+  SessionOptions options;
+  std::vector<Setting> typed;  // of the session, as they were written
+  EngineOptions engine;        // the cap
+  std::vector<Setting> typed_engine;
+
+  // As it was typed; empty if it was not.
+  std::string Typed(std::string_view name) const;
 };
 
-struct SamplerOptions {
-  SamplerSettings settings;
-};
+// An option for each field of *options that `names` lists ("context,pin"; all if it is empty), made from the
+// table in session/fields.cc. Values go into *options, and as they were written into *typed.
+template <typename Options>
+void AddFields(Command& verb, std::string_view names, Options* options, std::vector<Setting>* typed);
 
-// The command line itself is wrong: exit code 2.
-class UsageError : public Error {
- public:
-  explicit UsageError(std::string message) : Error(ErrorKind::kInput, std::move(message)) {}
-};
-[[noreturn]] inline void FailUsage(std::string message) { throw UsageError(std::move(message)); }
-
-// An option that takes one value and may be given more than once.
-CLI::Option* AddListOption(CLI::App& verb, const std::string& name, std::vector<std::string>* values,
-                           const std::string& type, const std::string& help);
 // --context, more than once: what a verb that compares contexts takes.
-CLI::Option* AddContextList(CLI::App& verb, std::vector<std::string>* specs,
-                            const std::string& more_help = "");
-// MODEL, --tokenizer, --pack, --threads.
-void AddModelOptions(CLI::App& verb, ModelOptions* options);
-// --memory, --kv, --kv-k, --kv-v, --chunk, --start-position, and with_context: --context, --pin.
-void AddContextOptions(CLI::App& verb, ContextOptions* options, bool with_context = true);
-// --temperature, --top-k, --top-p, --min-p, --repetition-penalty, --repetition-window, --seed.
-void AddSamplerOptions(CLI::App& verb, SamplerOptions* options);
+void AddContextList(Command& verb, std::vector<std::string>* specs, const std::string& more_help = "");
+// MODEL, and those of --tokenizer, --pack, --threads that `names` lists.
+void AddModelOptions(Command& verb, ModelArguments* arguments,
+                     std::string_view names = "tokenizer,pack,threads");
+// --memory, --kv, --kv-k, --kv-v, --chunk, --start-position, and with_context what belongs to one stream:
+// --context,
+// --pin, --max-rewind.
+void AddContextOptions(Command& verb, SessionArguments* arguments, bool with_context = true);
+// Every field of SamplerSettings.
+void AddSamplerOptions(Command& verb, SessionArguments* arguments);
 // What `--context` takes: every policy with its keys and paper. For the end of a help text.
 std::string ContextHelp();
+// What an option that other programs have is called here; empty if it is none that is known.
+std::string_view HintForOption(std::string_view option);
 
 // The model file that is meant: `given`, or the model that ships with the program. Throws Error(kInput), with
 // where it was looked for, if neither is there.
 std::string ModelPath(const std::string& given);
-// Throws what Model::Load throws, and Error(kInput) for an unknown --pack.
-std::shared_ptr<const Model> LoadModel(const ModelOptions& options, ThreadPool& pool,
+// Throws what Model::Load throws.
+std::shared_ptr<const Model> LoadModel(const ModelArguments& arguments, ThreadPool& pool,
                                        bool load_tokenizer = true);
 
-// Throws UsageError naming the option. spec may still be "auto".
-ContextSettings ToContextSettings(const ContextOptions& options);
+// The settings of a verb that compares contexts, for one of them. Throws UsageError for a context that is not
+// known.
+ContextSettings ContextFor(const SessionArguments& arguments, const std::string& spec);
 
 // --memory, or half of what the machine has free now.
 struct MemoryCap {
@@ -83,13 +73,10 @@ struct MemoryCap {
   // "256 MiB" or "5.2 GiB, half of the free memory; --memory sets another".
   std::string ToString() const;
 };
-MemoryCap ToMemoryCap(const std::string& option);
+MemoryCap ToMemoryCap(const EngineOptions& options);
 // What the machine can still give to this process: /proc/meminfo, and the limits of the control group. 0 if
 // unknown.
 size_t AvailableMemoryBytes();
-
-// "--tokens 10M", "-n 200": counts of tokens with K, M, G as powers of 1000.
-int64_t ToCount(const std::string& text, const std::string& option);
 
 // The tokenizer of `model` (a model, or a file with only a vocabulary), or `tokenizer_path` if it is not
 // empty. Costs no model: only the vocabulary is read. Throws as the loaders in tokenizer/tokenizer.h do.

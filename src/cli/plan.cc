@@ -3,7 +3,6 @@
 
 #include <fmt/core.h>
 
-#include <CLI/CLI.hpp>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -19,9 +18,9 @@ namespace mneme::cli {
 namespace {
 
 struct PlanArguments {
-  ModelOptions model;
-  ContextOptions context;
-  std::string num_tokens;
+  ModelArguments model;
+  SessionArguments context;
+  int64_t num_tokens = -1;
   bool json = false;
   bool no_time = false;
 };
@@ -66,10 +65,10 @@ nlohmann::ordered_json RowsJson(const std::vector<PlanRow>& rows) {
 
 int Plan(const PlanArguments& arguments) {
   PlanOptions options;
-  options.session.context = ToContextSettings(arguments.context);
-  const MemoryCap cap = ToMemoryCap(arguments.context.memory);
+  options.session.context = arguments.context.options.context;
+  const MemoryCap cap = ToMemoryCap(arguments.context.engine);
   options.cap_bytes = cap.bytes;
-  if (!arguments.num_tokens.empty()) options.num_tokens = ToCount(arguments.num_tokens, "--tokens");
+  options.num_tokens = arguments.num_tokens;
   LoadedModel loaded(arguments.model);
   options.num_threads = loaded.pool.num_threads();
   SpeedEstimate speed;
@@ -103,17 +102,16 @@ int Plan(const PlanArguments& arguments) {
 
 }  // namespace
 
-void AddPlan(CLI::App& app, Action* action) {
+void AddPlan(Command& program) {
   auto arguments = std::make_shared<PlanArguments>();
-  CLI::App* verb = app.add_subcommand("plan", "Memory and time of every context, before anything is run");
-  AddModelOptions(*verb, &arguments->model);
-  verb->add_option("--tokens", arguments->num_tokens,
-                   "Length of the stream: 200K, 10M (default: without end)")
-      ->type_name("N");
-  verb->add_flag("--no-time", arguments->no_time, "Do not measure the speed (half a second)");
-  verb->add_flag("--json", arguments->json, "JSON in place of a table");
-  AddContextOptions(*verb, &arguments->context, /*with_context=*/false);
-  verb->callback([=] { *action = [=] { return Plan(*arguments); }; });
+  Command& verb = program.AddVerb("plan", "Memory and time of every context, before anything is run");
+  AddModelOptions(verb, &arguments->model);
+  verb.Number("--tokens", &arguments->num_tokens, {-1, 0x1p62, Unit::kThousands}, "N",
+              "Length of the stream: 200K, 10M, -1 without end (default: without end)");
+  verb.Flag("--no-time", &arguments->no_time, "Do not measure the speed (half a second)");
+  verb.Flag("--json", &arguments->json, "JSON in place of a table");
+  AddContextOptions(verb, &arguments->context, /*with_context=*/false);
+  verb.SetAction([=] { return Plan(*arguments); });
 }
 
 }  // namespace mneme::cli

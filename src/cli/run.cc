@@ -1,7 +1,6 @@
 // mneme run: reads input of any length, then writes.
 #include <fmt/core.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
 #include <nlohmann/json.hpp>
@@ -31,26 +30,21 @@ constexpr size_t kMinPieceBytes = 4096;
 constexpr size_t kMaxPieceBytes = size_t{1} << 16;
 
 struct RunArguments {
-  ModelOptions model;
-  ContextOptions context;
-  SamplerOptions sampler;
+  ModelArguments model;
+  SessionArguments context;
   std::vector<std::string> files;
   std::string prompt;
   std::string system;
   std::string template_name;
-  std::string num_tokens = "256";
-  std::vector<std::string> stops;
+  GenerateOptions generate;
+  std::vector<Setting> typed_generate;
   std::string state;
   std::string report;
-  int64_t num_pauses = 0;
-  bool backspace = false;
   bool chat = false;
   bool pin_system = false;
   bool ids = false;
   bool no_generate = false;
   bool resume = false;
-  bool special = false;
-  bool ignore_eog = false;
   bool quiet = false;
 };
 
@@ -66,6 +60,7 @@ class Run {
 
  private:
   void Open();
+  void PassOver();
   void FeedSystem();
   void FeedFiles();
   void FeedChatIds();
@@ -78,6 +73,7 @@ class Run {
     if (!arguments_.quiet) fmt::print(stderr, "{}\n", line);
   }
   void Report();
+  std::string TemplateName() const;
   std::string ProgressNote() const;
   void UpdateProgress(Progress& progress, int64_t done, int64_t total) const;
 
@@ -90,53 +86,63 @@ class Run {
   std::vector<TokenId> chat_ids_;
   GenerateResult result_;
   bool has_generated_ = false;
-  bool prompt_was_read_ = false;  // by the run that --resume goes on from
+  // What is still to be fed of them: a saved run may have read them.
+  std::string_view system_;
+  std::string_view prompt_;
   std::string text_;
   std::vector<TokenId> generated_;
   std::string refused_;  // the message of a context that would not go on while reading
 };
 
 void Run::Open() {
-  StreamSettings settings;
-  settings.context = ToContextSettings(arguments_.context);
-  settings.sampler = arguments_.sampler.settings;
-  settings.memory = arguments_.context.memory;
+  StreamSettings settings(arguments_.context);
   settings.state = arguments_.state;
-  settings.show_special = arguments_.special;
   if (!arguments_.ids) input_ = std::make_unique<InputFiles>(arguments_.files, UserStop());
-  loaded_ = std::make_unique<LoadedModel>(arguments_.model);
+  loaded_ = std::make_unique<LoadedModel>(arguments_.model, /*load_tokenizer=*/true, arguments_.state);
+  system_ = loaded_->saved ? std::string_view() : arguments_.system;  // a saved stream begins with its own
+  prompt_ = arguments_.prompt;
   const Model& model = *loaded_->model;
   const bool uses_text = !arguments_.ids;
   if (uses_text) {
     const Tokenizer& tokenizer = model.tokenizer();
     if (arguments_.chat || !arguments_.template_name.empty()) {
       std::string note;
-      const ChatTemplate& format = ChooseChatTemplate(tokenizer, arguments_.template_name, &note);
+      const ChatTemplate& format = ChooseChatTemplate(tokenizer, TemplateName(), &note);
       if (!note.empty()) Say("chat: " + note);
-      chat_ = std::make_unique<ChatText>(tokenizer, format, arguments_.system);
+      chat_ = std::make_unique<ChatText>(tokenizer, format, system_);
     }
-    settings.encode.add_bos = chat_ == nullptr && tokenizer.adds_bos();
+    settings.options.encode.add_bos = chat_ == nullptr && tokenizer.adds_bos();
     if (arguments_.pin_system) {
-      settings.context.num_pinned = std::max<int64_t>(
-          settings.context.num_pinned,
+      settings.options.context.num_pinned = std::max<int64_t>(
+          settings.options.context.num_pinned,
           chat_ ? static_cast<int64_t>(chat_->num_head_tokens())
-                : static_cast<int64_t>(tokenizer.Encode(arguments_.system, settings.encode).size()));
+                : static_cast<int64_t>(tokenizer.Encode(arguments_.system, settings.options.encode).size()));
     }
     if (!arguments_.no_generate || !arguments_.files.empty()) {
       const int64_t trained = std::max<int64_t>(model.context_shape().trained_length, 2048);
       const int64_t num_read = CountTokens(tokenizer, arguments_.files, input_->size_bytes(), trained, UserStop());
       const int64_t num_other =
           static_cast<int64_t>(tokenizer.Encode(arguments_.system + arguments_.prompt).size()) + 16;
-      const int64_t num_new = arguments_.no_generate ? 0 : ToCount(arguments_.num_tokens, "-n");
-      if (num_read >= 0) settings.num_tokens = num_read + num_other + num_new;
+      const int64_t num_new = arguments_.no_generate ? 0 : arguments_.generate.max_tokens;
+      if (num_read >= 0 && num_new >= 0) settings.num_tokens = num_read + num_other + num_new;
     }
   }
   stream_ = std::make_unique<Stream>(*loaded_, settings);
+  stream_->Bind("--system", SystemNote(arguments_.system));
+  stream_->Bind("--pin-system", arguments_.pin_system ? "true" : "");
+  if (chat_) stream_->Bind("--template", std::string(chat_->format().name), /*may_come_later=*/true);
   if (!arguments_.quiet) PrintStart(*stream_, *loaded_);
   if (stream_->is_restored) {
     Say(fmt::format("state: {} restored, {} tokens were read before", arguments_.state,
                     FormatCount(stream_->session->num_tokens())));
   }
+}
+
+// As typed, else as the saved stream had it.
+std::string Run::TemplateName() const {
+  if (!arguments_.template_name.empty() || !loaded_->saved) return arguments_.template_name;
+  const auto found = loaded_->saved->notes.find("template");
+  return found == loaded_->saved->notes.end() ? "" : found->second;
 }
 
 std::string Run::ProgressNote() const {
@@ -155,8 +161,8 @@ void Run::FeedSystem() {
   if (chat_) {
     chat_->Begin(&chat_ids_);
     FeedChatIds();
-  } else if (!arguments_.system.empty() && session.num_tokens() == 0 && session.text_bytes() == 0) {
-    session.FeedText(arguments_.system, UserStop());  // else it was fed by the run that was saved
+  } else if (!system_.empty()) {
+    session.FeedText(system_, UserStop());
   }
 }
 
@@ -174,24 +180,41 @@ void Run::FeedPiece(std::string_view text) {
   FeedChatIds();
 }
 
-void Run::FeedFiles() {
-  Session& session = *stream_->session;
-  if (arguments_.resume) {
-    if (!stream_->is_restored) {
-      Say("nothing to resume: the state does not exist yet; reading from the start");
-    } else {
-      const int64_t system_bytes = static_cast<int64_t>(arguments_.system.size());
-      const int64_t beyond = input_->Skip(session.text_bytes() - system_bytes);
-      prompt_was_read_ = beyond > 0 && beyond == static_cast<int64_t>(arguments_.prompt.size());
-      if (beyond > 0 && !prompt_was_read_) {
-        Fail(ErrorKind::kInput,
-             "the input ends {} bytes before the place where the saved run stood; --resume needs the same "
-             "input",
-             beyond);
-      }
-      Say(fmt::format("resuming after {} bytes of input", FormatCount(input_->position_bytes())));
-    }
+// The saved run's text is the system text, the files and the prompt, one after the other: passes over what it
+// has read of them, if it is the same text.
+void Run::PassOver() {
+  if (!stream_->is_restored) {
+    Say("nothing to resume: the state does not exist yet; reading from the start");
+    return;
   }
+  const Session& session = *stream_->session;
+  int64_t left = session.text_bytes();
+  TextHash hash;
+  const auto pass = [&](std::string_view text) {
+    const size_t count = std::min(text.size(), static_cast<size_t>(left));
+    hash.Add(text.substr(0, count));
+    left -= static_cast<int64_t>(count);
+    return text.substr(count);
+  };
+  system_ = pass(arguments_.system);
+  left = input_->Skip(left, &hash);
+  prompt_ = pass(arguments_.prompt);
+  if (left > 0) {
+    Fail(ErrorKind::kInput,
+         "the input ends {} bytes before the place where the saved run stood; --resume needs the same input",
+         left);
+  }
+  if (hash.digest() != session.text_hash()) {
+    Fail(ErrorKind::kMismatch,
+         "--resume: the first {} bytes of the input (--system, -f and -p, in this order) are not what the "
+         "saved run in "
+         "{} has read; give the same input, or leave --resume out to read this one after it",
+         FormatCount(session.text_bytes()), arguments_.state);
+  }
+  Say(fmt::format("resuming after {} bytes of input", FormatCount(input_->position_bytes())));
+}
+
+void Run::FeedFiles() {
   if (arguments_.files.empty()) return;
   ConsoleProgress console("reading");
   NoProgress none;
@@ -231,8 +254,7 @@ void Run::FeedIdFiles() {
 
 void Run::FeedPrompt() {
   Session& session = *stream_->session;
-  if (prompt_was_read_) return;
-  if (!arguments_.prompt.empty()) FeedPiece(arguments_.prompt);
+  if (!prompt_.empty()) FeedPiece(prompt_);
   if (chat_) {
     chat_->End(&chat_ids_);
     FeedChatIds();
@@ -245,12 +267,7 @@ void Run::FeedPrompt() {
 
 void Run::Generate() {
   Session& session = *stream_->session;
-  GenerateOptions options;
-  options.max_tokens = ToCount(arguments_.num_tokens, "-n");
-  options.stop_strings = arguments_.stops;
-  options.stop_at_eog = !arguments_.ignore_eog;
-  options.num_pauses = arguments_.num_pauses;
-  options.backspace = arguments_.backspace;
+  GenerateOptions options = arguments_.generate;
   if (chat_) {
     const std::vector<std::string> stops = StopStrings(chat_->format());
     options.stop_strings.insert(options.stop_strings.end(), stops.begin(), stops.end());
@@ -282,8 +299,9 @@ void Run::SaveState() {
 void Run::Report() {
   const Session& session = *stream_->session;
   if (has_generated_ && !arguments_.quiet) {
-    const std::string taken_back =
-        arguments_.backspace ? fmt::format(", took {} back", FormatCount(result_.num_backspaces)) : "";
+    const std::string taken_back = arguments_.generate.backspace
+                                       ? fmt::format(", took {} back", FormatCount(result_.num_backspaces))
+                                       : "";
     Say(fmt::format("wrote {} tokens{}, ended by: {}{}", FormatCount(result_.num_tokens), taken_back,
                     StopReasonName(result_.reason),
                     result_.message.empty() ? "" : fmt::format(" ({})", result_.message)));
@@ -292,7 +310,7 @@ void Run::Report() {
   if (arguments_.report.empty()) return;
   RunFacts facts;
   facts.program_version = MNEME_VERSION;
-  facts.context_asked = arguments_.context.spec;
+  facts.context_asked = arguments_.context.options.context.spec;
   facts.context_reason = stream_->context_reason;
   facts.wall_seconds = SecondsSince(start_);
   facts.num_threads = loaded_->pool.num_threads();
@@ -320,6 +338,7 @@ int Run::operator()() {
     if (arguments_.ids) {
       FeedIdFiles();
     } else {
+      if (arguments_.resume) PassOver();
       FeedSystem();
       FeedFiles();
       if (!StopRequested()) FeedPrompt();
@@ -352,7 +371,6 @@ int Run::operator()() {
 }
 
 void CheckArguments(const RunArguments& arguments) {
-  ToCount(arguments.num_tokens, "-n");
   if (arguments.resume && arguments.state.empty()) {
     FailUsage("--resume goes on from a saved state: name it with --state FILE");
   }
@@ -367,75 +385,47 @@ void CheckArguments(const RunArguments& arguments) {
   }
 }
 
-void AddInputOptions(CLI::App& verb, RunArguments& arguments) {
-  constexpr const char* kGroup = "Input and output";
-  AddListOption(verb, "-f,--file", &arguments.files, "FILE",
-                "Read this file, - is standard input; several are read as one")
-      ->group(kGroup);
-  verb.add_option("-p,--prompt", arguments.prompt, "Text after the files")->type_name("TEXT")->group(kGroup);
-  verb.add_option("-n,--num-tokens", arguments.num_tokens,
-                  "Most tokens to write, -1 without end (default 256)")
-      ->type_name("N")
-      ->group(kGroup);
-  verb.add_flag("--no-generate", arguments.no_generate, "Only read")->group(kGroup);
-  AddListOption(verb, "--stop", &arguments.stops, "TEXT", "End before this text; may be given more than once")
-      ->group(kGroup);
-  verb.add_flag("--ignore-end", arguments.ignore_eog, "Write on where the model would end")->group(kGroup);
-  verb.add_flag("--special", arguments.special, "Show control tokens in the text")->group(kGroup);
-  verb.add_flag("--ids", arguments.ids, "Input and output are token ids as text, separated by white space")
-      ->group(kGroup);
-  verb.add_option("--pause", arguments.num_pauses,
-                  "Pause tokens before the answer, for models that have them")
-      ->type_name("N")
-      ->check(CLI::NonNegativeNumber)
-      ->group(kGroup);
-  verb.add_flag("--backspace", arguments.backspace,
-                "Let the model take tokens back, if it was trained to; text comes 16 tokens late")
-      ->group(kGroup);
-  verb.add_option("--state", arguments.state,
-                  "Go on where this file says, and save to it at the end or on Ctrl-C")
-      ->type_name("FILE")
-      ->group(kGroup);
-  verb.add_flag("--resume", arguments.resume,
-                "The input is that of the saved run: pass over what it has read")
-      ->group(kGroup);
-  verb.add_option("--report", arguments.report, "Write the report in full: ledger, bytes, speeds")
-      ->type_name("FILE.json")
-      ->group(kGroup);
-  verb.add_flag("-q,--quiet", arguments.quiet, "Only the text and errors")->group(kGroup);
+void AddInputOptions(Command& verb, RunArguments& arguments) {
+  verb.SetGroup("Input and output");
+  verb.List("-f,--file", &arguments.files, "FILE",
+            "Read this file, - is standard input; several are read as one");
+  verb.Text("-p,--prompt", &arguments.prompt, "TEXT", "Text after the files");
+  AddFields(verb, "num_tokens,stop,ignore_end,pause,backspace", &arguments.generate,
+            &arguments.typed_generate);
+  verb.Flag("--no-generate", &arguments.no_generate, "Only read");
+  AddFields(verb, "special", &arguments.context.options, &arguments.context.typed);
+  verb.Flag("--ids", &arguments.ids, "Input and output are token ids as text, separated by white space");
+  verb.Text("--state", &arguments.state, "FILE",
+            "Go on where this file says, and save to it at the end or on Ctrl-C");
+  verb.Flag("--resume", &arguments.resume, "The input is that of the saved run: pass over what it has read");
+  verb.Text("--report", &arguments.report, "FILE.json", "Write the report in full: ledger, bytes, speeds");
+  verb.Flag("-q,--quiet", &arguments.quiet, "Only the text and errors");
 }
 
 }  // namespace
 
-void AddRun(CLI::App& app, Action* action) {
+void AddRun(Command& program) {
   auto arguments = std::make_shared<RunArguments>();
-  CLI::App* verb = app.add_subcommand("run", "Read input of any length, then write");
-  AddModelOptions(*verb, &arguments->model);
-  AddInputOptions(*verb, *arguments);
-  AddContextOptions(*verb, &arguments->context);
-  constexpr const char* kChat = "Chat";
-  verb->add_flag("--chat", arguments->chat, "Wrap the input as a user's message in the model's chat template")
-      ->group(kChat);
-  verb->add_option("--system", arguments->system, "System prompt, first in the stream")
-      ->type_name("TEXT")
-      ->group(kChat);
-  verb->add_option("--template", arguments->template_name,
-                   "Chat template in place of the model's: " + ChatTemplateList())
-      ->type_name("NAME")
-      ->group(kChat);
-  verb->add_flag("--pin-system", arguments->pin_system, "Never drop the system prompt")->group(kChat);
-  AddSamplerOptions(*verb, &arguments->sampler);
-  verb->footer(
+  Command& verb = program.AddVerb("run", "Read input of any length, then write");
+  AddModelOptions(verb, &arguments->model);
+  AddInputOptions(verb, *arguments);
+  AddContextOptions(verb, &arguments->context);
+  verb.SetGroup("Chat");
+  verb.Flag("--chat", &arguments->chat, "Wrap the input as a user's message in the model's chat template");
+  verb.Text("--system", &arguments->system, "TEXT", "System prompt, first in the stream");
+  verb.Text("--template", &arguments->template_name, "NAME",
+            "Chat template in place of the model's: " + ChatTemplateList());
+  verb.Flag("--pin-system", &arguments->pin_system, "Never drop the system prompt");
+  AddSamplerOptions(verb, &arguments->context);
+  verb.SetFooter(
       ContextHelp() +
       "\nExamples:\n"
       "  mneme run model.gguf -p \"Once upon a time\" -n 200 --temperature 0.8 --seed 7\n"
       "  mneme run model.gguf -f book.txt -p \"And then\" --context sinks --memory 64M --report run.json\n"
       "  tail -F app.log | mneme run model.gguf -f - --no-generate --state app.state");
-  verb->callback([=] {
-    *action = [=] {
-      CheckArguments(*arguments);
-      return Run(*arguments)();
-    };
+  verb.SetAction([=] {
+    CheckArguments(*arguments);
+    return Run(*arguments)();
   });
 }
 

@@ -2,6 +2,7 @@
 
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 
@@ -9,7 +10,7 @@
 #include "base/file.h"
 #include "base/units.h"
 #include "session/plan.h"
-#include "session/snapshot.h"
+#include "session/text_hash.h"
 
 namespace mneme::cli {
 namespace {
@@ -20,37 +21,55 @@ double SecondsSince(std::chrono::steady_clock::time_point start) {
 
 }  // namespace
 
-LoadedModel::LoadedModel(const ModelOptions& options, bool load_tokenizer) : pool(options.num_threads) {
+LoadedModel::LoadedModel(const ModelArguments& arguments, bool load_tokenizer, const std::string& state)
+    : pool(arguments.engine.num_threads) {
+  ModelArguments chosen = arguments;
+  if (!state.empty() && FileExists(state)) {
+    saved = ReadSnapshotInfo(state);
+    const bool is_typed = std::any_of(arguments.typed.begin(), arguments.typed.end(),
+                                      [](const Setting& setting) { return setting.name == "pack"; });
+    if (!is_typed) chosen.options.pack = saved->pack;
+  }
   const auto start = std::chrono::steady_clock::now();
-  model = LoadModel(options, pool, load_tokenizer);
+  model = LoadModel(chosen, pool, load_tokenizer);
   load_seconds = SecondsSince(start);
 }
 
 Stream::Stream(LoadedModel& loaded, const StreamSettings& settings)
-    : cap(ToMemoryCap(settings.memory)), budget(cap.bytes) {
-  SessionOptions options;
-  options.context = settings.context;
-  options.sampler = settings.sampler;
-  options.encode = settings.encode;
-  options.show_special = settings.show_special;
-  const bool continues = !settings.state.empty() && FileExists(settings.state);
-  if (continues && settings.context.spec == "auto") {
-    // What the saved run settled on: auto must not decide anew because the cap or the input is another one.
-    const SnapshotInfo saved = ReadSnapshotInfo(settings.state);
-    options.context = saved.context;
-    context_reason = fmt::format("as in the saved state {}", settings.state);
-  } else {
-    ResolvedContext resolved = ResolveSessionContext(*loaded.model, options, cap.bytes, settings.num_tokens,
-                                                     loaded.pool.num_threads());
-    options.context = resolved.settings;
-    context_reason = std::move(resolved.reason);
-  }
-  session = std::make_unique<Session>(loaded.model, options, budget, loaded.pool);
-  if (continues) {
-    session->Restore(settings.state);
-    session->set_sampler(settings.sampler);
+    : cap(ToMemoryCap(settings.engine)), budget(cap.bytes), state(settings.state) {
+  if (!state.empty() && FileExists(state)) {
+    session = Session::Restore(loaded.model, state, settings.typed, budget, loaded.pool);
+    context_reason = fmt::format("as in the saved state {}", state);
     is_restored = true;
+    return;
   }
+  SessionOptions options = settings.options;
+  ResolvedContext resolved = ResolveSessionContext(*loaded.model, options, cap.bytes, settings.num_tokens,
+                                                   loaded.pool.num_threads());
+  options.context = resolved.settings;
+  context_reason = std::move(resolved.reason);
+  session = std::make_unique<Session>(loaded.model, options, budget, loaded.pool);
+}
+
+void Stream::Bind(const std::string& option, const std::string& value, bool may_come_later) {
+  if (value.empty()) return;
+  std::string name = option.substr(option.find_first_not_of('-'));
+  std::replace(name.begin(), name.end(), '-', '_');
+  const std::string kept = session->note(name);
+  if (!is_restored || (may_come_later && kept.empty())) return session->SetNote(name, value);
+  if (kept == value) return;
+  Fail(ErrorKind::kMismatch,
+       "{}: the stream in {} did not begin with this one, and its beginning cannot be changed any more; "
+       "leave the "
+       "option out, or begin another state",
+       option, state);
+}
+
+std::string SystemNote(std::string_view system) {
+  if (system.empty()) return "";
+  TextHash hash;
+  hash.Add(system);
+  return fmt::format("{:016x}", hash.digest());
 }
 
 void PrintStart(const Stream& stream, const LoadedModel& loaded) {
@@ -68,6 +87,8 @@ void PrintStart(const Stream& stream, const LoadedModel& loaded) {
              : reason.starts_with(context) ? "auto picked " + reason
                                            : fmt::format("{} ({})", context, reason));
   fmt::print(stderr, "memory cap: {}\n", stream.cap.ToString());
+  if (!stream.session->restore_note().empty())
+    fmt::print(stderr, "state: {}\n", stream.session->restore_note());
 }
 
 }  // namespace mneme::cli

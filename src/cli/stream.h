@@ -3,46 +3,62 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
+#include <string_view>
 
 #include "base/budget.h"
 #include "base/thread_pool.h"
 #include "cli/options.h"
 #include "model/model.h"
 #include "session/session.h"
+#include "session/snapshot.h"
 
 namespace mneme::cli {
 
 // Threads and model, and how long they took.
 struct LoadedModel {
-  explicit LoadedModel(const ModelOptions& options, bool load_tokenizer = true);
+  // state: path of a saved state, if the model is loaded to go on with one that exists: its weights are
+  // multiplied as they were when it was saved, unless --pack was given.
+  explicit LoadedModel(const ModelArguments& arguments, bool load_tokenizer = true,
+                       const std::string& state = "");
+  std::optional<SnapshotInfo> saved;  // of that state
   ThreadPool pool;
   double load_seconds = 0;
   std::shared_ptr<const Model> model;
 };
 
 struct StreamSettings {
-  ContextSettings context;
-  SamplerSettings sampler;
-  EncodeOptions encode;
-  bool show_special = false;
-  std::string memory;       // --memory
+  explicit StreamSettings(const SessionArguments& arguments)
+      : options(arguments.options), typed(arguments.typed), engine(arguments.engine) {}
+  SessionOptions options;
+  std::vector<Setting> typed;  // what a saved state must agree with, or takes over
+  EngineOptions engine;
   std::string state;        // --state, or empty
   int64_t num_tokens = -1;  // of the stream, if known
 };
 
 // A session under its budget. Declared in the order in which they depend on each other.
 struct Stream {
-  // Resolves the context, makes the session, and restores the state if the file exists. With --context auto
-  // the context of the saved state is taken. Throws Error; nothing is left then.
+  // Resolves the context and makes the session; or, if the state file exists, restores it, with what was
+  // typed in place of what a state leaves free. Throws Error; nothing is left then.
   Stream(LoadedModel& loaded, const StreamSettings& settings);
+
+  // Something of the verb's own that the stream is made of: `value`, or empty for none. A new stream keeps it
+  // in its state. Beside a restored one a value that is not the kept one is refused by the name of the
+  // option: Error(kMismatch). may_come_later: a stream that has none yet may still get one.
+  void Bind(const std::string& option, const std::string& value, bool may_come_later = false);
 
   MemoryCap cap;
   Budget budget;
   std::string context_reason;  // what auto decided and why; empty if the user named the context
   bool is_restored = false;
+  std::string state;
   std::unique_ptr<Session> session;
 };
+
+// What stands for a system prompt in a state: its hash, or empty for none.
+std::string SystemNote(std::string_view system);
 
 // "context: sinks:sinks=4,window=1020 (auto: ...)" and "memory cap: ..." to standard error.
 void PrintStart(const Stream& stream, const LoadedModel& loaded);

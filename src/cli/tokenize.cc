@@ -1,7 +1,6 @@
 // mneme tokenize: text to ids and back, as a stream of any size.
 #include <fmt/core.h>
 
-#include <CLI/CLI.hpp>
 #include <cctype>
 #include <charconv>
 #include <chrono>
@@ -144,27 +143,24 @@ int Tokenize(TokenizeArguments arguments) {
 
 }  // namespace
 
-void AddTokenize(CLI::App& app, Action* action) {
+void AddTokenize(Command& program) {
   auto arguments = std::make_shared<TokenizeArguments>();
-  CLI::App* verb = app.add_subcommand("tokenize", "Turn text into token ids, or ids into text");
-  verb->add_option("MODEL", arguments->model,
-                   "Model or tokenizer file (default: the model that ships with mneme)")
-      ->type_name("");
-  verb->add_option("--tokenizer", arguments->tokenizer, "Tokenizer file, in place of the model's")
-      ->type_name("PATH");
-  AddListOption(*verb, "-f,--file", &arguments->files, "FILE",
-                "Input, - is standard input (default); several are one text");
-  verb->add_option("-p,--prompt", arguments->prompt, "Text, after the files")->type_name("TEXT");
-  verb->add_option("--ids-out", arguments->ids_out, "Write ids as 32-bit little-endian integers")
-      ->type_name("FILE");
-  verb->add_flag("--count", arguments->count, "Print only how many");
-  verb->add_flag("--pieces", arguments->pieces, "Print each id with its piece, a line each");
-  verb->add_flag("--decode", arguments->decode,
-                 "Input is ids (text, separated by white space); print their text");
-  verb->add_flag("--bos", arguments->bos, "Put the beginning-of-text token first");
-  verb->add_flag("--eos", arguments->eos, "Put the end-of-text token last");
-  verb->add_flag("--special", arguments->special, "Read and print control tokens such as <|im_end|> as such");
-  verb->callback([=] { *action = [=] { return Tokenize(*arguments); }; });
+  Command& verb = program.AddVerb("tokenize", "Turn text into token ids, or ids into text");
+  verb.Text("MODEL", &arguments->model, "",
+            "Model or tokenizer file (default: the model that ships with mneme)");
+  verb.Text("--tokenizer", &arguments->tokenizer, "PATH", "Tokenizer file, in place of the model's");
+  verb.List("-f,--file", &arguments->files, "FILE",
+            "Input, - is standard input (default); several are one text");
+  verb.Text("-p,--prompt", &arguments->prompt, "TEXT", "Text, after the files");
+  verb.Text("--ids-out", &arguments->ids_out, "FILE", "Write ids as 32-bit little-endian integers");
+  verb.Flag("--count", &arguments->count, "Print only how many");
+  verb.Flag("--pieces", &arguments->pieces, "Print each id with its piece, a line each");
+  verb.Flag("--decode", &arguments->decode,
+            "Input is ids (text, separated by white space); print their text");
+  verb.Flag("--bos", &arguments->bos, "Put the beginning-of-text token first");
+  verb.Flag("--eos", &arguments->eos, "Put the end-of-text token last");
+  verb.Flag("--special", &arguments->special, "Read and print control tokens such as <|im_end|> as such");
+  verb.SetAction([=] { return Tokenize(*arguments); });
 }
 
 }  // namespace mneme::cli

@@ -2,7 +2,6 @@
 // libtorch.
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
 #include <filesystem>
 #include <memory>
 #include <string>
@@ -54,32 +53,28 @@ int RunTrainProgram(const char* verb, const TrainArguments& arguments) {
   Fail(ErrorKind::kFile, "{}: cannot be started", program);
 }
 
-void AddVerb(CLI::App& app, Action* action, const char* name, const char* what, const char* example) {
+void AddVerb(Command& program, const char* name, const char* what, const char* example) {
   auto arguments = std::make_shared<TrainArguments>();
-  CLI::App* verb = app.add_subcommand(name, what);
-  verb->add_option("config", arguments->config, "TOML file; `--reference` lists its keys")
-      ->type_name("CONFIG");
-  verb->add_option("--steps", arguments->steps, "Stop after this many steps; the same command goes on")
-      ->type_name("N");
-  verb->add_option("--set", arguments->changes,
-                   "A setting in place of the file's: memory.update=delta; several times")
-      ->type_name("KEY=VALUE")
-      ->allow_extra_args(false);
-  verb->add_flag("--fresh", arguments->fresh, "Start anew although the run's folder holds a checkpoint");
-  verb->add_flag("--reference", arguments->reference, "Print every key with its type, default and meaning");
-  verb->footer(example);
-  verb->callback([=] { *action = [=] { return RunTrainProgram(name, *arguments); }; });
+  Command& verb = program.AddVerb(name, what);
+  verb.Text("config", &arguments->config, "CONFIG", "TOML file; `--reference` lists its keys");
+  verb.Text("--steps", &arguments->steps, "N", "Stop after this many steps; the same command goes on");
+  verb.List("--set", &arguments->changes, "KEY=VALUE",
+            "A setting in place of the file's: memory.update=delta; several times");
+  verb.Flag("--fresh", &arguments->fresh, "Start anew although the run's folder holds a checkpoint");
+  verb.Flag("--reference", &arguments->reference, "Print every key with its type, default and meaning");
+  verb.SetFooter(example);
+  verb.SetAction([=] { return RunTrainProgram(name, *arguments); });
 }
 
 }  // namespace
 
-void AddTrain(CLI::App& app, Action* action) {
-  AddVerb(app, action, "train", "Train a model from scratch, with or without a memory",
+void AddTrain(Command& program) {
+  AddVerb(program, "train", "Train a model from scratch, with or without a memory",
           "Example:\n  mneme train recipes/tiny-cpu.toml       Ctrl-C saves; the same command goes on");
 }
 
-void AddAdapt(CLI::App& app, Action* action) {
-  AddVerb(app, action, "adapt", "Give an existing model a memory",
+void AddAdapt(Command& program) {
+  AddVerb(program, "adapt", "Give an existing model a memory",
           "Example:\n  mneme adapt adapt.toml                  model.base in it names the model");
 }
 

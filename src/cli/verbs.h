@@ -1,28 +1,22 @@
-// The verbs of the program. Each function describes one subcommand to the parser; when it is the one that was
-// typed, its action is stored and main runs it after parsing. An action returns the exit code: 0, or 130
-// after an interrupt; it throws mneme::Error for everything else.
+// The verbs of the program. Each function describes one to `program`: options, help, and the action that main
+// runs when it is the one that was typed. An action returns the exit code: 0, or 130 after an interrupt; it
+// throws mneme::Error for everything else.
 #pragma once
 
-#include <functional>
-
-namespace CLI {
-class App;
-}
+#include "cli/command.h"
 
 namespace mneme::cli {
 
-using Action = std::function<int()>;
-
-void AddRun(CLI::App& app, Action* action);
-void AddChat(CLI::App& app, Action* action);
-void AddInspect(CLI::App& app, Action* action);
-void AddPlan(CLI::App& app, Action* action);
-void AddConvert(CLI::App& app, Action* action);
-void AddBench(CLI::App& app, Action* action);
-void AddTokenize(CLI::App& app, Action* action);
-void AddEval(CLI::App& app, Action* action);
-void AddTrain(CLI::App& app, Action* action);
-void AddAdapt(CLI::App& app, Action* action);
+void AddRun(Command& program);
+void AddChat(Command& program);
+void AddInspect(Command& program);
+void AddPlan(Command& program);
+void AddConvert(Command& program);
+void AddBench(Command& program);
+void AddTokenize(Command& program);
+void AddEval(Command& program);
+void AddTrain(Command& program);
+void AddAdapt(Command& program);
 
 inline constexpr int kExitError = 1;
 inline constexpr int kExitUsage = 2;

@@ -403,7 +403,8 @@ void InfiniContext::Restore(StateReader& reader) {
   const auto first = reader.Get<int64_t>();
   const auto last = reader.Get<int64_t>();
   const int64_t num_tokens = local_->num_tokens();
-  if (first < 0 || last < first || last - first >= num_snapshots_ || last > NumCommitted(num_tokens) ||
+  if (first < 0 || first > std::max<int64_t>(0, NumCommitted(num_tokens) - 1) || last < first ||
+      last - first >= num_snapshots_ || last > NumCommitted(num_tokens) ||
       num_tokens - FirstKept(first) > kept_tokens_) {
     Fail(ErrorKind::kFile, "state: memories {} to {} do not fit a stream of {} tokens", first, last,
          num_tokens);

@@ -226,6 +226,16 @@ std::span<const PolicyRow> PolicyTable() {
 
 void CheckContextSpec(std::string_view text) { ParseSpec(text); }
 
+bool ContextAgrees(std::string_view asked, std::string_view spec) {
+  const ParsedSpec a = ParseSpec(asked), b = ParseSpec(spec);
+  if (a.row->make == nullptr) return true;
+  if (a.row->name != b.row->name) return false;
+  for (size_t i = 0; i < a.values.size(); ++i) {
+    if (a.values[i].has_value() && a.values[i] != b.values[i]) return false;
+  }
+  return true;
+}
+
 void CheckContextNumbers(const ContextSettings& settings) {
   const auto check = [](std::string_view what, int64_t value, int64_t least, int64_t most) {
     if (value >= least && value <= most) return;

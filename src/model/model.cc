@@ -1,6 +1,10 @@
 #include "model/model.h"
 
+#include <fmt/format.h>
+
 #include <mutex>
+#include <set>
+#include <string>
 
 #include "base/error.h"
 #include "base/hash.h"
@@ -113,6 +117,7 @@ std::unique_ptr<Tokenizer> FindTokenizer(const TensorSource& source, const LoadO
 
 struct Model::Impl {
   std::string path;
+  PackMode pack = PackMode::kAuto;
   std::unique_ptr<TensorSource> source;
   ModelConfig config;
   ContextShape shape;
@@ -131,6 +136,7 @@ std::shared_ptr<const Model> Model::Load(const std::string& path, const LoadOpti
   const std::shared_ptr<Model> model(new Model());
   Impl& impl = *model->impl_;
   impl.path = path;
+  impl.pack = options.pack;
   impl.source = OpenTensorSource(path);
   Hyperparameters hyper = ReadHyperparameters(*impl.source);
   const Family& family = FindFamily(hyper);
@@ -191,6 +197,21 @@ uint64_t Model::fingerprint() const {
     impl_->fingerprint = hash.value();
   });
   return impl_->fingerprint;
+}
+
+PackMode Model::pack() const { return impl_->pack; }
+
+std::string Model::products() const {
+  std::set<std::string> kinds;
+  ForEachLinear(impl_->weights, [&](const LinearLayer& linear) {
+    const LinearWeights& weights = linear.weights;
+    const std::string_view how = !weights.is_packed()                             ? "file"
+                                 : weights.products() == FloatProducts::kInt16    ? "int16"
+                                 : weights.products() == FloatProducts::kBFloat16 ? "bf16"
+                                                                                  : "packed";
+    kinds.insert(fmt::format("{}:{}", EncodingName(weights.encoding()), how));
+  });
+  return fmt::format("{}", fmt::join(kinds, ","));
 }
 
 size_t Model::weight_bytes() const { return impl_->weight_bytes; }

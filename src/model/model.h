@@ -66,6 +66,11 @@ class Model {
   uint64_t fingerprint() const;
   size_t weight_bytes() const;  // as stored
   size_t packed_bytes() const;  // allocated by repacking
+  // As LoadOptions::pack said.
+  PackMode pack() const;
+  // How the weights are multiplied, which decides the bits: encodings, each with "file" (in place), "packed",
+  // "int16" or "bf16". "f16:int16,q8_0:packed".
+  std::string products() const;
   // Bytes of weights read to decode one token.
   size_t read_bytes_per_token() const;
 

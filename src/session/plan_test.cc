@@ -130,7 +130,7 @@ TEST(ReportTest, JsonHoldsWhatTheRunDid) {
   EXPECT_EQ(json["ledger"]["totals"]["sink"], 4);
   EXPECT_EQ(json["ledger"]["ranges"].back()["end"], 110);
   EXPECT_GT(json["speed"]["decode"]["tokens_per_second"].get<double>(), 0);
-  EXPECT_EQ(json["sampler"]["seed"], 0);
+  EXPECT_EQ(json["options"]["seed"], 0);
   EXPECT_FALSE(json["resident"]["samples"].empty());
   const std::string lines = ReportText(session, budget);
   EXPECT_NE(lines.find("0-3: sink"), std::string::npos) << lines;

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/units.h"
+#include "session/fields.h"
 #include "session/ledger.h"
 
 namespace mneme {
@@ -61,27 +62,20 @@ Json MemoryJson(const Session& session, const Budget& budget) {
           {"packed_bytes", session.model().packed_bytes()}};
 }
 
-Json ContextJson(const Session& session, const RunFacts& facts) {
-  const ContextSettings& settings = session.options().context;
-  return {{"asked", facts.context_asked},
-          {"resolved", session.context().Describe()},
-          {"reason", facts.context_reason},
-          {"key_encoding", EncodingName(settings.key_encoding)},
-          {"value_encoding", EncodingName(settings.value_encoding)},
-          {"pinned", settings.num_pinned},
-          {"max_chunk", settings.max_chunk},
-          {"max_rewind", settings.max_rewind}};
+// As numbers, true or false where a value reads as one.
+Json SettingsJson(const std::vector<Setting>& settings) {
+  Json json = Json::object();
+  for (const Setting& setting : settings) {
+    const Json value = Json::parse(setting.value, nullptr, /*allow_exceptions=*/false);
+    json[setting.name] = value.is_primitive() && !value.is_discarded() ? value : Json(setting.value);
+  }
+  return json;
 }
 
-Json SamplerJson(const SamplerSettings& settings) {
-  return {{"temperature", settings.temperature},
-          {"top_k", settings.top_k},
-          {"top_p", settings.top_p},
-          {"min_p", settings.min_p},
-          {"repetition_penalty", settings.repetition_penalty},
-          {"repetition_window", settings.repetition_window},
-          {"seed", settings.seed},
-          {"banned", settings.banned}};
+Json OptionsJson(const Session& session) {
+  SessionOptions options = session.options();
+  options.context.spec = session.context().Describe();
+  return SettingsJson(ValuesOf(options));
 }
 
 }  // namespace
@@ -100,7 +94,10 @@ std::string ReportJson(const Session& session, const Budget& budget, const RunFa
                    {"name", model.config().name},
                    {"family", model.config().family},
                    {"fingerprint", fmt::format("{:016x}", model.fingerprint())}};
-  json["context"] = ContextJson(session, facts);
+  json["context"] = {{"asked", facts.context_asked},
+                     {"resolved", session.context().Describe()},
+                     {"reason", facts.context_reason}};
+  json["options"] = OptionsJson(session);
   json["memory"] = MemoryJson(session, budget);
   json["stream"] = {{"start_position", session.context().start_position()},
                     {"tokens", session.num_tokens()},
@@ -114,7 +111,6 @@ std::string ReportJson(const Session& session, const Budget& budget, const RunFa
                    {"decode", SpeedJson(stats.decode)},
                    {"first_token_seconds", stats.first_token_seconds}};
   json["resident"] = ResidentJson(stats);
-  json["sampler"] = SamplerJson(session.options().sampler);
   // Paths and names come from outside and need not be UTF-8.
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }

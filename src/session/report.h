@@ -18,9 +18,9 @@ struct RunFacts {
   size_t num_threads = 0;
 };
 
-// One JSON object, indented: "version", "model", "context", "memory" (cap, peak, by tag), "ledger", "speed"
-// (prefill, decode, first and last tenth, time to first token), "resident" (first and last tenth, samples),
-// "sampler", "stream".
+// One JSON object, indented: "version", "model", "context", "options" (every option of the session and its
+// sampler by name, as session/fields.cc lists them), "memory" (cap, peak, by tag), "ledger", "speed" (prefill, decode,
+// first and last tenth, time to first token), "resident" (first and last tenth, samples), "stream".
 std::string ReportJson(const Session& session, const Budget& budget, const RunFacts& facts);
 
 // Lines for the end of a run: speed, flatness, peak bytes by tag, ledger. Ends with a newline.

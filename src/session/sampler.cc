@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/random.h"
+#include "session/fields.h"
 
 namespace mneme {
 namespace {
@@ -31,46 +32,12 @@ double DrawFor(uint64_t seed, int64_t index) {
 
 }  // namespace
 
-void CheckSamplerSettings(const SamplerSettings& s, size_t vocab_size) {
-  const auto require = [](bool ok, const char* name, auto value, const char* range) {
-    if (!ok) Fail(ErrorKind::kInput, "sampler: {} is {}; it must be {}", name, value, range);
-  };
-  require(s.temperature >= 0 && std::isfinite(s.temperature), "temperature", s.temperature,
-          "a number from 0 (greedy) up");
-  require(s.top_k >= 0, "top-k", s.top_k, "0 (off) or more");
-  require(s.top_p > 0 && s.top_p <= 1, "top-p", s.top_p, "above 0 and at most 1 (off)");
-  require(s.min_p >= 0 && s.min_p <= 1, "min-p", s.min_p, "from 0 (off) to 1");
-  require(s.repetition_penalty > 0 && std::isfinite(s.repetition_penalty), "the repetition penalty",
-          s.repetition_penalty, "above 0; 1 turns it off");
-  require(s.repetition_window >= 0 && s.repetition_window <= (1 << 20), "the repetition window",
-          s.repetition_window, "from 0 to 1048576 tokens");
-  for (const TokenId id : s.banned) {
-    require(id >= 0 && static_cast<size_t>(id) < vocab_size, "a banned token", id, "in the vocabulary");
+void CheckSampler(const SamplerSettings& settings, size_t vocab_size) {
+  CheckOptions(settings);
+  for (const TokenId id : settings.banned) {
+    if (static_cast<size_t>(id) < vocab_size) continue;
+    Fail(ErrorKind::kInput, "ban: token {} is outside the vocabulary of {}", id, vocab_size);
   }
-}
-
-void SaveSamplerSettings(const SamplerSettings& s, StateWriter& writer) {
-  writer.Put(s.temperature);
-  writer.Put(s.top_k);
-  writer.Put(s.top_p);
-  writer.Put(s.min_p);
-  writer.Put(s.repetition_penalty);
-  writer.Put(s.repetition_window);
-  writer.Put(s.seed);
-  writer.PutVector(s.banned);
-}
-
-SamplerSettings RestoreSamplerSettings(StateReader& reader) {
-  SamplerSettings s;
-  s.temperature = reader.Get<float>();
-  s.top_k = reader.Get<int32_t>();
-  s.top_p = reader.Get<float>();
-  s.min_p = reader.Get<float>();
-  s.repetition_penalty = reader.Get<float>();
-  s.repetition_window = reader.Get<int32_t>();
-  s.seed = reader.Get<uint64_t>();
-  s.banned = reader.GetVector<TokenId>();
-  return s;
 }
 
 Sampler::Sampler(const SamplerSettings& settings, size_t vocab_size, Budget& budget)
@@ -81,7 +48,7 @@ Sampler::Sampler(const SamplerSettings& settings, size_t vocab_size, Budget& bud
 }
 
 void Sampler::set_settings(const SamplerSettings& settings) {
-  CheckSamplerSettings(settings, vocab_size_);
+  CheckSampler(settings, vocab_size_);
   settings_ = settings;
 }
 

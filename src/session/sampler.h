@@ -13,7 +13,6 @@
 #include <vector>
 
 #include "base/budget.h"
-#include "base/serial.h"
 #include "base/types.h"
 
 namespace mneme {
@@ -31,11 +30,8 @@ struct SamplerSettings {
   bool operator==(const SamplerSettings&) const = default;
 };
 
-// Throws Error(kInput) naming the setting and its range.
-void CheckSamplerSettings(const SamplerSettings& settings, size_t vocab_size);
-void SaveSamplerSettings(const SamplerSettings& settings, StateWriter& writer);
-// Throws Error(kFile) for a damaged state. Ranges are not checked.
-SamplerSettings RestoreSamplerSettings(StateReader& reader);
+// Throws Error(kInput) naming the setting and its range, or a banned token outside the vocabulary.
+void CheckSampler(const SamplerSettings& settings, size_t vocab_size);
 
 // Thread rule: one thread at a time. Allocates in the constructor only.
 class Sampler {

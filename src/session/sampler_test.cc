@@ -149,16 +149,18 @@ TEST_F(SamplerTest, BadLogitsAreAnErrorThatNamesTheIndex) {
 
 TEST_F(SamplerTest, SettingsOutOfRangeAreNamed) {
   const auto message = [](const SamplerSettings& settings) {
-    return MessageOf([&] { CheckSamplerSettings(settings, 10); });
+    return MessageOf([&] { CheckSampler(settings, 10); });
   };
   EXPECT_NE(message({.temperature = -1}).find("temperature"), std::string::npos);
   EXPECT_NE(message({.temperature = std::nanf("")}).find("temperature"), std::string::npos);
-  EXPECT_NE(message({.top_k = -1}).find("top-k"), std::string::npos);
-  EXPECT_NE(message({.top_p = 0}).find("top-p"), std::string::npos);
-  EXPECT_NE(message({.min_p = 1.5f}).find("min-p"), std::string::npos);
-  EXPECT_NE(message({.repetition_penalty = 0}).find("repetition penalty"), std::string::npos);
-  EXPECT_NE(message({.repetition_window = -1}).find("repetition window"), std::string::npos);
-  EXPECT_NE(message({.banned = {10}}).find("banned"), std::string::npos);
+  EXPECT_NE(message({.top_k = -1}).find("top_k"), std::string::npos);
+  EXPECT_NE(message({.top_p = 0}).find("top_p"), std::string::npos);
+  EXPECT_NE(message({.min_p = 1.5f}).find("min_p"), std::string::npos);
+  // A denormal penalty made every logit infinite, and the answer one token for ever.
+  EXPECT_NE(message({.repetition_penalty = 1e-45f}).find("repetition_penalty"), std::string::npos);
+  EXPECT_NE(message({.repetition_penalty = 0}).find("repetition_penalty"), std::string::npos);
+  EXPECT_NE(message({.repetition_window = -1}).find("repetition_window"), std::string::npos);
+  EXPECT_NE(message({.banned = {10}}).find("ban"), std::string::npos);
   EXPECT_EQ(message({.temperature = 0.8f, .top_k = 40, .top_p = 0.95f, .min_p = 0.05f, .banned = {9}}), "");
 }
 

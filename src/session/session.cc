@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "context/registry.h"
+#include "session/fields.h"
 #include "session/session_impl.h"
 
 namespace mneme {
@@ -57,15 +58,11 @@ namespace {
 
 // With the policy of the context, which every context that the session makes shares.
 SessionOptions Checked(const SessionOptions& options, const Model& model) {
-  CheckSamplerSettings(options.sampler, model.config().vocab_size);
+  CheckOptions(options);
+  CheckSampler(options.sampler, model.config().vocab_size);
   if (options.context.spec == "auto") {
     Fail(ErrorKind::kInput, "a session needs a definite context; ResolveSessionContext chooses for auto");
   }
-  if (options.context.max_rewind < 0 || options.context.max_rewind > (int64_t{1} << 20)) {
-    Fail(ErrorKind::kInput, "the longest rewind is {} tokens; it must be from 0 to 1048576",
-         options.context.max_rewind);
-  }
-  CheckContextNumbers(options.context);
   SessionOptions checked = options;
   checked.context.policy = PolicyOf(model.context_shape(), options.context);
   return checked;
@@ -117,6 +114,7 @@ const SessionStats& Session::stats() const { return impl_->stats; }
 int64_t Session::num_tokens() const { return impl_->context->num_tokens(); }
 Position Session::next_position() const { return impl_->context->next_position(); }
 int64_t Session::text_bytes() const { return impl_->text_bytes; }
+uint64_t Session::text_hash() const { return impl_->text_hash.digest(); }
 
 size_t Session::pending_text_bytes() const {
   return impl_->encoder.has_value() ? impl_->encoder->pending_bytes() : 0;
@@ -225,6 +223,7 @@ size_t Session::Impl::FeedText(std::string_view text, StopToken stop) {
       encoder->Feed(slice, &ids);
       taken += slice.size();
       text_bytes += static_cast<int64_t>(slice.size());
+      text_hash.Add(slice);
       // Whole chunks now; the rest waits for the next slice, which fills it up.
       const size_t num_rows = static_cast<size_t>(MaxRows());
       const size_t whole = ids.size() / num_rows * num_rows;
@@ -331,7 +330,7 @@ void Session::Rewind(int64_t count) {
 }
 
 void Session::Impl::SetSampler(const SamplerSettings& settings) {
-  CheckSamplerSettings(settings, vocab_size());
+  CheckSampler(settings, vocab_size());
   SessionOptions changed = options;
   changed.sampler = settings;
   const size_t capacity = HistoryCapacity(changed);

@@ -20,6 +20,7 @@
 #include "base/thread_pool.h"
 #include "context/context.h"
 #include "model/model.h"
+#include "session/options.h"
 #include "session/sampler.h"
 #include "session/stats.h"
 #include "tokenizer/tokenizer.h"
@@ -163,6 +164,9 @@ class Session {
   // Bytes that FeedText took since the start of the stream, and how many of them are pending. Saved with the
   // state, so that a run over a file can go on where it was.
   int64_t text_bytes() const;
+  // A hash of these bytes, in whatever pieces they came (session/text_hash.h): whether an input begins with
+  // them.
+  uint64_t text_hash() const;
   size_t pending_text_bytes() const;
 
   bool has_logits() const;  // false only while the stream is empty
@@ -187,15 +191,34 @@ class Session {
 
   void set_sampler(const SamplerSettings& settings);
 
+  // Short texts of the application that are saved with the state: what it must know of a stream to go on with
+  // it (which system prompt it began with). Names are words; a value that is not there is empty. Throws
+  // Error(kInput) for a name that is no word, or for more than 64 KiB of notes.
+  void SetNote(const std::string& name, const std::string& value);
+  std::string note(const std::string& name) const;
+
   // Writes everything that decides what comes next to `path`, atomically. Throws Error(kFile); the old file
   // is untouched then.
   void Save(const std::string& path) const;
-  // Becomes what was saved; stats() start anew. Model, tokenizer, context and its settings must be those of
-  // the saved session: Error(kMismatch) names the one that differs; Error(kFile) for a file that is damaged
-  // or of another version. The file is checked whole before anything changes. One case cannot be undone: the
-  // budget has no room for a second context while this session is not empty, and the file, although its
-  // checksum is right, is not one that Save wrote, or its state is larger than the cap; the session is empty
-  // then, and the message says so.
+  // A session that goes on where the saved one stood, with the options of the saved one and `changes` in
+  // place of what a state leaves free: what the user typed. None is passed over: Error(kMismatch) names the
+  // first that the state is bound to and that differs; model, tokenizer and the arithmetic of products must
+  // be the saved ones too. Error(kFile) for a file that is damaged or of another version, Error(kInput) for
+  // changes that are no options, Error(kBudget).
+  static std::unique_ptr<Session> Restore(std::shared_ptr<const Model> model, const std::string& path,
+                                          std::span<const Setting> changes, Budget& budget, ThreadPool& pool);
+  static std::unique_ptr<Session> RestoreBytes(std::shared_ptr<const Model> model, std::string_view bytes,
+                                               const std::string& name, std::span<const Setting> changes,
+                                               Budget& budget, ThreadPool& pool);
+  // What is to be known about the last state that was taken; empty if all is as it was: that it was saved on
+  // a processor with other instructions, so that sums are rounded in another order from here on.
+  const std::string& restore_note() const;
+  // Becomes what was saved; stats() start anew. Model, tokenizer, products, context and its settings must be
+  // those of the saved session: Error(kMismatch) names the one that differs; Error(kFile) for a file that is
+  // damaged or of another version. The file is checked whole before anything changes. One case cannot be
+  // undone: the budget has no room for a second context while this session is not empty, and the file,
+  // although its checksum is right, is not one that Save wrote, or its state is larger than the cap; the
+  // session is empty then, and the message says so.
   void Restore(const std::string& path);
   void RestoreBytes(std::string_view bytes, const std::string& name = "state");
   // A second session in the same state, on the same budget, pool and Runner. Throws Error(kBudget).

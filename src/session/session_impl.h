@@ -1,6 +1,7 @@
 // What a Session is made of. For the files of this folder only.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -12,6 +13,8 @@
 #include "base/serial.h"
 #include "session/history.h"
 #include "session/session.h"
+#include "session/snapshot.h"
+#include "session/text_hash.h"
 #include "session/work.h"
 
 namespace mneme {
@@ -60,10 +63,10 @@ struct Session::Impl {
   // snapshot.cc
   // What a body holds beside the context.
   struct Restored {
-    SamplerSettings sampler;
     std::vector<TokenId> history;
     std::vector<float> logits;  // empty: none
     int64_t text_bytes = 0;
+    TextHash text_hash;
     bool text_open = false;
     std::optional<StreamEncoder> encoder;
     std::optional<StreamDecoder> decoder;
@@ -76,7 +79,7 @@ struct Session::Impl {
   // Everything but the sampler, which may be refused.
   void Take(Restored restored);
   // A body that belongs to this session (headers compared).
-  void Restore(std::string_view body, int64_t num_tokens, const std::string& name);
+  void Restore(const Snapshot& snapshot, const std::string& name);
   void Clear();
 
   // The order matters: what is declared later is destroyed first, and refers to what is above it.
@@ -100,6 +103,9 @@ struct Session::Impl {
   bool text_open = false;                // FeedText without FinishText
   std::vector<TokenId> ids;              // encoded, not yet fed; empty between calls
   int64_t text_bytes = 0;
+  TextHash text_hash;  // of these bytes
+  std::map<std::string, std::string> notes;
+  std::string restore_note;
   std::optional<StreamDecoder> decoder;  // of the generated text; ends when something else is fed
 
   std::string_view holder;  // what is in the middle of this session; empty: nothing

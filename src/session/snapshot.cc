@@ -1,17 +1,21 @@
 #include "session/snapshot.h"
 
 #include <fmt/core.h>
-#include <xxhash.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cstring>
 #include <memory>
+#include <set>
 #include <utility>
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/hash.h"
 #include "base/units.h"
 #include "context/registry.h"
+#include "kernels/simd/target.h"
+#include "session/fields.h"
 #include "session/session_impl.h"
 
 namespace mneme {
@@ -23,30 +27,20 @@ constexpr size_t kFooterBytes = 2 * sizeof(uint64_t);
 // Into an AtomicFileWriter, keeping the checksum of everything written.
 class ChecksumWriter : public StateWriter {
  public:
-  explicit ChecksumWriter(AtomicFileWriter& file) : file_(file), state_(XXH3_createState()) {
-    if (state_ == nullptr) throw std::bad_alloc();
-    XXH3_64bits_reset(state_.get());
-  }
+  explicit ChecksumWriter(AtomicFileWriter& file) : file_(file) {}
   void Write(const void* data, size_t bytes) override {
-    XXH3_64bits_update(state_.get(), data, bytes);
+    hash_.Write(data, bytes);
     file_.Write(data, bytes);
   }
-  uint64_t checksum() const { return XXH3_64bits_digest(state_.get()); }
+  uint64_t checksum() const { return hash_.value(); }
 
  private:
-  struct Free {
-    void operator()(XXH3_state_t* state) const { XXH3_freeState(state); }
-  };
   AtomicFileWriter& file_;
-  std::unique_ptr<XXH3_state_t, Free> state_;
+  Hasher hash_;
 };
 
-Encoding GetEncoding(StateReader& reader) {
-  const auto value = reader.Get<uint8_t>();
-  if (value > static_cast<uint8_t>(Encoding::kQ6_K)) {
-    Fail(ErrorKind::kFile, "encoding {} does not exist", value);
-  }
-  return static_cast<Encoding>(value);
+std::string_view BytesOf(const MappedFile& file) {
+  return {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
 }
 
 bool GetBool(StateReader& reader) {
@@ -55,36 +49,124 @@ bool GetBool(StateReader& reader) {
   return value == 1;
 }
 
-void WriteInfo(const SnapshotInfo& info, StateWriter& writer) {
-  writer.Put(info.model_fingerprint);
-  writer.PutString(info.model_name);
-  writer.Put(static_cast<uint8_t>(info.has_tokenizer));
-  writer.Put(info.tokenizer_fingerprint);
-  writer.PutString(info.context.spec);
-  writer.Put(static_cast<uint8_t>(info.context.key_encoding));
-  writer.Put(static_cast<uint8_t>(info.context.value_encoding));
-  writer.Put(info.context.num_pinned);
-  writer.Put(info.context.max_chunk);
-  writer.Put(info.context.max_rewind);
-  writer.Put(info.context.start_position);
-  writer.Put(info.num_tokens);
+// What is lost when a state goes on under other instructions.
+std::string SimdNote(const SnapshotInfo& saved) {
+  if (saved.simd_target == SimdTargetName()) return "";
+  return fmt::format(
+      "the state was saved where the kernels ran on {}, and here they run on {}: it goes on to the same "
+      "accuracy, not to the same bits",
+      saved.simd_target.empty() ? "instructions that it does not name" : saved.simd_target, SimdTargetName());
+}
+
+// A value on a line of its own.
+std::string Escaped(std::string_view text) {
+  std::string line;
+  for (const char c : text) {
+    if (c == '\n') {
+      line += "\\n";
+    } else {
+      if (c == '\\') line += c;
+      line += c;
+    }
+  }
+  return line;
+}
+
+std::string Unescaped(std::string_view line) {
+  std::string text;
+  for (size_t i = 0; i < line.size(); ++i) {
+    if (line[i] == '\\' && i + 1 < line.size()) {
+      ++i;
+      text += line[i] == 'n' ? '\n' : line[i];
+    } else {
+      text += line[i];
+    }
+  }
+  return text;
+}
+
+std::string PackName(PackMode pack) {
+  ModelOptions model;
+  model.pack = pack;
+  for (const Setting& setting : ValuesOf(model)) {
+    if (setting.name == "pack") return setting.value;
+  }
+  return "";
+}
+
+constexpr std::string_view kNoTokenizer = "none";
+constexpr std::string_view kNotePrefix = "note.";
+
+std::string HeaderText(const SnapshotInfo& info) {
+  std::string text;
+  const auto add = [&text](std::string_view name, std::string_view value) {
+    text += fmt::format("{}={}\n", name, Escaped(value));
+  };
+  add("model", fmt::format("{:016x}", info.model_fingerprint));
+  add("model_name", info.model_name);
+  add("tokenizer",
+      info.has_tokenizer ? fmt::format("{:016x}", info.tokenizer_fingerprint) : std::string(kNoTokenizer));
+  add("pack", PackName(info.pack));
+  add("products", info.products);
+  add("simd", info.simd_target);
+  add("tokens", fmt::format("{}", info.num_tokens));
+  for (const Setting& setting : StateValuesOf(info.options)) add(setting.name, setting.value);
+  for (const auto& [name, value] : info.notes) add(std::string(kNotePrefix) + name, value);
+  return text;
+}
+
+uint64_t ParseHex(const std::string& text, std::string_view what) {
+  uint64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value, 16);
+  if (error != std::errc() || end != text.data() + text.size())
+    Fail(ErrorKind::kFile, "{}: '{}' is no hash", what, text);
+  return value;
+}
+
+// One line into the header. Options are in the range of the table, or Error(kInput).
+void ReadLine(const std::string& name, const std::string& value, SnapshotInfo* info) {
+  if (name == "model") {
+    info->model_fingerprint = ParseHex(value, name);
+  } else if (name == "model_name") {
+    info->model_name = value;
+  } else if (name == "tokenizer") {
+    info->has_tokenizer = value != kNoTokenizer;
+    if (info->has_tokenizer) info->tokenizer_fingerprint = ParseHex(value, name);
+  } else if (name == "pack") {
+    ModelOptions model;
+    ApplyOne({name, value}, name, &model);
+    info->pack = model.pack;
+  } else if (name == "products") {
+    info->products = value;
+  } else if (name == "simd") {
+    info->simd_target = value;
+  } else if (name == "tokens") {
+    info->num_tokens = ParseWhole(value, name, Unit::kNone, 0, (int64_t{1} << 62) - 1);
+  } else if (name.starts_with(kNotePrefix)) {
+    info->notes[name.substr(kNotePrefix.size())] = value;
+  } else if (!ApplyOne({name, value}, name, &info->options)) {
+    Fail(ErrorKind::kFile, "'{}' is not known here: use the program that wrote it", name);
+  }
 }
 
 SnapshotInfo ReadInfo(StateReader& reader) {
+  const std::string text = reader.GetString();
   SnapshotInfo info;
-  info.model_fingerprint = reader.Get<uint64_t>();
-  info.model_name = reader.GetString();
-  info.has_tokenizer = GetBool(reader);
-  info.tokenizer_fingerprint = reader.Get<uint64_t>();
-  info.context.spec = reader.GetString();
-  info.context.key_encoding = GetEncoding(reader);
-  info.context.value_encoding = GetEncoding(reader);
-  info.context.num_pinned = reader.Get<int64_t>();
-  info.context.max_chunk = reader.Get<int64_t>();
-  info.context.max_rewind = reader.Get<int64_t>();
-  info.context.start_position = reader.Get<int64_t>();
-  info.num_tokens = reader.Get<int64_t>();
-  if (info.num_tokens < 0) Fail(ErrorKind::kFile, "it claims {} tokens", info.num_tokens);
+  std::set<std::string> seen;
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t end = std::min(text.find('\n', begin), text.size());
+    const std::string line = text.substr(begin, end - begin);
+    begin = end + 1;
+    const size_t equals = line.find('=');
+    if (equals == std::string::npos) Fail(ErrorKind::kFile, "'{}' is not NAME=VALUE", line);
+    const std::string name = line.substr(0, equals);
+    if (!seen.insert(name).second) Fail(ErrorKind::kFile, "'{}' is there twice", name);
+    ReadLine(name, Unescaped(line.substr(equals + 1)), &info);
+  }
+  for (const char* name : {"model", "tokenizer", "products", "tokens", "context"}) {
+    if (!seen.contains(name)) Fail(ErrorKind::kFile, "'{}' is missing", name);
+  }
+  if (info.options.context.spec == "auto") Fail(ErrorKind::kFile, "its context is not resolved");
   return info;
 }
 
@@ -110,7 +192,7 @@ Snapshot ParseSnapshot(std::string_view bytes, const std::string& name) {
   if (length != bytes.size() - kFooterBytes) {
     Fail(ErrorKind::kFile, "{}: is cut off or damaged at its end ({} bytes)", name, bytes.size());
   }
-  if (XXH3_64bits(bytes.data(), covered) != checksum) {
+  if (HashBytes(bytes.substr(0, covered)) != checksum) {
     Fail(ErrorKind::kFile, "{}: is damaged: its checksum does not agree with its content", name);
   }
   const size_t header_begin = kMagic.size() + sizeof(version);
@@ -127,23 +209,30 @@ Snapshot ParseSnapshot(std::string_view bytes, const std::string& name) {
 
 SnapshotInfo ReadSnapshotInfo(const std::string& path) {
   const MappedFile file(path);
-  return ParseSnapshot({reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()}, path).info;
+  return ParseSnapshot(BytesOf(file), path).info;
 }
 
-SnapshotInfo SnapshotInfoOf(const Session& session) {
-  const Model& model = session.model();
+SnapshotInfo SnapshotInfoOf(const Model& model) {
   SnapshotInfo info;
   info.model_fingerprint = model.fingerprint();
   info.model_name = model.config().name;
   info.has_tokenizer = model.has_tokenizer();
   info.tokenizer_fingerprint = info.has_tokenizer ? model.tokenizer().fingerprint() : 0;
-  info.context = session.options().context;
-  info.context.spec = session.context().Describe();
+  info.pack = model.pack();
+  info.products = model.products();
+  info.simd_target = SimdTargetName();
+  return info;
+}
+
+SnapshotInfo SnapshotInfoOf(const Session& session) {
+  SnapshotInfo info = SnapshotInfoOf(session.model());
+  info.options = session.options();
+  info.options.context.spec = session.context().Describe();
   info.num_tokens = session.num_tokens();
   return info;
 }
 
-void CompareSnapshots(const SnapshotInfo& saved, const SnapshotInfo& here, const std::string& name) {
+void CompareModels(const SnapshotInfo& saved, const SnapshotInfo& here, const std::string& name) {
   if (saved.model_fingerprint != here.model_fingerprint) {
     Fail(ErrorKind::kMismatch,
          "{}: state belongs to another model: saved with {} ({:016x}), this session has {} ({:016x})", name,
@@ -159,33 +248,25 @@ void CompareSnapshots(const SnapshotInfo& saved, const SnapshotInfo& here, const
          "{}: state belongs to another tokenizer: saved with {:016x}, this session has {:016x}", name,
          saved.tokenizer_fingerprint, here.tokenizer_fingerprint);
   }
-  const auto compare = [&name](const char* field, const auto& a, const auto& b) {
-    if (a == b) return;
+  if (saved.products != here.products) {
     Fail(ErrorKind::kMismatch,
-         "{}: state has another {}: saved with {}, this session has {}; use the same setting to go on", name,
-         field, a, b);
-  };
-  compare("context", saved.context.spec, here.context.spec);
-  compare("encoding of keys", EncodingName(saved.context.key_encoding),
-          EncodingName(here.context.key_encoding));
-  compare("encoding of values", EncodingName(saved.context.value_encoding),
-          EncodingName(here.context.value_encoding));
-  compare("number of pinned tokens", saved.context.num_pinned, here.context.num_pinned);
-  compare("chunk size", saved.context.max_chunk, here.context.max_chunk);
-  compare("longest rewind", saved.context.max_rewind, here.context.max_rewind);
-  compare("start position", saved.context.start_position, here.context.start_position);
+         "{}: the state is bound to the arithmetic of its products: saved with {}, and this model was loaded "
+         "with {}; "
+         "--pack chooses it (the state was saved under --pack {})",
+         name, saved.products, here.products, PackName(saved.pack));
+  }
 }
 
 // ---- the body
 
 void Session::Impl::WriteOwn(StateWriter& writer) const {
-  SaveSamplerSettings(sampler.settings(), writer);
   const auto entries = history.Last(history.capacity());
   writer.Put<uint64_t>(entries.size());
   writer.Write(entries.data(), entries.size_bytes());
   writer.Put<uint64_t>(has_logits ? vocab_size() : 0);
   if (has_logits) writer.Write(logits.get(), vocab_size() * sizeof(float));
   writer.Put(text_bytes);
+  text_hash.Save(writer);
   writer.Put(static_cast<uint8_t>(text_open));
   writer.Put(static_cast<uint8_t>(encoder.has_value()));
   if (encoder.has_value()) writer.PutString(encoder->SaveState());
@@ -200,8 +281,6 @@ void Session::Impl::WriteBody(StateWriter& writer) const {
 
 Session::Impl::Restored Session::Impl::ReadBody(StateReader& reader, int64_t num_tokens) const {
   Restored restored;
-  restored.sampler = RestoreSamplerSettings(reader);
-  CheckSamplerSettings(restored.sampler, vocab_size());
   restored.history = reader.GetVector<TokenId>();
   for (const TokenId entry : restored.history) {
     if (static_cast<size_t>(TokenHistory::IdOf(entry)) >= vocab_size()) {
@@ -217,6 +296,7 @@ Session::Impl::Restored Session::Impl::ReadBody(StateReader& reader, int64_t num
     Fail(ErrorKind::kFile, "its recent tokens do not agree with its length of {}", num_tokens);
   }
   restored.text_bytes = reader.Get<int64_t>();
+  restored.text_hash.Restore(reader);
   restored.text_open = GetBool(reader);
   const bool has_encoder = GetBool(reader);
   if (restored.text_bytes < 0 || (restored.text_open && !has_encoder) ||
@@ -252,19 +332,22 @@ void Session::Impl::Clear() {
   history.Clear();
   has_logits = false;
   text_bytes = 0;
+  text_hash = {};
 }
 
-void Session::Impl::Restore(std::string_view body, int64_t num_tokens, const std::string& name) {
+void Session::Impl::Restore(const Snapshot& snapshot, const std::string& name) {
   const auto fail = [&name](const Error& error, std::string_view rest) {
     Fail(error.kind(), "{}: the state cannot be taken: {}{}", name, error.what(), rest);
   };
-  BufferReader reader(body);
+  const int64_t num_tokens = snapshot.info.num_tokens;
+  BufferReader reader(snapshot.body);
   Restored restored;
   std::unique_ptr<Context> fresh;
   // An empty session has nothing to lose, so it never takes the memory of two contexts.
   const bool was_empty = context->num_tokens() == 0;
   bool is_tight = was_empty;
   try {
+    CheckSampler(snapshot.info.options.sampler, vocab_size());
     restored = ReadBody(reader, num_tokens);
     if (!is_tight) fresh = RestoredContext(reader, num_tokens);
   } catch (const Error& error) {
@@ -273,7 +356,7 @@ void Session::Impl::Restore(std::string_view body, int64_t num_tokens, const std
   }
   // A longer penalty window needs a longer history: the last thing that may be refused.
   const SamplerSettings old_sampler = sampler.settings();
-  SetSampler(restored.sampler);
+  SetSampler(snapshot.info.options.sampler);
   if (is_tight) {
     // No room for two contexts. The old one has to go first.
     context.reset();
@@ -288,6 +371,8 @@ void Session::Impl::Restore(std::string_view body, int64_t num_tokens, const std
   }
   Take(std::move(restored));
   context = std::move(fresh);
+  notes = snapshot.info.notes;
+  restore_note = SimdNote(snapshot.info);
   stats = SessionStats();
 }
 
@@ -299,6 +384,7 @@ void Session::Impl::Take(Restored restored) {
   encoder = std::move(restored.encoder);
   text_open = restored.text_open;
   text_bytes = restored.text_bytes;
+  text_hash = restored.text_hash;
   decoder = std::move(restored.decoder);
 }
 
@@ -309,7 +395,9 @@ void Session::Save(const std::string& path) const {
   ChecksumWriter writer(file);
   writer.Write(kMagic.data(), kMagic.size());
   writer.Put(kSnapshotVersion);
-  WriteInfo(SnapshotInfoOf(*this), writer);
+  SnapshotInfo info = SnapshotInfoOf(*this);
+  info.notes = impl_->notes;
+  writer.PutString(HeaderText(info));
   impl_->WriteBody(writer);
   writer.Put(static_cast<uint64_t>(file.position_bytes()));
   const uint64_t checksum = writer.checksum();
@@ -319,14 +407,57 @@ void Session::Save(const std::string& path) const {
 
 void Session::Restore(const std::string& path) {
   const MappedFile file(path);
-  RestoreBytes({reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()}, path);
+  RestoreBytes(BytesOf(file), path);
 }
 
 void Session::RestoreBytes(std::string_view bytes, const std::string& name) {
   impl_->CheckFree();
   const Snapshot snapshot = ParseSnapshot(bytes, name);
-  CompareSnapshots(snapshot.info, SnapshotInfoOf(*this), name);
-  impl_->Restore(snapshot.body, snapshot.info.num_tokens, name);
+  const SnapshotInfo here = SnapshotInfoOf(*this);
+  CompareModels(snapshot.info, here, name);
+  CompareOptions(snapshot.info.options, here.options, name);
+  impl_->Restore(snapshot, name);
+}
+
+std::unique_ptr<Session> Session::Restore(std::shared_ptr<const Model> model, const std::string& path,
+                                          std::span<const Setting> changes, Budget& budget,
+                                          ThreadPool& pool) {
+  const MappedFile file(path);
+  return RestoreBytes(std::move(model), BytesOf(file), path, changes, budget, pool);
+}
+
+std::unique_ptr<Session> Session::RestoreBytes(std::shared_ptr<const Model> model, std::string_view bytes,
+                                               const std::string& name, std::span<const Setting> changes,
+                                               Budget& budget, ThreadPool& pool) {
+  const Snapshot snapshot = ParseSnapshot(bytes, name);
+  CompareModels(snapshot.info, SnapshotInfoOf(*model), name);
+  const SessionOptions options = ChangedOptions(snapshot.info.options, changes, name);
+  auto session = std::make_unique<Session>(std::move(model), options, budget, pool);
+  session->impl_->Restore(snapshot, name);
+  session->set_sampler(options.sampler);
+  return session;
+}
+
+const std::string& Session::restore_note() const { return impl_->restore_note; }
+
+void Session::SetNote(const std::string& name, const std::string& value) {
+  constexpr size_t kMostNoteBytes = size_t{64} << 10;
+  const bool is_word = !name.empty() && std::all_of(name.begin(), name.end(), [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_';
+  });
+  size_t bytes = name.size() + value.size();
+  for (const auto& [other, text] : impl_->notes) bytes += other == name ? 0 : other.size() + text.size();
+  if (!is_word || bytes > kMostNoteBytes) {
+    Fail(ErrorKind::kInput,
+         "a note '{}' of {} bytes: names are words of a-z, 0-9 and _, and all notes together have {}", name,
+         value.size(), FormatBytes(kMostNoteBytes));
+  }
+  impl_->notes[name] = value;
+}
+
+std::string Session::note(const std::string& name) const {
+  const auto found = impl_->notes.find(name);
+  return found == impl_->notes.end() ? "" : found->second;
 }
 
 std::unique_ptr<Session> Session::Clone() const {
@@ -336,9 +467,8 @@ std::unique_ptr<Session> Session::Clone() const {
   BufferWriter writer;
   impl_->WriteOwn(writer);
   BufferReader reader(writer.buffer());
-  Impl::Restored own = copy->ReadBody(reader, num_tokens());
-  copy->SetSampler(own.sampler);
-  copy->Take(std::move(own));
+  copy->Take(copy->ReadBody(reader, num_tokens()));
+  copy->notes = impl_->notes;
   return std::unique_ptr<Session>(new Session(std::move(copy)));
 }
 

@@ -2,22 +2,23 @@
 // exists.
 //
 //   magic "MNEMEST\n", version u32
-//   header: which model, tokenizer, context and settings the state belongs to
-//   body:   sampler, recent tokens, logits, pending text, the context's own state
+//   header: length u64, then lines of text "name=value": which model, tokenizer and arithmetic the state
+//   belongs to, the
+//           session's options (session/fields.cc), the application's notes
+//   body:   recent tokens, logits, pending text, the context's own state
 //   footer: length of all before it u64, XXH3-64 of all before the checksum u64
 //
-// Little-endian, no padding. A state holds everything that decides the next token, and is compared field by
-// field before it is taken.
+// Little-endian, no padding. A state holds everything that decides the next token. An option whose line is
+// missing has its default: a new option whose default is what was done before keeps old states readable. A
+// line that is not known is refused, because it may say what this program would do otherwise.
 #pragma once
 
 #include <cstdint>
-#include <span>
+#include <map>
 #include <string>
 #include <string_view>
-#include <vector>
 
 #include "base/serial.h"
-#include "context/context.h"
 #include "session/session.h"
 
 namespace mneme {
@@ -30,8 +31,12 @@ struct SnapshotInfo {
   std::string model_name;  // for people
   bool has_tokenizer = false;
   uint64_t tokenizer_fingerprint = 0;
-  ContextSettings context;  // with the resolved spec: a session made with it takes the state
+  PackMode pack = PackMode::kAuto;  // what was asked for; `products` is what came of it
+  std::string products;             // Model::products
+  std::string simd_target;          // SimdTargetName
   int64_t num_tokens = 0;
+  SessionOptions options;  // with the resolved context: a session made with it takes the state
+  std::map<std::string, std::string> notes;
 };
 
 // Reads a state file whole and checks it (magic, version, length, checksum). Throws Error(kFile).
@@ -45,7 +50,10 @@ struct Snapshot {
 // Throws Error(kFile), naming `name`, for anything that Save did not write.
 Snapshot ParseSnapshot(std::string_view bytes, const std::string& name);
 SnapshotInfo SnapshotInfoOf(const Session& session);
-// Throws Error(kMismatch) naming the first field in which `saved` differs from `here`.
-void CompareSnapshots(const SnapshotInfo& saved, const SnapshotInfo& here, const std::string& name);
+// The part that a model decides.
+SnapshotInfo SnapshotInfoOf(const Model& model);
+// Throws Error(kMismatch) if the state belongs to another model or tokenizer, or to other arithmetic, and
+// names it. Options are compared by CompareOptions (session/fields.h).
+void CompareModels(const SnapshotInfo& saved, const SnapshotInfo& here, const std::string& name);
 
 }  // namespace mneme

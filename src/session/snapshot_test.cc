@@ -4,7 +4,6 @@
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 #include <chrono>
 #include <csignal>
@@ -13,6 +12,7 @@
 #include <thread>
 
 #include "base/file.h"
+#include "base/hash.h"
 #include "session/session_test_util.h"
 
 namespace mneme {
@@ -46,7 +46,7 @@ class SnapshotTest : public ::testing::Test {
 std::string Resealed(std::string bytes) {
   const uint64_t length = bytes.size() - 16;
   bytes.replace(bytes.size() - 16, 8, reinterpret_cast<const char*>(&length), 8);
-  const uint64_t checksum = XXH3_64bits(bytes.data(), bytes.size() - 8);
+  const uint64_t checksum = HashBytes(std::string_view(bytes).substr(0, bytes.size() - 8));
   bytes.replace(bytes.size() - 8, 8, reinterpret_cast<const char*>(&checksum), 8);
   return bytes;
 }
@@ -156,10 +156,10 @@ TEST_F(SnapshotTest, TheHeaderTellsHowToGoOn) {
   session.Save(Path());
   const SnapshotInfo info = ReadSnapshotInfo(Path());
   EXPECT_EQ(info.num_tokens, 33);
-  EXPECT_EQ(info.context.start_position, Position{1} << 33);
+  EXPECT_EQ(info.options.context.start_position, Position{1} << 33);
   EXPECT_EQ(info.model_fingerprint, model->fingerprint());
   SessionOptions same;
-  same.context = info.context;
+  same.context = info.options.context;
   Session restored(model, same, budget_, TestPool());
   restored.Restore(Path());
   EXPECT_EQ(restored.next_position(), (Position{1} << 33) + 33);
@@ -181,22 +181,22 @@ TEST_F(SnapshotTest, EveryMismatchIsNamed) {
     EXPECT_TRUE(SameBits(LogitsOf(session), before));
   };
   SessionOptions options = TestOptions("sinks:sinks=4,window=21");
-  refuse(options, "another context: saved with sinks:sinks=4,window=20");
+  refuse(options, "another --context: it was saved with sinks:sinks=4,window=20");
   options = TestOptions("sinks:sinks=4,window=20");
   options.context.key_encoding = Encoding::kF32;
-  refuse(options, "encoding of keys: saved with f16, this session has f32");
+  refuse(options, "--kv-k: it was saved with f16, and here is f32");
   options = TestOptions("sinks:sinks=4,window=20");
   options.context.value_encoding = Encoding::kF32;
-  refuse(options, "encoding of values");
+  refuse(options, "--kv-v");
   options = TestOptions("sinks:sinks=4,window=20");
   options.context.start_position = 5;
-  refuse(options, "start position");
-  refuse(TestOptions("sinks:sinks=4,window=20", 17), "chunk size");
-  refuse(TestOptions("sinks:sinks=4,window=20", 16, 21), "longest rewind");
+  refuse(options, "--start-position");
+  refuse(TestOptions("sinks:sinks=4,window=20", 17), "--chunk");
+  refuse(TestOptions("sinks:sinks=4,window=20", 16, 21), "--max-rewind");
 
   SnapshotInfo here = SnapshotInfoOf(saved);
   const auto compare = [&](const SnapshotInfo& other) {
-    return ErrorOf(ErrorKind::kMismatch, [&] { CompareSnapshots(other, here, "x"); });
+    return ErrorOf(ErrorKind::kMismatch, [&] { CompareModels(other, here, "x"); });
   };
   EXPECT_EQ(compare(here), "(no error)");
   SnapshotInfo other = here;
@@ -208,6 +208,9 @@ TEST_F(SnapshotTest, EveryMismatchIsNamed) {
   other = here;
   other.has_tokenizer = false;
   EXPECT_NE(compare(other).find("without a tokenizer"), std::string::npos);
+  other = here;
+  other.products = "f16:int16";
+  EXPECT_NE(compare(other).find("--pack"), std::string::npos);
 }
 
 TEST_F(SnapshotTest, DamagedFilesAreRefusedAndNothingChanges) {
