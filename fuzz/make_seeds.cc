@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -106,11 +107,24 @@ void MakeSeeds(const std::filesystem::path& folder) {
   std::string spaces("\0\xFF\1\2\3\4\5\6\7\x8", 10);
   Put(folder, "tokenizers", "long", spaces + "    ");
 
+  int number_of_spec = 0;
+  for (const char* spec :
+       {"dense", "window:window=4", "sinks:sinks=1,window=4",
+        "lambda:starts=2,window=4,distance=4,top_k=2,from_layer=0", "xl:segment=4,previous=1",
+        "infini:segment=4", "auto", "xl:segment=4294967296,previous=4294967294"}) {
+    Put(folder, "context", "spec" + std::to_string(number_of_spec++),
+        std::string("\4\2\0\0\1\3\0\0", 8) + spec);
+  }
   for (const int64_t num_tokens : {0, 3, 30}) {
     const std::string state = State(q8_0, num_tokens);
     const std::string number = std::to_string(num_tokens);
     Put(folder, "state", "whole" + number, std::string(1, '\0') + state);
     Put(folder, "state", "body" + number, "\1" + state.substr(0, state.size() - 16));
+    uint64_t length = 0;
+    std::memcpy(&length, state.data() + 12, sizeof(length));
+    Put(folder, "state", "framed" + number,
+        "\2" + state.substr(20, length) + std::string(1, '\0') +
+            state.substr(20 + length, state.size() - 20 - length - 16));
   }
 }
 
