@@ -15,8 +15,6 @@
 namespace mneme {
 namespace {
 
-constexpr size_t kWriteBufferBytes = size_t{1} << 20;
-
 [[noreturn]] void FailErrno(const std::string& path, const char* what) {
   const int code = errno;
   Fail(ErrorKind::kFile, "{}: {}: {}", path, what, std::strerror(code));
@@ -131,53 +129,6 @@ size_t ByteSource::Read(std::span<char> buffer) {
     }
     if (errno != EINTR) FailErrno(path_, "cannot be read");
   }
-}
-
-AtomicFileWriter::AtomicFileWriter(std::string path)
-    : path_(std::move(path)),
-      temporary_path_(path_ + ".tmp." + std::to_string(::getpid())),
-      buffer_(std::make_unique<char[]>(kWriteBufferBytes)) {
-  fd_ = ::open(temporary_path_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  if (fd_ < 0) FailErrno(temporary_path_, "cannot be created");
-}
-
-AtomicFileWriter::~AtomicFileWriter() {
-  if (fd_ < 0) return;
-  ::close(fd_);
-  ::unlink(temporary_path_.c_str());
-}
-
-void AtomicFileWriter::Write(const void* data, size_t bytes) {
-  position_bytes_ += static_cast<int64_t>(bytes);
-  const char* from = static_cast<const char*>(data);
-  while (bytes > 0) {
-    const size_t part = std::min(bytes, kWriteBufferBytes - buffered_);
-    std::memcpy(buffer_.get() + buffered_, from, part);
-    buffered_ += part;
-    from += part;
-    bytes -= part;
-    if (buffered_ == kWriteBufferBytes) Flush();
-  }
-}
-
-void AtomicFileWriter::Flush() {
-  size_t done = 0;
-  while (done < buffered_) {
-    const ssize_t count = ::write(fd_, buffer_.get() + done, buffered_ - done);
-    if (count < 0) {
-      if (errno == EINTR) continue;
-      FailErrno(path_, "cannot be written, and is left as it was");
-    }
-    done += static_cast<size_t>(count);
-  }
-  buffered_ = 0;
-}
-
-void AtomicFileWriter::Commit() {
-  Flush();
-  if (::fsync(fd_) != 0) FailErrno(path_, "cannot be flushed to disk, and is left as it was");
-  if (::rename(temporary_path_.c_str(), path_.c_str()) != 0) FailErrno(path_, "cannot be replaced");
-  ::close(std::exchange(fd_, -1));
 }
 
 }  // namespace mneme

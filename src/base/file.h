@@ -66,12 +66,20 @@ class ByteSource {
   int64_t position_bytes_ = 0;
 };
 
-// Writes to PATH.tmp.PID, and renames onto PATH in Commit after flushing to disk, so that a reader sees the
-// old file or the whole new one, also after kill -9. Without Commit the temporary file is removed and PATH is
-// untouched.
+// Writes a file as a whole: into a temporary file beside it, which Commit flushes to disk and renames, so
+// that a reader sees the old file or the whole new one, also after kill -9. Without Commit the temporary file
+// is removed and the file is untouched.
+//
+// A symbolic link stays, and what it points to is replaced. The new file takes the mode of the old one, and
+// its owner and group where this process may give them. What is no regular file (a pipe, a terminal,
+// /dev/stdout) cannot be replaced: bytes go straight into it.
+//
+// The temporary file is NAME.tmp-RANDOM in the same folder: created anew, never through a link that somebody
+// laid there, and locked (flock) for as long as its process lives. One that nobody locks is of a process that
+// was killed: the next writer to the same file removes it.
 class AtomicFileWriter {
  public:
-  // Throws Error(kFile).
+  // Throws Error(kFile) if the file could not be written: no such folder, read-only, a folder.
   explicit AtomicFileWriter(std::string path);
   ~AtomicFileWriter();
   AtomicFileWriter(const AtomicFileWriter&) = delete;
@@ -85,13 +93,21 @@ class AtomicFileWriter {
   void Commit();
 
  private:
-  std::string path_;
-  std::string temporary_path_;
+  void CreateTemporary();
+  void Flush();
+
+  std::string path_;            // as the caller named it, for messages
+  std::string name_;            // of the file that is replaced, in its folder
+  std::string temporary_name_;  // empty: bytes go straight into what `path_` names
+  int folder_ = -1;
   int fd_ = -1;
   int64_t position_bytes_ = 0;
   std::unique_ptr<char[]> buffer_;
   size_t buffered_ = 0;
-  void Flush();
 };
+
+// Throws what an AtomicFileWriter of this path would throw now, so that the work of hours does not end at a
+// folder that is not there. Leaves nothing behind, and opens no pipe.
+void CheckWritable(const std::string& path);
 
 }  // namespace mneme
