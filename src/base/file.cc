@@ -1,14 +1,12 @@
 #include "base/file.h"
 
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <utility>
 
 #include "base/error.h"
 
@@ -21,53 +19,6 @@ namespace {
 }
 
 }  // namespace
-
-MappedFile::MappedFile(const std::string& path) : path_(path) {
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) FailErrno(path, "cannot be opened");
-  struct stat info {};
-  if (::fstat(fd, &info) != 0) {
-    ::close(fd);
-    FailErrno(path, "cannot be examined");
-  }
-  if (!S_ISREG(info.st_mode)) {
-    ::close(fd);
-    Fail(ErrorKind::kFile, "{}: is not a regular file", path);
-  }
-  if (info.st_size == 0) {
-    ::close(fd);
-    Fail(ErrorKind::kFile, "{}: is empty", path);
-  }
-  size_ = static_cast<size_t>(info.st_size);
-  modified_ns_ =
-      static_cast<uint64_t>(info.st_mtim.tv_sec) * 1000000000u + static_cast<uint64_t>(info.st_mtim.tv_nsec);
-  void* data = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd, 0);
-  const int code = errno;
-  ::close(fd);
-  if (data == MAP_FAILED) {
-    errno = code;
-    FailErrno(path, "cannot be mapped");
-  }
-  data_ = static_cast<const uint8_t*>(data);
-}
-
-MappedFile::MappedFile(MappedFile&& other) noexcept
-    : path_(std::move(other.path_)),
-      data_(std::exchange(other.data_, nullptr)),
-      size_(std::exchange(other.size_, 0)),
-      modified_ns_(other.modified_ns_) {}
-
-MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
-  std::swap(path_, other.path_);
-  std::swap(data_, other.data_);
-  std::swap(size_, other.size_);
-  std::swap(modified_ns_, other.modified_ns_);
-  return *this;
-}
-
-MappedFile::~MappedFile() {
-  if (data_ != nullptr) ::munmap(const_cast<uint8_t*>(data_), size_);
-}
 
 bool FileExists(const std::string& path) {
   struct stat info {};

@@ -13,11 +13,13 @@
 
 namespace mneme {
 
-// Read-only memory mapping of a whole file. Movable. The bytes stay valid as long as this object lives.
+// Read-only memory mapping of a whole file. Movable. The bytes stay valid as long as this object lives, and
+// stay what they were as long as nobody writes to the file or cuts it short; CheckUnchanged tells. A file
+// that is removed, or replaced by another of its name, stays mapped as it was.
 class MappedFile {
  public:
   MappedFile() = default;
-  // Throws Error(kFile): missing, a directory, unreadable, or empty.
+  // Throws Error(kFile): missing, not a regular file (a pipe is not waited for), unreadable, or empty.
   explicit MappedFile(const std::string& path);
   MappedFile(MappedFile&& other) noexcept;
   MappedFile& operator=(MappedFile&& other) noexcept;
@@ -25,15 +27,26 @@ class MappedFile {
 
   const std::string& path() const { return path_; }
   std::span<const uint8_t> bytes() const { return {data_, size_}; }
-  // Inode and device, so that two mappings of one file can be told to be the same.
-  uint64_t modified_ns() const { return modified_ns_; }
+  // Throws Error(kFile), naming the file, if it was written to or cut short since it was mapped: what was
+  // read from bytes() in the meantime cannot be trusted. Costs one system call.
+  void CheckUnchanged() const;
 
  private:
+  void Swap(MappedFile& other) noexcept;
+
   std::string path_;
   const uint8_t* data_ = nullptr;
   size_t size_ = 0;
-  uint64_t modified_ns_ = 0;
+  uint64_t device_ = 0;
+  uint64_t inode_ = 0;
+  int64_t modified_ns_ = 0;
+  size_t guard_ = SIZE_MAX;  // which entry of the table that the signal handler reads
 };
+
+// A page of a mapping that the file no longer has, or that the disk cannot read, is a SIGBUS, which ends a
+// process. From this call on (in main, as it takes the signal) such pages read as zeros, and CheckUnchanged
+// of their file fails. For at most 4096 mappings at a time.
+void GuardMappedFiles();
 
 // Whole content of a file of at most max_bytes. Throws Error(kFile).
 std::string ReadWholeFile(const std::string& path, size_t max_bytes = size_t{1} << 31);

@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <csignal>
 #include <filesystem>
 #include <fstream>
@@ -217,6 +218,41 @@ TEST_F(FileTest, AFullDiskIsAnErrorAndTheFileStays) {
   EXPECT_NE(message.find(path + ": cannot be written, and is left as it was"), std::string::npos) << message;
   EXPECT_EQ(ReadWholeFile(path), "old");
   EXPECT_EQ(Names(), std::vector<std::string>{"file"});
+}
+
+TEST_F(FileTest, AMappedFileThatIsCutShortIsAnErrorNotASignal) {
+  GuardMappedFiles();
+  const std::string path = Make("file", std::string(size_t{1} << 16, 'x'));
+  const MappedFile file(path);
+  const MappedFile other(Make("other", "y"));
+  EXPECT_EQ(file.bytes().back(), 'x');
+  file.CheckUnchanged();
+  fs::resize_file(path, 5000);
+  EXPECT_EQ(file.bytes().back(), 0);
+  EXPECT_EQ(file.bytes().front(), 'x');
+  EXPECT_EQ(file.bytes()[size_t{1} << 15], 0);
+  const std::string message = MessageOf([&] { file.CheckUnchanged(); });
+  EXPECT_NE(message.find(path + ": was cut short"), std::string::npos) << message;
+  Make("file", std::string(size_t{1} << 16, 'x'));  // back again: zeros were read all the same
+  EXPECT_THROW(file.CheckUnchanged(), Error);
+  other.CheckUnchanged();
+}
+
+TEST_F(FileTest, AMappedFileThatIsWrittenToIsAnErrorAndAReplacedOneIsNot) {
+  const std::string path = Make("file", "0123456789");
+  MappedFile file(path);
+  Replace(path, "abcdefghij");
+  file.CheckUnchanged();
+  EXPECT_EQ(file.bytes()[0], '0');
+  file = MappedFile(path);
+  fs::last_write_time(path, fs::last_write_time(path) - std::chrono::hours(1));
+  const std::string message = MessageOf([&] { file.CheckUnchanged(); });
+  EXPECT_NE(message.find(path + ": was written to"), std::string::npos) << message;
+}
+
+TEST_F(FileTest, APipeIsNotMappedAndNotWaitedFor) {
+  ASSERT_EQ(mkfifo(Path("pipe").c_str(), 0600), 0);
+  EXPECT_NE(MessageOf([&] { MappedFile{Path("pipe")}; }).find("not a regular file"), std::string::npos);
 }
 
 }  // namespace

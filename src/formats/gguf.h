@@ -108,6 +108,8 @@ class GgufFile {
   const std::vector<GgufTensor>& tensors() const { return tensors_; }
   // Null if there is no such tensor. O(log n).
   const GgufTensor* FindTensor(std::string_view name) const;
+  // Empty where the file came from memory.
+  const MappedFile& mapping() const { return mapping_; }
 
  private:
   GgufFile() = default;

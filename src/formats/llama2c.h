@@ -48,6 +48,7 @@ class Llama2cFile {
   const Llama2cConfig& config() const { return config_; }
   const std::vector<Llama2cTensor>& tensors() const { return tensors_; }
   const Llama2cTensor* FindTensor(std::string_view name) const;  // null if absent
+  const MappedFile& mapping() const { return mapping_; }         // empty where the file came from memory
 
  private:
   Llama2cFile() = default;

@@ -44,6 +44,7 @@ class SafetensorsFile {
   const SafetensorsTensor* FindTensor(std::string_view name) const;
   // The __metadata__ entries.
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
+  const MappedFile& mapping() const { return mapping_; }  // empty where the file came from memory
 
  private:
   SafetensorsFile() = default;

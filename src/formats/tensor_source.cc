@@ -18,6 +18,7 @@ class GgufSource : public TensorSource {
     }
     IndexNames();
   }
+  void CheckUnchanged() const override { file_.mapping().CheckUnchanged(); }
   const GgufFile* gguf() const override { return &file_; }
 
  private:
@@ -34,6 +35,9 @@ class SafetensorsSource : public TensorSource {
     }
     IndexNames();
   }
+  void CheckUnchanged() const override {
+    for (const SafetensorsFile& file : folder_.files()) file.mapping().CheckUnchanged();
+  }
   const SafetensorsFolder* safetensors() const override { return &folder_; }
 
  private:
@@ -49,6 +53,7 @@ class Llama2cSource : public TensorSource {
     }
     IndexNames();
   }
+  void CheckUnchanged() const override { file_.mapping().CheckUnchanged(); }
   const Llama2cFile* llama2c() const override { return &file_; }
 
  private:

@@ -105,8 +105,9 @@ void HalfGelu(float* x, const float* up, size_t count) {
 }  // namespace
 
 struct Runner::Impl {
-  Impl(const Model& model, int64_t rows, ThreadPool& thread_pool, Budget& budget)
-      : config(model.config()),
+  Impl(const Model& from, int64_t rows, ThreadPool& thread_pool, Budget& budget)
+      : model(from),
+        config(model.config()),
         weights(model.weights()),
         pool(thread_pool),
         layout(model, rows),
@@ -223,6 +224,7 @@ struct Runner::Impl {
   void Begin(const ForwardChunk& chunk) const;
   void RunBegun(std::span<const ForwardChunk> chunks, const LogitsCallback& on_logits);
 
+  const Model& model;
   const ModelConfig& config;
   const ModelWeights& weights;
   ThreadPool& pool;
@@ -426,6 +428,7 @@ void Runner::Impl::RunBegun(std::span<const ForwardChunk> chunks, const LogitsCa
   Embed(chunks);
   for (size_t layer = 0; layer < config.num_layers; ++layer) RunLayer(layer, chunks);
   Logits(chunks, on_logits);
+  model.CheckUnchanged();  // else the rows may come from weights that are no longer there
 }
 
 Runner::Runner(const Model& model, int64_t max_rows, ThreadPool& pool, Budget& budget) {

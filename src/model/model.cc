@@ -156,6 +156,7 @@ std::shared_ptr<const Model> Model::Load(const std::string& path, const LoadOpti
                        options.tokenizer_path.empty() ? path : options.tokenizer_path);
     *impl.tokenizer = impl.tokenizer->PaddedTo(static_cast<int32_t>(impl.config.vocab_size));
   }
+  model->CheckUnchanged();
   return model;
 }
 
@@ -214,6 +215,7 @@ std::string Model::products() const {
   return fmt::format("{}", fmt::join(kinds, ","));
 }
 
+void Model::CheckUnchanged() const { impl_->source->CheckUnchanged(); }
 size_t Model::weight_bytes() const { return impl_->weight_bytes; }
 size_t Model::packed_bytes() const { return impl_->weights.packed_bytes + impl_->weights.owned_bytes; }
 

@@ -64,6 +64,9 @@ class Model {
   // Equal for models with the same configuration and weights; samples the tensors' bytes, so it costs no full
   // read.
   uint64_t fingerprint() const;
+  // Throws Error(kFile), naming the file, if the weights' files were written to or cut short since they were
+  // loaded. Costs a system call for each file.
+  void CheckUnchanged() const;
   size_t weight_bytes() const;  // as stored
   size_t packed_bytes() const;  // allocated by repacking
   // As LoadOptions::pack said.
@@ -102,7 +105,7 @@ class Runner {
   using LogitsCallback = std::function<void(size_t chunk, size_t row, std::span<const float> logits)>;
 
   // Feeds every chunk to its context (each context at most once per call) and commits. Sum of rows at most
-  // max_rows. On any Error all contexts are as before the call. Rows of one call do not influence each
+  // max_rows. On any Error all contexts are as before the call; Error(kFile) if a file of the model changed. Rows of one call do not influence each
   // other's bits.
   void Forward(std::span<const ForwardChunk> chunks, const LogitsCallback& on_logits);
   // The same, but a chunk that its context refuses is left out alone: refused[i] says why.

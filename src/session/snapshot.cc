@@ -408,6 +408,7 @@ void Session::Save(const std::string& path) const {
 void Session::Restore(const std::string& path) {
   const MappedFile file(path);
   RestoreBytes(BytesOf(file), path);
+  file.CheckUnchanged();
 }
 
 void Session::RestoreBytes(std::string_view bytes, const std::string& name) {

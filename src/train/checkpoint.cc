@@ -51,6 +51,7 @@ void ReadCheckpoint(const std::string& path, const std::function<void(StateReade
   }
   BufferReader reader(content.substr(kMagic.size()));
   restore(reader);
+  file.CheckUnchanged();
   if (reader.remaining_bytes() != 0) {
     Fail(ErrorKind::kFile, "{}: has {} bytes more than this model needs", path, reader.remaining_bytes());
   }

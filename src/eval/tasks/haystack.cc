@@ -91,6 +91,7 @@ bool Haystack::Next(Cursor* cursor, Unit* unit) const {
   unit->gap = text.substr(gap_begin, std::min(begin - gap_begin, kMaxGapBytes));
   unit->text = text.substr(begin, SentenceBytes(text.substr(begin, kMaxUnitBytes + 8)));
   cursor->place = begin + unit->text.size();
+  file_->CheckUnchanged();
   return true;
 }
 
