@@ -1,4 +1,6 @@
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -106,6 +108,23 @@ TEST(ThreadPool, EveryTaskOnceManyRegions) {
     }
     for (auto& count : counts) EXPECT_EQ(count.load(), 2000);
   }
+}
+
+TEST(ThreadPool, TakesTheThreadsThatThereAre) {
+  const pid_t child = fork();
+  if (child == 0) {  // the limit does not hold for root
+    const rlimit none{1, 1};
+    if ((geteuid() == 0 && setuid(65534) != 0) || setrlimit(RLIMIT_NPROC, &none) != 0) _exit(3);
+    ThreadPool pool(4);
+    std::vector<std::atomic<int>> counts(37);
+    pool.Run(counts.size(), [&](size_t task, size_t) { counts[task].fetch_add(1); });
+    bool is_right = pool.num_threads() < 4 && pool.num_threads_asked() == 4;
+    for (auto& count : counts) is_right = is_right && count.load() == 1;
+    _exit(is_right ? 0 : 1);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  EXPECT_EQ(status, 0);
 }
 
 TEST(Units, ParseAndFormat) {

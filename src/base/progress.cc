@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/message.h"
 #include "base/units.h"
 
 namespace mneme {
@@ -30,7 +31,7 @@ ConsoleProgress::ConsoleProgress(std::string label, std::FILE* out)
 }
 
 ConsoleProgress::~ConsoleProgress() {
-  if (line_open_) std::fputc('\n', out_);
+  if (line_open_) WriteMessage("\n", out_);
 }
 
 void ConsoleProgress::Update(int64_t done, int64_t total, std::string_view note) {
@@ -66,19 +67,18 @@ void ConsoleProgress::Update(int64_t done, int64_t total, std::string_view note)
       if ((line[end] & 0xC0) != 0x80) ++used;
       ++end;
     }
-    fmt::print(out_, "\r\x1b[K{}", line.substr(0, end));
+    WriteMessage("\r\x1b[K" + line.substr(0, end), out_);
     line_open_ = true;
   } else {
-    fmt::print(out_, "{}\n", line);
+    WriteMessage(line + "\n", out_);
   }
-  std::fflush(out_);
 }
 
 void ConsoleProgress::Finish(std::string_view note) {
   const double elapsed = std::chrono::duration<double>(Clock::now() - start_).count();
-  if (is_terminal_) std::fputs("\r\x1b[K", out_);
-  fmt::print(out_, "{} done in {}{}{}\n", label_, FormatSeconds(elapsed), note.empty() ? "" : ": ", note);
-  std::fflush(out_);
+  WriteMessage(fmt::format("{}{} done in {}{}{}\n", is_terminal_ ? "\r\x1b[K" : "", label_,
+                           FormatSeconds(elapsed), note.empty() ? "" : ": ", note),
+               out_);
   line_open_ = false;
 }
 

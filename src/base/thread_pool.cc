@@ -3,6 +3,7 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <system_error>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -33,9 +34,16 @@ size_t NumUsableCores() {
 
 }  // namespace
 
-ThreadPool::ThreadPool(size_t num_threads) : num_threads_(num_threads == 0 ? NumUsableCores() : num_threads) {
-  for (size_t thread = 1; thread < num_threads_; ++thread) {
-    workers_.emplace_back([this, thread] { Work(thread); });
+ThreadPool::ThreadPool(size_t num_threads)
+    : num_threads_asked_(num_threads == 0 ? NumUsableCores() : num_threads) {
+  workers_.reserve(num_threads_asked_ - 1);
+  try {
+    while (num_threads_ < num_threads_asked_) {
+      workers_.emplace_back([this, thread = num_threads_] { Work(thread); });
+      ++num_threads_;
+    }
+  } catch (const std::system_error&) {
+    // Results do not depend on the number of threads: those that there are do the work.
   }
 }
 

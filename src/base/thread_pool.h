@@ -18,13 +18,16 @@ namespace mneme {
 // Thread rule: one thread at a time calls Run; tasks must not call Run of the same pool.
 class ThreadPool {
  public:
-  // num_threads counts the caller; 0 means all cores this process may use.
+  // num_threads counts the caller; 0 means all cores this process may use. Where the system gives no more
+  // threads (a limit on processes, say) there are fewer: ask num_threads().
   explicit ThreadPool(size_t num_threads = 0);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   size_t num_threads() const { return num_threads_; }
+  // What was asked for, all cores counted.
+  size_t num_threads_asked() const { return num_threads_asked_; }
 
   // Calls fn(task, thread) for task = 0..num_tasks-1 (fewer than 2^32) and thread in [0, num_threads());
   // returns when all are done. Tasks are taken in order by whichever thread is free, so results must not
@@ -48,7 +51,8 @@ class ThreadPool {
   void Work(size_t thread);
   void TakeTasks(size_t thread);
 
-  size_t num_threads_;
+  const size_t num_threads_asked_;
+  size_t num_threads_ = 1;
   std::vector<std::thread> workers_;
 
   // Of the current region. Written by the caller before it offers tasks (release), read by who has taken one

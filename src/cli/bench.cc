@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/message.h"
 #include "base/units.h"
 #include "bench/machine.h"
 #include "bench/rows.h"
@@ -75,7 +76,8 @@ std::vector<int64_t> ParseList(const std::string& text, const std::string& optio
 
 int Machine(const BenchArguments& arguments) {
   ThreadPool pool(arguments.model.engine.num_threads);
-  fmt::print(stderr, "measuring the machine with {} threads...\n", pool.num_threads());
+  WarnOfFewerThreads(pool);
+  PrintMessage("measuring the machine with {} threads...\n", pool.num_threads());
   const MachineLimits limits = MeasureMachine(pool);
   if (arguments.json) {
     const auto rate = [](const MachineRate& value) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/message.h"
 #include "base/units.h"
 #include "base/utf8.h"
 #include "cli/chat_text.h"
@@ -66,7 +67,7 @@ class Chat {
   void EndReply();
   void Feed(std::vector<ChatSegment> segments);
   Session& session() { return *stream_->session; }
-  static void Say(const std::string& text) { fmt::print(stderr, "{}\n", text); }
+  static void Say(const std::string& text) { PrintMessage("{}\n", text); }
 
   const ChatArguments& arguments_;
   LoadedModel loaded_;
@@ -231,7 +232,7 @@ bool Chat::Command(const std::string& line) {
   while (!argument.empty() && argument.back() == ' ') argument.pop_back();
   if (name == "/quit" || name == "/exit") return true;
   if (name == "/help") {
-    fmt::print(stderr, "{}", kHelp);
+    PrintMessage("{}", kHelp);
   } else if (name == "/context") {
     Say(fmt::format("{}, {} tokens so far", session().context().Describe(),
                     FormatCount(session().num_tokens())));
@@ -240,7 +241,7 @@ bool Chat::Command(const std::string& line) {
                       TokenFateName(range.fate)));
     }
   } else if (name == "/stats") {
-    fmt::print(stderr, "{}", ReportText(session(), stream_->budget));
+    PrintMessage("{}", ReportText(session(), stream_->budget));
   } else if (name == "/save" || name == "/load") {
     if (argument.empty()) Fail(ErrorKind::kInput, "{} needs a file name", name);
     if (name == "/load") {

@@ -9,11 +9,13 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/message.h"
 #include "base/progress.h"
 #include "base/thread_pool.h"
 #include "base/units.h"
 #include "cli/options.h"
 #include "cli/signals.h"
+#include "cli/stream.h"
 #include "cli/verbs.h"
 #include "formats/quant.h"
 #include "model/random_model.h"
@@ -49,6 +51,7 @@ int Convert(const ConvertArguments& arguments) {
   }
   if (arguments.random.empty() && arguments.seed) FailUsage("--seed is of random weights: it needs --random SHAPE");
   ThreadPool pool(arguments.num_threads);
+  WarnOfFewerThreads(pool);
   const std::string& out = arguments.paths.back();
   ConsoleProgress progress(arguments.random.empty() ? "converting" : "writing");
   if (!arguments.random.empty()) {
@@ -68,7 +71,7 @@ int Convert(const ConvertArguments& arguments) {
   const ConvertReport report = ConvertModel(arguments.paths.front(), out, options, pool, progress, UserStop());
   progress.Finish(fmt::format("{}, {} tensors, {} from {}", out, report.num_tensors,
                               FormatBytes(report.written_bytes), FormatBytes(report.read_bytes)));
-  for (const std::string& warning : report.warnings) fmt::print(stderr, "note: {}\n", warning);
+  for (const std::string& warning : report.warnings) PrintMessage("note: {}\n", warning);
   return 0;
 }
 

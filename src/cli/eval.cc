@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/message.h"
 #include "base/progress.h"
 #include "base/units.h"
 #include "cli/console.h"
@@ -49,7 +50,7 @@ int Logits(const LogitsArguments& arguments) {
   const int64_t num_ids = WriteLogits(
       *stream.session, [&](std::vector<TokenId>* ids) { return reader.Read(ids); }, arguments.out, UserStop());
   if (StopRequested()) Fail(ErrorKind::kInterrupted, "interrupted after {} tokens", num_ids);
-  fmt::print(stderr, "{}: float32 [{}, {}]\n", arguments.out, num_ids, vocab_size);
+  PrintMessage("{}: float32 [{}, {}]\n", arguments.out, num_ids, vocab_size);
   return 0;
 }
 
@@ -129,8 +130,7 @@ PerplexityOptions PerplexityVerb::Resolve(const Model& model, size_t num_threads
     session.context = ContextFor(arguments_.context, spec);
     const ResolvedContext resolved = ResolveSessionContext(model, session, cap_bytes / num_contexts,
                                                            spec == "auto" ? max_tokens_ : -1, num_threads);
-    if (!resolved.reason.empty())
-      fmt::print(stderr, "context: {} ({})\n", resolved.settings.spec, resolved.reason);
+    if (!resolved.reason.empty()) PrintMessage("context: {} ({})\n", resolved.settings.spec, resolved.reason);
     options.contexts.push_back(resolved.settings);
   }
   return options;
@@ -257,9 +257,9 @@ int PerplexityVerb::operator()() {
     Fail(ErrorKind::kInput, "the input has {} tokens; perplexity needs at least 2", run_->num_tokens());
   }
   Write();
-  fmt::print(stderr, "memory: peak {} of {}\n", FormatBytes(budget_->peak_bytes()), FormatBytes(cap.bytes));
+  PrintMessage("memory: peak {} of {}\n", FormatBytes(budget_->peak_bytes()), FormatBytes(cap.bytes));
   if (StopRequested()) {
-    fmt::print(stderr, "mneme: interrupted; the figures are of what was read\n");
+    PrintMessage("mneme: interrupted; the figures are of what was read\n");
     return kExitInterrupted;
   }
   return 0;

@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/hash.h"
+#include "base/message.h"
 #include "base/progress.h"
 #include "base/units.h"
 #include "cli/console.h"
@@ -118,14 +119,13 @@ void DatasetVerb::CheckFiles() const {
                                   [&](const std::string& message) { bad.push_back(message); });
   }
   const bool is_listed = bad.size() > 1 || arguments_.skip_bad;
-  for (size_t i = 0; i < std::min<size_t>(bad.size(), 10) && is_listed; ++i)
-    fmt::print(stderr, "{}\n", bad[i]);
+  for (size_t i = 0; i < std::min<size_t>(bad.size(), 10) && is_listed; ++i) PrintMessage("{}\n", bad[i]);
   if (!bad.empty() && !arguments_.skip_bad) {
     Fail(ErrorKind::kInput, "{} bad line{} in {}, the first is {}; --skip-bad passes over them", bad.size(),
          bad.size() == 1 ? "" : "s", arguments_.data, bad.front());
   }
   if (!bad.empty())
-    fmt::print(stderr, "{} bad line{} passed over\n", bad.size(), bad.size() == 1 ? " is" : "s are");
+    PrintMessage("{} bad line{} passed over\n", bad.size(), bad.size() == 1 ? " is" : "s are");
   if (num_examples == 0) Fail(ErrorKind::kInput, "{}: there are no questions in it", arguments_.data);
 }
 
@@ -186,8 +186,8 @@ bool DatasetVerb::RunContext(const std::string& spec, EvalLog* log) {
   session.context = ContextFor(arguments_.context, spec);
   const ResolvedContext resolved =
       ResolveSessionContext(*loaded_->model, session, cap_.bytes, -1, loaded_->pool.num_threads());
-  fmt::print(stderr, "context: {}{}\n", resolved.settings.spec,
-             resolved.reason.empty() ? "" : " (" + resolved.reason + ")");
+  PrintMessage("context: {}{}\n", resolved.settings.spec,
+               resolved.reason.empty() ? "" : " (" + resolved.reason + ")");
   DatasetSettings settings;
   settings.stop = UserStop();
   settings.context = resolved.settings;
@@ -256,7 +256,7 @@ int DatasetVerb::operator()() {
     WriteReport(arguments_.json, EvalJson(log.report()));
   Print(log);
   if (is_whole) return 0;
-  fmt::print(stderr, "mneme: interrupted; the same command goes on\n");
+  PrintMessage("mneme: interrupted; the same command goes on\n");
   return kExitInterrupted;
 }
 

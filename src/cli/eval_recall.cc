@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/message.h"
 #include "base/progress.h"
 #include "base/units.h"
 #include "cli/console.h"
@@ -157,7 +158,7 @@ class RecallVerb {
     header_.command = command_;
     log_ = std::make_unique<EvalLog>(header_, arguments_.json, arguments_.html);
     if (log_->num_resumed() > 0)
-      fmt::print(stderr, "{}: {} results are there already\n", arguments_.json, log_->num_resumed());
+      PrintMessage("{}: {} results are there already\n", arguments_.json, log_->num_resumed());
     return *log_;
   }
 
@@ -180,9 +181,9 @@ class RecallVerb {
     log_->Write();
     Print();
     if (finished) return 0;
-    fmt::print(stderr, "mneme: interrupted; {}\n",
-               arguments_.json.empty() ? "with --json FILE a run goes on where it was stopped"
-                                       : "the same command goes on from " + arguments_.json);
+    PrintMessage("mneme: interrupted; {}\n", arguments_.json.empty()
+                                                 ? "with --json FILE a run goes on where it was stopped"
+                                                 : "the same command goes on from " + arguments_.json);
     return kExitInterrupted;
   }
 
@@ -195,7 +196,7 @@ class RecallVerb {
     for (const RecallCell& cell : cells) longest = std::max(longest, cell.row.length);
     std::vector<std::string> reasons;
     run.Resolve(longest, &reasons);
-    for (const std::string& reason : reasons) fmt::print(stderr, "context: {}\n", reason);
+    for (const std::string& reason : reasons) PrintMessage("context: {}\n", reason);
   }
 
   void Print() const {

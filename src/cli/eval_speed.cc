@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/message.h"
 #include "base/progress.h"
 #include "base/units.h"
 #include "bench/machine.h"
@@ -166,8 +167,8 @@ int SpeedVerb::operator()() {
   }
   Print();
   if (!StopRequested()) return 0;
-  fmt::print(stderr, "mneme: interrupted{}\n",
-             arguments_.json.empty() || arguments_.json == "-" ? "" : "; the same command goes on");
+  PrintMessage("mneme: interrupted{}\n",
+               arguments_.json.empty() || arguments_.json == "-" ? "" : "; the same command goes on");
   return kExitInterrupted;
 }
 

@@ -22,6 +22,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/message.h"
 #include "base/units.h"
 #include "cli/console.h"
 #include "cli/eval_verbs.h"
@@ -262,7 +263,7 @@ class SuiteVerb {
       table.push_back({part.name, part.seconds > 0 ? FormatSeconds(part.seconds) : "-", part.status});
     WriteOut(FormatTable(table) + fmt::format("\n{}\n", (fs::path(suite_.out) / "report.html").string()));
     if (StopRequested()) {
-      fmt::print(stderr, "mneme: interrupted; the same command goes on\n");
+      PrintMessage("mneme: interrupted; the same command goes on\n");
       return kExitInterrupted;
     }
     return has_failed ? kExitError : 0;
@@ -294,7 +295,7 @@ class SuiteVerb {
         part.seconds = std::strtod(text.c_str() + key.size(), nullptr);
         part.status = "done";
         Load(run, &part);
-        fmt::print(stderr, "[{}/{}] {}: done before\n", index + 1, suite_.runs.size(), run.name);
+        PrintMessage("[{}/{}] {}: done before\n", index + 1, suite_.runs.size(), run.name);
         return;
       }
     }
@@ -305,7 +306,7 @@ class SuiteVerb {
       if (OwnsFolder(run)) fs::remove_all(File(run, ".answers"), error);
     }
     WriteReport(started, key);
-    fmt::print(stderr, "[{}/{}] {}\n", index + 1, suite_.runs.size(), part.command);
+    PrintMessage("[{}/{}] {}\n", index + 1, suite_.runs.size(), part.command);
     const auto start = std::chrono::steady_clock::now();
     const int code = Spawn(run);
     part.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/message.h"
 #include "base/progress.h"
 #include "base/units.h"
 #include "cli/console.h"
@@ -189,8 +190,8 @@ int SummaryVerb::operator()() {
     WriteOut(FormatTable(ScoreTable(report_)));
   }
   if (is_whole) return 0;
-  fmt::print(stderr, "mneme: interrupted{}\n",
-             arguments_.out.empty() ? "" : "; the same command goes on behind the parts that are done");
+  PrintMessage("mneme: interrupted{}\n",
+               arguments_.out.empty() ? "" : "; the same command goes on behind the parts that are done");
   return kExitInterrupted;
 }
 

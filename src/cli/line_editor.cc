@@ -1,6 +1,5 @@
 #include "cli/line_editor.h"
 
-#include <fmt/core.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -8,6 +7,7 @@
 #include <cstdio>
 
 #include "base/error.h"
+#include "base/message.h"
 #include "cli/signals.h"
 
 #ifdef MNEME_HAVE_LIBEDIT
@@ -80,8 +80,7 @@ std::optional<std::string> LineEditor::ReadOne() {
   }
 #endif
   if (is_terminal_) {
-    fmt::print(stderr, "{}", prompt_);
-    std::fflush(stderr);
+    WriteMessage(prompt_);
   }
   std::string text;
   int c = 0;

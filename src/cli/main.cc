@@ -4,11 +4,15 @@
 #include <cstdio>
 #include <exception>
 #include <new>
+#include <sstream>
 #include <string>
 
 #include "base/error.h"
 #include "base/utf8.h"
+#include "base/file.h"
+#include "base/message.h"
 #include "cli/command.h"
+#include "cli/console.h"
 #include "cli/options.h"
 #include "cli/signals.h"
 #include "cli/verbs.h"
@@ -57,26 +61,27 @@ int Main(int argc, char** argv) {
 }  // namespace mneme::cli
 
 int main(int argc, char** argv) {
+  using mneme::PrintMessage;
   using mneme::cli::kExitError;
+  mneme::OpenClosedStreams();
+  mneme::GuardMappedFiles();
+  std::signal(SIGPIPE, SIG_IGN);  // a closed pipe is a write error, which is reported like any other
   try {
     const int code = mneme::cli::Main(argc, argv);
-    if (std::fflush(stdout) != 0 && code == 0) {
-      fmt::print(stderr, "mneme: standard output could not be written\n");
-      return kExitError;
-    }
+    if (code == 0) mneme::cli::WriteOutNow("");  // the last of the output may not fit
     return code;
   } catch (const mneme::cli::UsageError& error) {
-    fmt::print(stderr, "mneme: {}\n", mneme::PrintableLines(error.what()));
+    PrintMessage("mneme: {}\n", mneme::PrintableLines(error.what()));
     return mneme::cli::kExitUsage;
   } catch (const mneme::Error& error) {
     std::fflush(stdout);
-    fmt::print(stderr, "mneme: {}\n", mneme::PrintableLines(error.what()));
+    PrintMessage("mneme: {}\n", mneme::PrintableLines(error.what()));
     return error.kind() == mneme::ErrorKind::kInterrupted ? mneme::cli::kExitInterrupted : kExitError;
   } catch (const std::bad_alloc&) {
-    fmt::print(stderr, "mneme: the machine has no more memory; a smaller --memory cap leaves room\n");
+    PrintMessage("mneme: the machine has no more memory; a smaller --memory cap leaves room\n");
     return kExitError;
   } catch (const std::exception& error) {
-    fmt::print(stderr, "mneme: {}\n", mneme::PrintableLines(error.what()));
+    PrintMessage("mneme: {}\n", mneme::PrintableLines(error.what()));
     return kExitError;
   }
 }

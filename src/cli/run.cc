@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/message.h"
 #include "base/progress.h"
 #include "base/units.h"
 #include "cli/chat_text.h"
@@ -70,7 +71,7 @@ class Run {
   void Generate();
   void SaveState();
   void Say(const std::string& line) const {
-    if (!arguments_.quiet) fmt::print(stderr, "{}\n", line);
+    if (!arguments_.quiet) PrintMessage("{}\n", line);
   }
   void Report();
   std::string TemplateName() const;
@@ -306,7 +307,7 @@ void Run::Report() {
                     StopReasonName(result_.reason),
                     result_.message.empty() ? "" : fmt::format(" ({})", result_.message)));
   }
-  if (!arguments_.quiet) fmt::print(stderr, "{}", ReportText(session, stream_->budget));
+  if (!arguments_.quiet) PrintMessage("{}", ReportText(session, stream_->budget));
   if (arguments_.report.empty()) return;
   RunFacts facts;
   facts.program_version = MNEME_VERSION;
@@ -358,13 +359,13 @@ int Run::operator()() {
   SaveState();
   Report();
   if (!refused_.empty()) {
-    fmt::print(stderr, "mneme: {}\n", refused_);
+    PrintMessage("mneme: {}\n", refused_);
     return kExitError;
   }
   if (StopRequested()) {
-    fmt::print(stderr, "mneme: interrupted after {} tokens{}\n", FormatCount(stream_->session->num_tokens()),
-               arguments_.state.empty() ? "; nothing was saved (--state FILE saves)"
-                                        : "; the same command with --resume goes on from there");
+    PrintMessage("mneme: interrupted after {} tokens{}\n", FormatCount(stream_->session->num_tokens()),
+                 arguments_.state.empty() ? "; nothing was saved (--state FILE saves)"
+                                          : "; the same command with --resume goes on from there");
     return kExitInterrupted;
   }
   return 0;

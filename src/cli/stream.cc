@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/message.h"
 #include "base/units.h"
 #include "session/plan.h"
 #include "session/text_hash.h"
@@ -21,6 +22,14 @@ double SecondsSince(std::chrono::steady_clock::time_point start) {
 
 }  // namespace
 
+void WarnOfFewerThreads(const ThreadPool& pool) {
+  if (pool.num_threads() == pool.num_threads_asked()) return;
+  PrintMessage(
+      "mneme: the system gave {} of {} threads (`ulimit -u` may be the limit); the results are the same, "
+      "later\n",
+      pool.num_threads(), pool.num_threads_asked());
+}
+
 LoadedModel::LoadedModel(const ModelArguments& arguments, bool load_tokenizer, const std::string& state)
     : pool(arguments.engine.num_threads) {
   ModelArguments chosen = arguments;
@@ -30,6 +39,7 @@ LoadedModel::LoadedModel(const ModelArguments& arguments, bool load_tokenizer, c
                                       [](const Setting& setting) { return setting.name == "pack"; });
     if (!is_typed) chosen.options.pack = saved->pack;
   }
+  WarnOfFewerThreads(pool);
   const auto start = std::chrono::steady_clock::now();
   model = LoadModel(chosen, pool, load_tokenizer);
   load_seconds = SecondsSince(start);
@@ -74,21 +84,19 @@ std::string SystemNote(std::string_view system) {
 
 void PrintStart(const Stream& stream, const LoadedModel& loaded) {
   const Model& model = *loaded.model;
-  fmt::print(stderr, "model: {} ({}), {} of weights{}\n", model.config().name, model.config().family,
-             FormatBytes(model.weight_bytes()),
-             model.packed_bytes() > 0
-                 ? fmt::format(", {} repacked for speed (not under the cap; --pack never)",
-                               FormatBytes(model.packed_bytes()))
-                 : "");
+  PrintMessage("model: {} ({}), {} of weights{}\n", model.config().name, model.config().family,
+               FormatBytes(model.weight_bytes()),
+               model.packed_bytes() > 0
+                   ? fmt::format(", {} repacked for speed (not under the cap; --pack never)",
+                                 FormatBytes(model.packed_bytes()))
+                   : "");
   const std::string context = stream.session->context().Describe();
   const std::string& reason = stream.context_reason;
-  fmt::print(stderr, "context: {}\n",
-             reason.empty()                ? context
-             : reason.starts_with(context) ? "auto picked " + reason
-                                           : fmt::format("{} ({})", context, reason));
-  fmt::print(stderr, "memory cap: {}\n", stream.cap.ToString());
-  if (!stream.session->restore_note().empty())
-    fmt::print(stderr, "state: {}\n", stream.session->restore_note());
+  PrintMessage("context: {}\n", reason.empty()                ? context
+                                : reason.starts_with(context) ? "auto picked " + reason
+                                                              : fmt::format("{} ({})", context, reason));
+  PrintMessage("memory cap: {}\n", stream.cap.ToString());
+  if (!stream.session->restore_note().empty()) PrintMessage("state: {}\n", stream.session->restore_note());
 }
 
 }  // namespace mneme::cli

@@ -16,6 +16,9 @@
 
 namespace mneme::cli {
 
+// Says so if the system gave fewer threads than were asked for.
+void WarnOfFewerThreads(const ThreadPool& pool);
+
 // Threads and model, and how long they took.
 struct LoadedModel {
   // state: path of a saved state, if the model is loaded to go on with one that exists: its weights are

@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/message.h"
 #include "base/units.h"
 #include "base/utf8.h"
 #include "cli/console.h"
@@ -64,7 +65,7 @@ class IdOutput {
   void Finish() {
     if (file_) {
       file_->Commit();
-      fmt::print(stderr, "{} ids written to {}\n", FormatCount(num_ids_), arguments_.ids_out);
+      PrintMessage("{} ids written to {}\n", FormatCount(num_ids_), arguments_.ids_out);
     } else if (!arguments_.count && !arguments_.pieces) {
       WriteOut("\n");
     }

@@ -2,6 +2,7 @@
 // libtorch.
 #include <fmt/core.h>
 
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
@@ -11,6 +12,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/message.h"
 #include "base/progress.h"
 #include "base/utf8.h"
 #include "cli/signals.h"
@@ -84,19 +86,19 @@ int Main(int argc, char** argv) {
     FailUsage(arguments.is_adapt ? "adapt needs model.base in the configuration"
                                  : "the configuration has model.base: that is `mneme adapt`");
   }
-  if (config.train.device == "cpu") fmt::print(stderr, "{}\n", PrepareBlas(argv, config.train.num_threads));
+  if (config.train.device == "cpu") PrintMessage("{}\n", PrepareBlas(argv, config.train.num_threads));
   cli::InstallSignalHandlers();
   ConsoleProgress progress(arguments.is_adapt ? "adapt" : "train");
   TrainEvents events;
   events.progress = &progress;
-  events.say = [](const std::string& line) { fmt::print(stderr, "{}\n", line); };
+  events.say = [](const std::string& line) { PrintMessage("{}\n", line); };
   TrainLimits limits = arguments.limits;
   limits.stop = cli::UserStop();
   const TrainOutcome outcome = Train(config, events, limits);
   WritePage(config);
   if (!outcome.model_path.empty()) fmt::print("{}\n", outcome.model_path);
   if (!outcome.finished) {
-    fmt::print(stderr, "stopped at step {} of {}; the same command goes on from there\n", outcome.step,
+    PrintMessage("stopped at step {} of {}; the same command goes on from there\n", outcome.step,
                config.num_steps());
   }
   return outcome.interrupted ? kExitInterrupted : 0;
@@ -106,10 +108,12 @@ int Main(int argc, char** argv) {
 }  // namespace mneme::train
 
 int main(int argc, char** argv) {
+  mneme::OpenClosedStreams();
+  std::signal(SIGPIPE, SIG_IGN);  // training outlives whoever reads its messages
   try {
     return mneme::train::Main(argc, argv);
   } catch (const std::exception& error) {
-    fmt::print(stderr, "mneme: {}\n", mneme::PrintableLines(error.what()));
+    mneme::PrintMessage("mneme: {}\n", mneme::PrintableLines(error.what()));
     return 1;
   }
 }

@@ -1,0 +1,26 @@
+#include "base/message.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+namespace mneme {
+
+void WriteMessage(std::string_view text, std::FILE* out) noexcept {
+  // A stream that has failed once must not hold what is written later back: the disk may have room again.
+  if (std::fwrite(text.data(), 1, text.size(), out) != text.size() || std::fflush(out) != 0) {
+    std::clearerr(out);
+  }
+}
+
+void OpenClosedStreams() {
+  for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    if (::fcntl(fd, F_GETFD) >= 0 || errno != EBADF) continue;
+    // The wrong way round for input and results: to read or write them is an error, not silence.
+    const int flags = fd == STDOUT_FILENO ? O_RDONLY : O_WRONLY;
+    if (::open("/dev/null", flags) != fd) return;  // the lowest free number is `fd`, unless there is no /dev
+  }
+}
+
+}  // namespace mneme
