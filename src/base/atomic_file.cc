@@ -11,8 +11,12 @@
 #include <charconv>
 #include <climits>
 #include <cstring>
+#include <fstream>
+#include <mutex>
 #include <optional>
+#include <sstream>
 #include <utility>
+#include <vector>
 
 #include "base/error.h"
 #include "base/file.h"
@@ -136,6 +140,38 @@ int OpenFolder(const std::string& path, const std::string& target, std::string* 
   FailErrno(path, "cannot be created");
 }
 
+// The process that holds a lock on the file, as text for a message: the system's table says, where it is
+// shown.
+std::string HolderOf(uint64_t inode) {
+  std::ifstream table("/proc/locks");
+  for (std::string line; std::getline(table, line);) {
+    std::istringstream words(line);
+    std::string number, kind, mode, access, process, file;
+    words >> number >> kind >> mode >> access >> process >> file;
+    if (kind == "FLOCK" && file.substr(file.rfind(':') + 1) == std::to_string(inode)) {
+      return "process " + process;
+    }
+  }
+  return "another process";
+}
+
+[[noreturn]] void FailLocked(const std::string& path, uint64_t inode) {
+  Fail(ErrorKind::kFile, "{}: is in use by {}; wait until that ends, or name another file", path,
+       HolderOf(inode));
+}
+
+// Throws if another process has a FileLock on the file.
+void RefuseLocked(const std::string& path, const Target& target) {
+  const int fd = ::open(target.path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return;  // not to be read: then it is no file that anybody goes on from
+  const bool is_locked = ::flock(fd, LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+  ::close(fd);
+  if (is_locked) FailLocked(path, target.info.st_ino);
+}
+
+std::mutex locks_mutex;
+std::vector<FileLock*> locks;
+
 uint64_t RandomNumber() {
   uint64_t number = 0;
   if (::getrandom(&number, sizeof(number), 0) != sizeof(number)) {
@@ -154,6 +190,10 @@ AtomicFileWriter::AtomicFileWriter(std::string path)
                                  : ::open(target.path.c_str(), O_WRONLY | O_NOCTTY | O_CLOEXEC);
     if (fd_ < 0) FailErrno(path_, "cannot be written");
     return;
+  }
+  if (target.exists) {
+    lock_ = FileLock::Find(target.info.st_dev, target.info.st_ino);
+    if (lock_ == nullptr) RefuseLocked(path_, target);
   }
   folder_ = OpenFolder(path_, target.path, &name_);
   RemoveLeftovers(folder_, name_);
@@ -219,19 +259,72 @@ void AtomicFileWriter::Flush() {
 
 void AtomicFileWriter::Commit() {
   Flush();
-  if (!temporary_name_.empty()) {
-    if (::fsync(fd_) != 0) FailErrno(path_, "cannot be flushed to disk, and is left as it was");
-    if (::renameat(folder_, temporary_name_.c_str(), folder_, name_.c_str()) != 0) {
-      FailErrno(path_, "cannot be replaced");
-    }
-    // The new name must outlive a power cut too. The file is whole either way, so a refusal is no error.
-    const int synced = ::openat(folder_, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (synced >= 0) {
-      [[maybe_unused]] const int refused = ::fsync(synced);
-      ::close(synced);
-    }
-  }
+  if (!temporary_name_.empty()) Replace();
   ::close(std::exchange(fd_, -1));
+}
+
+void AtomicFileWriter::Replace() {
+  if (::fsync(fd_) != 0) FailErrno(path_, "cannot be flushed to disk, and is left as it was");
+  if (::renameat(folder_, temporary_name_.c_str(), folder_, name_.c_str()) != 0) {
+    FailErrno(path_, "cannot be replaced");
+  }
+  // The temporary file was locked from its first moment, so there is none in which another process could come
+  // between: its lock becomes that of the file.
+  if (lock_ != nullptr) std::swap(lock_->fd_, fd_);
+  // The new name must outlive a power cut too. The file is whole either way, so a refusal is no error.
+  const int synced = ::openat(folder_, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (synced < 0) return;
+  [[maybe_unused]] const int refused = ::fsync(synced);
+  ::close(synced);
+}
+
+FileLock::FileLock(const std::string& path) : path_(path) {
+  const Target target = Follow(path);
+  if (!target.is_replaced()) return;
+  CheckWritable(path);
+  target_ = target.path;
+  while (!TryOpen()) {
+  }
+  const std::lock_guard guard(locks_mutex);
+  locks.push_back(this);
+}
+
+// False if the file was replaced or removed in between.
+bool FileLock::TryOpen() {
+  fd_ = ::open(target_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  was_created_ = fd_ >= 0;
+  if (fd_ < 0 && errno == EEXIST) fd_ = ::open(target_.c_str(), O_RDWR | O_CLOEXEC);
+  if (fd_ < 0 && errno == ENOENT) return false;
+  if (fd_ < 0) FailErrno(path_, "cannot be written");
+  struct stat opened {
+  }, named{};
+  ::fstat(fd_, &opened);
+  if (::flock(fd_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+    ::close(std::exchange(fd_, -1));
+    FailLocked(path_, opened.st_ino);
+  }
+  const bool is_named =
+      ::stat(target_.c_str(), &named) == 0 && named.st_dev == opened.st_dev && named.st_ino == opened.st_ino;
+  if (!is_named) ::close(std::exchange(fd_, -1));
+  return is_named;
+}
+
+FileLock::~FileLock() {
+  if (fd_ < 0) return;
+  const std::lock_guard guard(locks_mutex);
+  locks.erase(std::find(locks.begin(), locks.end(), this));
+  struct stat info {};
+  if (was_created_ && ::fstat(fd_, &info) == 0 && info.st_size == 0) ::unlink(target_.c_str());
+  ::close(fd_);
+}
+
+FileLock* FileLock::Find(uint64_t device, uint64_t inode) {
+  const std::lock_guard guard(locks_mutex);
+  for (FileLock* lock : locks) {
+    struct stat info {};
+    if (::fstat(lock->fd_, &info) == 0 && info.st_dev == device && info.st_ino == inode) return lock;
+  }
+  return nullptr;
 }
 
 void CheckWritable(const std::string& path) {

@@ -79,6 +79,8 @@ class ByteSource {
   int64_t position_bytes_ = 0;
 };
 
+class FileLock;
+
 // Writes a file as a whole: into a temporary file beside it, which Commit flushes to disk and renames, so
 // that a reader sees the old file or the whole new one, also after kill -9. Without Commit the temporary file
 // is removed and the file is untouched.
@@ -92,7 +94,8 @@ class ByteSource {
 // was killed: the next writer to the same file removes it.
 class AtomicFileWriter {
  public:
-  // Throws Error(kFile) if the file could not be written: no such folder, read-only, a folder.
+  // Throws Error(kFile) if the file could not be written: no such folder, read-only, a folder, locked by
+  // another process (FileLock).
   explicit AtomicFileWriter(std::string path);
   ~AtomicFileWriter();
   AtomicFileWriter(const AtomicFileWriter&) = delete;
@@ -108,15 +111,41 @@ class AtomicFileWriter {
  private:
   void CreateTemporary();
   void Flush();
+  void Replace();
 
   std::string path_;            // as the caller named it, for messages
   std::string name_;            // of the file that is replaced, in its folder
+  FileLock* lock_ = nullptr;    // of this process on the file that is replaced
   std::string temporary_name_;  // empty: bytes go straight into what `path_` names
   int folder_ = -1;
   int fd_ = -1;
   int64_t position_bytes_ = 0;
   std::unique_ptr<char[]> buffer_;
   size_t buffered_ = 0;
+};
+
+// Keeps other processes of ours away from a file that this one reads at its start and writes at its end:
+// until it is destroyed, or the process ends, however it ends. Where there is no file an empty one is made,
+// and removed again in the destructor if nothing was written to it. An AtomicFileWriter of this process hands
+// the lock on to the file that it puts in place; one of another process is refused.
+class FileLock {
+ public:
+  // Throws Error(kFile): the file cannot be written, or another process holds it, which is named if that is
+  // known. Locks nothing where the path is no regular file or the file system has no locks.
+  explicit FileLock(const std::string& path);
+  ~FileLock();
+  FileLock(const FileLock&) = delete;
+  FileLock& operator=(const FileLock&) = delete;
+
+ private:
+  friend class AtomicFileWriter;
+  bool TryOpen();
+  static FileLock* Find(uint64_t device, uint64_t inode);
+
+  std::string path_;
+  std::string target_;  // without links
+  int fd_ = -1;
+  bool was_created_ = false;
 };
 
 // Throws what an AtomicFileWriter of this path would throw now, so that the work of hours does not end at a

@@ -2,6 +2,7 @@
 #include "base/file.h"
 
 #include <gtest/gtest.h>
+#include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -218,6 +219,55 @@ TEST_F(FileTest, AFullDiskIsAnErrorAndTheFileStays) {
   EXPECT_NE(message.find(path + ": cannot be written, and is left as it was"), std::string::npos) << message;
   EXPECT_EQ(ReadWholeFile(path), "old");
   EXPECT_EQ(Names(), std::vector<std::string>{"file"});
+}
+
+TEST_F(FileTest, ALockedFileIsRefusedToOtherProcesses) {
+  const std::string path = Path("state");
+  const auto in_child = [&](const auto& call) {
+    const pid_t child = fork();
+    if (child == 0) {
+      const std::string message = MessageOf(call);
+      _exit(message.find("state: is in use by ") == std::string::npos ? message == "no error" ? 0 : 3 : 1);
+    }
+    int status = 0;
+    waitpid(child, &status, 0);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  };
+  {
+    const FileLock lock(path);
+    EXPECT_EQ(in_child([&] { FileLock{path}; }), 1);
+    const std::string message = MessageOf([&] { FileLock{path}; });
+    if (FileExists("/proc/locks") && !ReadWholeFile("/proc/locks").empty()) {
+      EXPECT_NE(message.find("process " + std::to_string(getpid())), std::string::npos) << message;
+    }
+  }
+  EXPECT_FALSE(FileExists(path));  // nothing was written to it
+  {
+    const FileLock lock(path);
+    for (int i = 0; i < 3; ++i) {
+      Replace(path, "one");
+      EXPECT_EQ(in_child([&] { FileLock{path}; }), 1) << i;  // the new file is locked like the old
+    }
+  }
+  EXPECT_EQ(ReadWholeFile(path), "one");
+  EXPECT_EQ(in_child([&] {
+              const FileLock lock(path);
+              raise(SIGKILL);
+            }),
+            -1);
+  EXPECT_EQ(in_child([&] { FileLock{path}; }), 0);
+  EXPECT_EQ(Names(), std::vector<std::string>{"state"});
+}
+
+TEST_F(FileTest, AFileThatAnotherProcessHoldsIsNotReplaced) {
+  const std::string path = Make("state", "theirs");
+  std::FILE* holder = std::fopen(path.c_str(), "r");  // a lock that is not this process's own FileLock
+  ASSERT_NE(holder, nullptr);
+  ASSERT_EQ(flock(fileno(holder), LOCK_EX), 0);
+  EXPECT_NE(MessageOf([&] { Replace(path, "ours"); }).find("is in use"), std::string::npos);
+  std::fclose(holder);
+  Replace(path, "ours");
+  EXPECT_EQ(ReadWholeFile(path), "ours");
 }
 
 TEST_F(FileTest, AMappedFileThatIsCutShortIsAnErrorNotASignal) {
