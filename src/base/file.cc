@@ -13,6 +13,8 @@
 namespace mneme {
 namespace {
 
+constexpr size_t kMaxDeviceBytes = size_t{1} << 20;
+
 [[noreturn]] void FailErrno(const std::string& path, const char* what) {
   const int code = errno;
   Fail(ErrorKind::kFile, "{}: {}: {}", path, what, std::strerror(code));
@@ -32,6 +34,7 @@ bool IsDirectory(const std::string& path) {
 
 std::string ReadWholeFile(const std::string& path, size_t max_bytes) {
   ByteSource source(path);
+  if (source.is_device()) max_bytes = std::min(max_bytes, kMaxDeviceBytes);
   if (source.size_bytes() > static_cast<int64_t>(max_bytes)) {
     Fail(ErrorKind::kFile, "{}: has {} bytes; at most {} can be read here", path, source.size_bytes(),
          max_bytes);
@@ -63,6 +66,7 @@ ByteSource::ByteSource(const std::string& path, StopToken stop) : path_(path), s
       Fail(ErrorKind::kFile, "{}: is a folder, not a file", path_);
     }
     if (S_ISREG(info.st_mode)) size_bytes_ = info.st_size;
+    is_device_ = S_ISCHR(info.st_mode);
   }
 }
 

@@ -48,8 +48,13 @@ class MappedFile {
 // of their file fails. For at most 4096 mappings at a time.
 void GuardMappedFiles();
 
-// Whole content of a file of at most max_bytes. Throws Error(kFile).
-std::string ReadWholeFile(const std::string& path, size_t max_bytes = size_t{1} << 31);
+// The most that is read whole, by kind of file: several times the largest that are known.
+inline constexpr size_t kMaxTextBytes = size_t{1} << 26;       // prompts, settings, results
+inline constexpr size_t kMaxTokenizerBytes = size_t{1} << 28;  // the largest has 33 MB
+inline constexpr size_t kMaxDataBytes = size_t{1} << 31;       // data sets, logs of answers
+// Whole content of a file of at most max_bytes; of a device, which may have no end, at most 1 MiB. Throws
+// Error(kFile).
+std::string ReadWholeFile(const std::string& path, size_t max_bytes = kMaxTextBytes);
 bool FileExists(const std::string& path);
 bool IsDirectory(const std::string& path);
 
@@ -68,6 +73,8 @@ class ByteSource {
   size_t Read(std::span<char> buffer);
   // Size in bytes if it is a regular file, else -1.
   int64_t size_bytes() const { return size_bytes_; }
+  // A terminal, /dev/zero: a source without an end of its own.
+  bool is_device() const { return is_device_; }
   // Bytes given out so far.
   int64_t position_bytes() const { return position_bytes_; }
 
@@ -76,6 +83,7 @@ class ByteSource {
   StopToken stop_;
   int fd_ = -1;
   int64_t size_bytes_ = -1;
+  bool is_device_ = false;
   int64_t position_bytes_ = 0;
 };
 

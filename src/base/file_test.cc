@@ -300,6 +300,15 @@ TEST_F(FileTest, AMappedFileThatIsWrittenToIsAnErrorAndAReplacedOneIsNot) {
   EXPECT_NE(message.find(path + ": was written to"), std::string::npos) << message;
 }
 
+TEST_F(FileTest, WholeFilesAreBounded) {
+  EXPECT_NE(MessageOf([] { ReadWholeFile("/dev/zero", kMaxDataBytes); }).find("more than the 1048576 bytes"),
+            std::string::npos);
+  EXPECT_EQ(ReadWholeFile("/dev/null"), "");
+  const std::string path = Make("file", "0123456789");
+  EXPECT_EQ(ReadWholeFile(path, 10), "0123456789");
+  EXPECT_NE(MessageOf([&] { ReadWholeFile(path, 9); }).find("at most 9 can be read here"), std::string::npos);
+}
+
 TEST_F(FileTest, APipeIsNotMappedAndNotWaitedFor) {
   ASSERT_EQ(mkfifo(Path("pipe").c_str(), 0600), 0);
   EXPECT_NE(MessageOf([&] { MappedFile{Path("pipe")}; }).find("not a regular file"), std::string::npos);

@@ -339,7 +339,7 @@ int BenchTokenizer(const BenchArguments& arguments) {
   Json json = Json::array();
   std::vector<std::vector<std::string>> table = {{"text", "bytes", "tokens", "MB/s", "decode MB/s"}};
   for (const std::string& path : arguments.files) {
-    const std::string text = ReadWholeFile(path);
+    const std::string text = ReadWholeFile(path, kMaxDataBytes);
     std::vector<TokenId> ids;
     std::vector<double> encode_seconds, decode_seconds;
     for (int64_t i = 0; i < arguments.repeats && !StopRequested(); ++i) {

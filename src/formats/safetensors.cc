@@ -2,11 +2,10 @@
 
 #include <algorithm>
 #include <cstring>
-#include <nlohmann/json.hpp>
-#include <set>
 #include <utility>
 
 #include "base/error.h"
+#include "formats/json.h"
 
 namespace mneme {
 namespace {
@@ -35,26 +34,6 @@ const DtypeRow* FindDtype(std::string_view name) {
     if (row.name == name) return &row;
   }
   return nullptr;
-}
-
-// Parses JSON of untrusted origin: limited depth, no key twice in one object (parsers differ on which one
-// wins). Throws Error(kFile).
-Json ParseJson(std::string_view text, const std::string& path) {
-  std::vector<std::set<std::string>> keys;
-  const auto check = [&](int depth, Json::parse_event_t event, Json& parsed) {
-    if (depth > kMaxJsonDepth) Fail(ErrorKind::kFile, "{}: its JSON is nested too deeply", path);
-    if (event == Json::parse_event_t::object_start) keys.emplace_back();
-    if (event == Json::parse_event_t::object_end) keys.pop_back();
-    if (event == Json::parse_event_t::key && !keys.back().insert(parsed.get<std::string>()).second) {
-      Fail(ErrorKind::kFile, "{}: {} occurs twice in its JSON", path, parsed.get<std::string>());
-    }
-    return true;
-  };
-  try {
-    return Json::parse(text.begin(), text.end(), check);
-  } catch (const Json::exception& error) {
-    Fail(ErrorKind::kFile, "{}: its JSON cannot be read: {}", path, error.what());
-  }
 }
 
 struct Placed {
@@ -174,7 +153,7 @@ void SafetensorsFile::Parse(std::span<const uint8_t> bytes) {
   if (text.empty() || text[0] != '{') {
     Fail(ErrorKind::kFile, "{}: its header does not start with an opening brace", path_);
   }
-  const Json header = ParseJson(text, path_);
+  const Json header = ParseStrictJson(text, path_, kMaxJsonDepth);
   const std::span<const uint8_t> data = bytes.subspan(8 + header_bytes);
   std::vector<Placed> placed;
   for (const auto& [name, entry] : header.items()) {
@@ -235,7 +214,7 @@ SafetensorsFolder::SafetensorsFolder(const std::string& folder) : path_(folder) 
 }
 
 void SafetensorsFolder::OpenShards(const std::string& index_path) {
-  const Json index = ParseJson(ReadWholeFile(index_path, kMaxHeaderBytes), index_path);
+  const Json index = ParseStrictJson(ReadWholeFile(index_path, kMaxHeaderBytes), index_path, kMaxJsonDepth);
   const auto map = index.is_object() ? index.find("weight_map") : index.end();
   if (!index.is_object() || map == index.end() || !map->is_object() || map->empty()) {
     Fail(ErrorKind::kFile, "{}: has no weight_map", index_path);
@@ -269,7 +248,7 @@ std::optional<std::string> SafetensorsFolder::ReadFile(std::string_view name) co
   if (!IsPlainFileName(name)) Fail(ErrorKind::kInput, "{} is not the name of a file in {}", name, path_);
   const std::string path = path_ + "/" + std::string(name);
   if (!FileExists(path)) return std::nullopt;
-  return ReadWholeFile(path);
+  return ReadWholeFile(path, kMaxTokenizerBytes);
 }
 
 std::vector<const SafetensorsTensor*> SafetensorsFolder::tensors() const {
@@ -333,7 +312,7 @@ void SafetensorsWriter::Write(const std::string& path) const {
   try {
     text = header.dump();
   } catch (const Json::exception& error) {
-    Fail(ErrorKind::kInput, "{}: a tensor name or metadata is not valid UTF-8: {}", path, error.what());
+    Fail(ErrorKind::kInput, "{}: a tensor name or metadata is not valid UTF-8: {}", path, JsonReason(error));
   }
   text.resize((text.size() + 7) / 8 * 8, ' ');
   if (text.size() > kMaxHeaderBytes) {

@@ -358,8 +358,8 @@ class Converter {
     const Tokenizer tokenizer = is_folder ? LoadTokenizerFolder(from) : LoadTokenizerFile(from);
     const size_t num_tokens = NumTokens();
     if (num_tokens > 0) CheckTokenizerFits(tokenizer, num_tokens, from);
-    const auto problem =
-        WriteTokenizerMetadata(tokenizer, has_json ? ReadWholeFile(json) : "", num_tokens, &writer_);
+    const auto problem = WriteTokenizerMetadata(
+        tokenizer, has_json ? ReadWholeFile(json, kMaxTokenizerBytes) : "", num_tokens, &writer_);
     if (problem) report_.warnings.push_back(fmt::format("the tokenizer was left out: {}", *problem));
   }
 

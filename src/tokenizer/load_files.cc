@@ -119,12 +119,14 @@ Tokenizer TokenizerFromPieces(std::span<const std::string> pieces, std::span<con
 
 Tokenizer LoadTokenizerFolder(const std::string& folder) {
   const std::string config_path = folder + "/tokenizer_config.json";
-  std::string config = FileExists(config_path) ? ReadWholeFile(config_path) : "";
+  std::string config = FileExists(config_path) ? ReadWholeFile(config_path, kMaxTokenizerBytes) : "";
   const std::string json_path = folder + "/tokenizer.json";
   const std::string model_path = folder + "/tokenizer.model";
-  if (FileExists(json_path)) return ParseTokenizerJson(AsBytes(ReadWholeFile(json_path)), config, json_path);
+  if (FileExists(json_path))
+    return ParseTokenizerJson(AsBytes(ReadWholeFile(json_path, kMaxTokenizerBytes)), config, json_path);
   if (FileExists(model_path))
-    return ParseSentencePieceModel(AsBytes(ReadWholeFile(model_path)), config, model_path);
+    return ParseSentencePieceModel(AsBytes(ReadWholeFile(model_path, kMaxTokenizerBytes)), config,
+                                   model_path);
   Fail(ErrorKind::kFile, "{}: no tokenizer.json and no tokenizer.model in the folder", folder);
 }
 
@@ -133,10 +135,13 @@ Tokenizer LoadTokenizerFile(const std::string& path) {
   const std::string file_name = std::filesystem::path(path).filename().string();
   const auto named = [&](std::string_view part) { return file_name.find(part) != std::string::npos; };
   if (file_name.ends_with(".gguf")) return LoadTokenizer(GgufFile(path));
-  if (file_name.ends_with(".json")) return ParseTokenizerJson(AsBytes(ReadWholeFile(path)), {}, path);
+  if (file_name.ends_with(".json"))
+    return ParseTokenizerJson(AsBytes(ReadWholeFile(path, kMaxTokenizerBytes)), {}, path);
   if (file_name.ends_with(".tiktoken"))
-    return ParseTiktoken(AsBytes(ReadWholeFile(path)), file_name.substr(0, file_name.size() - 9), path);
-  if (named(".model")) return ParseSentencePieceModel(AsBytes(ReadWholeFile(path)), {}, path);
+    return ParseTiktoken(AsBytes(ReadWholeFile(path, kMaxTokenizerBytes)),
+                         file_name.substr(0, file_name.size() - 9), path);
+  if (named(".model"))
+    return ParseSentencePieceModel(AsBytes(ReadWholeFile(path, kMaxTokenizerBytes)), {}, path);
   if (file_name.ends_with(".bin")) {
     const Llama2cVocabulary vocabulary = ReadLlama2cVocabulary(path);
     return TokenizerFromPieces(vocabulary.pieces, vocabulary.scores);

@@ -81,7 +81,7 @@ class RunLog {
   RunLog(std::string path, int64_t from_step) : path_(std::move(path)) {
     std::string kept;
     if (FileExists(path_) && from_step > 0) {
-      const std::string old = ReadWholeFile(path_);
+      const std::string old = ReadWholeFile(path_, kMaxDataBytes);
       for (size_t begin = 0; begin < old.size();) {
         const size_t end = old.find('\n', begin);
         if (end == std::string::npos) break;

@@ -62,7 +62,7 @@ void TrainVocabulary(const VocabularySettings& settings, const std::vector<std::
          settings.size, lines.size());
   }
   AtomicFileWriter writer(path);
-  writer.Write(ReadWholeFile(result.path));
+  writer.Write(ReadWholeFile(result.path, kMaxTokenizerBytes));
   writer.Commit();
 }
 

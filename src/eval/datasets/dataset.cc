@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "eval/tasks/babi.h"
 #include "eval/scores/text.h"
+#include "formats/json.h"
 
 namespace mneme {
 namespace {
@@ -199,7 +200,7 @@ class DatasetReader {
   void ReadArray() {
     const Json array = [&] {
       try {
-        return Parse(ReadWholeFile(file_.path));
+        return Parse(ReadWholeFile(file_.path, kMaxDataBytes));
       } catch (const Error& error) {
         Fail(ErrorKind::kInput, "{}: {}", file_.path, error.what());
       }

@@ -14,6 +14,7 @@
 #include "base/file.h"
 #include "base/units.h"
 #include "eval/scores/text.h"
+#include "formats/json.h"
 
 namespace mneme {
 namespace {
@@ -57,7 +58,7 @@ struct Answered {
 Answered ReadAnswers(const std::string& path) {
   Answered answered;
   if (!FileExists(path)) return answered;
-  const std::string text = ReadWholeFile(path);
+  const std::string text = ReadWholeFile(path, kMaxDataBytes);
   const size_t whole = text.rfind('\n') == std::string::npos ? 0 : text.rfind('\n') + 1;
   size_t number = 0;
   for (const std::string_view line : scores::Split(std::string_view(text).substr(0, whole), '\n')) {
@@ -70,7 +71,7 @@ Answered ReadAnswers(const std::string& path) {
       answered.seconds.push_back(json.at("seconds").get<double>());
     } catch (const Json::exception& error) {
       Fail(ErrorKind::kMismatch, "{}:{}: not an answer of this program ({}); name another folder", path,
-           number, error.what());
+           number, JsonReason(error));
     }
   }
   if (whole < text.size()) {

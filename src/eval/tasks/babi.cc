@@ -86,7 +86,7 @@ bool BabiParser::Line(std::string_view line, size_t line_number, BabiQuestion* q
 }
 
 BabiBook::BabiBook(const std::string& path) {
-  const std::string text = ReadWholeFile(path);
+  const std::string text = ReadWholeFile(path, kMaxDataBytes);
   size_t begin = 0;
   for (size_t i = 0; i < text.size(); ++i) {
     const bool ends = (text[i] == '.' || text[i] == '!' || text[i] == '?') &&

@@ -14,6 +14,7 @@
 #include "base/hash.h"
 #include "base/units.h"
 #include "eval/scores/text.h"
+#include "formats/json.h"
 #include "session/session.h"
 
 namespace mneme {
@@ -60,7 +61,7 @@ class PartsFile {
   }
 
   void Read(const std::string& run) {
-    const std::string text = ReadWholeFile(path_);
+    const std::string text = ReadWholeFile(path_, kMaxDataBytes);
     const size_t whole = text.rfind('\n') == std::string::npos ? 0 : text.rfind('\n') + 1;
     const auto lines = scores::Split(std::string_view(text).substr(0, whole), '\n');
     if (lines.empty() || lines[0] != run) {
@@ -74,7 +75,7 @@ class PartsFile {
         hashes_.push_back(json.at("ids").get<std::string>());
       } catch (const Json::exception& error) {
         Fail(ErrorKind::kMismatch, "{}:{}: not a part of this program ({}); remove the file", path_, i + 1,
-             error.what());
+             JsonReason(error));
       }
     }
     if (whole == text.size()) return;

@@ -90,7 +90,7 @@ void ReadStep(const Json& line, Curves* curves) {
 
 Curves ReadLog(const std::string& path) {
   Curves curves;
-  const std::string log = ReadWholeFile(path);
+  const std::string log = ReadWholeFile(path, kMaxDataBytes);
   for (size_t begin = 0; begin < log.size();) {
     const size_t end = std::min(log.find('\n', begin), log.size());
     const Json line = Json::parse(log.substr(begin, end - begin), nullptr, false);
