@@ -230,14 +230,12 @@ void WritePlot(const BenchArguments& arguments, const std::string& model, const 
     series.y.push_back(row.tokens_per_second);
   }
   for (const std::string& also : arguments.also) plot.series.push_back(ParseSeries(also));
-  AtomicFileWriter file(arguments.svg_path);
-  const std::string svg = StandaloneSvg(plot, 560, 360);
-  file.Write(svg.data(), svg.size());
-  file.Commit();
+  WriteReport(arguments.svg_path, StandaloneSvg(plot, 560, 360));
 }
 
 int Speed(const BenchArguments& arguments) {
   for (const std::string& also : arguments.also) ParseSeries(also);  // mistakes show before the measurement
+  CheckOutputs({arguments.svg_path});
   const std::vector<int64_t> depths = ParseList(arguments.depths, "--depth", true);
   std::vector<int64_t> thread_counts = {static_cast<int64_t>(arguments.model.engine.num_threads)};
   if (!arguments.threads.empty()) thread_counts = ParseList(arguments.threads, "--threads", false);

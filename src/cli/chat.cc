@@ -3,18 +3,20 @@
 
 #include <algorithm>
 #include <memory>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
 #include "base/message.h"
 #include "base/units.h"
-#include "base/utf8.h"
 #include "cli/chat_text.h"
 #include "cli/console.h"
 #include "cli/line_editor.h"
 #include "cli/options.h"
 #include "cli/signals.h"
+#include "cli/state_file.h"
 #include "cli/stream.h"
 #include "cli/verbs.h"
 #include "session/report.h"
@@ -41,8 +43,18 @@ struct ChatArguments {
   GenerateOptions generate;
   std::vector<Setting> typed_generate;
   std::string state;
+  std::string save_every;
   bool pin_system = false;
 };
+
+// The first word, and the rest without the white space around it.
+std::pair<std::string, std::string> CutWord(const std::string& text) {
+  constexpr const char* kSpace = " \t\r\n";
+  const size_t end = std::min(text.find_first_of(kSpace), text.size());
+  const size_t begin = text.find_first_not_of(kSpace, end);
+  if (begin == std::string::npos) return {text.substr(0, end), ""};
+  return {text.substr(0, end), text.substr(begin, text.find_last_not_of(kSpace) + 1 - begin)};
+}
 
 class Chat {
  public:
@@ -57,6 +69,7 @@ class Chat {
     int64_t reply_begin = 0;  // where its reply began
   };
 
+  bool Next(LineEditor& editor);
   void Reply(const std::string& message);
   // True if the conversation is over.
   bool Command(const std::string& line);
@@ -70,16 +83,19 @@ class Chat {
   static void Say(const std::string& text) { PrintMessage("{}\n", text); }
 
   const ChatArguments& arguments_;
+  StateFile state_;
   LoadedModel loaded_;
   const ChatTemplate* format_ = nullptr;
   std::unique_ptr<Stream> stream_;
   ChatRenderer renderer_;
   std::vector<Turn> turns_;
   std::vector<ChatSegment> pending_;  // the end of the last reply, before the next message
+  std::string failure_;               // what ended the conversation, if it was no wish
 };
 
 Chat::Chat(const ChatArguments& arguments)
     : arguments_(arguments),
+      state_(arguments.state, arguments.save_every),
       loaded_(arguments.model, /*load_tokenizer=*/true, arguments.state),
       renderer_(nullptr) {
   const Tokenizer& tokenizer = loaded_.model->tokenizer();
@@ -174,10 +190,10 @@ void Chat::RewindTokens(int64_t count) {
 }
 
 void Chat::Rewind(const std::string& argument) {
-  const size_t space = argument.find(' ');
-  const int64_t count = argument.empty() ? 1 : ParseCount(argument.substr(0, space), "/rewind");
-  if (space != std::string::npos) {
-    if (!argument.substr(space + 1).starts_with("token")) {
+  const auto [number, unit] = CutWord(argument);
+  const int64_t count = number.empty() ? 1 : ParseCount(number, "/rewind");
+  if (!unit.empty()) {
+    if (unit != "token" && unit != "tokens") {
       Fail(ErrorKind::kInput, "/rewind N takes back turns, /rewind N tokens takes back tokens");
     }
     RewindTokens(count);
@@ -226,10 +242,7 @@ void Chat::Load(const std::string& path) {
 }
 
 bool Chat::Command(const std::string& line) {
-  const size_t space = line.find(' ');
-  const std::string name = line.substr(0, space);
-  std::string argument = space == std::string::npos ? "" : line.substr(line.find_first_not_of(' ', space));
-  while (!argument.empty() && argument.back() == ' ') argument.pop_back();
+  const auto [name, argument] = CutWord(line);
   if (name == "/quit" || name == "/exit") return true;
   if (name == "/help") {
     PrintMessage("{}", kHelp);
@@ -258,34 +271,48 @@ bool Chat::Command(const std::string& line) {
   return false;
 }
 
-int Chat::operator()() {
-  LineEditor editor("> ");
-  bool was_interrupted = false;
-  while (true) {
-    const std::optional<std::string> line = editor.Read();
-    if (!line) {
-      was_interrupted = StopRequested();
-      break;
-    }
-    if (line->find_first_not_of(" \t\n") == std::string::npos) continue;
-    try {
-      if (line->front() == '/') {
-        if (Command(*line)) break;
-      } else {
-        Reply(*line);
-      }
-    } catch (const Error& error) {
-      // The conversation goes on; the stream holds what was fed.
-      Say(fmt::format("mneme: {}", PrintableLines(error.what())));
-      if (error.kind() == ErrorKind::kBudget && !editor.is_terminal()) throw;
+// One line of the conversation; false at its end. What a command or a reply throws is told, and the
+// conversation goes on with what was fed; it ends where going on makes no sense.
+bool Chat::Next(LineEditor& editor) {
+  std::optional<std::string> line;
+  try {
+    line = editor.Read();
+  } catch (const std::exception& error) {
+    failure_ = DescribeException(error);
+  }
+  if (!line) return false;
+  if (line->find_first_not_of(" \t\n") == std::string::npos) return true;
+  try {
+    if (line->front() == '/') return !Command(*line);
+    Reply(*line);
+    state_.SaveIfDue(session());
+  } catch (const OutputError& error) {
+    failure_ = DescribeException(error);
+  } catch (const std::exception& error) {
+    const auto* ours = dynamic_cast<const Error*>(&error);
+    const bool is_full = ours != nullptr && ours->kind() == ErrorKind::kBudget;
+    if (is_full && !editor.is_terminal()) {
+      failure_ = DescribeException(error);  // nobody is there to shorten the conversation
+    } else {
+      Say("mneme: " + DescribeException(error));
     }
   }
+  return failure_.empty();
+}
+
+int Chat::operator()() {
+  LineEditor editor("> ");
+  while (Next(editor)) {
+  }
+  const bool was_interrupted = StopRequested();
   if (editor.is_terminal()) Say("");
-  if (!arguments_.state.empty()) {
-    session().Save(arguments_.state);
+  if (!failure_.empty()) Say("mneme: " + failure_);
+  if (state_.is_named()) {
+    state_.Save(session());
     Say(fmt::format("state: saved to {} after {} tokens", arguments_.state,
                     FormatCount(session().num_tokens())));
   }
+  if (!failure_.empty()) return kExitError;
   return was_interrupted ? kExitInterrupted : 0;
 }
 
@@ -303,6 +330,8 @@ void AddChat(Command& program) {
   arguments->generate.max_tokens = 1024;
   AddFields(verb, "num_tokens,stop,pause,backspace", &arguments->generate, &arguments->typed_generate);
   verb.Text("--state", &arguments->state, "FILE", "Go on where this file says, and save to it at the end");
+  verb.Text("--save-every", &arguments->save_every, "N|TIME",
+            "Save to it also after a reply, once so many tokens (10K) or so long (30s, 5min) went by");
   arguments->context.options.context.max_rewind = 256;
   AddContextOptions(verb, &arguments->context);
   AddSamplerOptions(verb, &arguments->context);

@@ -1,10 +1,18 @@
 // The program where files, streams and other processes do not do as they should: work may not be lost.
+#include <csignal>
+
 #include "cli/cli_test_util.h"
 
 namespace mneme {
 namespace {
 
-class CliFilesTest : public CliTest {};
+class CliFilesTest : public CliTest {
+ protected:
+  // Until a program that was started has written some text, or has had its time.
+  void AwaitOutput() const {
+    for (int i = 0; i < 60'000 && ReadAll(Path("stdout")).size() < 100; ++i) usleep(1000);
+  }
+};
 
 TEST_F(CliFilesTest, MessagesThatCannotBeWrittenDoNotEndTheRun) {
   MNEME_REQUIRE_MODEL(model);
@@ -21,7 +29,7 @@ TEST_F(CliFilesTest, MessagesThatCannotBeWrittenDoNotEndTheRun) {
     EXPECT_TRUE(fs::exists(Path("chat.state"))) << to;
   }
   EXPECT_EQ(Shell("$M run absent.gguf 2>/dev/full"), 1);
-  EXPECT_EQ(Shell("$M run 2>/dev/full"), 2);
+  EXPECT_EQ(Shell("$M rnu 2>/dev/full"), 2);
 }
 
 TEST_F(CliFilesTest, AClosedStreamIsNoFileOpenedLater) {
@@ -36,6 +44,166 @@ TEST_F(CliFilesTest, ResultsThatCannotBeWrittenAreAnError) {
   EXPECT_EQ(Shell("$M --version >/dev/full 2>err"), 1);
   EXPECT_NE(ReadAll(Path("err")).find("standard output could not be written"), std::string::npos);
   EXPECT_EQ(Shell("$M run --help >/dev/full 2>err"), 1);
+}
+
+// ---- paths
+
+TEST_F(CliFilesTest, PathsAreTriedBeforeTheFirstToken) {
+  MNEME_REQUIRE_MODEL(model);
+  const std::string book = data + "/books/war-and-peace.txt";  // minutes, if it were read
+  const std::vector<std::vector<std::string>> commands = {
+      {"run", model, "-f", book, "--state", Path("absent/s")},
+      {"run", model, "-f", book, "--report", Path("absent/r.json")},
+      {"run", model, "-f", book, "--report", folder_.string()},
+      {"chat", model, "--state", Path("absent/s")},
+      {"eval", "perplexity", model, "-f", book, "--json", Path("absent/p.json")},
+      {"eval", "perplexity", model, "-f", book, "--html", Path("absent/p.html")},
+      {"eval", "passkey", model, "--json", Path("absent/k.json")},
+      {"eval", "summary", model, "-f", book, "--out", Path("absent/s.txt")},
+      {"eval", "speed", model, "--html", Path("absent/s.html")},
+      {"tokenize", model, "-f", book, "--ids-out", Path("absent/ids")},
+      {"convert", model, Path("absent/m.gguf")},
+      {"bench", model, "--svg", Path("absent/b.svg")},
+  };
+  for (const auto& command : commands) {
+    const Outcome outcome = RunProgram(command);
+    EXPECT_EQ(outcome.code, 1) << command[0] << " " << command[1];
+    EXPECT_EQ(outcome.out, "");
+    EXPECT_NE(outcome.err.find(command.back()), std::string::npos) << outcome.err;
+    EXPECT_EQ(outcome.err.find("weights"), std::string::npos) << outcome.err;  // no model was loaded
+  }
+  const std::string text = Write("text", "Once upon a time");
+  EXPECT_EQ(RunProgram({"run", model, "-f", text, "--report", text}).code, 2);
+  EXPECT_EQ(ReadAll(text), "Once upon a time");
+  EXPECT_EQ(RunProgram({"run", model, "-f", text, "--report", Path("x"), "--state", Path("x")}).code, 2);
+  EXPECT_EQ(RunProgram({"run", model, "-f", text, "--save-every", "5"}).code, 2);  // there is no state
+  EXPECT_EQ(RunProgram({"run", model, "-f", text, "--state", "s", "--save-every", "0s"}).code, 2);
+  EXPECT_FALSE(fs::exists(Path("x")));
+}
+
+TEST_F(CliFilesTest, PipesAndDevicesAsInputsAreBounded) {
+  ASSERT_EQ(Shell("mkfifo pipe; ln -s /dev/zero zero.json"), 0);
+  EXPECT_EQ(Shell("timeout 20 $M run pipe 2>err"), 1);
+  EXPECT_NE(ReadAll(Path("err")).find("not a regular file"), std::string::npos);
+  EXPECT_EQ(Shell("ulimit -v 1000000; $M eval compare zero.json zero.json 2>err"), 1);
+  EXPECT_NE(ReadAll(Path("err")).find("zero.json"), std::string::npos);
+  EXPECT_EQ(Shell("ulimit -v 1000000; $M tokenize zero.json 2>err </dev/null"), 1);
+}
+
+// ---- every end saves
+
+TEST_F(CliFilesTest, AnOutputThatCannotBeWrittenEndsTheRunWithItsStateSaved) {
+  MNEME_REQUIRE_MODEL(model);
+  const std::string run =
+      "$M run '" + model + "' -p 'Once upon' -n 4000 --ignore-end --context sinks:window=60";
+  for (const char* to : {">/dev/full", "| head -c 10 >/dev/null", "| true", ">&-"}) {
+    fs::remove(Path("s"));
+    Shell("( " + run + " --state s 2>err; echo $? >code ) " + to);
+    EXPECT_EQ(ReadAll(Path("code")), "1\n") << to;
+    EXPECT_NE(ReadAll(Path("err")).find("standard output could not be written"), std::string::npos) << to;
+    ASSERT_TRUE(fs::exists(Path("s"))) << to;
+    EXPECT_EQ(RunProgram({"run", model, "-n", "5", "--state", Path("s")}).code, 0) << to;
+  }
+  // A conversation has nobody to answer either.
+  EXPECT_EQ(Shell("printf 'Hello\\nAnd then?\\n' | $M chat '" + model + "' -n 9 --state c >/dev/full 2>err"),
+            1);
+  EXPECT_TRUE(fs::exists(Path("c")));
+}
+
+TEST_F(CliFilesTest, SignalsEndTheRunWithItsStateSaved) {
+  MNEME_REQUIRE_MODEL(model);
+  for (const int number : {SIGHUP, SIGTERM, SIGINT}) {
+    fs::remove(Path("s"));
+    const pid_t child = Start(
+        {"run", model, "-n", "-1", "--ignore-end", "--context", "sinks:window=60", "--state", Path("s")}, "");
+    AwaitOutput();
+    kill(child, number);
+    if (number != SIGINT) kill(child, number);  // a closing terminal is told twice
+    const Outcome outcome = Finish(child);
+    EXPECT_EQ(outcome.code, 130) << number;
+    EXPECT_EQ(RunProgram({"run", model, "-n", "5", "--state", Path("s")}).code, 0) << number;
+  }
+}
+
+TEST_F(CliFilesTest, ALimitOnFileSizesIsAnErrorAndTheOldStateStays) {
+  MNEME_REQUIRE_MODEL(model);
+  const std::string run = "$M run '" + model + "' -p 'Once upon' -n 40 --state s >out 2>err";
+  ASSERT_EQ(Shell(run), 0);
+  const std::string before = ReadAll(Path("s"));
+  EXPECT_EQ(Shell("ulimit -f 8; " + run), 1);
+  EXPECT_NE(ReadAll(Path("err")).find("s: cannot be written, and is left as it was"), std::string::npos);
+  EXPECT_EQ(ReadAll(Path("s")), before);
+}
+
+TEST_F(CliFilesTest, AFailedReportDoesNotCostTheState) {
+  MNEME_REQUIRE_MODEL(model);
+  EXPECT_EQ(Shell("$M run '" + model + "' -p a -n 9 --state s --report /dev/full >out 2>err"), 1);
+  EXPECT_NE(ReadAll(Path("err")).find("/dev/full: cannot be written"), std::string::npos);
+  EXPECT_TRUE(fs::exists(Path("s")));
+  // And a state that cannot be saved does not cost the report.
+  EXPECT_EQ(Shell("$M run '" + model + "' -p a -n 9 --state /dev/full --report r >out 2>err"), 1);
+  EXPECT_TRUE(fs::exists(Path("r")));
+}
+
+TEST_F(CliFilesTest, SaveEverySavesOnTheWay) {
+  MNEME_REQUIRE_MODEL(model);
+  for (const char* every : {"50", "1s"}) {
+    fs::remove(Path("s"));
+    const pid_t child = Start({"run", model, "-n", "-1", "--ignore-end", "--context", "sinks:window=60",
+                               "--state", Path("s"), "--save-every", every},
+                              "");
+    for (int i = 0; i < 20000 && (!fs::exists(Path("s")) || fs::file_size(Path("s")) == 0); ++i) usleep(1000);
+    kill(child, SIGKILL);
+    EXPECT_EQ(Finish(child).code, 1000 + SIGKILL);
+    const Outcome more = RunProgram({"run", model, "-n", "5", "--state", Path("s")});
+    EXPECT_EQ(more.code, 0) << more.err;
+    EXPECT_NE(more.err.find("restored"), std::string::npos) << more.err;
+  }
+}
+
+TEST_F(CliFilesTest, AStateBelongsToOneProcess) {
+  MNEME_REQUIRE_MODEL(model);
+  const pid_t child = Start(
+      {"run", model, "-n", "-1", "--ignore-end", "--context", "sinks:window=60", "--state", Path("s")}, "");
+  AwaitOutput();
+  EXPECT_EQ(Shell("$M run '" + model + "' -n 5 --state s >out2 2>err2"), 1);
+  EXPECT_NE(ReadAll(Path("err2")).find("s: is in use by process " + std::to_string(child)), std::string::npos)
+      << ReadAll(Path("err2"));
+  kill(child, SIGINT);
+  Finish(child);
+  EXPECT_EQ(RunProgram({"run", model, "-n", "5", "--state", Path("s")}).code, 0);
+}
+
+TEST_F(CliFilesTest, AModelThatIsCutShortIsNamedAndTheStateSaved) {
+  MNEME_REQUIRE_MODEL(model);
+  const std::string copy = Path("copy.gguf");
+  fs::copy_file(model, copy);
+  const pid_t child = Start({"run", copy, "-n", "-1", "--ignore-end", "--pack", "never", "--context",
+                             "sinks:window=60", "--state", Path("s")},
+                            "");
+  AwaitOutput();
+  fs::resize_file(copy, 5000);
+  const Outcome outcome = Finish(child);
+  EXPECT_EQ(outcome.code, 1);
+  ExpectOneErrorLine(outcome, copy + ": was ");
+  const Outcome more = RunProgram({"run", model, "-n", "5", "--state", Path("s")});
+  EXPECT_EQ(more.code, 0) << more.err;
+}
+
+// ---- chat
+
+TEST_F(CliFilesTest, NoCommandEndsAConversation) {
+  MNEME_REQUIRE_MODEL(model);
+  const Outcome outcome =
+      RunProgram({"chat", model, "-n", "5", "--state", Path("s")},
+                 "Hello\n/stats \n/context\t\n/rewind  1  \n/rewind 1   tokens \n/rewind x\n"
+                 "/rewind 99999999999999999999\n/save\n/save \n/save /\n/load /dev/null\n/load "
+                 "absent\n/\n/ \nAnd then?\n");
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_EQ(outcome.err.find("terminate"), std::string::npos) << outcome.err;
+  EXPECT_NE(outcome.err.find("took back 1 turn"), std::string::npos) << outcome.err;
+  EXPECT_NE(outcome.err.find("/save needs a file name"), std::string::npos) << outcome.err;
+  EXPECT_NE(outcome.err.find("state: saved"), std::string::npos) << outcome.err;
 }
 
 }  // namespace

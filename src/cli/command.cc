@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 
+#include "base/message.h"
 #include "base/utf8.h"
 #include "cli/console.h"
 #include "cli/verbs.h"
@@ -152,7 +153,7 @@ std::vector<std::string> KnownWords(const Command& command) {
 
 int ReportUsage(std::string message, const std::string& verb) {
   std::replace(message.begin(), message.end(), '\n', ' ');
-  fmt::print(stderr, "mneme: {}\nSee `{} --help`.\n", PrintableLines(message), verb);
+  PrintMessage("mneme: {}\nSee `{} --help`.\n", PrintableLines(message), verb);
   return kExitUsage;
 }
 
@@ -255,7 +256,7 @@ ParsedCommand ParseCommandLine(const Command& program, const std::string& versio
   }
   const Command& typed = parser.TypedCommand();
   if (typed.action() != nullptr) return {typed.action(), 0};
-  fmt::print(stderr, "{}", parser.app().help());
+  WriteMessage(parser.app().help());
   return {nullptr, kExitUsage};
 }
 

@@ -5,10 +5,14 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
+#include <new>
+#include <system_error>
 
 #include "base/error.h"
 #include "base/file.h"
 #include "base/utf8.h"
+#include "cli/options.h"
 
 namespace mneme::cli {
 namespace {
@@ -22,17 +26,16 @@ size_t Width(std::string_view text) {
 
 }  // namespace
 
+OutputError::OutputError(int code)
+    : Error(ErrorKind::kFile, fmt::format("standard output could not be written: {}", std::strerror(code))) {}
+
 void WriteOut(std::string_view text) {
-  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size()) {
-    Fail(ErrorKind::kFile, "standard output could not be written: {}", std::strerror(errno));
-  }
+  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size()) throw OutputError(errno);
 }
 
 void WriteOutNow(std::string_view text) {
   WriteOut(text);
-  if (std::fflush(stdout) != 0) {
-    Fail(ErrorKind::kFile, "standard output could not be written: {}", std::strerror(errno));
-  }
+  if (std::fflush(stdout) != 0) throw OutputError(errno);
 }
 
 std::string FormatTable(const std::vector<std::vector<std::string>>& rows) {
@@ -56,11 +59,55 @@ std::string FormatTable(const std::vector<std::vector<std::string>>& rows) {
   return text;
 }
 
+void CheckOutputs(const std::vector<std::string>& outputs, const std::vector<std::string>& inputs) {
+  const auto is_same = [](const std::string& a, const std::string& b) {
+    std::error_code ignored;
+    return a == b || std::filesystem::equivalent(a, b, ignored);
+  };
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    const std::string& path = outputs[i];
+    if (path.empty() || path == "-") continue;
+    CheckWritable(path);
+    // /dev/null may be named as often as one likes.
+    if (std::filesystem::exists(path) && !std::filesystem::is_regular_file(path)) continue;
+    for (const std::string& input : inputs) {
+      if (is_same(path, input)) FailUsage(fmt::format("{}: is read, and would be written over", path));
+    }
+    for (size_t j = 0; j < i; ++j) {
+      if (is_same(path, outputs[j])) FailUsage(fmt::format("{}: is named for two results", path));
+    }
+  }
+}
+
+std::string DescribeException(const std::exception& error) {
+  if (dynamic_cast<const std::bad_alloc*>(&error) != nullptr) {
+    return "the machine has no more memory; a smaller --memory cap leaves room";
+  }
+  return PrintableLines(error.what());
+}
+
+bool IsInterruption(const std::exception& error) {
+  const auto* ours = dynamic_cast<const Error*>(&error);
+  return ours != nullptr && ours->kind() == ErrorKind::kInterrupted;
+}
+
 void WriteReport(const std::string& path, std::string_view text) {
   if (path == "-") return WriteOut(text);
   AtomicFileWriter writer(path);
   writer.Write(text);
   writer.Commit();
+}
+
+void WriteReports(const std::vector<std::pair<std::string, std::string>>& reports) {
+  std::exception_ptr first;
+  for (const auto& [path, text] : reports) {
+    try {
+      if (!path.empty()) WriteReport(path, text);
+    } catch (const Error&) {
+      if (first == nullptr) first = std::current_exception();
+    }
+  }
+  if (first != nullptr) std::rethrow_exception(first);
 }
 
 }  // namespace mneme::cli

@@ -13,6 +13,7 @@
 #include "base/progress.h"
 #include "base/thread_pool.h"
 #include "base/units.h"
+#include "cli/console.h"
 #include "cli/options.h"
 #include "cli/signals.h"
 #include "cli/stream.h"
@@ -50,6 +51,7 @@ int Convert(const ConvertArguments& arguments) {
     FailUsage("--tokenizer: a random model has a vocabulary of its own, of made-up words; leave it out");
   }
   if (arguments.random.empty() && arguments.seed) FailUsage("--seed is of random weights: it needs --random SHAPE");
+  CheckOutputs({arguments.paths.back()});
   ThreadPool pool(arguments.num_threads);
   WarnOfFewerThreads(pool);
   const std::string& out = arguments.paths.back();

@@ -37,6 +37,7 @@ struct LogitsArguments {
 };
 
 int Logits(const LogitsArguments& arguments) {
+  CheckOutputs({arguments.out}, {arguments.ids, arguments.model.path});
   StreamSettings settings(arguments.context);
   LoadedModel loaded(arguments.model, /*load_tokenizer=*/false);
   // Others compute exact attention; a model with a memory has no other meaning than with it.
@@ -83,6 +84,7 @@ class PerplexityVerb {
   bool Take(std::vector<TokenId>* ids);
   void Update(Progress& progress, int64_t done, int64_t total);
   void Write() const;
+  std::string Tables(const std::vector<PerplexityResult>& results) const;
 
   const PerplexityArguments& arguments_;
   int64_t max_tokens_ = -1;
@@ -223,25 +225,30 @@ void PerplexityVerb::Write() const {
                           {"tokens", FormatCount(run_->num_tokens())},
                           {"keys", std::string(EncodingName(encodings_.key_encoding))},
                           {"values", std::string(EncodingName(encodings_.value_encoding))}};
-  if (!arguments_.json.empty()) WriteReport(arguments_.json, PerplexityJson(header, results));
-  if (!arguments_.html.empty()) WriteReport(arguments_.html, PerplexityHtml(header, results));
-  if (arguments_.json == "-" || arguments_.html == "-") return;
-  WriteOut("nats per token ± standard error, by position of the predicted token\n\n");
-  WriteOut(FormatTable(PerplexityTable(results)));
+  const bool is_piped = arguments_.json == "-" || arguments_.html == "-";
+  WriteReports({{arguments_.json, PerplexityJson(header, results)},
+                {arguments_.html, PerplexityHtml(header, results)},
+                {is_piped ? "" : "-", Tables(results)}});
+}
+
+std::string PerplexityVerb::Tables(const std::vector<PerplexityResult>& results) const {
+  std::string text = "nats per token ± standard error, by position of the predicted token\n\n";
+  text += FormatTable(PerplexityTable(results));
   if (const auto table = PerplexityLengthTable(results); !table.empty())
-    WriteOut("\nperplexity of the second half of each length\n\n" + FormatTable(table));
+    text += "\nperplexity of the second half of each length\n\n" + FormatTable(table);
   if (const auto table = PerplexitySinkTable(results); !table.empty() && !arguments_.sinks.empty())
-    WriteOut("\nperplexity by sinks and cache size (sinks and window together)\n\n" + FormatTable(table));
+    text += "\nperplexity by sinks and cache size (sinks and window together)\n\n" + FormatTable(table);
   for (const PerplexityResult& result : results) {
-    if (!result.stopped.empty()) {
-      WriteOut(fmt::format("\n{} stopped after {} tokens: {}\n", result.context,
-                           FormatCount(result.stopped_at), result.stopped));
-    }
+    if (result.stopped.empty()) continue;
+    text += fmt::format("\n{} stopped after {} tokens: {}\n", result.context, FormatCount(result.stopped_at),
+                        result.stopped);
   }
+  return text;
 }
 
 int PerplexityVerb::operator()() {
   max_tokens_ = arguments_.max_tokens;
+  CheckOutputs({arguments_.json, arguments_.html}, arguments_.files);
   const MemoryCap cap = ToMemoryCap(arguments_.context.engine);
   loaded_ = std::make_unique<LoadedModel>(arguments_.model, !arguments_.ids);
   budget_ = std::make_unique<Budget>(cap.bytes);

@@ -101,13 +101,19 @@ void AddRecallOptions(Command& verb, RecallArguments* arguments, bool with_trial
   AddContextOptions(verb, &arguments->context, /*with_context=*/false);
 }
 
+// The model, once the outputs are known to be writable.
+const ModelArguments& AfterChecks(const RecallArguments& arguments) {
+  CheckOutputs({arguments.json, arguments.html}, {arguments.haystack});
+  return arguments.model;
+}
+
 // Header, log and output of a recall task.
 class RecallVerb {
  public:
   RecallVerb(const RecallArguments& arguments, std::string task)
       : arguments_(arguments),
         cap_(ToMemoryCap(arguments.context.engine)),
-        loaded_(arguments.model),
+        loaded_(AfterChecks(arguments)),
         command_(fmt::format("mneme eval {} {}", task, ModelPath(arguments.model.path))) {
     // An unknown context is refused before the model is read.
     for (const std::string& spec : arguments.specs) ContextFor(arguments.context, spec);

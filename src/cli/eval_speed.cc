@@ -148,6 +148,7 @@ int SpeedVerb::operator()() {
   depths_ = ParseCounts(arguments_.depths, "--depth");
   std::sort(depths_.begin(), depths_.end());
   if (!arguments_.caches.empty()) caches_ = ParseCounts(arguments_.caches, "--cache");
+  CheckOutputs({arguments_.json, arguments_.html});
   cap_ = ToMemoryCap(arguments_.context.engine);
   loaded_ = std::make_unique<LoadedModel>(arguments_.model, /*load_tokenizer=*/false);
   log_ = std::make_unique<EvalLog>(Header(), arguments_.json == "-" ? "" : arguments_.json, "");

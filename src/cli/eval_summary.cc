@@ -174,6 +174,7 @@ int SummaryVerb::operator()() {
   if (arguments_.specs.size() > 1 &&
       std::find(arguments_.files.begin(), arguments_.files.end(), "-") != arguments_.files.end())
     FailUsage("standard input cannot be read once for each context; name a file with -f");
+  CheckOutputs({arguments_.out, arguments_.json, arguments_.html}, arguments_.files);
   cap_ = ToMemoryCap(arguments_.context.engine);
   loaded_ = std::make_unique<LoadedModel>(arguments_.model);
   report_.header = Header();
@@ -181,14 +182,14 @@ int SummaryVerb::operator()() {
   if (specs.empty()) specs.push_back("auto");
   bool is_whole = true;
   for (size_t i = 0; i < specs.size() && is_whole; ++i) is_whole = RunContext(specs[i], specs.size() == 1);
-  if (!arguments_.json.empty()) WriteReport(arguments_.json, EvalJson(report_));
-  if (!arguments_.html.empty()) WriteReport(arguments_.html, Html());
-  if (arguments_.json != "-") {
-    for (const auto& [context, text] : summaries_) {
-      if (arguments_.out.empty()) WriteOut(text + "\n\n");
-    }
-    WriteOut(FormatTable(ScoreTable(report_)));
+  std::string shown;
+  for (const auto& [context, text] : summaries_) {
+    if (arguments_.out.empty()) shown += text + "\n\n";
   }
+  shown += FormatTable(ScoreTable(report_));
+  WriteReports({{arguments_.json, EvalJson(report_)},
+                {arguments_.html, Html()},
+                {arguments_.json == "-" ? "" : "-", shown}});
   if (is_whole) return 0;
   PrintMessage("mneme: interrupted{}\n",
                arguments_.out.empty() ? "" : "; the same command goes on behind the parts that are done");

@@ -3,12 +3,10 @@
 
 #include <cstdio>
 #include <exception>
-#include <new>
 #include <sstream>
 #include <string>
 
 #include "base/error.h"
-#include "base/utf8.h"
 #include "base/file.h"
 #include "base/message.h"
 #include "cli/command.h"
@@ -53,7 +51,6 @@ int Main(int argc, char** argv) {
   AddAdapt(program);
   const ParsedCommand parsed = ParseCommandLine(program, "mneme " MNEME_VERSION, argc, argv, HintForOption);
   if (parsed.action == nullptr) return parsed.code;
-  InstallSignalHandlers();
   return parsed.action();
 }
 
@@ -61,27 +58,17 @@ int Main(int argc, char** argv) {
 }  // namespace mneme::cli
 
 int main(int argc, char** argv) {
-  using mneme::PrintMessage;
-  using mneme::cli::kExitError;
   mneme::OpenClosedStreams();
   mneme::GuardMappedFiles();
-  std::signal(SIGPIPE, SIG_IGN);  // a closed pipe is a write error, which is reported like any other
+  mneme::cli::InstallSignalHandlers();
   try {
     const int code = mneme::cli::Main(argc, argv);
     if (code == 0) mneme::cli::WriteOutNow("");  // the last of the output may not fit
     return code;
-  } catch (const mneme::cli::UsageError& error) {
-    PrintMessage("mneme: {}\n", mneme::PrintableLines(error.what()));
-    return mneme::cli::kExitUsage;
-  } catch (const mneme::Error& error) {
-    std::fflush(stdout);
-    PrintMessage("mneme: {}\n", mneme::PrintableLines(error.what()));
-    return error.kind() == mneme::ErrorKind::kInterrupted ? mneme::cli::kExitInterrupted : kExitError;
-  } catch (const std::bad_alloc&) {
-    PrintMessage("mneme: the machine has no more memory; a smaller --memory cap leaves room\n");
-    return kExitError;
   } catch (const std::exception& error) {
-    PrintMessage("mneme: {}\n", mneme::PrintableLines(error.what()));
-    return kExitError;
+    std::fflush(stdout);
+    mneme::PrintMessage("mneme: {}\n", mneme::cli::DescribeException(error));
+    if (dynamic_cast<const mneme::cli::UsageError*>(&error) != nullptr) return mneme::cli::kExitUsage;
+    return mneme::cli::IsInterruption(error) ? mneme::cli::kExitInterrupted : mneme::cli::kExitError;
   }
 }

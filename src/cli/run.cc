@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -17,10 +16,11 @@
 #include "cli/ids.h"
 #include "cli/input.h"
 #include "cli/options.h"
+#include "cli/run_report.h"
 #include "cli/signals.h"
+#include "cli/state_file.h"
 #include "cli/stream.h"
 #include "cli/verbs.h"
-#include "session/report.h"
 
 namespace mneme::cli {
 namespace {
@@ -40,6 +40,7 @@ struct RunArguments {
   GenerateOptions generate;
   std::vector<Setting> typed_generate;
   std::string state;
+  std::string save_every;
   std::string report;
   bool chat = false;
   bool pin_system = false;
@@ -48,6 +49,12 @@ struct RunArguments {
   bool resume = false;
   bool quiet = false;
 };
+
+std::vector<std::string> InputPaths(const RunArguments& arguments) {
+  std::vector<std::string> paths = arguments.files;
+  paths.push_back(arguments.model.path);
+  return paths;
+}
 
 double SecondsSince(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -62,6 +69,9 @@ class Run {
  private:
   void Open();
   void PassOver();
+  template <typename Step>
+  void Attempt(const Step& step);
+  void ReadAndWrite();
   void FeedSystem();
   void FeedFiles();
   void FeedChatIds();
@@ -70,6 +80,7 @@ class Run {
   void FeedPrompt();
   void Generate();
   void SaveState();
+  int End() const;
   void Say(const std::string& line) const {
     if (!arguments_.quiet) PrintMessage("{}\n", line);
   }
@@ -81,24 +92,25 @@ class Run {
   const RunArguments& arguments_;
   Clock::time_point start_;
   std::unique_ptr<LoadedModel> loaded_;
+  std::unique_ptr<StateFile> state_;
   std::unique_ptr<InputFiles> input_;
   std::unique_ptr<Stream> stream_;
   std::unique_ptr<ChatText> chat_;
   std::vector<TokenId> chat_ids_;
-  GenerateResult result_;
-  bool has_generated_ = false;
   // What is still to be fed of them: a saved run may have read them.
   std::string_view system_;
   std::string_view prompt_;
-  std::string text_;
-  std::vector<TokenId> generated_;
-  std::string refused_;  // the message of a context that would not go on while reading
+  int64_t num_restored_ = 0;  // tokens of the stream before this run
+  RunOutcome outcome_;
+  std::vector<std::string> failures_;  // in the order in which they happened
 };
 
 void Run::Open() {
   StreamSettings settings(arguments_.context);
   settings.state = arguments_.state;
   if (!arguments_.ids) input_ = std::make_unique<InputFiles>(arguments_.files, UserStop());
+  CheckOutputs({arguments_.state, arguments_.report}, InputPaths(arguments_));
+  state_ = std::make_unique<StateFile>(arguments_.state, arguments_.save_every);
   loaded_ = std::make_unique<LoadedModel>(arguments_.model, /*load_tokenizer=*/true, arguments_.state);
   system_ = loaded_->saved ? std::string_view() : arguments_.system;  // a saved stream begins with its own
   prompt_ = arguments_.prompt;
@@ -121,7 +133,8 @@ void Run::Open() {
     }
     if (!arguments_.no_generate || !arguments_.files.empty()) {
       const int64_t trained = std::max<int64_t>(model.context_shape().trained_length, 2048);
-      const int64_t num_read = CountTokens(tokenizer, arguments_.files, input_->size_bytes(), trained, UserStop());
+      const int64_t num_read =
+          CountTokens(tokenizer, arguments_.files, input_->size_bytes(), trained, UserStop());
       const int64_t num_other =
           static_cast<int64_t>(tokenizer.Encode(arguments_.system + arguments_.prompt).size()) + 16;
       const int64_t num_new = arguments_.no_generate ? 0 : arguments_.generate.max_tokens;
@@ -129,6 +142,7 @@ void Run::Open() {
     }
   }
   stream_ = std::make_unique<Stream>(*loaded_, settings);
+  num_restored_ = stream_->session->num_tokens();
   stream_->Bind("--system", SystemNote(arguments_.system));
   stream_->Bind("--pin-system", arguments_.pin_system ? "true" : "");
   if (chat_) stream_->Bind("--template", std::string(chat_->format().name), /*may_come_later=*/true);
@@ -231,6 +245,7 @@ void Run::FeedFiles() {
     if (seconds < 0.1) piece = std::min(piece * 2, kMaxPieceBytes);
     if (seconds > 0.4) piece = std::max(piece / 2, kMinPieceBytes);
     UpdateProgress(progress, input_->position_bytes(), input_->size_bytes());
+    state_->SaveIfDue(*stream_->session);
   }
   if (!StopRequested()) progress.Finish(ProgressNote());
 }
@@ -247,6 +262,7 @@ void Run::FeedIdFiles() {
     while (!StopRequested() && reader.Read(&ids)) {
       session.Feed(ids, UserStop());
       UpdateProgress(progress, reader.source().position_bytes(), reader.source().size_bytes());
+      state_->SaveIfDue(session);
     }
   }
   if (!arguments_.files.empty() && !StopRequested()) progress.Finish(ProgressNote());
@@ -275,100 +291,98 @@ void Run::Generate() {
   }
   Generation generation = session.Generate(options);
   while (const std::optional<Piece> piece = generation.Next(UserStop())) {
-    if (piece->token >= 0) generated_.push_back(piece->token);
+    if (piece->token >= 0) outcome_.tokens.push_back(piece->token);
     if (arguments_.ids) {
-      if (piece->token >= 0) WriteOutNow(fmt::format("{}{}", generated_.size() > 1 ? " " : "", piece->token));
+      if (piece->token >= 0) WriteOutNow(fmt::format("{}{}", outcome_.tokens.size() > 1 ? " " : "", piece->token));
     } else {
-      text_ += piece->text;
+      outcome_.text += piece->text;
       WriteOutNow(piece->text);
     }
+    // With backspaces the stream is ahead of what was handed out, so a state would lose some of it.
+    if (!arguments_.generate.backspace) state_->SaveIfDue(session);
   }
-  result_ = generation.result();
-  has_generated_ = true;
+  outcome_.result = generation.result();
+  outcome_.has_generated = true;
   WriteOutNow("\n");
 }
 
 void Run::SaveState() {
-  if (arguments_.state.empty()) return;
-  stream_->session->Save(arguments_.state);
-  const size_t pending = stream_->session->pending_text_bytes();
-  Say(fmt::format("state: saved to {} after {} tokens{}", arguments_.state,
-                  FormatCount(stream_->session->num_tokens()),
+  const Session& session = *stream_->session;
+  // What failed before it read anything has nothing to add to the state that is there.
+  if (!state_->is_named() || (!failures_.empty() && session.num_tokens() == num_restored_)) return;
+  state_->Save(session);
+  const size_t pending = session.pending_text_bytes();
+  Say(fmt::format("state: saved to {} after {} tokens{}", arguments_.state, FormatCount(session.num_tokens()),
                   pending > 0 ? fmt::format(" ({} bytes of text wait for what follows them)", pending) : ""));
 }
 
 void Run::Report() {
   const Session& session = *stream_->session;
-  if (has_generated_ && !arguments_.quiet) {
-    const std::string taken_back = arguments_.generate.backspace
-                                       ? fmt::format(", took {} back", FormatCount(result_.num_backspaces))
-                                       : "";
-    Say(fmt::format("wrote {} tokens{}, ended by: {}{}", FormatCount(result_.num_tokens), taken_back,
-                    StopReasonName(result_.reason),
-                    result_.message.empty() ? "" : fmt::format(" ({})", result_.message)));
+  if (outcome_.has_generated) {
+    const GenerateResult& result = outcome_.result;
+    const std::string taken_back =
+        arguments_.generate.backspace ? fmt::format(", took {} back", FormatCount(result.num_backspaces)) : "";
+    Say(fmt::format("wrote {} tokens{}, ended by: {}{}", FormatCount(result.num_tokens), taken_back,
+                    StopReasonName(result.reason),
+                    result.message.empty() ? "" : fmt::format(" ({})", result.message)));
   }
-  if (!arguments_.quiet) PrintMessage("{}", ReportText(session, stream_->budget));
+  if (!arguments_.quiet) WriteMessage(ReportText(session, stream_->budget));
   if (arguments_.report.empty()) return;
-  RunFacts facts;
-  facts.program_version = MNEME_VERSION;
-  facts.context_asked = arguments_.context.options.context.spec;
-  facts.context_reason = stream_->context_reason;
-  facts.wall_seconds = SecondsSince(start_);
-  facts.num_threads = loaded_->pool.num_threads();
-  auto json = nlohmann::ordered_json::parse(ReportJson(session, stream_->budget, facts));
-  auto& run = json["run"];
-  run["load_seconds"] = loaded_->load_seconds;
-  run["packed_weight_bytes"] = loaded_->model->packed_bytes();
-  run["input_bytes"] = input_ ? input_->position_bytes() : 0;
-  run["interrupted"] = StopRequested();
-  run["refused"] = refused_.empty() ? nlohmann::ordered_json() : nlohmann::ordered_json(refused_);
-  if (has_generated_) {
-    run["generated_tokens"] = generated_;
-    run["generated_text"] = text_;
-    run["backspaces"] = result_.num_backspaces;
-    run["ended_by"] = StopReasonName(result_.reason);
-    run["message"] = result_.message;
+  outcome_.facts.program_version = MNEME_VERSION;
+  outcome_.facts.context_asked = arguments_.context.options.context.spec;
+  outcome_.facts.context_reason = stream_->context_reason;
+  outcome_.facts.wall_seconds = SecondsSince(start_);
+  outcome_.facts.num_threads = loaded_->pool.num_threads();
+  outcome_.input_bytes = input_ ? input_->position_bytes() : 0;
+  outcome_.is_interrupted = StopRequested();
+  if (!failures_.empty()) outcome_.refused = failures_.front();
+  WriteReport(arguments_.report, RunReportJson(*loaded_, *stream_, outcome_));
+}
+
+// Runs a step of which the others do not depend: what was read is saved whatever became of the writing, and
+// is reported whatever became of the saving.
+template <typename Step>
+void Run::Attempt(const Step& step) {
+  try {
+    step();
+  } catch (const std::exception& error) {
+    if (!IsInterruption(error)) failures_.push_back(DescribeException(error));
   }
-  WriteReport(arguments_.report,
-              json.dump(1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
+}
+
+void Run::ReadAndWrite() {
+  if (arguments_.ids) {
+    FeedIdFiles();
+  } else {
+    if (arguments_.resume) PassOver();
+    FeedSystem();
+    FeedFiles();
+    if (!StopRequested()) FeedPrompt();
+  }
+  // With a state and nothing to write, the end of the text stays open: the next run goes on in the middle of
+  // a word.
+  if (!StopRequested() && !(arguments_.no_generate && state_->is_named())) {
+    stream_->session->FinishText();
+  }
+  if (!StopRequested() && !arguments_.no_generate) Generate();
+}
+
+int Run::End() const {
+  for (const std::string& failure : failures_) PrintMessage("mneme: {}\n", failure);
+  if (!failures_.empty()) return kExitError;
+  if (!StopRequested()) return 0;
+  PrintMessage("mneme: interrupted after {} tokens{}\n", FormatCount(stream_->session->num_tokens()),
+               state_->is_named() ? "; the same command with --resume goes on from there"
+                                  : "; nothing was saved (--state FILE saves)");
+  return kExitInterrupted;
 }
 
 int Run::operator()() {
   Open();
-  try {
-    if (arguments_.ids) {
-      FeedIdFiles();
-    } else {
-      if (arguments_.resume) PassOver();
-      FeedSystem();
-      FeedFiles();
-      if (!StopRequested()) FeedPrompt();
-    }
-    // With a state and nothing to write, the end of the text stays open: the next run goes on in the middle
-    // of a word.
-    if (!StopRequested() && !(arguments_.no_generate && !arguments_.state.empty())) {
-      stream_->session->FinishText();
-    }
-    if (!StopRequested() && !arguments_.no_generate) Generate();
-  } catch (const Error& error) {
-    // A dense context at its cap: what was read stays, is reported, and can be saved.
-    if (error.kind() != ErrorKind::kBudget && error.kind() != ErrorKind::kUnsupported) throw;
-    if (stream_->session->num_tokens() == 0) throw;
-    refused_ = error.what();
-  }
-  SaveState();
-  Report();
-  if (!refused_.empty()) {
-    PrintMessage("mneme: {}\n", refused_);
-    return kExitError;
-  }
-  if (StopRequested()) {
-    PrintMessage("mneme: interrupted after {} tokens{}\n", FormatCount(stream_->session->num_tokens()),
-                 arguments_.state.empty() ? "; nothing was saved (--state FILE saves)"
-                                          : "; the same command with --resume goes on from there");
-    return kExitInterrupted;
-  }
-  return 0;
+  Attempt([this] { ReadAndWrite(); });
+  Attempt([this] { SaveState(); });
+  Attempt([this] { Report(); });
+  return End();
 }
 
 void CheckArguments(const RunArguments& arguments) {
@@ -397,7 +411,9 @@ void AddInputOptions(Command& verb, RunArguments& arguments) {
   AddFields(verb, "special", &arguments.context.options, &arguments.context.typed);
   verb.Flag("--ids", &arguments.ids, "Input and output are token ids as text, separated by white space");
   verb.Text("--state", &arguments.state, "FILE",
-            "Go on where this file says, and save to it at the end or on Ctrl-C");
+            "Go on where this file says, and save to it at the end, whatever ends the run");
+  verb.Text("--save-every", &arguments.save_every, "N|TIME",
+            "Save to the state file also on the way: after so many tokens (100K) or so long (30s, 5min)");
   verb.Flag("--resume", &arguments.resume, "The input is that of the saved run: pass over what it has read");
   verb.Text("--report", &arguments.report, "FILE.json", "Write the report in full: ledger, bytes, speeds");
   verb.Flag("-q,--quiet", &arguments.quiet, "Only the text and errors");

@@ -10,6 +10,7 @@
 #include "base/file.h"
 #include "base/message.h"
 #include "base/units.h"
+#include "cli/state_file.h"
 #include "session/plan.h"
 #include "session/text_hash.h"
 
@@ -33,7 +34,7 @@ void WarnOfFewerThreads(const ThreadPool& pool) {
 LoadedModel::LoadedModel(const ModelArguments& arguments, bool load_tokenizer, const std::string& state)
     : pool(arguments.engine.num_threads) {
   ModelArguments chosen = arguments;
-  if (!state.empty() && FileExists(state)) {
+  if (!state.empty() && HoldsState(state)) {
     saved = ReadSnapshotInfo(state);
     const bool is_typed = std::any_of(arguments.typed.begin(), arguments.typed.end(),
                                       [](const Setting& setting) { return setting.name == "pack"; });
@@ -47,7 +48,8 @@ LoadedModel::LoadedModel(const ModelArguments& arguments, bool load_tokenizer, c
 
 Stream::Stream(LoadedModel& loaded, const StreamSettings& settings)
     : cap(ToMemoryCap(settings.engine)), budget(cap.bytes), state(settings.state) {
-  if (!state.empty() && FileExists(state)) {
+  if (!state.empty()) loaded.model->fingerprint();  // a state has it; now the files are whole
+  if (!state.empty() && HoldsState(state)) {
     session = Session::Restore(loaded.model, state, settings.typed, budget, loaded.pool);
     context_reason = fmt::format("as in the saved state {}", state);
     is_restored = true;

@@ -195,6 +195,7 @@ uint64_t Model::fingerprint() const {
     }
     hash.PutVector(weights.output_norm.weight);
     hash.PutVector(weights.output_norm.bias);
+    CheckUnchanged();
     impl_->fingerprint = hash.value();
   });
   return impl_->fingerprint;

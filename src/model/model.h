@@ -62,7 +62,7 @@ class Model {
   const Tokenizer& tokenizer() const;
   bool has_tokenizer() const;
   // Equal for models with the same configuration and weights; samples the tensors' bytes, so it costs no full
-  // read.
+  // read. Throws Error(kFile) if a file changed before the first call.
   uint64_t fingerprint() const;
   // Throws Error(kFile), naming the file, if the weights' files were written to or cut short since they were
   // loaded. Costs a system call for each file.

@@ -1,0 +1,26 @@
+#include "cli/run_report.h"
+
+#include <nlohmann/json.hpp>
+
+namespace mneme::cli {
+
+std::string RunReportJson(const LoadedModel& loaded, const Stream& stream, const RunOutcome& outcome) {
+  using Json = nlohmann::ordered_json;
+  Json json = Json::parse(ReportJson(*stream.session, stream.budget, outcome.facts));
+  Json& run = json["run"];
+  run["load_seconds"] = loaded.load_seconds;
+  run["packed_weight_bytes"] = loaded.model->packed_bytes();
+  run["input_bytes"] = outcome.input_bytes;
+  run["interrupted"] = outcome.is_interrupted;
+  run["refused"] = outcome.refused.empty() ? Json() : Json(outcome.refused);
+  if (outcome.has_generated) {
+    run["generated_tokens"] = outcome.tokens;
+    run["generated_text"] = outcome.text;
+    run["backspaces"] = outcome.result.num_backspaces;
+    run["ended_by"] = StopReasonName(outcome.result.reason);
+    run["message"] = outcome.result.message;
+  }
+  return json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+}  // namespace mneme::cli

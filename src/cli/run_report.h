@@ -1,0 +1,29 @@
+// What `mneme run` did, as the JSON of --report.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/types.h"
+#include "cli/stream.h"
+#include "session/report.h"
+#include "session/session.h"
+
+namespace mneme::cli {
+
+struct RunOutcome {
+  RunFacts facts;
+  int64_t input_bytes = 0;
+  bool is_interrupted = false;
+  std::string refused;  // what ended the run before its end, or empty
+  bool has_generated = false;
+  GenerateResult result;
+  std::string text;
+  std::vector<TokenId> tokens;
+};
+
+// The library's report with an object "run" beside the rest.
+std::string RunReportJson(const LoadedModel& loaded, const Stream& stream, const RunOutcome& outcome);
+
+}  // namespace mneme::cli
