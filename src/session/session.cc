@@ -217,42 +217,40 @@ size_t Session::Impl::FeedText(std::string_view text, StopToken stop) {
   if (at_start && options.encode.add_bos && tokenizer.bos_id() >= 0) ids.push_back(tokenizer.bos_id());
   text_open = true;
   size_t taken = 0;
+  while (taken < text.size() && !stop.stop_requested()) {
+    const std::string_view slice = text.substr(taken, kTextSliceBytes);
+    encoder->Feed(slice, &ids);
+    taken += slice.size();
+    text_bytes += static_cast<int64_t>(slice.size());
+    text_hash.Add(slice);
+    // Whole chunks now; the rest waits for the next slice, which fills it up.
+    const size_t num_rows = static_cast<size_t>(MaxRows());
+    FeedWaiting(ids.size() / num_rows * num_rows);
+  }
+  FeedWaiting(ids.size());
+  return taken;
+}
+
+// Feeds the first `count` of the ids that wait. What a failure leaves waits on: text_bytes counts its text,
+// and a state that is saved then must not lose it.
+void Session::Impl::FeedWaiting(size_t count) {
+  if (count == 0) return;
+  const int64_t before = context->num_tokens();
+  const auto take = [&] { ids.erase(ids.begin(), ids.begin() + (context->num_tokens() - before)); };
   try {
-    while (taken < text.size() && !stop.stop_requested()) {
-      const std::string_view slice = text.substr(taken, kTextSliceBytes);
-      encoder->Feed(slice, &ids);
-      taken += slice.size();
-      text_bytes += static_cast<int64_t>(slice.size());
-      text_hash.Add(slice);
-      // Whole chunks now; the rest waits for the next slice, which fills it up.
-      const size_t num_rows = static_cast<size_t>(MaxRows());
-      const size_t whole = ids.size() / num_rows * num_rows;
-      if (whole == 0) continue;
-      CheckTokens(ids);
-      FeedChunks(std::span(ids).first(whole), false, {}, nullptr);
-      ids.erase(ids.begin(), ids.begin() + static_cast<ptrdiff_t>(whole));
-    }
     CheckTokens(ids);
-    FeedChunks(ids, false, {}, nullptr);
-    ids.clear();
+    FeedChunks(std::span(ids).first(count), false, {}, nullptr);
   } catch (...) {
-    DropText();
+    take();
     throw;
   }
-  return taken;
+  take();
 }
 
 void Session::Impl::FinishText() {
   if (!text_open) return;
-  try {
-    encoder->Finish(&ids);
-    CheckTokens(ids);
-    FeedChunks(ids, false, {}, nullptr);
-  } catch (...) {
-    DropText();
-    throw;
-  }
-  ids.clear();
+  encoder->Finish(&ids);
+  FeedWaiting(ids.size());
   text_open = false;
 }
 

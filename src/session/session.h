@@ -157,7 +157,8 @@ class Session {
   size_t Feed(std::span<const TokenId> tokens, StopToken stop = {}, const RowCallback& on_row = nullptr);
   // Appends text, piece by piece; the ids are those of the whole text whatever the pieces are. Returns the
   // bytes taken: fewer than given only after a stop. Some bytes stay pending until FinishText. Errors
-  // as Feed; what was pending is dropped then. Throws Error(kUnsupported) for a model without tokenizer.
+  // as Feed; text whose tokens the context refused waits, is part of a saved state, and is tried again by the
+  // next call. Throws Error(kUnsupported) for a model without tokenizer.
   size_t FeedText(std::string_view text, StopToken stop = {});
   // Ends the text: what is pending is fed. Generate and Feed call it themselves.
   void FinishText();
@@ -218,7 +219,8 @@ class Session {
   // damaged or of another version. The file is checked whole before anything changes. One case cannot be
   // undone: the budget has no room for a second context while this session is not empty, and the file,
   // although its checksum is right, is not one that Save wrote, or its state is larger than the cap; the
-  // session is empty then, and the message says so.
+  // session is empty then, and the message says so. So it is after a file that was written to while it was
+  // read.
   void Restore(const std::string& path);
   void RestoreBytes(std::string_view bytes, const std::string& name = "state");
   // A second session in the same state, on the same budget, pool and Runner. Throws Error(kBudget).

@@ -47,6 +47,7 @@ struct Session::Impl {
   size_t FeedText(std::string_view text, StopToken stop);
   void FinishText();
   void DropText();
+  void FeedWaiting(size_t count);
   void Rewind(int64_t count);
   int64_t MaxRewind() const;
   TokenId Sample(std::span<const TokenId> banned = {});
@@ -68,6 +69,7 @@ struct Session::Impl {
     int64_t text_bytes = 0;
     TextHash text_hash;
     bool text_open = false;
+    std::vector<TokenId> ids;
     std::optional<StreamEncoder> encoder;
     std::optional<StreamDecoder> decoder;
   };
@@ -81,6 +83,7 @@ struct Session::Impl {
   // A body that belongs to this session (headers compared).
   void Restore(const Snapshot& snapshot, const std::string& name);
   void Clear();
+  void Empty();
 
   // The order matters: what is declared later is destroyed first, and refers to what is above it.
   std::shared_ptr<const Model> model;
@@ -101,7 +104,7 @@ struct Session::Impl {
 
   std::optional<StreamEncoder> encoder;  // made by the first FeedText
   bool text_open = false;                // FeedText without FinishText
-  std::vector<TokenId> ids;              // encoded, not yet fed; empty between calls
+  std::vector<TokenId> ids;              // encoded, not yet fed: what a call left that failed
   int64_t text_bytes = 0;
   TextHash text_hash;  // of these bytes
   std::map<std::string, std::string> notes;

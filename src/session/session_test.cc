@@ -70,6 +70,39 @@ TEST(SessionTest, TextInPiecesEqualsTokensOfTheWhole) {
   }
 }
 
+// Text that a full context refused is neither lost nor read twice by who saves, and goes on with more room.
+TEST(SessionTest, RefusedTextWaitsInTheState) {
+  MNEME_SESSION_TEST_MODEL();
+  std::string text;
+  while (text.size() < 9000)
+    text += "Once upon a time there was a caf\xC3\xA9 with " + std::to_string(text.size()) + " cats. ";
+  Budget large;
+  Session whole(model, TestOptions("dense"), large, TestPool());
+  whole.FeedText(text);
+  whole.FinishText();
+  Budget probe;
+  { const Session small(model, TestOptions("dense"), probe, TestPool()); }
+  Budget budget(probe.peak_bytes() + (size_t{1} << 18));
+  Session full(model, TestOptions("dense"), budget, TestPool());
+  int64_t at = 0;
+  EXPECT_NE(ErrorOf(ErrorKind::kBudget,
+                    [&] {
+                      for (; at < static_cast<int64_t>(text.size()); at += 700)
+                        full.FeedText(std::string_view(text).substr(static_cast<size_t>(at), 700));
+                    }),
+            "(no error)");
+  const std::string path = ::testing::TempDir() + "/mneme_refused.state";
+  full.Save(path);
+  Session more(model, TestOptions("dense"), large, TestPool());
+  more.Restore(path);
+  EXPECT_EQ(more.text_bytes(), at + 700);
+  EXPECT_LT(more.num_tokens(), whole.num_tokens());
+  more.FeedText(std::string_view(text).substr(static_cast<size_t>(more.text_bytes())));
+  more.FinishText();
+  EXPECT_EQ(more.num_tokens(), whole.num_tokens());
+  EXPECT_TRUE(SameBits(LogitsOf(more), LogitsOf(whole)));
+}
+
 TEST(SessionTest, ChunksDoNotChangeBits) {
   MNEME_SESSION_TEST_MODEL();
   const std::vector<TokenId> tokens = TestTokens(*model, 90);

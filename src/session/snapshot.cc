@@ -268,6 +268,8 @@ void Session::Impl::WriteOwn(StateWriter& writer) const {
   writer.Put(text_bytes);
   text_hash.Save(writer);
   writer.Put(static_cast<uint8_t>(text_open));
+  writer.Put<uint64_t>(ids.size());
+  writer.Write(ids.data(), ids.size() * sizeof(TokenId));
   writer.Put(static_cast<uint8_t>(encoder.has_value()));
   if (encoder.has_value()) writer.PutString(encoder->SaveState());
   writer.Put(static_cast<uint8_t>(decoder.has_value()));
@@ -298,8 +300,15 @@ Session::Impl::Restored Session::Impl::ReadBody(StateReader& reader, int64_t num
   restored.text_bytes = reader.Get<int64_t>();
   restored.text_hash.Restore(reader);
   restored.text_open = GetBool(reader);
+  restored.ids = reader.GetVector<TokenId>();
+  for (const TokenId id : restored.ids) {
+    if (id < 0 || static_cast<size_t>(id) >= vocab_size()) {
+      Fail(ErrorKind::kFile, "a token that waits is {}, outside the vocabulary", id);
+    }
+  }
   const bool has_encoder = GetBool(reader);
-  if (restored.text_bytes < 0 || (restored.text_open && !has_encoder) ||
+  if (restored.text_bytes < 0 || ((restored.text_open || !restored.ids.empty()) && !has_encoder) ||
+      (!restored.ids.empty() && !restored.text_open) ||
       (has_encoder && !model->has_tokenizer())) {
     Fail(ErrorKind::kFile, "its pending text is inconsistent");
   }
@@ -335,6 +344,12 @@ void Session::Impl::Clear() {
   text_hash = {};
 }
 
+void Session::Impl::Empty() {
+  Clear();
+  context.reset();  // first, or there must be room for two
+  context = MakeContext(model->context_shape(), inner_settings, budget, pool.num_threads());
+}
+
 void Session::Impl::Restore(const Snapshot& snapshot, const std::string& name) {
   const auto fail = [&name](const Error& error, std::string_view rest) {
     Fail(error.kind(), "{}: the state cannot be taken: {}{}", name, error.what(), rest);
@@ -363,9 +378,8 @@ void Session::Impl::Restore(const Snapshot& snapshot, const std::string& name) {
     try {
       fresh = RestoredContext(reader, num_tokens);
     } catch (const Error& error) {
-      Clear();
       SetSampler(old_sampler);
-      context = MakeContext(model->context_shape(), inner_settings, budget, pool.num_threads());
+      Empty();
       fail(error, was_empty ? "" : "; the session had to make room for it and is empty now");
     }
   }
@@ -383,6 +397,7 @@ void Session::Impl::Take(Restored restored) {
   std::copy(restored.logits.begin(), restored.logits.end(), logits.get());
   encoder = std::move(restored.encoder);
   text_open = restored.text_open;
+  ids = std::move(restored.ids);
   text_bytes = restored.text_bytes;
   text_hash = restored.text_hash;
   decoder = std::move(restored.decoder);
@@ -408,7 +423,12 @@ void Session::Save(const std::string& path) const {
 void Session::Restore(const std::string& path) {
   const MappedFile file(path);
   RestoreBytes(BytesOf(file), path);
-  file.CheckUnchanged();
+  try {
+    file.CheckUnchanged();  // after the last look at it
+  } catch (const Error& error) {
+    impl_->Empty();
+    Fail(error.kind(), "{}; the session is empty now", error.what());
+  }
 }
 
 void Session::RestoreBytes(std::string_view bytes, const std::string& name) {
@@ -424,7 +444,10 @@ std::unique_ptr<Session> Session::Restore(std::shared_ptr<const Model> model, co
                                           std::span<const Setting> changes, Budget& budget,
                                           ThreadPool& pool) {
   const MappedFile file(path);
-  return RestoreBytes(std::move(model), BytesOf(file), path, changes, budget, pool);
+  std::unique_ptr<Session> session =
+      RestoreBytes(std::move(model), BytesOf(file), path, changes, budget, pool);
+  file.CheckUnchanged();  // after the last look at it
+  return session;
 }
 
 std::unique_ptr<Session> Session::RestoreBytes(std::shared_ptr<const Model> model, std::string_view bytes,
