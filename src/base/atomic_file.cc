@@ -293,8 +293,10 @@ FileLock::FileLock(const std::string& path) : path_(path) {
 bool FileLock::TryOpen() {
   fd_ = ::open(target_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
   was_created_ = fd_ >= 0;
-  if (fd_ < 0 && errno == EEXIST) fd_ = ::open(target_.c_str(), O_RDWR | O_CLOEXEC);
-  if (fd_ < 0 && errno == ENOENT) return false;
+  if (fd_ < 0 && errno == EEXIST) {
+    fd_ = ::open(target_.c_str(), O_RDWR | O_CLOEXEC);
+    if (fd_ < 0 && errno == ENOENT) return false;
+  }
   if (fd_ < 0) FailErrno(path_, "cannot be written");
   struct stat opened {
   }, named{};

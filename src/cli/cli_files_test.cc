@@ -90,6 +90,15 @@ TEST_F(CliFilesTest, PipesAndDevicesAsInputsAreBounded) {
   EXPECT_EQ(Shell("ulimit -v 1000000; $M tokenize zero.json 2>err </dev/null"), 1);
 }
 
+TEST_F(CliFilesTest, AnEmptyNameIsAUsageError) {
+  for (const char* option : {"--state", "--report", "-f", "--tokenizer"}) {
+    const Outcome outcome = RunProgram({"run", "model", option, ""});
+    EXPECT_EQ(outcome.code, 2) << option;
+    EXPECT_NE(outcome.err.find("is empty"), std::string::npos) << outcome.err;
+  }
+  EXPECT_EQ(RunProgram({"run", ""}).code, 2);
+}
+
 // ---- every end saves
 
 TEST_F(CliFilesTest, AnOutputThatCannotBeWrittenEndsTheRunWithItsStateSaved) {

@@ -63,6 +63,13 @@ std::vector<std::string> SplitNames(const std::string& names) {
   return words;
 }
 
+// An empty name of a file is a variable of a script that was not set.
+void RefuseEmptyName(const Option& option, const std::string& value) {
+  const bool is_name = !option.names.starts_with('-') || option.type.starts_with("FILE") ||
+                       option.type == "PATH" || option.type == "FOLDER" || option.type == "MODEL";
+  if (is_name && value.empty()) FailUsage(option.Name() + ": the name of a file is empty");
+}
+
 // CLI11's view of a command, and what it found.
 class Parser {
  public:
@@ -89,7 +96,10 @@ class Parser {
       if (given.ours->is_flag) {
         given.ours->take("true");
       } else {
-        for (const std::string& value : *given.values) given.ours->take(value);
+        for (const std::string& value : *given.values) {
+          RefuseEmptyName(*given.ours, value);
+          given.ours->take(value);
+        }
       }
     }
   }

@@ -299,7 +299,10 @@ void Run::Generate() {
       WriteOutNow(piece->text);
     }
     // With backspaces the stream is ahead of what was handed out, so a state would lose some of it.
-    if (!arguments_.generate.backspace) state_->SaveIfDue(session);
+    if (!arguments_.generate.backspace && state_->IsDue(session)) {
+      generation.Settle();
+      state_->SaveIfDue(session);
+    }
   }
   outcome_.result = generation.result();
   outcome_.has_generated = true;

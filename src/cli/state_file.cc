@@ -51,12 +51,12 @@ void StateFile::Save(const Session& session) {
 }
 
 bool StateFile::IsDue(const Session& session) {
+  if (saved_tokens_ < 0) saved_tokens_ = session.num_tokens();
   if (every_tokens_ > 0) return session.num_tokens() - saved_tokens_ >= every_tokens_;
   return every_time_.count() > 0 && Clock::now() - saved_at_ >= every_time_;
 }
 
 void StateFile::SaveIfDue(const Session& session) {
-  if (saved_tokens_ < 0) saved_tokens_ = session.num_tokens();
   if (!IsDue(session)) return;
   try {
     Save(session);

@@ -27,12 +27,13 @@ class StateFile {
   const std::string& path() const { return path_; }
   // Throws Error(kFile); the file is as it was then.
   void Save(const Session& session);
-  // Saves if --save-every says so. A save that fails is told, and the run goes on to the next one.
+  // Whether --save-every asks for a save now.
+  bool IsDue(const Session& session);
+  // Saves if so. A save that fails is told, and the run goes on to the next one.
   void SaveIfDue(const Session& session);
 
  private:
   using Clock = std::chrono::steady_clock;
-  bool IsDue(const Session& session);
 
   std::string path_;
   std::unique_ptr<FileLock> lock_;

@@ -2,7 +2,6 @@
 // libtorch.
 #include <fmt/core.h>
 
-#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
@@ -109,7 +108,6 @@ int Main(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   mneme::OpenClosedStreams();
-  std::signal(SIGPIPE, SIG_IGN);  // training outlives whoever reads its messages
   try {
     return mneme::train::Main(argc, argv);
   } catch (const std::exception& error) {
