@@ -302,7 +302,7 @@ bool Chat::Next(LineEditor& editor) {
 
 int Chat::operator()() {
   LineEditor editor("> ");
-  while (Next(editor)) {
+  while (!StopRequested() && Next(editor)) {  // SIGTERM in a reply is the end of the conversation too
   }
   const bool was_interrupted = StopRequested();
   if (editor.is_terminal()) Say("");

@@ -34,6 +34,7 @@ class StateFile {
 
  private:
   using Clock = std::chrono::steady_clock;
+  void SetInterval(const std::string& text);
 
   std::string path_;
   std::unique_ptr<FileLock> lock_;
