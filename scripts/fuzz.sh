@@ -27,6 +27,7 @@ run_one() {
   case $target in
     tokenizer_*) max_len=8192 ;;
     tokenizers) max_len=2048 ;;
+    context) max_len=256 ;;
   esac
   mkdir -p "corpus/$target"
   UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 ASAN_OPTIONS=allocator_may_return_null=0 \
