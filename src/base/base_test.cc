@@ -96,6 +96,24 @@ TEST(Budget, RefusesWithNumbersAndKeepsState) {
   EXPECT_EQ(budget.used_bytes(), 0u);
 }
 
+TEST(Budget, WeightsAreCountedBesideTheCap) {
+  Budget budget(1000);
+  const Lease packed = budget.Reserve(MemoryTag::kPacked, 5000, "repacked weights");
+  EXPECT_EQ(budget.used_bytes(), 0u);
+  EXPECT_EQ(budget.free_bytes(), 1000u);
+  const Lease blocks = budget.Reserve(MemoryTag::kKv, 1000, "blocks");
+  const MemoryReport report = budget.Report();
+  EXPECT_EQ(report.cap_bytes, 1000u);
+  EXPECT_EQ(report.used_bytes, 1000u);
+  EXPECT_EQ(report.peak_bytes, 1000u);
+  ASSERT_EQ(report.rows.size(), 2u);
+  EXPECT_EQ(report.rows[0].tag, "kv");
+  EXPECT_TRUE(report.rows[0].is_under_cap);
+  EXPECT_EQ(report.rows[1].tag, "packed");
+  EXPECT_EQ(report.rows[1].used_bytes, 5000u);
+  EXPECT_FALSE(report.rows[1].is_under_cap);
+}
+
 TEST(ThreadPool, EveryTaskOnceManyRegions) {
   for (size_t threads : {1, 2, 5}) {
     ThreadPool pool(threads);

@@ -10,11 +10,13 @@ namespace mneme {
 namespace {
 
 constexpr std::array<std::string_view, kNumMemoryTags> kTagNames = {
-    "kv", "memory", "store", "scratch", "tokenizer", "session", "packed"};
+    "kv", "memory", "store", "scratch", "tokenizer", "session", "input", "weights", "packed"};
 
 }  // namespace
 
 std::string_view MemoryTagName(MemoryTag tag) { return kTagNames[static_cast<size_t>(tag)]; }
+
+bool IsUnderCap(MemoryTag tag) { return tag != MemoryTag::kWeights && tag != MemoryTag::kPacked; }
 
 Lease::Lease(Lease&& other) noexcept
     : budget_(std::exchange(other.budget_, nullptr)),
@@ -53,15 +55,17 @@ Lease Budget::Reserve(MemoryTag tag, size_t bytes, std::string_view what) {
 
 void Budget::Take(MemoryTag tag, size_t bytes, std::string_view what) {
   std::lock_guard lock(mutex_);
-  if (bytes > cap_bytes_ - used_) {
-    Fail(ErrorKind::kBudget,
-         "{} need {}, and {} of the memory cap of {} is already taken: give --memory at least {}, or make "
-         "the context "
-         "smaller",
-         what, FormatBytes(bytes), FormatBytes(used_), FormatBytes(cap_bytes_), FormatBytesUp(used_ + bytes));
+  if (IsUnderCap(tag)) {
+    if (bytes > cap_bytes_ - used_) {
+      const size_t needed = used_ > SIZE_MAX - bytes ? SIZE_MAX : used_ + bytes;
+      Fail(ErrorKind::kBudget,
+           "{} need {}, and {} of the memory cap of {} is already taken: give --memory at least {}, or make "
+           "the context smaller",
+           what, FormatBytes(bytes), FormatBytes(used_), FormatBytes(cap_bytes_), FormatBytesUp(needed));
+    }
+    used_ += bytes;
+    peak_ = std::max(peak_, used_);
   }
-  used_ += bytes;
-  peak_ = std::max(peak_, used_);
   const auto index = static_cast<size_t>(tag);
   used_by_[index] += bytes;
   peak_by_[index] = std::max(peak_by_[index], used_by_[index]);
@@ -69,7 +73,7 @@ void Budget::Take(MemoryTag tag, size_t bytes, std::string_view what) {
 
 void Budget::Give(MemoryTag tag, size_t bytes) {
   std::lock_guard lock(mutex_);
-  used_ -= bytes;
+  if (IsUnderCap(tag)) used_ -= bytes;
   used_by_[static_cast<size_t>(tag)] -= bytes;
 }
 
@@ -94,13 +98,15 @@ size_t Budget::peak_bytes(MemoryTag tag) const {
   return peak_by_[static_cast<size_t>(tag)];
 }
 
-std::vector<Budget::TagReport> Budget::Report() const {
+MemoryReport Budget::Report() const {
   std::lock_guard lock(mutex_);
-  std::vector<TagReport> rows;
+  MemoryReport report{.cap_bytes = cap_bytes_, .used_bytes = used_, .peak_bytes = peak_, .rows = {}};
   for (size_t i = 0; i < kNumMemoryTags; ++i) {
-    if (peak_by_[i] > 0) rows.push_back({static_cast<MemoryTag>(i), used_by_[i], peak_by_[i]});
+    if (peak_by_[i] == 0) continue;
+    const auto tag = static_cast<MemoryTag>(i);
+    report.rows.push_back({MemoryTagName(tag), used_by_[i], peak_by_[i], IsUnderCap(tag)});
   }
-  return rows;
+  return report;
 }
 
 }  // namespace mneme

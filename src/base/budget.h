@@ -1,6 +1,7 @@
 // The memory cap. Everything beside the weights that could be large, or grow with the input, takes a Lease
 // from a Budget before it allocates; a lease that does not fit is refused with the numbers, and nothing has
-// been allocated.
+// been allocated. Weights are counted too, but beside the cap: their size is known once they are loaded, and
+// nothing that a run does changes it.
 #pragma once
 
 #include <array>
@@ -20,11 +21,31 @@ enum class MemoryTag : uint8_t {
   kScratch,    // activations, logits, attention partials
   kTokenizer,  // streaming buffers
   kSession,    // token history, journal, sampler
-  kPacked,     // weights repacked at load
+  kInput,      // lines and records that are read whole
+  kWeights,    // beside the cap: model files, mapped
+  kPacked,     // beside the cap: weights repacked at load
 };
-inline constexpr size_t kNumMemoryTags = 7;
-// "kv", "memory", "store", "scratch", "tokenizer", "session", "packed".
+inline constexpr size_t kNumMemoryTags = 9;
+// "kv", "memory", "store", "scratch", "tokenizer", "session", "input", "weights", "packed".
 std::string_view MemoryTagName(MemoryTag tag);
+// False for kWeights and kPacked, whose leases are never refused.
+bool IsUnderCap(MemoryTag tag);
+
+// What a Budget has given out, by use.
+struct MemoryReport {
+  struct Row {
+    std::string_view tag;
+    size_t used_bytes;
+    size_t peak_bytes;
+    bool is_under_cap;
+  };
+  // Of the rows under the cap.
+  size_t cap_bytes = 0;
+  size_t used_bytes = 0;
+  size_t peak_bytes = 0;
+  // One per tag that was ever used, in the order of MemoryTag.
+  std::vector<Row> rows;
+};
 
 class Budget;
 
@@ -72,14 +93,7 @@ class Budget {
   size_t used_bytes(MemoryTag tag) const;
   size_t peak_bytes() const;
   size_t peak_bytes(MemoryTag tag) const;
-
-  struct TagReport {
-    MemoryTag tag;
-    size_t used_bytes;
-    size_t peak_bytes;
-  };
-  // One row per tag that was ever used.
-  std::vector<TagReport> Report() const;
+  MemoryReport Report() const;
 
  private:
   friend class Lease;

@@ -77,6 +77,7 @@ int Plan(const PlanArguments& arguments) {
     options.speed = &speed;
   }
   const Model& model = *loaded.model;
+  const MemorySum sum = loaded.SumWith(cap.bytes);
   const std::vector<PlanRow> rows = PlanRun(model, options);
   if (arguments.json) {
     nlohmann::ordered_json json;
@@ -85,6 +86,8 @@ int Plan(const PlanArguments& arguments) {
     json["cap_bytes"] = cap.bytes;
     json["weight_bytes"] = model.weight_bytes();
     json["packed_bytes"] = model.packed_bytes();
+    json["program_bytes"] = sum.program_bytes;
+    json["at_most_bytes"] = sum.total_bytes();
     json["contexts"] = RowsJson(rows);
     WriteOut(json.dump(1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
     return 0;
@@ -93,9 +96,9 @@ int Plan(const PlanArguments& arguments) {
                        model.config().family, FormatBytes(model.weight_bytes()),
                        FormatBytes(model.packed_bytes())));
   WriteOut(fmt::format(
-      "{}, memory cap {}\n\n",
+      "{}, memory cap {}\nmemory: {}\n\n",
       options.num_tokens < 0 ? "a stream without end" : FormatCount(options.num_tokens) + " tokens",
-      cap.ToString()));
+      cap.ToString(), sum.ToString()));
   PrintRows(rows);
   return 0;
 }

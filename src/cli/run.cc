@@ -63,7 +63,9 @@ double SecondsSince(Clock::time_point start) {
 // One run, step by step. Members are what the steps share.
 class Run {
  public:
-  explicit Run(const RunArguments& arguments) : arguments_(arguments), start_(Clock::now()) {}
+  explicit Run(const RunArguments& arguments) : arguments_(arguments), start_(Clock::now()) {
+    outcome_.answer = AnswerRecord(/*keeps=*/!arguments.report.empty());
+  }
   int operator()();
 
  private:
@@ -291,12 +293,11 @@ void Run::Generate() {
   }
   Generation generation = session.Generate(options);
   while (const std::optional<Piece> piece = generation.Next(UserStop())) {
-    if (piece->token >= 0) outcome_.tokens.push_back(piece->token);
-    if (arguments_.ids) {
-      if (piece->token >= 0) WriteOutNow(fmt::format("{}{}", outcome_.tokens.size() > 1 ? " " : "", piece->token));
-    } else {
-      outcome_.text += piece->text;
+    outcome_.answer.Add(arguments_.ids ? std::string_view() : piece->text, piece->token);
+    if (!arguments_.ids) {
       WriteOutNow(piece->text);
+    } else if (piece->token >= 0) {
+      WriteOutNow(fmt::format("{}{}", outcome_.answer.num_tokens() > 1 ? " " : "", piece->token));
     }
     // With backspaces the stream is ahead of what was handed out, so a state would lose some of it.
     if (!arguments_.generate.backspace && state_->IsDue(session)) {

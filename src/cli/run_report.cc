@@ -7,6 +7,9 @@ namespace mneme::cli {
 std::string RunReportJson(const LoadedModel& loaded, const Stream& stream, const RunOutcome& outcome) {
   using Json = nlohmann::ordered_json;
   Json json = Json::parse(ReportJson(*stream.session, stream.budget, outcome.facts));
+  const MemorySum sum = loaded.SumWith(stream.cap.bytes);
+  json["memory"]["program_bytes"] = sum.program_bytes;
+  json["memory"]["at_most_bytes"] = sum.total_bytes();
   Json& run = json["run"];
   run["load_seconds"] = loaded.load_seconds;
   run["packed_weight_bytes"] = loaded.model->packed_bytes();
@@ -14,8 +17,10 @@ std::string RunReportJson(const LoadedModel& loaded, const Stream& stream, const
   run["interrupted"] = outcome.is_interrupted;
   run["refused"] = outcome.refused.empty() ? Json() : Json(outcome.refused);
   if (outcome.has_generated) {
-    run["generated_tokens"] = outcome.tokens;
-    run["generated_text"] = outcome.text;
+    run["generated_tokens"] = outcome.answer.tokens();
+    run["generated_text"] = outcome.answer.text();
+    run["generated_tokens_left_out"] = outcome.answer.num_tokens_left_out();
+    run["generated_text_bytes_left_out"] = outcome.answer.num_text_bytes_left_out();
     run["backspaces"] = outcome.result.num_backspaces;
     run["ended_by"] = StopReasonName(outcome.result.reason);
     run["message"] = outcome.result.message;

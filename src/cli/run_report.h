@@ -3,9 +3,8 @@
 
 #include <cstdint>
 #include <string>
-#include <vector>
 
-#include "base/types.h"
+#include "cli/answer_record.h"
 #include "cli/stream.h"
 #include "session/report.h"
 #include "session/session.h"
@@ -19,8 +18,7 @@ struct RunOutcome {
   std::string refused;  // what ended the run before its end, or empty
   bool has_generated = false;
   GenerateResult result;
-  std::string text;
-  std::vector<TokenId> tokens;
+  AnswerRecord answer;
 };
 
 // The library's report with an object "run" beside the rest.

@@ -11,6 +11,7 @@
 #include "base/thread_pool.h"
 #include "cli/options.h"
 #include "model/model.h"
+#include "session/memory_sum.h"
 #include "session/session.h"
 #include "session/snapshot.h"
 
@@ -19,15 +20,19 @@ namespace mneme::cli {
 // Says so if the system gave fewer threads than were asked for.
 void WarnOfFewerThreads(const ThreadPool& pool);
 
-// Threads and model, and how long they took.
+// Threads and model, and what they took.
 struct LoadedModel {
   // state: path of a saved state, if the model is loaded to go on with one that exists: its weights are
   // multiplied as they were when it was saved, unless --pack was given.
   explicit LoadedModel(const ModelArguments& arguments, bool load_tokenizer = true,
                        const std::string& state = "");
+  // With everything else that a run under this cap can take.
+  MemorySum SumWith(size_t cap_bytes) const;
   std::optional<SnapshotInfo> saved;  // of that state
   ThreadPool pool;
   double load_seconds = 0;
+  size_t table_bytes = 0;      // left on the heap beside packed weights
+  size_t load_peak_bytes = 0;  // resident
   std::shared_ptr<const Model> model;
 };
 
@@ -39,6 +44,7 @@ struct StreamSettings {
   EngineOptions engine;
   std::string state;        // --state, or empty
   int64_t num_tokens = -1;  // of the stream, if known
+  size_t input_bytes = 0;   // kept free under the cap for what the verb reads whole
 };
 
 // A session under its budget. Declared in the order in which they depend on each other.
@@ -54,6 +60,9 @@ struct Stream {
 
   MemoryCap cap;
   Budget budget;
+  Lease weights_lease;         // counted beside the cap
+  Lease packed_lease;          // the same
+  Lease input_lease;           // StreamSettings::input_bytes
   std::string context_reason;  // what auto decided and why; empty if the user named the context
   bool is_restored = false;
   std::string state;
@@ -63,7 +72,7 @@ struct Stream {
 // What stands for a system prompt in a state: its hash, or empty for none.
 std::string SystemNote(std::string_view system);
 
-// "context: sinks:sinks=4,window=1020 (auto: ...)" and "memory cap: ..." to standard error.
+// "context: sinks:sinks=4,window=1020 (auto: ...)", the cap, and all memory as one sum, to standard error.
 void PrintStart(const Stream& stream, const LoadedModel& loaded);
 
 }  // namespace mneme::cli

@@ -161,8 +161,8 @@ ResolvedContext ResolveNamed(const ContextShape& shape, const ContextSettings& s
     if (fixed.policy->memory() != nullptr) {
       const size_t bytes = BytesOf(shape, fixed, *fixed.policy, -1, num_threads).total();
       if (bytes > cap_bytes) {
-        Fail(ErrorKind::kBudget, "context {} takes {} and does not fit into {}; give --memory more",
-             spec.row->name, FormatBytes(bytes), FormatBytes(cap_bytes));
+        Fail(ErrorKind::kBudget, "context {} takes {}, and {} are left for it", spec.row->name,
+             FormatBytes(bytes), FormatBytes(cap_bytes));
       }
     }
     return {std::move(fixed), ""};
@@ -170,9 +170,10 @@ ResolvedContext ResolveNamed(const ContextShape& shape, const ContextSettings& s
   const int64_t window = LargestWindow(shape, settings, spec, cap_bytes, num_threads);
   if (window == 0) {
     Fail(ErrorKind::kBudget,
-         "context {} does not fit into {}: the smallest useful window takes {}; give --memory more",
-         spec.row->name, FormatBytes(cap_bytes),
-         FormatBytes(BytesWith(shape, settings, spec, kSmallestWindow, -1, num_threads)));
+         "context {} with the smallest useful window, {} tokens, takes {}, and {} are left for it",
+         spec.row->name, kSmallestWindow,
+         FormatBytes(BytesWith(shape, settings, spec, kSmallestWindow, -1, num_threads)),
+         FormatBytes(cap_bytes));
   }
   return {Fixed(shape, settings, spec, window), ""};
 }

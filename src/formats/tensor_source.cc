@@ -18,6 +18,7 @@ class GgufSource : public TensorSource {
     }
     IndexNames();
   }
+  size_t mapped_bytes() const override { return file_.mapping().bytes().size(); }
   void CheckUnchanged() const override { file_.mapping().CheckUnchanged(); }
   const GgufFile* gguf() const override { return &file_; }
 
@@ -34,6 +35,11 @@ class SafetensorsSource : public TensorSource {
       Add({tensor->name, *tensor->encoding, tensor->shape, tensor->data, tensor->bytes});
     }
     IndexNames();
+  }
+  size_t mapped_bytes() const override {
+    size_t bytes = 0;
+    for (const SafetensorsFile& file : folder_.files()) bytes += file.mapping().bytes().size();
+    return bytes;
   }
   void CheckUnchanged() const override {
     for (const SafetensorsFile& file : folder_.files()) file.mapping().CheckUnchanged();
@@ -53,6 +59,7 @@ class Llama2cSource : public TensorSource {
     }
     IndexNames();
   }
+  size_t mapped_bytes() const override { return file_.mapping().bytes().size(); }
   void CheckUnchanged() const override { file_.mapping().CheckUnchanged(); }
   const Llama2cFile* llama2c() const override { return &file_; }
 

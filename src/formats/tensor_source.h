@@ -37,6 +37,8 @@ class TensorSource {
 
   Container container() const { return container_; }
   const std::string& path() const { return path_; }
+  // Of all its files: what of them may be resident.
+  virtual size_t mapped_bytes() const = 0;
   // File order. Tensors of U8 and BOOL are left out.
   const std::vector<TensorInfo>& tensors() const { return tensors_; }
   // Null if absent.

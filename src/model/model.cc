@@ -218,6 +218,7 @@ std::string Model::products() const {
 
 void Model::CheckUnchanged() const { impl_->source->CheckUnchanged(); }
 size_t Model::weight_bytes() const { return impl_->weight_bytes; }
+size_t Model::mapped_bytes() const { return impl_->source->mapped_bytes(); }
 size_t Model::packed_bytes() const { return impl_->weights.packed_bytes + impl_->weights.owned_bytes; }
 
 size_t Model::read_bytes_per_token() const {

@@ -68,6 +68,7 @@ class Model {
   // loaded. Costs a system call for each file.
   void CheckUnchanged() const;
   size_t weight_bytes() const;  // as stored
+  size_t mapped_bytes() const;  // of the files, weights and all
   size_t packed_bytes() const;  // allocated by repacking
   // As LoadOptions::pack said.
   PackMode pack() const;

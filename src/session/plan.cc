@@ -52,40 +52,102 @@ size_t SessionBytes::total() const {
   return SaturatingAdd(kv_bytes, SaturatingAdd(scratch_bytes, other_bytes));
 }
 
-ResolvedContext ResolveSessionContext(const Model& model, const SessionOptions& options, size_t cap_bytes,
-                                      int64_t num_tokens, size_t num_threads) {
-  SessionOptions chosen = options;
-  if (chosen.context.max_chunk < 1) {
-    Fail(ErrorKind::kInput, "the chunk is {} tokens; it must be at least 1", chosen.context.max_chunk);
-  }
-  while (chosen.context.max_chunk > kSmallestChunk && FixedBytes(model, chosen) > cap_bytes / 4) {
+namespace {
+
+// A run that ResolveSessionContext is asked about, under some cap.
+struct RunToResolve {
+  const Model& model;
+  const SessionOptions& options;
+  int64_t num_tokens;
+  size_t num_threads;
+  size_t reserved_bytes;
+};
+
+// Throws Error(kBudget) with what does not fit, without the cap that would do.
+ResolvedContext ResolveUnder(const RunToResolve& run, size_t cap_bytes) {
+  const auto fixed = [&run](const SessionOptions& options) {
+    return SaturatingAdd(FixedBytes(run.model, options), run.reserved_bytes);
+  };
+  SessionOptions chosen = run.options;
+  while (chosen.context.max_chunk > kSmallestChunk && fixed(chosen) > cap_bytes / 4) {
     chosen.context.max_chunk = std::max(chosen.context.max_chunk / 2, kSmallestChunk);
   }
-  const size_t fixed_bytes = FixedBytes(model, chosen);
+  const size_t fixed_bytes = fixed(chosen);
   const size_t left_bytes = cap_bytes > fixed_bytes ? cap_bytes - fixed_bytes : 0;
   ResolvedContext resolved;
   try {
-    resolved = ResolveContext(model.context_shape(), Session::InnerContext(chosen.context), left_bytes,
-                              num_tokens, num_threads);
+    resolved = ResolveContext(run.model.context_shape(), Session::InnerContext(chosen.context), left_bytes,
+                              run.num_tokens, run.num_threads);
   } catch (const Error& error) {
     if (error.kind() != ErrorKind::kBudget) throw;
-    Fail(ErrorKind::kBudget, "{} (of the memory cap of {}, activations and buffers take {})", error.what(),
+    Fail(ErrorKind::kBudget, "{} (of the memory cap of {}; activations and buffers take {})", error.what(),
          FormatBytes(cap_bytes), FormatBytes(fixed_bytes));
   }
-  resolved.settings.max_rewind = options.context.max_rewind;
+  resolved.settings.max_rewind = run.options.context.max_rewind;
   chosen.context = resolved.settings;
-  const SessionBytes bytes = PeakSessionBytes(model, chosen, num_tokens, num_threads);
-  if (bytes.kv_bytes != SIZE_MAX && bytes.total() > cap_bytes) {
+  const SessionBytes bytes = PeakSessionBytes(run.model, chosen, run.num_tokens, run.num_threads);
+  const size_t total = SaturatingAdd(bytes.total(), run.reserved_bytes);
+  if (bytes.kv_bytes != SIZE_MAX && total > cap_bytes) {
     Fail(ErrorKind::kBudget,
          "context {} needs {} for {} tokens ({} for keys and values, {} for activations, {} for the rest), "
-         "and "
-         "the memory cap is {}: give --memory at least {}, or choose a smaller context",
-         resolved.settings.spec, FormatBytes(bytes.total()),
-         num_tokens < 0 ? "any number of" : FormatCount(num_tokens), FormatBytes(bytes.kv_bytes),
-         FormatBytes(bytes.scratch_bytes), FormatBytes(bytes.other_bytes), FormatBytes(cap_bytes),
-         FormatBytesUp(bytes.total()));
+         "and the memory cap is {}",
+         resolved.settings.spec, FormatBytes(total),
+         run.num_tokens < 0 ? "any number of" : FormatCount(run.num_tokens), FormatBytes(bytes.kv_bytes),
+         FormatBytes(bytes.scratch_bytes), FormatBytes(SaturatingAdd(bytes.other_bytes, run.reserved_bytes)),
+         FormatBytes(cap_bytes));
   }
   return resolved;
+}
+
+// A cap, as FormatBytesUp writes it, under which the run resolves: at most a 64th above the smallest. 0 if
+// there is none. Tried, not computed: under another cap the chunk is another.
+size_t CapThatWouldDo(const RunToResolve& run, size_t too_small) {
+  constexpr size_t kLargest = size_t{1} << 50;
+  const auto fits = [&run](size_t cap_bytes) {
+    try {
+      ResolveUnder(run, cap_bytes);
+      return true;
+    } catch (const Error&) {
+      return false;
+    }
+  };
+  const auto round_up = [](size_t bytes) {
+    const size_t unit = bytes >= (size_t{64} << 20) ? size_t{1} << 20 : 1024;
+    return (bytes + unit - 1) / unit * unit;
+  };
+  if (too_small >= kLargest) return 0;
+  size_t low = too_small;
+  size_t high = round_up(std::max<size_t>(low, 1) * 2);
+  while (!fits(high)) {
+    if (high >= kLargest) return 0;
+    low = high;
+    high *= 2;
+  }
+  while (high - low > std::max<size_t>(high / 64, 1024)) {
+    const size_t middle = round_up(low + (high - low) / 2);
+    if (middle >= high) break;
+    (fits(middle) ? high : low) = middle;
+  }
+  return high;
+}
+
+}  // namespace
+
+ResolvedContext ResolveSessionContext(const Model& model, const SessionOptions& options, size_t cap_bytes,
+                                      int64_t num_tokens, size_t num_threads, size_t reserved_bytes) {
+  if (options.context.max_chunk < 1) {
+    Fail(ErrorKind::kInput, "the chunk is {} tokens; it must be at least 1", options.context.max_chunk);
+  }
+  const RunToResolve run{model, options, num_tokens, num_threads, reserved_bytes};
+  try {
+    return ResolveUnder(run, cap_bytes);
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::kBudget) throw;
+    const size_t enough = CapThatWouldDo(run, cap_bytes);
+    if (enough == 0) throw;
+    Fail(ErrorKind::kBudget, "{}: give --memory at least {}, or choose a smaller context", error.what(),
+         FormatBytesUp(enough));
+  }
 }
 
 SessionBytes PeakSessionBytes(const Model& model, const SessionOptions& options, int64_t num_tokens,

@@ -18,10 +18,10 @@ namespace mneme {
 // Resolves options.context (auto included) for a session of this model under the cap, from which the
 // activations and the session's own buffers are taken first. The chunk is made smaller where activations for
 // options.context.max_chunk rows would take more than a quarter of the cap. num_tokens: length of the stream,
-// -1 if unknown. Throws Error(kBudget), with the cap that would do, if nothing fits: a run is refused before
-// it starts.
+// -1 if unknown. reserved_bytes: what something else than the session takes of the cap. Throws
+// Error(kBudget), with a cap that would do, if nothing fits: a run is refused before it starts.
 ResolvedContext ResolveSessionContext(const Model& model, const SessionOptions& options, size_t cap_bytes,
-                                      int64_t num_tokens, size_t num_threads);
+                                      int64_t num_tokens, size_t num_threads, size_t reserved_bytes = 0);
 
 // Everything beside the weights and their repacked copies that a session takes at its peak, for a stream of
 // num_tokens (-1: endless; contexts without a bound then say SIZE_MAX).

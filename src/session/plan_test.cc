@@ -4,6 +4,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/units.h"
+#include "session/memory_sum.h"
 #include "session/report.h"
 #include "session/session_test_util.h"
 
@@ -135,6 +137,61 @@ TEST(ReportTest, JsonHoldsWhatTheRunDid) {
   const std::string lines = ReportText(session, budget);
   EXPECT_NE(lines.find("0-3: sink"), std::string::npos) << lines;
   EXPECT_NE(lines.find("peak"), std::string::npos) << lines;
+}
+
+TEST(ReportTest, MemoryHasARowForEachUse) {
+  MNEME_SESSION_TEST_MODEL();
+  Budget budget(size_t{16} << 20);
+  const Lease packed = budget.Reserve(MemoryTag::kPacked, 3 << 20, "the repacked weights");
+  Session session(model, TestOptions("sinks:sinks=4,window=20"), budget, TestPool());
+  const auto json = nlohmann::json::parse(ReportJson(session, budget, {}));
+  const auto& rows = json["memory"]["by_tag"];
+  EXPECT_EQ(rows["packed"]["used_bytes"], 3 << 20);
+  EXPECT_EQ(rows["packed"]["under_cap"], false);
+  size_t used = 0;
+  for (const auto& row : rows) {
+    if (row["under_cap"]) used += row["used_bytes"].get<size_t>();
+  }
+  EXPECT_EQ(json["memory"]["used_bytes"], used);
+  EXPECT_EQ(used, budget.used_bytes());
+  const std::string lines = ReportText(session, budget);
+  EXPECT_NE(lines.find("memory beside the cap: packed 3.00 MiB"), std::string::npos) << lines;
+}
+
+TEST(PlanTest, TheCapThatARefusalNamesDoes) {
+  MNEME_SESSION_TEST_MODEL();
+  const size_t num_threads = TestPool().num_threads();
+  for (const char* spec : {"auto", "sinks", "lambda", "window", "xl", "sinks:sinks=4,window=5000", "dense"}) {
+    for (const size_t reserved : {size_t{0}, size_t{1} << 20}) {
+      const SessionOptions options = TestOptions(spec, 512);
+      const int64_t num_tokens = std::string(spec) == "dense" ? 30000 : -1;
+      const std::string message = ErrorOf(ErrorKind::kBudget, [&] {
+        ResolveSessionContext(*model, options, size_t{64} << 10, num_tokens, num_threads, reserved);
+      });
+      const std::string before = "--memory at least ";
+      const size_t at = message.find(before);
+      ASSERT_NE(at, std::string::npos) << message;
+      const size_t begin = at + before.size();
+      const size_t cap = ParseBytes(message.substr(begin, message.find(',', begin) - begin), "cap");
+      EXPECT_NO_THROW(ResolveSessionContext(*model, options, cap, num_tokens, num_threads, reserved))
+          << spec << ": " << message;
+    }
+  }
+}
+
+TEST(MemorySumTest, PartsAddUpInWholeMiB) {
+  const MemorySum sum{.weight_bytes = (size_t{463} << 20) - 5,
+                      .packed_bytes = size_t{209} << 20,
+                      .cap_bytes = size_t{256} << 20,
+                      .program_bytes = (size_t{26} << 20) - 1000};
+  EXPECT_EQ(sum.total_bytes(), size_t{954} << 20);
+  EXPECT_EQ(sum.ToString(),
+            "weights 463 MiB + packed 209 MiB + cap 256 MiB + program 26 MiB = 954 MiB at most "
+            "(MemoryMax=954M)");
+  MemorySum loading = sum;
+  loading.load_peak_bytes = size_t{1200} << 20;
+  EXPECT_EQ(loading.total_bytes(), size_t{1200} << 20);
+  EXPECT_NE(loading.ToString().find("1200 MiB"), std::string::npos) << loading.ToString();
 }
 
 }  // namespace

@@ -33,7 +33,7 @@ const SpeedLog& LongerLog(const SessionStats& stats) {
 Json ResidentJson(const SessionStats& stats) {
   const SpeedLog& log = LongerLog(stats);
   const Flatness flatness = log.flatness();
-  Json json = {{"now_bytes", ResidentBytes()}, {"peak_bytes", stats.peak_resident_bytes}};
+  Json json = {{"now_bytes", ResidentBytes()}, {"peak_bytes", PeakResidentBytes()}};
   if (flatness.last_resident_bytes > 0) {
     json["first_tenth_bytes"] = flatness.first_resident_bytes;
     json["last_tenth_bytes"] = flatness.last_resident_bytes;
@@ -49,14 +49,16 @@ Json ResidentJson(const SessionStats& stats) {
 }
 
 Json MemoryJson(const Session& session, const Budget& budget) {
+  const MemoryReport report = budget.Report();
   Json tags = Json::object();
-  for (const Budget::TagReport& row : budget.Report()) {
-    tags[std::string(MemoryTagName(row.tag))] = {{"used_bytes", row.used_bytes},
-                                                 {"peak_bytes", row.peak_bytes}};
+  for (const MemoryReport::Row& row : report.rows) {
+    tags[std::string(row.tag)] = {
+        {"used_bytes", row.used_bytes}, {"peak_bytes", row.peak_bytes}, {"under_cap", row.is_under_cap}};
   }
-  const size_t cap_bytes = budget.cap_bytes();
-  return {{"cap_bytes", cap_bytes == Budget::kUnlimited ? Json(nullptr) : Json(cap_bytes)},
-          {"peak_bytes", budget.peak_bytes()},
+  const bool has_cap = report.cap_bytes != Budget::kUnlimited;
+  return {{"cap_bytes", has_cap ? Json(report.cap_bytes) : Json(nullptr)},
+          {"used_bytes", report.used_bytes},
+          {"peak_bytes", report.peak_bytes},
           {"by_tag", std::move(tags)},
           {"weight_bytes", session.model().weight_bytes()},
           {"packed_bytes", session.model().packed_bytes()}};
@@ -122,6 +124,30 @@ std::string FormatRate(double rate) {
   return rate >= 1000 ? FormatCount(static_cast<int64_t>(rate + 0.5)) : fmt::format("{:.4g}", rate);
 }
 
+// "kv 1.72 MiB, scratch 3 KiB (peak 2.52 MiB)" of the rows under the cap, or of the others.
+std::string RowsText(const MemoryReport& report, bool under_cap) {
+  std::string text;
+  for (const MemoryReport::Row& row : report.rows) {
+    if (row.is_under_cap != under_cap) continue;
+    text += fmt::format("{}{} {}", text.empty() ? "" : ", ", row.tag, FormatBytes(row.used_bytes));
+    if (row.peak_bytes > row.used_bytes) text += fmt::format(" (peak {})", FormatBytes(row.peak_bytes));
+  }
+  return text;
+}
+
+std::string MemoryText(const MemoryReport& report) {
+  std::string text = fmt::format("memory beside the weights: {}, peak {}", FormatBytes(report.used_bytes),
+                                 FormatBytes(report.peak_bytes));
+  if (report.cap_bytes != Budget::kUnlimited) {
+    text += fmt::format(" of the cap of {}", FormatBytes(report.cap_bytes));
+  }
+  const std::string rows = RowsText(report, true);
+  if (!rows.empty()) text += ": " + rows;
+  const std::string beside = RowsText(report, false);
+  if (!beside.empty()) text += "\nmemory beside the cap: " + beside;
+  return text + "\n";
+}
+
 }  // namespace
 
 std::string ReportText(const Session& session, const Budget& budget) {
@@ -146,15 +172,8 @@ std::string ReportText(const Session& session, const Budget& budget) {
         fmt::format("resident memory: first tenth {}, last tenth {}\n",
                     FormatBytes(flatness.first_resident_bytes), FormatBytes(flatness.last_resident_bytes));
   }
-  text += fmt::format("memory beside the weights: peak {}", FormatBytes(budget.peak_bytes()));
-  if (budget.cap_bytes() != Budget::kUnlimited) text += " of " + FormatBytes(budget.cap_bytes());
-  const char* separator = " (";
-  for (const Budget::TagReport& row : budget.Report()) {
-    text += fmt::format("{}{} {}", separator, MemoryTagName(row.tag), FormatBytes(row.peak_bytes));
-    separator = ", ";
-  }
-  if (*separator == ',') text += ")";
-  text += fmt::format("\n{}: {}\n", session.context().Describe(), LedgerText(session.context().Ledger()));
+  text += MemoryText(budget.Report());
+  text += fmt::format("{}: {}\n", session.context().Describe(), LedgerText(session.context().Ledger()));
   return text;
 }
 

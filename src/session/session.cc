@@ -149,11 +149,7 @@ void Session::Impl::CheckTokens(std::span<const TokenId> tokens) const {
 void Session::Impl::Committed(std::span<const TokenId> tokens, bool is_pause, double seconds) {
   for (const TokenId id : tokens) history.Push(is_pause ? ~id : id);
   SpeedLog& log = tokens.size() == 1 ? stats.decode : stats.prefill;
-  const size_t num_samples = log.samples().size();
   log.Add(static_cast<int64_t>(tokens.size()), seconds);
-  if (log.samples().size() != num_samples) {
-    stats.peak_resident_bytes = std::max(stats.peak_resident_bytes, log.samples().back().resident_bytes);
-  }
 }
 
 void Session::Impl::ForwardChunkOf(std::span<const TokenId> tokens, bool is_pause, bool skip_logits,

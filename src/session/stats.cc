@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <cstring>
 
 namespace mneme {
 
@@ -19,6 +20,19 @@ size_t ResidentBytes() {
   std::strtoull(text, &rest, 10);  // the first number is the virtual size
   const unsigned long long pages = std::strtoull(rest, nullptr, 10);
   return static_cast<size_t>(pages) * static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+}
+
+size_t PeakResidentBytes() {
+  const int fd = ::open("/proc/self/status", O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return 0;
+  char text[4096];
+  const ssize_t count = ::read(fd, text, sizeof(text) - 1);
+  ::close(fd);
+  if (count <= 0) return 0;
+  text[count] = '\0';
+  const char* const line = std::strstr(text, "VmHWM:");
+  if (line == nullptr) return 0;
+  return static_cast<size_t>(std::strtoull(line + std::strlen("VmHWM:"), nullptr, 10)) * 1024;  // kB
 }
 
 SpeedLog::SpeedLog() { samples_.reserve(kMaxSamples); }

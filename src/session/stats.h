@@ -10,6 +10,8 @@ namespace mneme {
 
 // Resident memory of this process, from /proc/self/statm; 0 where there is none.
 size_t ResidentBytes();
+// The most that was ever resident, from /proc/self/status; 0 where there is none.
+size_t PeakResidentBytes();
 
 // One point of a log: after num_tokens tokens and busy_seconds seconds of work on them.
 struct SpeedSample {
@@ -58,7 +60,6 @@ struct SessionStats {
   double first_token_seconds = -1;  // from the start of the first Generate to its first token; -1: none yet
   int64_t num_generated = 0;        // without what was taken back
   int64_t num_backspaces = 0;       // generated tokens that were taken back
-  size_t peak_resident_bytes = 0;   // over all samples
 };
 
 }  // namespace mneme
