@@ -206,6 +206,10 @@ const ChatTemplate* RecogniseChatTemplate(std::string_view jinja_text) {
   return nullptr;
 }
 
+std::string_view TrimmedContent(const ChatTemplate& format, std::string_view content) {
+  return format.trims ? Trim(content) : content;
+}
+
 void ChatRenderer::AppendFormat(std::string_view text, std::vector<ChatSegment>* out) const {
   constexpr std::string_view kEnd = "</s>";
   const size_t at = text.find(kEnd);
@@ -219,7 +223,7 @@ void ChatRenderer::AppendFormat(std::string_view text, std::vector<ChatSegment>*
 }
 
 void ChatRenderer::Add(const ChatMessage& message, std::vector<ChatSegment>* out) {
-  const std::string_view content = format_->trims ? Trim(message.content) : std::string_view(message.content);
+  const std::string_view content = TrimmedContent(*format_, message.content);
   switch (message.role) {
     case ChatRole::kSystem:
       if (format_->system_in_user) {

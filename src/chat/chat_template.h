@@ -50,6 +50,9 @@ const ChatTemplate* FindChatTemplate(std::string_view name);
 // The format that a Jinja template writes, by the markers in it; null if none is known.
 const ChatTemplate* RecogniseChatTemplate(std::string_view jinja_text);
 
+// A message's content as the format writes it: without the white space around it where the format trims.
+std::string_view TrimmedContent(const ChatTemplate& format, std::string_view content);
+
 // Renders a conversation turn by turn. One thread at a time.
 class ChatRenderer {
  public:

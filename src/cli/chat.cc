@@ -2,9 +2,11 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -34,6 +36,8 @@ constexpr const char* kHelp =
     "  /load FILE            go on where a saved one stood\n"
     "  /help                 this\n"
     "  /quit                 end (so does Ctrl-D)\n";
+
+constexpr size_t kPieceBytes = 4096;
 
 struct ChatArguments {
   ModelArguments model;
@@ -71,6 +75,7 @@ class Chat {
 
   bool Next(LineEditor& editor);
   void Reply(const std::string& message);
+  void ForgetOldTurns();
   // True if the conversation is over.
   bool Command(const std::string& line);
   void Rewind(const std::string& argument);
@@ -78,7 +83,10 @@ class Chat {
   void Load(const std::string& path);
   void AfterRestore();
   void EndReply();
-  void Feed(std::vector<ChatSegment> segments);
+  // Piece by piece: however long the message is, only its line is in memory whole. Stops at an interrupt.
+  void FeedTurn(const TurnText& turn, std::string_view message);
+  // Turns before those of the list: of a restored state, or out of reach.
+  bool HasEarlierTurns() const { return stream_->is_restored || num_old_turns_ > 0; }
   Session& session() { return *stream_->session; }
   static void Say(const std::string& text) { PrintMessage("{}\n", text); }
 
@@ -88,7 +96,8 @@ class Chat {
   const ChatTemplate* format_ = nullptr;
   std::unique_ptr<Stream> stream_;
   ChatRenderer renderer_;
-  std::vector<Turn> turns_;
+  std::deque<Turn> turns_;  // those that can still be taken back
+  size_t num_old_turns_ = 0;
   std::vector<ChatSegment> pending_;  // the end of the last reply, before the next message
   std::string failure_;               // what ended the conversation, if it was no wish
 };
@@ -107,6 +116,7 @@ Chat::Chat(const ChatArguments& arguments)
   renderer_ = MakeRenderer(loaded_.model->tokenizer(), *format_);
   StreamSettings settings(arguments.context);
   settings.state = arguments.state;
+  settings.input_bytes = LineEditor::kSmallLineBytes;
   if (arguments.pin_system) {
     settings.options.context.num_pinned = std::max<int64_t>(
         settings.options.context.num_pinned,
@@ -128,6 +138,7 @@ Chat::Chat(const ChatArguments& arguments)
 // A restored stream is past its first turn.
 void Chat::AfterRestore() {
   turns_.clear();
+  num_old_turns_ = 0;
   pending_.clear();
   renderer_ = MakeRenderer(loaded_.model->tokenizer(), *format_);
   std::vector<ChatSegment> said_before;
@@ -143,20 +154,31 @@ void Chat::EndReply() {
   renderer_.EndReply(!recent.empty() && loaded_.model->tokenizer().is_eog(recent.back()), &pending_);
 }
 
-void Chat::Feed(std::vector<ChatSegment> segments) {
+void Chat::FeedTurn(const TurnText& turn, std::string_view message) {
   const Tokenizer& tokenizer = loaded_.model->tokenizer();
   const bool add_bos = session().num_tokens() == 0 && tokenizer.adds_bos();
-  const std::vector<TokenId> ids = EncodeSegments(tokenizer, segments, add_bos);
-  session().Feed(ids, UserStop());
+  StreamEncoder encoder(tokenizer, {.parse_special = true, .add_bos = add_bos});
+  const auto chunk = static_cast<size_t>(session().options().context.max_chunk);
+  std::vector<TokenId> ids;
+  const auto feed = [&] {
+    const bool is_whole = session().Feed(ids, UserStop()) == ids.size();
+    ids.clear();
+    return is_whole;
+  };
+  FeedSegments(turn.head, &encoder, &ids);
+  for (size_t begin = 0; begin < message.size(); begin += kPieceBytes) {
+    encoder.FeedPlain(message.substr(begin, kPieceBytes), &ids);
+    if (ids.size() >= chunk && !feed()) return;
+  }
+  FeedSegments(turn.tail, &encoder, &ids);
+  encoder.Finish(&ids);
+  feed();
 }
 
 void Chat::Reply(const std::string& message) {
   turns_.push_back({session().num_tokens(), renderer_});
-  std::vector<ChatSegment> segments = std::move(pending_);
-  pending_.clear();
-  renderer_.Add({ChatRole::kUser, message}, &segments);
-  renderer_.StartReply(&segments);
-  Feed(std::move(segments));
+  const TurnText turn = RenderTurn(renderer_, std::exchange(pending_, {}));
+  FeedTurn(turn, TrimmedContent(*format_, message));
   turns_.back().reply_begin = session().num_tokens();
   GenerateOptions options = arguments_.generate;
   const std::vector<std::string> stops = StopStrings(*format_);
@@ -180,6 +202,17 @@ void Chat::Reply(const std::string& message) {
     Say(fmt::format("(stopped after {} tokens; -n sets another limit)", FormatCount(result.num_tokens)));
   }
   if (!result.message.empty()) Say("(" + result.message + ")");
+  ForgetOldTurns();
+}
+
+// A conversation has no end; the list of its turns must have one. What is out of reach now stays so. The last
+// turn is kept in any case.
+void Chat::ForgetOldTurns() {
+  const int64_t first = session().num_tokens() - session().MaxRewind();
+  while (turns_.size() > 1 && turns_.front().num_tokens < first) {
+    turns_.pop_front();
+    ++num_old_turns_;
+  }
 }
 
 void Chat::RewindTokens(int64_t count) {
@@ -199,10 +232,17 @@ void Chat::Rewind(const std::string& argument) {
     RewindTokens(count);
     pending_.clear();
     // Within a reply it is cut there; within a message the message goes on.
-    const bool in_reply = turns_.empty() ? stream_->is_restored && session().num_tokens() > 0
+    const bool in_reply = turns_.empty() ? HasEarlierTurns() && session().num_tokens() > 0
                                          : session().num_tokens() >= turns_.back().reply_begin;
     if (in_reply) EndReply();
     return;
+  }
+  if (count > 0 && static_cast<size_t>(count) > turns_.size() &&
+      static_cast<size_t>(count) <= turns_.size() + num_old_turns_) {
+    Fail(ErrorKind::kInput,
+         "/rewind: {} turns reach further back than the {} tokens that can be taken back; --max-rewind "
+         "allows more",
+         count, session().MaxRewind());
   }
   if (count < 1 || static_cast<size_t>(count) > turns_.size()) {
     Fail(ErrorKind::kInput, "/rewind: {} turns were said here, {} cannot be taken back", turns_.size(),
@@ -219,7 +259,7 @@ void Chat::Rewind(const std::string& argument) {
   session().Rewind(num_tokens);
   renderer_ = turn.renderer;
   pending_.clear();
-  if (!turns_.empty() || stream_->is_restored) {
+  if (!turns_.empty() || HasEarlierTurns()) {
     EndReply();
   } else if (!arguments_.system.empty()) {
     renderer_ = MakeRenderer(loaded_.model->tokenizer(), *format_);
@@ -271,6 +311,11 @@ bool Chat::Command(const std::string& line) {
   return false;
 }
 
+bool IsOverBudget(const std::exception& error) {
+  const auto* ours = dynamic_cast<const Error*>(&error);
+  return ours != nullptr && ours->kind() == ErrorKind::kBudget;
+}
+
 // One line of the conversation; false at its end. What a command or a reply throws is told, and the
 // conversation goes on with what was fed; it ends where going on makes no sense.
 bool Chat::Next(LineEditor& editor) {
@@ -278,6 +323,10 @@ bool Chat::Next(LineEditor& editor) {
   try {
     line = editor.Read();
   } catch (const std::exception& error) {
+    if (IsOverBudget(error)) {  // the line; the next may fit
+      Say("mneme: " + DescribeException(error));
+      return true;
+    }
     failure_ = DescribeException(error);
   }
   if (!line) return false;
@@ -289,9 +338,7 @@ bool Chat::Next(LineEditor& editor) {
   } catch (const OutputError& error) {
     failure_ = DescribeException(error);
   } catch (const std::exception& error) {
-    const auto* ours = dynamic_cast<const Error*>(&error);
-    const bool is_full = ours != nullptr && ours->kind() == ErrorKind::kBudget;
-    if (is_full && !editor.is_terminal()) {
+    if (IsOverBudget(error) && !editor.is_terminal()) {
       failure_ = DescribeException(error);  // nobody is there to shorten the conversation
     } else {
       Say("mneme: " + DescribeException(error));
@@ -301,7 +348,7 @@ bool Chat::Next(LineEditor& editor) {
 }
 
 int Chat::operator()() {
-  LineEditor editor("> ");
+  LineEditor editor("> ", stream_->input_lease);
   while (!StopRequested() && Next(editor)) {  // SIGTERM in a reply is the end of the conversation too
   }
   const bool was_interrupted = StopRequested();

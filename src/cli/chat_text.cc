@@ -2,6 +2,8 @@
 
 #include <fmt/core.h>
 
+#include <utility>
+
 #include "cli/options.h"
 
 namespace mneme::cli {
@@ -55,6 +57,23 @@ ChatRenderer MakeRenderer(const Tokenizer& tokenizer, const ChatTemplate& format
   return ChatRenderer(&format, tokenizer.Piece(tokenizer.eos_id()));
 }
 
+TurnText RenderTurn(ChatRenderer& renderer, std::vector<ChatSegment> before) {
+  TurnText turn{.head = std::move(before), .tail = {}};
+  renderer.Add({ChatRole::kUser, std::string(kMark)}, &turn.head);
+  renderer.StartReply(&turn.head);
+  // The last one: a system text may hold the mark too.
+  size_t at = turn.head.size() - 1;
+  while (at > 0 && turn.head[at].text.rfind(kMark) == std::string::npos) --at;
+  ChatSegment& segment = turn.head[at];
+  const size_t mark = segment.text.rfind(kMark);
+  const std::string rest = segment.text.substr(mark + kMark.size());
+  if (!rest.empty()) turn.tail.push_back({rest, segment.parse_special});
+  turn.tail.insert(turn.tail.end(), turn.head.begin() + static_cast<ptrdiff_t>(at) + 1, turn.head.end());
+  segment.text.resize(mark);
+  turn.head.resize(at + 1, {});
+  return turn;
+}
+
 ChatText::ChatText(const Tokenizer& tokenizer, const ChatTemplate& format, std::string_view system)
     : tokenizer_(tokenizer),
       format_(format),
@@ -62,30 +81,17 @@ ChatText::ChatText(const Tokenizer& tokenizer, const ChatTemplate& format, std::
   ChatRenderer renderer = MakeRenderer(tokenizer, format);
   std::vector<ChatSegment> segments;
   if (!system.empty()) renderer.Add({ChatRole::kSystem, std::string(system)}, &segments);
-  renderer.Add({ChatRole::kUser, std::string(kMark)}, &segments);
-  renderer.StartReply(&segments);
-  bool past_mark = false;
-  for (const ChatSegment& segment : segments) {
-    const size_t mark = past_mark ? std::string::npos : segment.text.rfind(kMark);
-    if (mark == std::string::npos) {
-      (past_mark ? tail_ : head_).push_back(segment);
-      continue;
-    }
-    past_mark = true;
-    if (mark > 0) head_.push_back({segment.text.substr(0, mark), segment.parse_special});
-    const std::string rest = segment.text.substr(mark + kMark.size());
-    if (!rest.empty()) tail_.push_back({rest, segment.parse_special});
-  }
+  turn_ = RenderTurn(renderer, std::move(segments));
 }
 
 size_t ChatText::num_head_tokens() const {
-  return EncodeSegments(tokenizer_, head_, tokenizer_.adds_bos()).size();
+  return EncodeSegments(tokenizer_, turn_.head, tokenizer_.adds_bos()).size();
 }
 
-void ChatText::Begin(std::vector<TokenId>* ids) { FeedSegments(head_, &encoder_, ids); }
+void ChatText::Begin(std::vector<TokenId>* ids) { FeedSegments(turn_.head, &encoder_, ids); }
 void ChatText::Feed(std::string_view text, std::vector<TokenId>* ids) { encoder_.FeedPlain(text, ids); }
 void ChatText::End(std::vector<TokenId>* ids) {
-  FeedSegments(tail_, &encoder_, ids);
+  FeedSegments(turn_.tail, &encoder_, ids);
   encoder_.Finish(ids);
 }
 

@@ -26,6 +26,14 @@ ChatRenderer MakeRenderer(const Tokenizer& tokenizer, const ChatTemplate& format
 // A format's text that also ends a reply, as stop strings.
 std::vector<std::string> StopStrings(const ChatTemplate& format);
 
+// What stands around a user's message of a turn: all that the format writes up to the reply.
+struct TurnText {
+  std::vector<ChatSegment> head;  // before the message
+  std::vector<ChatSegment> tail;  // behind it
+};
+// Renders a user's turn and the opening of the reply behind `before`.
+TurnText RenderTurn(ChatRenderer& renderer, std::vector<ChatSegment> before);
+
 // One system text, one user's message that comes in pieces, and the opening of the reply.
 class ChatText {
  public:
@@ -42,8 +50,7 @@ class ChatText {
  private:
   const Tokenizer& tokenizer_;
   const ChatTemplate& format_;
-  std::vector<ChatSegment> head_;
-  std::vector<ChatSegment> tail_;
+  TurnText turn_;
   StreamEncoder encoder_;
 };
 
