@@ -81,7 +81,7 @@ class DatasetVerb {
 
  private:
   void Prepare();
-  void CheckFiles() const;
+  void CheckFiles();
   EvalHeader Header() const;
   bool RunContext(const std::string& spec, EvalLog* log);
   bool RunFile(DatasetRun& run, const DatasetSettings& settings, const DatasetFile& file,
@@ -96,9 +96,11 @@ class DatasetVerb {
   std::unique_ptr<LoadedModel> loaded_;
   const ChatTemplate* chat_ = nullptr;
   MemoryCap cap_;
+  size_t largest_record_ = 0;
 };
 
 void DatasetVerb::Prepare() {
+  cap_ = ToMemoryCap(arguments_.context.engine);
   files_ = FindDatasetFiles(arguments_.benchmark, arguments_.data, arguments_.tasks);
   if (!arguments_.prompts.empty()) prompts_ = ReadPromptFile(arguments_.prompts);
   if (arguments_.book.empty() != arguments_.lengths.empty())
@@ -111,12 +113,14 @@ void DatasetVerb::Prepare() {
 }
 
 // All files before the first question: a bad line in the last one must not show after hours.
-void DatasetVerb::CheckFiles() const {
+void DatasetVerb::CheckFiles() {
   std::vector<std::string> bad;
   int64_t num_examples = 0;
   for (const DatasetFile& file : files_) {
-    num_examples += CountExamples(arguments_.benchmark, file, arguments_.limit,
-                                  [&](const std::string& message) { bad.push_back(message); });
+    num_examples += CountExamples(
+        arguments_.benchmark, file, arguments_.limit,
+        [&](const std::string& message) { bad.push_back(message); }, MaxRecordBytes(cap_.bytes),
+        &largest_record_);
   }
   const bool is_listed = bad.size() > 1 || arguments_.skip_bad;
   for (size_t i = 0; i < std::min<size_t>(bad.size(), 10) && is_listed; ++i) PrintMessage("{}\n", bad[i]);
@@ -184,8 +188,9 @@ bool DatasetVerb::RunFile(DatasetRun& run, const DatasetSettings& settings, cons
 bool DatasetVerb::RunContext(const std::string& spec, EvalLog* log) {
   SessionOptions session;
   session.context = ContextFor(arguments_.context, spec);
-  const ResolvedContext resolved =
-      ResolveSessionContext(*loaded_->model, session, cap_.bytes, -1, loaded_->pool.num_threads());
+  const size_t text_bytes = kRecordCopies * largest_record_;
+  const ResolvedContext resolved = ResolveSessionContext(*loaded_->model, session, cap_.bytes, -1,
+                                                         loaded_->pool.num_threads(), text_bytes);
   PrintMessage("context: {}{}\n", resolved.settings.spec,
                resolved.reason.empty() ? "" : " (" + resolved.reason + ")");
   DatasetSettings settings;
@@ -206,6 +211,7 @@ bool DatasetVerb::RunContext(const std::string& spec, EvalLog* log) {
     for (const int64_t length : lengths_) {
       settings.length = length;
       Budget budget(cap_.bytes);
+      const Lease text = budget.Reserve(MemoryTag::kInput, text_bytes, "the text of the longest question");
       DatasetRun run(loaded_->model, settings, budget, loaded_->pool);
       if (!RunFile(run, settings, file, resolved.settings.spec, folder, log)) return false;
     }
@@ -233,7 +239,6 @@ void DatasetVerb::Print(const EvalLog& log) const {
 
 int DatasetVerb::operator()() {
   Prepare();
-  cap_ = ToMemoryCap(arguments_.context.engine);
   loaded_ = std::make_unique<LoadedModel>(arguments_.model);
   if (arguments_.chat == "auto") {
     chat_ = RecogniseChatTemplate(loaded_->model->tokenizer().chat_template());

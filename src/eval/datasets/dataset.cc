@@ -10,8 +10,9 @@
 
 #include "base/error.h"
 #include "base/file.h"
-#include "eval/tasks/babi.h"
+#include "base/units.h"
 #include "eval/scores/text.h"
+#include "eval/tasks/babi.h"
 #include "formats/json.h"
 
 namespace mneme {
@@ -138,15 +139,22 @@ class DatasetReader {
  public:
   DatasetReader(Benchmark benchmark, const DatasetFile& file,
                 const std::function<bool(DatasetExample&&)>& on_example,
-                const std::function<void(const std::string&)>& on_bad)
-      : benchmark_(benchmark), file_(file), on_example_(on_example), on_bad_(on_bad) {}
+                const std::function<void(const std::string&)>& on_bad, size_t max_record_bytes)
+      : benchmark_(benchmark),
+        file_(file),
+        on_example_(on_example),
+        on_bad_(on_bad),
+        max_record_bytes_(max_record_bytes) {}
 
   void Read() {
     const std::string ending = fs::path(file_.path).extension().string();
     if (benchmark_ == Benchmark::kBabi && ending == ".txt") return ReadStories();
     if (benchmark_ == Benchmark::kBabi && StartsWithBracket()) return ReadArray();
-    ReadLines(
-        [&](const std::string& line, size_t, DatasetExample* example) { return Fill(Parse(line), example); });
+    ReadLines([&](std::string* line, size_t, DatasetExample* example) {
+      Json json = Parse(*line);
+      std::string().swap(*line);  // not in memory while the question is asked
+      return Fill(json, example);
+    });
   }
 
  private:
@@ -182,39 +190,107 @@ class DatasetReader {
     return first == '[';
   }
 
+  // A record as it is read: beyond the limit it is only counted.
+  class Record {
+   public:
+    explicit Record(size_t max_bytes) : max_bytes_(max_bytes) {}
+    void Add(char c) {
+      if (++num_bytes_ <= max_bytes_) text_ += c;
+    }
+    std::string* text() { return &text_; }
+    size_t num_bytes() const { return num_bytes_; }
+    void Check() const {
+      if (num_bytes_ <= max_bytes_) return;
+      Fail(ErrorKind::kInput,
+           "has {} bytes in one question, and at most {} can be read under this memory cap: give --memory at "
+           "least {}",
+           num_bytes_, max_bytes_, FormatBytesUp((num_bytes_ + 1) * 2 * kRecordCopies));
+    }
+    void Clear() {
+      text_.clear();
+      num_bytes_ = 0;
+    }
+
+   private:
+    size_t max_bytes_;
+    std::string text_;
+    size_t num_bytes_ = 0;
+  };
+
+  template <typename Fn>
+  bool OneRecord(size_t number, Record* record, const Fn& fill) {
+    return One(number, [&](DatasetExample* example) {
+      record->Check();
+      example->record_bytes = record->num_bytes();
+      return fill(record->text(), number, example);
+    });
+  }
+
   template <typename Fn>
   void ReadLines(const Fn& on_line) {
     std::ifstream in(file_.path, std::ios::binary);
     if (!in) Fail(ErrorKind::kFile, "{}: cannot be opened", file_.path);
-    std::string line;
+    Record line(max_record_bytes_);
     size_t number = 0;
-    while (std::getline(in, line)) {
+    for (char c = 0; in.peek() != std::char_traits<char>::eof();) {
+      line.Clear();
+      while (in.get(c) && c != '\n') line.Add(c);
       ++number;
-      if (number == 1 && line.starts_with("\xEF\xBB\xBF")) line.erase(0, 3);
-      if (scores::Trim(line).empty()) continue;
-      if (!One(number, [&](DatasetExample* example) { return on_line(line, number, example); })) return;
+      if (number == 1 && line.text()->starts_with("\xEF\xBB\xBF")) line.text()->erase(0, 3);
+      if (scores::Trim(*line.text()).empty()) continue;
+      if (!OneRecord(number, &line, on_line)) return;
     }
     if (in.bad()) Fail(ErrorKind::kFile, "{}: reading failed after line {}", file_.path, number);
   }
 
+  // One JSON array, an element at a time: brackets and strings are all that has to be known to cut it.
   void ReadArray() {
-    const Json array = [&] {
-      try {
-        return Parse(ReadWholeFile(file_.path, kMaxDataBytes));
-      } catch (const Error& error) {
-        Fail(ErrorKind::kInput, "{}: {}", file_.path, error.what());
+    std::ifstream in(file_.path, std::ios::binary);
+    Record element(max_record_bytes_);
+    size_t number = 0;
+    int64_t depth = 0;
+    bool in_string = false, is_escaped = false;
+    const auto fill = [&](std::string* text, size_t, DatasetExample* example) {
+      Json json = Parse(*text);
+      std::string().swap(*text);
+      return Fill(json, example);
+    };
+    for (char c = 0; in.get(c);) {
+      bool is_end = false;
+      if (in_string) {
+        in_string = is_escaped || c != '"';
+        is_escaped = !is_escaped && c == '\\';
+      } else if (c == '"') {
+        in_string = true;
+      } else if (c == '[' || c == '{') {
+        if (++depth == 1) continue;
+      } else if (c == ']' || c == '}') {
+        is_end = --depth == 0;
       }
-    }();
-    for (size_t i = 0; i < array.size(); ++i) {
-      if (!One(i + 1, [&](DatasetExample* example) { return Fill(array[i], example); })) return;
+      if (depth == 0 && !is_end) continue;  // before the array
+      if (!is_end && !(depth == 1 && c == ',' && !in_string)) {
+        element.Add(c);
+        continue;
+      }
+      const bool is_empty_array = is_end && number == 0 && scores::Trim(*element.text()).empty();
+      if (!is_empty_array && !OneRecord(++number, &element, fill)) return;
+      element.Clear();
+      if (is_end) return CheckOnlySpaceFollows(in);
+    }
+    Fail(ErrorKind::kInput, "{}: this is not JSON: the array does not end", file_.path);
+  }
+
+  void CheckOnlySpaceFollows(std::ifstream& in) const {
+    for (char c = 0; in.get(c);) {
+      if (!scores::IsSpace(c)) Fail(ErrorKind::kInput, "{}: this is not JSON behind the array", file_.path);
     }
   }
 
   void ReadStories() {
     BabiParser parser;
-    ReadLines([&](const std::string& line, size_t number, DatasetExample* example) {
+    ReadLines([&](const std::string* line, size_t number, DatasetExample* example) {
       BabiQuestion question;
-      if (!parser.Line(scores::Trim(line), number, &question)) return false;
+      if (!parser.Line(scores::Trim(*line), number, &question)) return false;
       std::string& input = example->fields["input"];
       for (const std::string& fact : question.facts) input += (input.empty() ? "" : "\n") + fact;
       example->fields["question"] = question.question;
@@ -254,6 +330,7 @@ class DatasetReader {
   const DatasetFile& file_;
   const std::function<bool(DatasetExample&&)>& on_example_;
   const std::function<void(const std::string&)>& on_bad_;
+  const size_t max_record_bytes_;
 };
 
 // The task that a file or its folder is named after; empty if none.
@@ -323,12 +400,15 @@ std::vector<DatasetFile> FindDatasetFiles(Benchmark benchmark, const std::string
 
 void ReadDataset(Benchmark benchmark, const DatasetFile& file,
                  const std::function<bool(DatasetExample&& example)>& on_example,
-                 const std::function<void(const std::string& message)>& on_bad) {
-  DatasetReader(benchmark, file, on_example, on_bad).Read();
+                 const std::function<void(const std::string& message)>& on_bad, size_t max_record_bytes) {
+  DatasetReader(benchmark, file, on_example, on_bad, max_record_bytes).Read();
 }
 
 std::string RenderPrompt(std::string_view prompt, const DatasetExample& example) {
   std::string text;
+  size_t most = prompt.size();
+  for (const auto& [name, value] : example.fields) most += value.size();
+  text.reserve(most);
   for (size_t at = 0; at < prompt.size();) {
     const size_t open = prompt.find('{', at);
     if (open == std::string_view::npos) return text += prompt.substr(at);

@@ -23,6 +23,7 @@ struct DatasetExample {
   std::vector<std::string> answers;           // as the metric wants them
   std::vector<std::string> classes;           // for Metric::kClass and kLabel
   int64_t length = 0;                         // as the file states it; 0: it does not
+  size_t record_bytes = 0;                    // of what it was read from
 };
 
 // A file of questions of one task.
@@ -38,12 +39,19 @@ struct DatasetFile {
 std::vector<DatasetFile> FindDatasetFiles(Benchmark benchmark, const std::string& path,
                                           std::span<const std::string> tasks);
 
-// Calls on_example for every question in order until it returns false. Memory: the largest line (a whole file
-// where it is one JSON array). Throws Error(kInput), naming file, line and what is wrong; with on_bad set it
-// is called with that message instead, and the line is passed over. Throws Error(kFile).
+// What a question takes while it is read, rendered and asked, in sizes of its record (a line, or an element
+// of the array).
+inline constexpr size_t kRecordCopies = 6;
+// The largest record that may be read under a memory cap: questions take at most half of it.
+inline size_t MaxRecordBytes(size_t cap_bytes) { return cap_bytes / (2 * kRecordCopies); }
+
+// Calls on_example for every question in order until it returns false. Memory: the largest record. Throws
+// Error(kInput), naming file, line and what is wrong, also for a record of more than max_record_bytes; with
+// on_bad set it is called with that message instead, and the line is passed over. Throws Error(kFile).
 void ReadDataset(Benchmark benchmark, const DatasetFile& file,
                  const std::function<bool(DatasetExample&& example)>& on_example,
-                 const std::function<void(const std::string& message)>& on_bad = nullptr);
+                 const std::function<void(const std::string& message)>& on_bad = nullptr,
+                 size_t max_record_bytes = SIZE_MAX);
 
 // `prompt` with every {name} replaced by the field of that name. Braces that hold anything but letters,
 // digits and "_" stay. Throws Error(kInput), naming the example, for a field that it does not have.

@@ -99,11 +99,15 @@ DatasetScore Summarize(const Answered& answered) {
 }  // namespace
 
 int64_t CountExamples(Benchmark benchmark, const DatasetFile& file, int64_t limit,
-                      const std::function<void(const std::string& message)>& on_bad) {
+                      const std::function<void(const std::string& message)>& on_bad, size_t max_record_bytes,
+                      size_t* largest) {
   int64_t count = 0;
   if (limit == 0) return 0;
-  ReadDataset(
-      benchmark, file, [&](DatasetExample&&) { return ++count != limit; }, on_bad);
+  const auto on_example = [&](DatasetExample&& example) {
+    if (largest != nullptr) *largest = std::max(*largest, example.record_bytes);
+    return ++count != limit;
+  };
+  ReadDataset(benchmark, file, on_example, on_bad, max_record_bytes);
   return count;
 }
 
@@ -129,13 +133,13 @@ DatasetRun::DatasetRun(std::shared_ptr<const Model> model, const DatasetSettings
 std::vector<TokenId> DatasetRun::PromptIds(const DatasetTask& task, const DatasetExample& example) const {
   const Tokenizer& tokenizer = model_->tokenizer();
   const auto own = settings_.prompts.find(task.name);
-  const std::string text = RenderPrompt(own == settings_.prompts.end() ? task.prompt : own->second, example);
+  std::string text = RenderPrompt(own == settings_.prompts.end() ? task.prompt : own->second, example);
   std::vector<TokenId> ids;
   if (settings_.chat != nullptr && !task.few_shot) {
     ChatRenderer renderer(settings_.chat, tokenizer.eos_id() >= 0 ? tokenizer.Piece(tokenizer.eos_id())
                                                                   : std::string_view("</s>"));
     std::vector<ChatSegment> segments;
-    renderer.Add({ChatRole::kUser, text}, &segments);
+    renderer.Add({ChatRole::kUser, std::move(text)}, &segments);
     renderer.StartReply(&segments);
     ids = EncodeSegments(tokenizer, segments, tokenizer.adds_bos());
   } else {
@@ -177,7 +181,8 @@ DatasetScore DatasetRun::Run(Benchmark benchmark, const DatasetFile& file, const
                              const std::function<void(const std::string& message)>& on_bad,
                              Progress& progress) {
   const DatasetTask& task = FindDatasetTask(benchmark, file.task);
-  const int64_t total = CountExamples(benchmark, file, settings_.limit, on_bad);
+  const int64_t total =
+      CountExamples(benchmark, file, settings_.limit, on_bad, MaxRecordBytes(budget_.cap_bytes()));
   Answered answered = ReadAnswers(answers_path);
   if (settings_.limit >= 0 && answered.ids.size() > static_cast<size_t>(settings_.limit)) {
     // The score is that of the first `limit` questions, however many are answered.
@@ -233,7 +238,8 @@ DatasetScore DatasetRun::Run(Benchmark benchmark, const DatasetFile& file, const
   };
   if (settings_.limit != 0)
     ReadDataset(
-        benchmark, file, on_example, on_bad == nullptr ? on_bad : [](const auto&) {});
+        benchmark, file, on_example, on_bad == nullptr ? on_bad : [](const auto&) {},
+        MaxRecordBytes(budget_.cap_bytes()));
   DatasetScore score = Summarize(answered);
   score.num_resumed = num_resumed;
   score.is_interrupted = is_interrupted;

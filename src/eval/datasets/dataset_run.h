@@ -46,9 +46,11 @@ struct DatasetScore {
 };
 
 // Reads the file once without a model: how many questions it has (at most `limit`), so that a bad line is
-// found before hours of work. Throws as ReadDataset.
+// found before hours of work. *largest, if given, becomes the bytes of the largest record if that is more.
+// Throws as ReadDataset.
 int64_t CountExamples(Benchmark benchmark, const DatasetFile& file, int64_t limit,
-                      const std::function<void(const std::string& message)>& on_bad = nullptr);
+                      const std::function<void(const std::string& message)>& on_bad = nullptr,
+                      size_t max_record_bytes = SIZE_MAX, size_t* largest = nullptr);
 
 // Name of the answers' file: "qasper.jsonl", "preds_passkey.jsonl", "qa1_16k.jsonl".
 std::string AnswersFileName(Benchmark benchmark, const DatasetFile& file, int64_t length);

@@ -11,8 +11,9 @@
 
 #include "base/error.h"
 #include "base/testing.h"
-#include "eval/tasks/babi.h"
+#include "base/units.h"
 #include "eval/datasets/dataset_run.h"
+#include "eval/tasks/babi.h"
 
 namespace mneme {
 namespace {
@@ -125,6 +126,48 @@ TEST_F(DatasetTest, BadLinesAreNamedWithTheirPlace) {
   ASSERT_EQ(bad.size(), 3u);
   EXPECT_NE(bad[1].find(":3: this is not JSON"), std::string::npos) << bad[1];
   EXPECT_NE(bad[2].find(":4: this is not a JSON object"), std::string::npos) << bad[2];
+}
+
+// A line of gigabytes must not be read into memory to find out that it is one.
+TEST_F(DatasetTest, RecordsBeyondTheCapAreNamedAndPassedOver) {
+  const size_t cap = size_t{1} << 20;
+  const std::string large =
+      R"({"input": "Who?", "context": ")" + std::string(MaxRecordBytes(cap), 'x') + R"(", "answers": ["a"]})";
+  const std::string path = Write("qasper.jsonl", std::string(kQasper) + large + "\n" + kQasper);
+  const auto files = FindDatasetFiles(Benchmark::kLongBench, path, {});
+  std::vector<std::string> bad;
+  size_t largest = 0;
+  const auto count = [&](size_t cap_bytes) {
+    bad.clear();
+    return CountExamples(
+        Benchmark::kLongBench, files[0], -1, [&](const std::string& message) { bad.push_back(message); },
+        MaxRecordBytes(cap_bytes), &largest);
+  };
+  EXPECT_EQ(count(cap), 2);
+  EXPECT_LE(largest, std::string(kQasper).size());
+  ASSERT_EQ(bad.size(), 1u);
+  EXPECT_NE(bad[0].find("qasper.jsonl:2: has "), std::string::npos) << bad[0];
+  const std::string before = "--memory at least ";
+  const size_t at = bad[0].find(before);
+  ASSERT_NE(at, std::string::npos) << bad[0];
+  EXPECT_EQ(count(ParseBytes(bad[0].substr(at + before.size()), "cap")), 3);
+  EXPECT_EQ(largest, large.size());
+}
+
+TEST_F(DatasetTest, ArraysAreReadAnElementAtATime) {
+  const std::string element =
+      R"({"input": "[a] {b, \"c", "question": "Where is \\", "target": "kitchen", "more": [1, {"x": 2}]})";
+  const std::string path = Write("qa1_0k.json", " [" + element + ",\n" + element + " , " + element + "]\n");
+  const auto examples = Examples(Benchmark::kBabi, path);
+  ASSERT_EQ(examples.size(), 3u);
+  EXPECT_EQ(examples[2].fields.at("input"), "[a] {b, \"c");
+  EXPECT_TRUE(examples[2].where.ends_with("qa1_0k.json:3")) << examples[2].where;
+  EXPECT_LT(examples[0].record_bytes, element.size() + 3);
+  EXPECT_EQ(Examples(Benchmark::kBabi, Write("qa1_1k.json", "[ ]")).size(), 0u);
+  for (const char* text : {"[", "[{\"input\": \"", "[{}] x", "[,]", "[{]"}) {
+    const std::string bad = Write("qa2.json", text);
+    EXPECT_NE(MessageOf(Benchmark::kBabi, bad), "(no error)") << text;
+  }
 }
 
 TEST_F(DatasetTest, InfiniteBenchFields) {
