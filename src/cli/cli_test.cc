@@ -276,7 +276,6 @@ TEST_F(CliTest, NoOptionBesideAStateIsPassedOver) {
   const std::vector<std::vector<std::string>> bound = {{"--kv-k:", "--kv", "f32"},
                                                        {"--kv-k:", "--kv-k", "f32"},
                                                        {"--kv-v:", "--kv-v", "f32"},
-                                                       {"--chunk:", "--chunk", "16"},
                                                        {"--pin:", "--pin", "3"},
                                                        {"--start-position:", "--start-position", "5"},
                                                        {"--max-rewind:", "--max-rewind", "9"},

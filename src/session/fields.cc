@@ -78,7 +78,7 @@ void Visit(V& v, SessionOptions& s) {
     "values");
   v("kv_k,cache_type_k", c.key_encoding, encodings, InState::kBound, "The same for keys alone");
   v("kv_v,cache_type_v", c.value_encoding, encodings, InState::kBound, "The same for values alone");
-  v("chunk", c.max_chunk, Range{1, 65536, Unit::kThousands}, InState::kBound,
+  v("chunk", c.max_chunk, Range{1, 65536, Unit::kThousands}, InState::kFree,
     "Most tokens in one pass through the model");
   v("max_rewind", c.max_rewind, Range{0, 1 << 20, Unit::kThousands}, InState::kBound,
     "How many tokens can be taken back");

@@ -165,6 +165,24 @@ TEST_F(SnapshotTest, TheHeaderTellsHowToGoOn) {
   EXPECT_EQ(restored.next_position(), (Position{1} << 33) + 33);
 }
 
+TEST_F(SnapshotTest, AStateGoesOnWithAnotherChunk) {
+  MNEME_SESSION_TEST_MODEL();
+  const std::vector<TokenId> tokens = TestTokens(*model, 300);
+  for (const std::string& context : TestContexts()) {
+    Session session(model, TestOptions(context, 16), budget_, TestPool());
+    session.Feed(std::span(tokens).first(200));
+    session.Save(Path());
+    session.Feed(std::span(tokens).subspan(200));
+    for (const int64_t chunk : {1, 7, 90}) {
+      const std::vector<Setting> changes = {{"chunk", std::to_string(chunk)}};
+      const auto other = Session::Restore(model, Path(), changes, budget_, TestPool());
+      EXPECT_EQ(other->options().context.max_chunk, chunk);
+      other->Feed(std::span(tokens).subspan(200));
+      EXPECT_TRUE(SameBits(LogitsOf(*other), LogitsOf(session))) << context << " chunk " << chunk;
+    }
+  }
+}
+
 TEST_F(SnapshotTest, EveryMismatchIsNamed) {
   MNEME_SESSION_TEST_MODEL();
   Session saved(model, TestOptions("sinks:sinks=4,window=20"), budget_, TestPool());
@@ -191,7 +209,6 @@ TEST_F(SnapshotTest, EveryMismatchIsNamed) {
   options = TestOptions("sinks:sinks=4,window=20");
   options.context.start_position = 5;
   refuse(options, "--start-position");
-  refuse(TestOptions("sinks:sinks=4,window=20", 17), "--chunk");
   refuse(TestOptions("sinks:sinks=4,window=20", 16, 21), "--max-rewind");
 
   SnapshotInfo here = SnapshotInfoOf(saved);
