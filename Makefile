@@ -5,7 +5,7 @@ JOBS ?= $(shell nproc)
 MODEL ?=
 TEXT ?=
 
-.PHONY: all setup setup-train build demo test asan tsan tidy format bench fuzz clean
+.PHONY: all setup setup-train build demo test asan tsan tidy format fuzz clean
 
 all: build
 

@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "base/budget.h"
-#include "base/thread_pool.h"
+#include "kernels/cpu_device.h"
 #include "model/model.h"
 #include "session/plan.h"
 #include "session/scheduler.h"
@@ -48,25 +48,25 @@ std::vector<std::vector<mneme::TokenId>> DecodeTogether(const std::vector<mneme:
 }
 
 void Run(const std::string& model_path, const std::string& state_path) {
-  mneme::ThreadPool pool;
+  mneme::CpuDevice device;
   mneme::Budget budget(size_t{256} << 20);
   mneme::LoadOptions load;
   load.load_tokenizer = false;  // this program speaks in token ids
-  const auto model = mneme::Model::Load(model_path, load, pool);
+  const auto model = mneme::Model::Load(model_path, load, device);
   const auto vocab_size = static_cast<mneme::TokenId>(model->config().vocab_size);
 
   mneme::SessionOptions options;
   options.context.spec = "sinks:sinks=2,window=16";
   options.context.max_chunk = 32;
   options.context =
-      mneme::ResolveSessionContext(*model, options, budget.cap_bytes(), -1, pool.num_threads()).settings;
+      mneme::ResolveSessionContext(*model, options, budget.cap_bytes(), -1, device.num_threads()).settings;
 
   // One set of activations serves all sessions.
-  const auto runner = mneme::Session::MakeRunner(model, options.context.max_chunk, pool, budget);
+  const auto runner = mneme::Session::MakeRunner(model, options.context.max_chunk, device, budget);
   std::vector<std::unique_ptr<mneme::Session>> sessions;
   std::vector<mneme::Session*> together;
   for (mneme::TokenId i = 0; i < 3; ++i) {
-    sessions.push_back(std::make_unique<mneme::Session>(model, options, budget, pool, runner));
+    sessions.push_back(std::make_unique<mneme::Session>(model, options, budget, device, runner));
     std::vector<mneme::TokenId> prompt;
     for (mneme::TokenId j = 0; j < 20 * (i + 1); ++j) prompt.push_back((7 * j + i + 1) % vocab_size);
     sessions.back()->Feed(prompt);
@@ -84,7 +84,7 @@ void Run(const std::string& model_path, const std::string& state_path) {
   Require(Logits(*sessions[0]) == before, "a rewound session is the session as it was");
 
   sessions[2]->Save(state_path);
-  mneme::Session restored(model, options, budget, pool, runner);
+  mneme::Session restored(model, options, budget, device, runner);
   restored.Restore(state_path);
   Require(restored.num_tokens() == sessions[2]->num_tokens() &&
               DecodeTogether({&restored}, 8) == DecodeTogether({sessions[2].get()}, 8) &&
@@ -95,7 +95,7 @@ void Run(const std::string& model_path, const std::string& state_path) {
   mneme::Budget small(size_t{4} << 20);
   mneme::SessionOptions dense = options;
   dense.context.spec = "dense";
-  mneme::Session reader(model, dense, small, pool, runner);
+  mneme::Session reader(model, dense, small, device, runner);
   const std::unique_ptr<mneme::Session> steady = sessions[1]->Clone(), alone = sessions[1]->Clone();
   std::atomic<bool> stop{false};
   bool was_cancelled = false;

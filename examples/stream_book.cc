@@ -11,8 +11,8 @@
 
 #include "base/budget.h"
 #include "base/file.h"
-#include "base/thread_pool.h"
 #include "base/units.h"
+#include "kernels/cpu_device.h"
 #include "model/model.h"
 #include "session/ledger.h"
 #include "session/plan.h"
@@ -22,8 +22,8 @@ namespace {
 
 void Run(const std::string& model_path, const std::string& text_path, const std::string& cap,
          const std::string& context) {
-  mneme::ThreadPool pool;
-  const auto model = mneme::Model::Load(model_path, {}, pool);
+  mneme::CpuDevice device;
+  const auto model = mneme::Model::Load(model_path, {}, device);
   mneme::Budget budget(mneme::ParseBytes(cap, "CAP"));
 
   // What would not fit is refused here, before anything is read. -1: nobody knows how long the text is.
@@ -31,9 +31,9 @@ void Run(const std::string& model_path, const std::string& text_path, const std:
   options.context.spec = context;
   options.encode.add_bos = model->tokenizer().adds_bos();
   const auto resolved =
-      mneme::ResolveSessionContext(*model, options, budget.cap_bytes(), -1, pool.num_threads());
+      mneme::ResolveSessionContext(*model, options, budget.cap_bytes(), -1, device.num_threads());
   options.context = resolved.settings;
-  mneme::Session session(model, options, budget, pool);
+  mneme::Session session(model, options, budget, device);
 
   // The text is never in memory as a whole.
   mneme::ByteSource text(text_path);

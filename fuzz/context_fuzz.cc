@@ -12,9 +12,9 @@
 #include <vector>
 
 #include "base/budget.h"
-#include "base/thread_pool.h"
 #include "context/registry.h"
 #include "fuzz/guard.h"
+#include "kernels/cpu_device.h"
 
 namespace mneme::fuzz {
 namespace {
@@ -40,7 +40,7 @@ ContextShape ShapeFor(const uint8_t* bytes) {
   return shape;
 }
 
-void Feed(const ContextShape& shape, Context& context, int64_t num_tokens, ThreadPool& pool) {
+void Feed(const ContextShape& shape, Context& context, int64_t num_tokens, Device& device) {
   const auto rows = static_cast<size_t>(num_tokens);
   context.Begin(std::vector<TokenId>(rows, 1));
   for (size_t i = 0; i < shape.layers.size(); ++i) {
@@ -48,13 +48,13 @@ void Feed(const ContextShape& shape, Context& context, int64_t num_tokens, Threa
     const std::vector<float> q(rows * layer.num_heads * kDim, 0.5f),
         kv(rows * layer.num_kv_heads * kDim, 0.25f);
     std::vector<float> out(rows * layer.num_heads * kDim);
-    context.Attend(i, q.data(), kv.data(), kv.data(), out.data(), pool);
+    context.Attend(i, q.data(), kv.data(), kv.data(), out.data(), device);
   }
   context.Commit();
 }
 
 void Run(const uint8_t* bytes, std::string_view spec) {
-  static ThreadPool pool(1);
+  static CpuDevice device(1);
   const ContextShape shape = ShapeFor(bytes);
   ContextSettings settings;
   settings.spec = std::string(spec);
@@ -72,12 +72,12 @@ void Run(const uint8_t* bytes, std::string_view spec) {
   if (foretold.is_bounded) MNEME_CHECK(budget.used_bytes() <= foretold.total());
   for (int64_t done = 0; done < num_tokens;) {
     const int64_t count = std::min(settings.max_chunk, num_tokens - done);
-    Feed(shape, *context, count, pool);
+    Feed(shape, *context, count, device);
     done += count;
   }
   context->Rewind(context->MaxRewind());
   context->Ledger();
-  Feed(shape, *context->Fork(), 1, pool);
+  Feed(shape, *context->Fork(), 1, device);
   BufferWriter writer;
   context->Save(writer);
   const std::unique_ptr<Context> restored = MakeContext(shape, resolved, budget, 1);

@@ -8,12 +8,12 @@
 #include <vector>
 
 #include "base/budget.h"
-#include "base/thread_pool.h"
 #include "context/registry.h"
 #include "formats/gguf.h"
 #include "formats/quant.h"
 #include "fuzz/guard.h"
 #include "fuzz/load_from_bytes.h"
+#include "kernels/cpu_device.h"
 #include "model/model.h"
 #include "tokenizer/tokenizer.h"
 
@@ -44,8 +44,8 @@ void ReadEverything(const GgufFile& file) {
 
 // Loads the model and runs a few tokens, if it is small.
 void RunModel(const uint8_t* data, size_t size) {
-  static ThreadPool pool(1);
-  const std::shared_ptr<const Model> model = LoadFromBytes(data, size, pool);
+  static CpuDevice device(1);
+  const std::shared_ptr<const Model> model = LoadFromBytes(data, size, device);
   const ModelConfig& config = model->config();
   if (config.num_layers * config.model_dim > 4096 || config.vocab_size == 0) return;
   Budget budget(size_t{16} << 20);
@@ -56,8 +56,8 @@ void RunModel(const uint8_t* data, size_t size) {
   const ContextSettings resolved =
       ResolveContext(model->context_shape(), settings, budget.cap_bytes(), -1).settings;
   const std::unique_ptr<Context> context =
-      MakeContext(model->context_shape(), resolved, budget, pool.num_threads());
-  Runner runner(*model, 4, pool, budget);
+      MakeContext(model->context_shape(), resolved, budget, device.num_threads());
+  Runner runner(*model, 4, device, budget);
   std::vector<TokenId> tokens;
   for (size_t i = 0; i < 3; ++i) tokens.push_back(static_cast<TokenId>(i % config.vocab_size));
   const ForwardChunk chunk{.context = context.get(), .tokens = tokens};

@@ -9,7 +9,7 @@
 
 namespace mneme::fuzz {
 
-std::shared_ptr<const Model> LoadFromBytes(const void* data, size_t bytes, ThreadPool& pool) {
+std::shared_ptr<const Model> LoadFromBytes(const void* data, size_t bytes, Device& device) {
   const int fd = memfd_create("mneme-fuzz", 0);
   MNEME_CHECK(fd >= 0);
   std::shared_ptr<const Model> model;
@@ -23,7 +23,7 @@ std::shared_ptr<const Model> LoadFromBytes(const void* data, size_t bytes, Threa
     LoadOptions options;
     // Either packed form of float weights; the input's length decides, so that every input has one.
     options.pack = bytes % 2 == 0 ? PackMode::kFloat32 : PackMode::kInt16;
-    model = Model::Load("/proc/self/fd/" + std::to_string(fd), options, pool);
+    model = Model::Load("/proc/self/fd/" + std::to_string(fd), options, device);
   } catch (...) {
     close(fd);
     throw;

@@ -4,12 +4,12 @@
 #include <cstddef>
 #include <memory>
 
-#include "base/thread_pool.h"
+#include "kernels/device.h"
 #include "model/model.h"
 
 namespace mneme::fuzz {
 
 // Loads bytes as a GGUF file through a file without a name. Throws what Model::Load throws.
-std::shared_ptr<const Model> LoadFromBytes(const void* data, size_t bytes, ThreadPool& pool);
+std::shared_ptr<const Model> LoadFromBytes(const void* data, size_t bytes, Device& device);
 
 }  // namespace mneme::fuzz

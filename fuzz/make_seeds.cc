@@ -16,6 +16,7 @@
 #include "base/file.h"
 #include "fuzz/load_from_bytes.h"
 #include "fuzz/tiny_model.h"
+#include "kernels/cpu_device.h"
 #include "session/session.h"
 
 namespace mneme::fuzz {
@@ -48,13 +49,13 @@ std::string SmallGguf() {
 }
 
 std::string State(const std::string& model_bytes, int64_t num_tokens) {
-  ThreadPool pool(1);
+  CpuDevice device(1);
   Budget budget;
   SessionOptions options;
   options.context.spec = "sinks:sinks=1,window=4";
   options.context.max_chunk = 4;
   options.context.max_rewind = 2;
-  Session session(LoadFromBytes(model_bytes.data(), model_bytes.size(), pool), options, budget, pool);
+  Session session(LoadFromBytes(model_bytes.data(), model_bytes.size(), device), options, budget, device);
   for (int64_t i = 0; i < num_tokens; ++i)
     session.Feed(std::vector<TokenId>{static_cast<TokenId>(i % kTinyVocab)});
   char name[] = "/tmp/mneme-fuzz-XXXXXX";

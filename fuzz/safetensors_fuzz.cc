@@ -10,9 +10,9 @@
 #include <string>
 #include <string_view>
 
-#include "base/thread_pool.h"
 #include "formats/safetensors.h"
 #include "fuzz/guard.h"
+#include "kernels/cpu_device.h"
 #include "model/model.h"
 
 namespace mneme::fuzz {
@@ -55,12 +55,12 @@ class Folder {
 
 void LoadFolder(std::string_view config, std::string_view tensors) {
   static const Folder folder;
-  static ThreadPool pool(1);
+  static CpuDevice device(1);
   folder.Put("config.json", config);
   folder.Put("model.safetensors", tensors);
   LoadOptions options;
   options.load_tokenizer = false;
-  Model::Load(folder.path(), options, pool);
+  Model::Load(folder.path(), options, device);
 }
 
 }  // namespace

@@ -12,11 +12,11 @@
 
 #include "base/budget.h"
 #include "base/hash.h"
-#include "base/thread_pool.h"
 #include "context/registry.h"
 #include "fuzz/guard.h"
 #include "fuzz/load_from_bytes.h"
 #include "fuzz/tiny_model.h"
+#include "kernels/cpu_device.h"
 #include "session/session.h"
 #include "session/snapshot.h"
 
@@ -57,14 +57,14 @@ void Use(Session& session) {
 }
 
 struct World {
-  World() : pool(1) {
+  World() : device(1) {
     const std::string file = GgufBytes(TinyGguf(Encoding::kQ8_0));
-    model = LoadFromBytes(file.data(), file.size(), pool);
+    model = LoadFromBytes(file.data(), file.size(), device);
     options.context.spec = "sinks:sinks=1,window=4";
     options.context.max_chunk = 4;
     options.context.max_rewind = 2;
   }
-  ThreadPool pool;
+  CpuDevice device;
   Budget budget{size_t{64} << 20};
   std::shared_ptr<const Model> model;
   SessionOptions options;
@@ -77,12 +77,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace mneme;
   if (size < 1) return 0;
   static fuzz::World world;
-  static const std::shared_ptr<Runner> runner = Session::MakeRunner(world.model, 4, world.pool, world.budget);
+  static const std::shared_ptr<Runner> runner = Session::MakeRunner(world.model, 4, world.device, world.budget);
   const std::string rest(reinterpret_cast<const char*>(data + 1), size - 1);
   const int kind = data[0] % 3;
   const std::string state = kind == 0 ? rest : fuzz::Sealed(kind == 1 ? rest : fuzz::Framed(rest));
 
-  Session session(world.model, world.options, world.budget, world.pool, runner);
+  Session session(world.model, world.options, world.budget, world.device, runner);
   const std::vector<TokenId> before = {1, 15, 7, 4, 9, 3};
   session.Feed(before);
   const std::vector<float> logits(session.logits().begin(), session.logits().end());
@@ -95,7 +95,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   // The options are the file's own; the budget is what stands between them and the machine.
   fuzz::Accepts([&] {
     Budget budget(size_t{16} << 20);
-    const auto restored = Session::RestoreBytes(world.model, state, "state", {}, budget, world.pool);
+    const auto restored = Session::RestoreBytes(world.model, state, "state", {}, budget, world.device);
     fuzz::Use(*restored);
   });
   return 0;

@@ -24,7 +24,7 @@ packages=(
   libstemmer-dev    # stems of words in ROUGE
   libedit-dev       # line editing in chat
   libicu-dev        # Unicode classes, read at build time only
-  libgtest-dev libbenchmark-dev
+  libgtest-dev
 )
 [ -z "$train" ] || packages+=(libtorch-dev libsentencepiece-dev libopenblas0-pthread)
 

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <optional>
 #include <regex>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,15 @@ const std::vector<std::string>& Layers() {
                                                   "kernels", "kv", "context", "model",     "session",
                                                   "train",   "eval",    "bench",     "cli"};
   return layers;
+}
+
+// What other folders see of the kernels; the rest (layouts, tiles, SIMD) is their own business.
+const std::set<std::string>& KernelHeaders() {
+  static const std::set<std::string> headers = {
+      "kernels/device.h",        "kernels/cpu_device.h",    "kernels/timing_device.h",
+      "kernels/linear/linear.h", "kernels/attend/attend.h", "kernels/attend/rope.h",
+      "kernels/memory/memory.h", "kernels/simd/peak.h",     "kernels/simd/target.h",     "kernels/pointwise/elementwise.h"};
+  return headers;
 }
 
 std::optional<size_t> Rank(const std::string& folder) {
@@ -43,6 +53,9 @@ std::vector<std::string> Violations(const std::string& folder, const std::string
     }
     const std::optional<size_t> there = Rank(path.substr(0, slash));
     if (there && *there > *here) wrong.push_back(path + " is below src/" + folder);
+    if (path.starts_with("kernels/") && folder != "kernels" && !KernelHeaders().contains(path)) {
+      wrong.push_back(path + " is private to src/kernels");
+    }
     if (path.find("..") != std::string::npos) wrong.push_back(path + " walks out of its folder");
   }
   return wrong;
@@ -84,6 +97,8 @@ TEST(Layers, TheCheckFindsWhatItShould) {
   EXPECT_EQ(Violations("kernels", "#include \"context/policy.h\"\n").size(), 1u);
   EXPECT_EQ(Violations("kernels", "  #  include \"cli/verbs.h\"\n").size(), 1u);
   EXPECT_EQ(Violations("model", "#include \"config.h\"\n").size(), 1u);
+  EXPECT_EQ(Violations("model", "#include \"kernels/linear/layout.h\"\n").size(), 1u);
+  EXPECT_TRUE(Violations("kernels", "#include \"kernels/linear/layout.h\"\n").empty());
   EXPECT_EQ(Violations("model", "#include \"context/../cli/verbs.h\"\n").size(), 1u);
   EXPECT_EQ(Violations("utils", "").size(), 1u);
 }

@@ -10,9 +10,9 @@
 
 #include "base/error.h"
 #include "base/units.h"
+#include "bench/session_timing.h"
 #include "context/registry.h"
 #include "eval/perplexity/recompute.h"
-#include "bench/timing.h"
 #include "session/session.h"
 #include "session/stats.h"
 
@@ -22,18 +22,18 @@ namespace {
 // One stream, walked through the depths.
 class DepthWalk {
  public:
-  DepthWalk(std::shared_ptr<const Model> model, const SpeedSettings& settings, Budget& budget,
-            ThreadPool& pool, Progress& progress)
+  DepthWalk(std::shared_ptr<const Model> model, const SpeedSettings& settings, Budget& budget, Device& device,
+            Progress& progress)
       : model_(std::move(model)),
         settings_(settings),
         budget_(budget),
-        pool_(pool),
+        device_(device),
         progress_(progress),
         ids_(model_->config().vocab_size),
-        runner_(Session::MakeRunner(model_, settings.context.max_chunk, pool, budget)) {
+        runner_(Session::MakeRunner(model_, settings.context.max_chunk, device, budget)) {
     options_.context = settings.context;
     is_bounded_ =
-        PeakContextBytes(model_->context_shape(), settings.context, -1, pool.num_threads()).is_bounded;
+        PeakContextBytes(model_->context_shape(), settings.context, -1, device.num_threads()).is_bounded;
     session_ = NewSession();
   }
 
@@ -52,7 +52,7 @@ class DepthWalk {
 
  private:
   std::unique_ptr<Session> NewSession() {
-    return std::make_unique<Session>(model_, options_, budget_, pool_, runner_);
+    return std::make_unique<Session>(model_, options_, budget_, device_, runner_);
   }
 
   // False where max_seconds went by before: what a token costs may grow with the depth, so that no estimate
@@ -155,7 +155,7 @@ class DepthWalk {
   std::shared_ptr<const Model> model_;
   const SpeedSettings& settings_;
   Budget& budget_;
-  ThreadPool& pool_;
+  Device& device_;
   Progress& progress_;
   RandomIds ids_;
   std::shared_ptr<Runner> runner_;
@@ -169,10 +169,10 @@ class DepthWalk {
 }  // namespace
 
 void MeasureSpeedByDepth(std::shared_ptr<const Model> model, const SpeedSettings& settings, Budget& budget,
-                         ThreadPool& pool, Progress& progress,
+                         Device& device, Progress& progress,
                          const std::function<void(const SpeedPoint& point)>& on_point) {
   MNEME_CHECK(std::is_sorted(settings.depths.begin(), settings.depths.end()));
-  DepthWalk walk(std::move(model), settings, budget, pool, progress);
+  DepthWalk walk(std::move(model), settings, budget, device, progress);
   for (const int64_t depth : settings.depths) {
     const SpeedPoint point = walk.At(depth);
     if (settings.stop.stop_requested()) return;
@@ -183,27 +183,27 @@ void MeasureSpeedByDepth(std::shared_ptr<const Model> model, const SpeedSettings
 
 RecomputePoint MeasureRecompute(std::shared_ptr<const Model> model, int64_t cache, int64_t num_sinks,
                                 const ContextSettings& base, int64_t num_repeats, Budget& budget,
-                                ThreadPool& pool, StopToken stop) {
+                                Device& device, StopToken stop) {
   if (cache <= num_sinks || num_sinks < 1)
     Fail(ErrorKind::kInput, "a cache of {} tokens has no window beside {} sinks", cache, num_sinks);
   constexpr int64_t kDecodeSteps = 32;
   RecomputePoint point;
   point.cache = cache;
   RandomIds ids(model->config().vocab_size);
-  const auto runner = Session::MakeRunner(model, base.max_chunk, pool, budget);
+  const auto runner = Session::MakeRunner(model, base.max_chunk, device, budget);
   std::vector<double> seconds;
   {
     SessionOptions options;
     options.context = base;
     options.context.spec = fmt::format("sinks:sinks={},window={}", num_sinks, cache - num_sinks);
-    Session session(model, options, budget, pool, runner);
+    Session session(model, options, budget, device, runner);
     session.Feed(ids.Take(cache + 1), stop);
     for (int64_t i = 0; i < num_repeats && !stop.stop_requested(); ++i)
       seconds.push_back(TimeDecode(session, ids, kDecodeSteps) / kDecodeSteps);
     if (stop.stop_requested()) Fail(ErrorKind::kInterrupted, "interrupted");
     point.sinks_seconds = MedianOf(seconds).median_seconds;
   }
-  RecomputeWindow window(model, cache, base, budget, pool, runner);
+  RecomputeWindow window(model, cache, base, budget, device, runner);
   for (const TokenId id : ids.Take(cache)) window.Push(id);
   window.Logits(stop);  // warm
   seconds.clear();

@@ -13,8 +13,8 @@
 #include "base/budget.h"
 #include "base/progress.h"
 #include "base/stop.h"
-#include "base/thread_pool.h"
 #include "context/context.h"
+#include "kernels/device.h"
 #include "model/model.h"
 
 namespace mneme {
@@ -53,7 +53,7 @@ struct SpeedPoint {
 // size of the state. Ids are random: speed does not depend on them. Throws what
 // Session throws when the first session is made.
 void MeasureSpeedByDepth(std::shared_ptr<const Model> model, const SpeedSettings& settings, Budget& budget,
-                         ThreadPool& pool, Progress& progress,
+                         Device& device, Progress& progress,
                          const std::function<void(const SpeedPoint& point)>& on_point);
 
 // One token of a full cache against one token by recomputing the window.
@@ -67,6 +67,6 @@ struct RecomputePoint {
 // kUnsupported, kInterrupted).
 RecomputePoint MeasureRecompute(std::shared_ptr<const Model> model, int64_t cache, int64_t num_sinks,
                                 const ContextSettings& base, int64_t num_repeats, Budget& budget,
-                                ThreadPool& pool, StopToken stop = {});
+                                Device& device, StopToken stop = {});
 
 }  // namespace mneme

@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/testing.h"
 #include "bench/speed_report.h"
+#include "kernels/cpu_device.h"
 
 namespace mneme {
 namespace {
@@ -18,8 +19,8 @@ class SpeedTest : public ::testing::Test {
   void SetUp() override {
     data_ = testing::DataFolder();
     if (data_.empty()) GTEST_SKIP() << testing::kSkipMessage;
-    pool_ = std::make_unique<ThreadPool>(1);
-    model_ = Model::Load(data_ + "/models/stories260K/stories260K.gguf", {}, *pool_);
+    device_ = std::make_unique<CpuDevice>(1);
+    model_ = Model::Load(data_ + "/models/stories260K/stories260K.gguf", {}, *device_);
   }
 
   static ContextSettings Settings(const std::string& spec) {
@@ -31,7 +32,7 @@ class SpeedTest : public ::testing::Test {
   }
 
   std::string data_;
-  std::unique_ptr<ThreadPool> pool_;
+  std::unique_ptr<CpuDevice> device_;
   std::shared_ptr<const Model> model_;
 };
 
@@ -47,7 +48,7 @@ TEST_F(SpeedTest, GoesOnWhereTheStateCannotBeWritten) {
   Budget budget;
   NoProgress progress;
   std::vector<EvalRow> rows;
-  MeasureSpeedByDepth(model_, settings, budget, *pool_, progress,
+  MeasureSpeedByDepth(model_, settings, budget, *device_, progress,
                       [&](const SpeedPoint& point) { rows.push_back(SpeedRow("sinks", point, 1)); });
   ASSERT_EQ(rows.size(), 2u);
   for (const EvalRow& row : rows) {
@@ -70,7 +71,7 @@ TEST_F(SpeedTest, ByDepthReadsAndFills) {
   Budget budget;
   NoProgress progress;
   std::vector<SpeedPoint> points;
-  MeasureSpeedByDepth(model_, settings, budget, *pool_, progress,
+  MeasureSpeedByDepth(model_, settings, budget, *device_, progress,
                       [&](const SpeedPoint& point) { points.push_back(point); });
   ASSERT_EQ(points.size(), 3u);
   EXPECT_EQ(points[1].reached, "read");
@@ -85,9 +86,9 @@ TEST_F(SpeedTest, ByDepthReadsAndFills) {
   EXPECT_GT(points[1].disk_bytes, points[0].disk_bytes);
   EXPECT_EQ(points[1].session_bytes, points[2].session_bytes);
 
-  const RecomputePoint ratio = MeasureRecompute(model_, 64, 4, Settings("dense"), 3, budget, *pool_);
+  const RecomputePoint ratio = MeasureRecompute(model_, 64, 4, Settings("dense"), 3, budget, *device_);
   EXPECT_GT(ratio.ratio(), 1);
-  EXPECT_THROW(MeasureRecompute(model_, 4, 4, Settings("dense"), 1, budget, *pool_), Error);
+  EXPECT_THROW(MeasureRecompute(model_, 4, 4, Settings("dense"), 1, budget, *device_), Error);
 
   EvalReport report;
   for (const SpeedPoint& point : points) report.rows.push_back(SpeedRow("sinks", point, 1));

@@ -1,4 +1,5 @@
-// mneme bench: speed of a model by context and depth, of the machine, of the tokenizer, and where time goes.
+// mneme bench: speed of a model by context and depth, of single kernels, of the machine, of the tokenizer,
+// and where time goes.
 #include <fmt/core.h>
 
 #include <algorithm>
@@ -12,15 +13,19 @@
 #include "base/file.h"
 #include "base/message.h"
 #include "base/units.h"
+#include "bench/kernels.h"
 #include "bench/machine.h"
-#include "bench/rows.h"
-#include "bench/timing.h"
+#include "bench/model.h"
+#include "bench/profile.h"
+#include "bench/report.h"
+#include "bench/tokenizer.h"
 #include "cli/console.h"
 #include "cli/options.h"
 #include "cli/signals.h"
 #include "cli/stream.h"
 #include "cli/verbs.h"
 #include "eval/report/html.h"
+#include "kernels/cpu_device.h"
 
 namespace mneme::cli {
 namespace {
@@ -33,6 +38,7 @@ struct BenchArguments {
   std::vector<std::string> contexts;
   std::string depths = "0";
   std::string threads;
+  std::string kernels;
   std::vector<std::string> files;
   int64_t prefill = 512;
   int64_t decode = 64;
@@ -48,14 +54,6 @@ struct BenchArguments {
   std::string svg_path;
   std::vector<std::string> also;
 };
-
-std::string Rate(double per_second) {
-  if (per_second <= 0) return "-";
-  if (per_second >= 1000) return FormatCount(static_cast<int64_t>(per_second + 0.5));
-  return fmt::format("{:.{}f}", per_second, per_second >= 100 ? 0 : per_second >= 10 ? 1 : 2);
-}
-
-std::string Giga(double per_second) { return per_second > 0 ? fmt::format("{:.1f}", per_second / 1e9) : "-"; }
 
 std::vector<int64_t> ParseList(const std::string& text, const std::string& option, bool binary) {
   std::vector<int64_t> values;
@@ -75,113 +73,41 @@ std::vector<int64_t> ParseList(const std::string& text, const std::string& optio
 // ---- the machine
 
 int Machine(const BenchArguments& arguments) {
-  ThreadPool pool(arguments.model.engine.num_threads);
-  WarnOfFewerThreads(pool);
-  PrintMessage("measuring the machine with {} threads...\n", pool.num_threads());
-  const MachineLimits limits = MeasureMachine(pool);
+  CpuDevice device(arguments.model.engine.num_threads);
+  WarnOfFewerThreads(device.pool());
+  PrintMessage("measuring the machine with {} threads...\n", device.num_threads());
+  const MachineLimits limits = MeasureMachine(device.pool());
   if (arguments.json) {
-    const auto rate = [](const MachineRate& value) {
-      return Json{{"one_thread", value.one_thread}, {"all_threads", value.all_threads}};
-    };
-    Json json;
-    json["threads"] = limits.num_threads;
-    json["simd_target"] = limits.simd_target;
-    for (const MachineBandwidth& row : limits.bandwidth) {
-      json["read_bytes_per_second"].push_back(
-          {{"footprint_bytes", row.footprint_bytes}, {"rate", rate(row.read_bytes)}});
-    }
-    json["fp32_ops_per_second"] = rate(limits.fp32_ops);
-    json["bf16_ops_per_second"] = rate(limits.bf16_ops);
-    json["int16_ops_per_second"] = rate(limits.int16_ops);
-    json["int8_ops_per_second"] = rate(limits.int8_ops);
-    WriteOut(json.dump(1) + "\n");
-    return 0;
+    WriteOut(MachineJson(limits).dump(1) + "\n");
+  } else {
+    WriteOut(fmt::format("kernels run on {}\n\n{}", limits.simd_target, FormatTable(MachineTable(limits))));
   }
-  WriteOut(fmt::format("kernels run on {}\n\n", limits.simd_target));
-  std::vector<std::vector<std::string>> rows = {
-      {"limit", "1 thread", fmt::format("{} threads", limits.num_threads), "unit"}};
-  for (const MachineBandwidth& row : limits.bandwidth) {
-    rows.push_back({"read " + FormatBytes(row.footprint_bytes), Giga(row.read_bytes.one_thread),
-                    Giga(row.read_bytes.all_threads), "GB/s"});
-  }
-  const auto add = [&](const char* name, const MachineRate& rate, const char* unit) {
-    rows.push_back({name, Giga(rate.one_thread), Giga(rate.all_threads), unit});
-  };
-  add("fp32 multiply-add", limits.fp32_ops, "GFLOP/s");
-  add("bf16 dot", limits.bf16_ops, "GFLOP/s");
-  add("int16 dot", limits.int16_ops, "GOP/s");
-  add("int8 dot", limits.int8_ops, "GOP/s");
-  WriteOut(FormatTable(rows));
   return 0;
 }
 
+// ---- single kernels
+
+int Kernels(const BenchArguments& arguments) {
+  constexpr double kSecondsPerKernel = 0.3;
+  const std::vector<KernelCase> cases = FindKernels(arguments.kernels);
+  CpuDevice device(arguments.model.engine.num_threads);
+  WarnOfFewerThreads(device.pool());
+  PrintMessage("measuring the machine with {} threads...\n", device.num_threads());
+  const MachineLimits limits = MeasureMachine(device.pool());
+  ConsoleProgress progress("kernels");
+  std::vector<KernelRow> rows;
+  for (const KernelCase& one : cases) {
+    if (StopRequested()) break;
+    progress.Update(static_cast<int64_t>(rows.size()), static_cast<int64_t>(cases.size()), one.name);
+    rows.push_back(one.measure(limits, kSecondsPerKernel, device));
+    rows.back().name = one.name;
+  }
+  progress.Finish("");
+  WriteOut(arguments.json ? KernelsJson(rows).dump(1) + "\n" : FormatTable(KernelsTable(rows)));
+  return StopRequested() ? kExitInterrupted : 0;
+}
+
 // ---- speed of a model
-
-MachineFloor FloorOf(const MachineLimits& limits, const Model& model) {
-  const ModelCosts costs = CostsOf(model);
-  const bool all = limits.num_threads > 1;
-  const auto pick = [&](const MachineRate& rate) { return all ? rate.all_threads : rate.one_thread; };
-  MachineFloor floor;
-  floor.bytes_per_second = limits.ReadBandwidth(costs.weight_bytes_per_token, all);
-  floor.flops_name = "fp32";
-  floor.flops_per_second = pick(limits.fp32_ops);
-  const auto use = [&](const char* name, const MachineRate& rate) {
-    if (rate.one_thread <= 0) return;  // without the instruction, products run at the rate of float32
-    floor.flops_name = name;
-    floor.flops_per_second = pick(rate);
-  };
-  if (costs.products == ProductKind::kInt8) use("int8", limits.int8_ops);
-  if (costs.products == ProductKind::kInt16) use("int16", limits.int16_ops);
-  if (costs.products == ProductKind::kBFloat16) use("bf16", limits.bf16_ops);
-  return floor;
-}
-
-std::vector<std::string> RowCells(const BenchRow& row) {
-  if (!row.note.empty())
-    return {row.what, row.context, FormatCount(row.depth), "-", fmt::format("{}", row.num_threads), "-"};
-  return {row.what,
-          row.context,
-          FormatCount(row.depth),
-          row.reached,
-          fmt::format("{}", row.num_threads),
-          row.bytes_per_second > 0 ? Giga(row.bytes_per_second) + " GB/s" : Rate(row.tokens_per_second),
-          fmt::format("{:.0f}%", row.spread * 100),
-          FormatBytes(static_cast<size_t>(row.bytes_per_token)),
-          row.share > 0 ? fmt::format("{:.0f}% of {}", row.share * 100, row.share_of) : "-"};
-}
-
-Json RowJson(const BenchRow& row) {
-  return {{"what", row.what},
-          {"context", row.context},
-          {"depth", row.depth},
-          {"reached", row.reached},
-          {"threads", row.num_threads},
-          {"tokens_per_second", row.tokens_per_second},
-          {"bytes_per_second", row.bytes_per_second},
-          {"spread", row.spread},
-          {"bytes_per_token", row.bytes_per_token},
-          {"share", row.share},
-          {"share_of", row.share_of},
-          {"note", row.note}};
-}
-
-void PrintRows(const std::vector<BenchRow>& rows) {
-  std::vector<std::vector<std::string>> table = {{"what", "context", "depth", "how", "threads", "tokens/s",
-                                                  "spread", "bytes/token", "share of the limit"}};
-  std::string notes;
-  for (const BenchRow& row : rows) {
-    table.push_back(RowCells(row));
-    if (!row.note.empty())
-      notes += fmt::format("  {} at {}, {}: {}\n", row.what, FormatCount(row.depth), row.context, row.note);
-  }
-  WriteOut(FormatTable(table));
-  if (!notes.empty()) WriteOut("\n" + notes);
-  if (std::any_of(rows.begin(), rows.end(), [](const BenchRow& row) { return row.reached == "filled"; })) {
-    WriteOut(
-        "\nfilled: the stream starts at that position with a full window; read: every token before it was "
-        "fed.\n");
-  }
-}
 
 // NAME=depth:tokens/s,... of another engine, as a line of the plot.
 PlotSeries ParseSeries(const std::string& text) {
@@ -206,29 +132,8 @@ PlotSeries ParseSeries(const std::string& text) {
   return series;
 }
 
-// Decode speed by depth, a line for each context and number of threads. Depth 0 stands at 1 on the
-// logarithmic axis. Small, so that it can be read where a telephone shrinks it.
-void WritePlot(const BenchArguments& arguments, const std::string& model, const std::vector<BenchRow>& rows) {
-  Plot plot;
-  plot.title = fmt::format("Decode speed by depth, {}", model);
-  plot.x_label = "tokens before the one that is decoded";
-  plot.y_label = "tokens per second";
-  plot.log_x = true;
-  plot.log_y = true;
-  const bool same_threads = std::all_of(rows.begin(), rows.end(), [&](const BenchRow& row) {
-    return row.num_threads == rows.front().num_threads;
-  });
-  for (const BenchRow& row : rows) {
-    if (row.what.rfind("decode", 0) != 0 || row.tokens_per_second <= 0) continue;
-    std::string name = "mneme " + row.context;
-    if (!same_threads) name += fmt::format(", {} thread{}", row.num_threads, row.num_threads == 1 ? "" : "s");
-    const auto found = std::find_if(plot.series.begin(), plot.series.end(),
-                                    [&](const PlotSeries& series) { return series.name == name; });
-    PlotSeries& series = found == plot.series.end() ? plot.series.emplace_back() : *found;
-    series.name = name;
-    series.x.push_back(std::max(1.0, static_cast<double>(row.depth)));
-    series.y.push_back(row.tokens_per_second);
-  }
+// Small, so that it can be read where a telephone shrinks it.
+void WritePlot(const BenchArguments& arguments, Plot plot) {
   for (const std::string& also : arguments.also) plot.series.push_back(ParseSeries(also));
   WriteReport(arguments.svg_path, StandaloneSvg(plot, 560, 360));
 }
@@ -248,13 +153,13 @@ int Speed(const BenchArguments& arguments) {
   std::vector<BenchRow> rows;
   for (const int64_t num_threads : thread_counts) {
     if (num_threads < 0 || num_threads > 1024) FailUsage("--threads: 1 to 1024");
-    ThreadPool pool(static_cast<size_t>(num_threads));
+    CpuDevice device(static_cast<size_t>(num_threads));
     MachineFloor floor;
     if (!arguments.no_floor) {
       // Large enough for weights that come from memory, small where they come from a cache.
       const size_t footprint =
           std::clamp(loaded.model->read_bytes_per_token(), size_t{1} << 20, size_t{1} << 30);
-      floor = FloorOf(MeasureMachine(pool, 1.0, footprint), *loaded.model);
+      floor = FloorOf(MeasureMachine(device.pool(), 1.0, footprint), *loaded.model);
     }
     for (const std::string& spec : specs) {
       BenchSettings settings;
@@ -269,26 +174,25 @@ int Speed(const BenchArguments& arguments) {
       settings.cap_bytes = cap.bytes;
       settings.state_folder = arguments.state_folder;
       const std::vector<BenchRow> measured =
-          MeasureContext(loaded.model, settings, arguments.no_floor ? nullptr : &floor, pool);
+          MeasureContext(loaded.model, settings, arguments.no_floor ? nullptr : &floor, device);
       rows.insert(rows.end(), measured.begin(), measured.end());
       if (StopRequested()) break;
     }
   }
-  if (!arguments.svg_path.empty()) WritePlot(arguments, loaded.model->config().name, rows);
+  if (!arguments.svg_path.empty()) WritePlot(arguments, DecodePlot(loaded.model->config().name, rows));
   if (arguments.json) {
     Json json;
     json["model"] = loaded.model->config().name;
     json["weight_bytes"] = loaded.model->weight_bytes();
     json["packed_bytes"] = loaded.model->packed_bytes();
     json["load_seconds"] = loaded.load_seconds;
-    json["rows"] = Json::array();
-    for (const BenchRow& row : rows) json["rows"].push_back(RowJson(row));
+    json["rows"] = RowsJson(rows);
     WriteOut(json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n");
   } else {
     WriteOut(fmt::format("{} ({}), {} of weights, {} repacked, loaded in {}\n\n", loaded.model->config().name,
                          loaded.model->config().family, FormatBytes(loaded.model->weight_bytes()),
                          FormatBytes(loaded.model->packed_bytes()), FormatSeconds(loaded.load_seconds)));
-    PrintRows(rows);
+    WriteOut(FormatTable(RowsTable(rows)) + RowsNotes(rows));
   }
   return StopRequested() ? kExitInterrupted : 0;
 }
@@ -304,27 +208,15 @@ int Profile(const BenchArguments& arguments) {
   Json json;
   for (const int64_t num_rows : {int64_t{1}, std::max<int64_t>(arguments.prefill, 2)}) {
     const std::vector<ProfileRow> rows =
-        ProfileModel(loaded.model, context, num_rows, depth, cap.bytes, loaded.pool, UserStop());
-    const double whole = rows.back().seconds;
+        ProfileModel(loaded.model, context, num_rows, depth, cap.bytes, loaded.device, UserStop());
     const std::string name = num_rows == 1 ? "decode" : fmt::format("prefill {}", num_rows);
-    std::vector<std::vector<std::string>> table = {{name, "ms", "share", "GB/s", "GFLOP/s"}};
-    for (const ProfileRow& row : rows) {
-      table.push_back({row.op, fmt::format("{:.3f}", row.seconds * 1e3),
-                       fmt::format("{:.1f}%", whole > 0 ? row.seconds / whole * 100 : 0),
-                       row.seconds > 0 ? Giga(row.bytes / row.seconds) : "-",
-                       row.seconds > 0 ? Giga(row.flops / row.seconds) : "-"});
-      json[name].push_back(
-          {{"op", row.op}, {"seconds", row.seconds}, {"bytes", row.bytes}, {"flops", row.flops}});
-    }
-    if (!arguments.json) WriteOut(FormatTable(table) + "\n");
+    json[name] = ProfileJson(rows);
+    if (!arguments.json) WriteOut(FormatTable(ProfileTable(name, rows)) + "\n");
   }
   if (arguments.json) {
     WriteOut(json.dump(1) + "\n");
   } else {
-    WriteOut(
-        "Products are timed in a pass of their own, attention (rotation, storing and reading of keys and "
-        "values) "
-        "inside the whole; the rest is what is left.\n");
+    WriteOut("Every operation is timed inside the whole; the rest is what lies between them.\n");
   }
   return 0;
 }
@@ -337,39 +229,18 @@ int BenchTokenizer(const BenchArguments& arguments) {
   Json json = Json::array();
   std::vector<std::vector<std::string>> table = {{"text", "bytes", "tokens", "MB/s", "decode MB/s"}};
   for (const std::string& path : arguments.files) {
+    if (StopRequested()) break;
     const std::string text = ReadWholeFile(path, kMaxDataBytes);
-    std::vector<TokenId> ids;
-    std::vector<double> encode_seconds, decode_seconds;
-    for (int64_t i = 0; i < arguments.repeats && !StopRequested(); ++i) {
-      ids.clear();
-      StreamEncoder encoder(tokenizer);
-      const Clock::time_point start = Clock::now();
-      for (size_t begin = 0; begin < text.size(); begin += 65536) {
-        encoder.Feed(std::string_view(text).substr(begin, 65536), &ids);
-      }
-      encoder.Finish(&ids);
-      encode_seconds.push_back(SecondsSince(start));
-      StreamDecoder decoder(tokenizer);
-      std::string decoded;
-      const Clock::time_point decode_start = Clock::now();
-      for (const TokenId id : ids) {
-        decoder.Feed(id, &decoded);
-        if (decoded.size() > 65536) decoded.clear();
-      }
-      decode_seconds.push_back(SecondsSince(decode_start));
-    }
-    if (encode_seconds.empty()) break;
-    const auto megabytes = [&](std::vector<double>& seconds) {
-      std::sort(seconds.begin(), seconds.end());
-      return static_cast<double>(text.size()) / 1e6 / seconds[seconds.size() / 2];
-    };
-    const double encode_rate = megabytes(encode_seconds), decode_rate = megabytes(decode_seconds);
+    const TokenizerSpeed speed = MeasureTokenizer(tokenizer, text, arguments.repeats, UserStop());
+    const auto bytes = static_cast<double>(text.size());
+    const double encode_rate = bytes / 1e6 / speed.encode.median_seconds;
+    const double decode_rate = bytes / 1e6 / speed.decode.median_seconds;
     table.push_back({path.substr(path.rfind('/') + 1), FormatCount(static_cast<int64_t>(text.size())),
-                     FormatCount(static_cast<int64_t>(ids.size())), fmt::format("{:.1f}", encode_rate),
+                     FormatCount(static_cast<int64_t>(speed.num_tokens)), fmt::format("{:.1f}", encode_rate),
                      fmt::format("{:.1f}", decode_rate)});
     json.push_back({{"text", path},
                     {"bytes", text.size()},
-                    {"tokens", ids.size()},
+                    {"tokens", speed.num_tokens},
                     {"encode_mb_per_second", encode_rate},
                     {"decode_mb_per_second", decode_rate}});
   }
@@ -384,6 +255,7 @@ int BenchTokenizer(const BenchArguments& arguments) {
 
 int Bench(const BenchArguments& arguments) {
   if (arguments.machine) return Machine(arguments);
+  if (!arguments.kernels.empty()) return Kernels(arguments);
   if (arguments.tokenizer) return BenchTokenizer(arguments);
   if (arguments.profile) return Profile(arguments);
   return Speed(arguments);
@@ -419,6 +291,9 @@ void AddBench(Command& program) {
             "A line of other figures in the plot; may be repeated");
   verb.Flag("--no-floor", &arguments->no_floor, "Do not measure the machine's limits");
   verb.Flag("--machine", &arguments->machine, "Measure only the machine: bandwidth and peak rates");
+  verb.Text("--kernels", &arguments->kernels, "PART",
+            "Measure single kernels, those whose names contain PART: all, linear, attend, memory, pointwise, "
+            "linear/q8_0/packed/2048x2048/rows:1");
   verb.Flag("--profile", &arguments->profile, "Where the time of decode and prefill goes");
   verb.Flag("--tokenizer", &arguments->tokenizer, "Speed of the tokenizer on the texts of -f");
   verb.List("-f,--file", &arguments->files, "FILE", "Text for --tokenizer");

@@ -216,7 +216,7 @@ void PerplexityVerb::Write() const {
   for (const PerplexityResult& result : results) header.command += " --context " + result.context;
   if (!arguments_.lengths.empty()) header.command += " --lengths " + arguments_.lengths;
   if (max_tokens_ >= 0) header.command += fmt::format(" --max-tokens {}", max_tokens_);
-  header.run = MakeEvalHeader(*loaded_->model, loaded_->pool.num_threads());
+  header.run = MakeEvalHeader(*loaded_->model, loaded_->device.num_threads());
   header.run->task = "perplexity";
   header.run->title = "Perplexity by position: " + header.model;
   header.run->command = header.command;
@@ -252,9 +252,9 @@ int PerplexityVerb::operator()() {
   const MemoryCap cap = ToMemoryCap(arguments_.context.engine);
   loaded_ = std::make_unique<LoadedModel>(arguments_.model, !arguments_.ids);
   budget_ = std::make_unique<Budget>(cap.bytes);
-  const PerplexityOptions options = Resolve(*loaded_->model, loaded_->pool.num_threads(), cap.bytes);
+  const PerplexityOptions options = Resolve(*loaded_->model, loaded_->device.num_threads(), cap.bytes);
   encodings_ = options.contexts.front();
-  run_ = std::make_unique<PerplexityRun>(loaded_->model, options, *budget_, loaded_->pool);
+  run_ = std::make_unique<PerplexityRun>(loaded_->model, options, *budget_, loaded_->device);
   if (arguments_.ids) {
     FeedIds();
   } else {

@@ -134,7 +134,7 @@ void DatasetVerb::CheckFiles() {
 }
 
 EvalHeader DatasetVerb::Header() const {
-  EvalHeader header = MakeEvalHeader(*loaded_->model, loaded_->pool.num_threads());
+  EvalHeader header = MakeEvalHeader(*loaded_->model, loaded_->device.num_threads());
   header.task = BenchmarkName(arguments_.benchmark);
   header.title = fmt::format("{}: {}", header.task, header.model_name);
   header.command = fmt::format("mneme eval {} {} --data {} --out {}", header.task,
@@ -190,7 +190,7 @@ bool DatasetVerb::RunContext(const std::string& spec, EvalLog* log) {
   session.context = ContextFor(arguments_.context, spec);
   const size_t text_bytes = kRecordCopies * largest_record_;
   const ResolvedContext resolved = ResolveSessionContext(*loaded_->model, session, cap_.bytes, -1,
-                                                         loaded_->pool.num_threads(), text_bytes);
+                                                         loaded_->device.num_threads(), text_bytes);
   PrintMessage("context: {}{}\n", resolved.settings.spec,
                resolved.reason.empty() ? "" : " (" + resolved.reason + ")");
   DatasetSettings settings;
@@ -212,7 +212,7 @@ bool DatasetVerb::RunContext(const std::string& spec, EvalLog* log) {
       settings.length = length;
       Budget budget(cap_.bytes);
       const Lease text = budget.Reserve(MemoryTag::kInput, text_bytes, "the text of the longest question");
-      DatasetRun run(loaded_->model, settings, budget, loaded_->pool);
+      DatasetRun run(loaded_->model, settings, budget, loaded_->device);
       if (!RunFile(run, settings, file, resolved.settings.spec, folder, log)) return false;
     }
   }

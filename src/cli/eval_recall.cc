@@ -122,7 +122,7 @@ class RecallVerb {
     options_.cap_bytes = cap_.bytes;
     options_.ask = ToAsk(arguments.score);
     options_.stop = UserStop();
-    header_ = MakeEvalHeader(*loaded_.model, loaded_.pool.num_threads());
+    header_ = MakeEvalHeader(*loaded_.model, loaded_.device.num_threads());
     header_.task = std::move(task);
     header_.program_version = MNEME_VERSION;
     header_.seed = arguments.seed;
@@ -170,7 +170,7 @@ class RecallVerb {
 
   int Run(const Haystack& haystack, std::vector<RecallCell> cells) {
     EvalLog& log = Log();
-    RecallRun run(loaded_.model, haystack, options_, loaded_.pool);
+    RecallRun run(loaded_.model, haystack, options_, loaded_.device);
     ShowReasons(run, cells);
     ConsoleProgress progress(header_.task);
     bool finished = false;
@@ -300,7 +300,7 @@ int DistanceStream(const StreamArguments& arguments) {
   task.num_candidates = arguments.candidates;
   RecallVerb verb(arguments, "stream");
   const Haystack haystack = verb.OpenHaystack(Haystack::Grass(1, " "));
-  StreamTask run(verb.loaded().model, haystack, verb.options(), task, verb.loaded().pool);
+  StreamTask run(verb.loaded().model, haystack, verb.options(), task, verb.loaded().device);
   verb.Say("length", arguments.length, true);
   verb.Say("distances", arguments.distances, false);
   verb.Say("spacing", std::to_string(run.spacing()), true);

@@ -63,7 +63,7 @@ class SpeedVerb {
 };
 
 EvalHeader SpeedVerb::Header() const {
-  EvalHeader header = MakeEvalHeader(*loaded_->model, loaded_->pool.num_threads());
+  EvalHeader header = MakeEvalHeader(*loaded_->model, loaded_->device.num_threads());
   header.task = "speed";
   header.title = fmt::format("Speed by depth: {}", header.model_name);
   header.command =
@@ -77,7 +77,7 @@ EvalHeader SpeedVerb::Header() const {
       {"prefill tokens", FormatCount(arguments_.prefill)},
       {"decode tokens", FormatCount(arguments_.decode)},
       {"repeats", FormatCount(arguments_.repeats)},
-      {"threads", FormatCount(static_cast<int64_t>(loaded_->pool.num_threads()))},
+      {"threads", FormatCount(static_cast<int64_t>(loaded_->device.num_threads()))},
       {"kv", fmt::format("{}, {}", EncodingName(context.key_encoding), EncodingName(context.value_encoding))},
       {"start position", std::to_string(context.start_position)}};
   return header;
@@ -89,7 +89,7 @@ void SpeedVerb::Depths(const std::string& spec) {
   // Clones are measured beside the stream: two sessions at a time.
   const ResolvedContext resolved =
       ResolveSessionContext(*loaded_->model, session, cap_.bytes / 2, spec == "auto" ? depths_.back() : -1,
-                            loaded_->pool.num_threads());
+                            loaded_->device.num_threads());
   SpeedSettings settings;
   settings.stop = UserStop();
   settings.context = resolved.settings;
@@ -108,7 +108,7 @@ void SpeedVerb::Depths(const std::string& spec) {
   if (settings.depths.empty()) return;
   Budget budget(cap_.bytes);
   ConsoleProgress progress("speed");
-  MeasureSpeedByDepth(loaded_->model, settings, budget, loaded_->pool, progress,
+  MeasureSpeedByDepth(loaded_->model, settings, budget, loaded_->device, progress,
                       [&](const SpeedPoint& point) {
                         log_->Add(SpeedRow(resolved.settings.spec, point, arguments_.repeats));
                       });
@@ -125,7 +125,7 @@ void SpeedVerb::Recompute() {
     progress.Update(cache, caches_.back(), fmt::format("cache {}", FormatCount(cache)));
     Budget budget(cap_.bytes);
     const RecomputePoint point = MeasureRecompute(loaded_->model, cache, arguments_.num_sinks, base,
-                                                  arguments_.repeats, budget, loaded_->pool, UserStop());
+                                                  arguments_.repeats, budget, loaded_->device, UserStop());
     log_->Add(RecomputeRow(point, arguments_.repeats));
   }
   progress.Finish("");
@@ -156,7 +156,7 @@ int SpeedVerb::operator()() {
     const size_t bytes = loaded_->model->read_bytes_per_token();
     const size_t footprint = std::clamp(bytes, size_t{1} << 20, size_t{1} << 30);
     bytes_per_second_ =
-        MeasureMachine(loaded_->pool, 1.0, footprint).ReadBandwidth(bytes, loaded_->pool.num_threads() > 1);
+        MeasureMachine(loaded_->device.pool(), 1.0, footprint).ReadBandwidth(bytes, loaded_->device.num_threads() > 1);
   }
   std::vector<std::string> specs = arguments_.specs;
   if (specs.empty()) specs.push_back("auto");

@@ -66,7 +66,7 @@ class SummaryVerb {
 };
 
 EvalHeader SummaryVerb::Header() const {
-  EvalHeader header = MakeEvalHeader(*loaded_->model, loaded_->pool.num_threads());
+  EvalHeader header = MakeEvalHeader(*loaded_->model, loaded_->device.num_threads());
   header.task = "summary";
   header.title = fmt::format("Summary: {}", header.model_name);
   header.command = fmt::format("mneme eval summary {}", ModelPath(arguments_.model.path));
@@ -95,7 +95,7 @@ bool SummaryVerb::RunContext(const std::string& spec, bool is_only) {
   SessionOptions session;
   session.context = ContextFor(arguments_.context, spec);
   const ResolvedContext resolved =
-      ResolveSessionContext(*loaded_->model, session, cap_.bytes, -1, loaded_->pool.num_threads());
+      ResolveSessionContext(*loaded_->model, session, cap_.bytes, -1, loaded_->device.num_threads());
   const std::string out = OutPath(resolved.settings.spec, is_only);
   SummarySettings settings;
   settings.stop = UserStop();
@@ -112,7 +112,7 @@ bool SummaryVerb::RunContext(const std::string& spec, bool is_only) {
   ConsoleProgress progress("summary");
   const SummaryResult result = Summarize(
       loaded_->model, settings, [&] { return std::string(buffer.data(), input.Read(buffer)); }, budget,
-      loaded_->pool, progress);
+      loaded_->device, progress);
   progress.Finish(fmt::format("{}: {} tokens read, {} parts", resolved.settings.spec,
                               FormatCount(result.num_tokens), FormatCount(result.num_parts)));
   if (result.is_interrupted) return false;

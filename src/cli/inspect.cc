@@ -129,7 +129,7 @@ Findings Find(const InspectArguments& arguments) {
   PlanOptions options;
   options.session.context = arguments.context.options.context;
   options.cap_bytes = found.cap.bytes;
-  options.num_threads = found.loaded->pool.num_threads();
+  options.num_threads = found.loaded->device.num_threads();
   found.contexts = PlanRun(*found.loaded->model, options);
   return found;
 }

@@ -181,13 +181,13 @@ std::string ModelPath(const std::string& given) {
        kDefaultModel);
 }
 
-std::shared_ptr<const Model> LoadModel(const ModelArguments& arguments, ThreadPool& pool,
+std::shared_ptr<const Model> LoadModel(const ModelArguments& arguments, Device& device,
                                        bool load_tokenizer) {
   LoadOptions load;
   load.tokenizer_path = arguments.options.tokenizer;
   load.load_tokenizer = load_tokenizer;
   load.pack = arguments.options.pack;
-  return Model::Load(ModelPath(arguments.path), load, pool);
+  return Model::Load(ModelPath(arguments.path), load, device);
 }
 
 ContextSettings ContextFor(const SessionArguments& arguments, const std::string& spec) {

@@ -7,9 +7,9 @@
 #include <string_view>
 #include <vector>
 
-#include "base/thread_pool.h"
 #include "cli/command.h"
 #include "context/context.h"
+#include "kernels/device.h"
 #include "model/model.h"
 #include "session/fields.h"
 
@@ -59,7 +59,7 @@ std::string_view HintForOption(std::string_view option);
 // where it was looked for, if neither is there.
 std::string ModelPath(const std::string& given);
 // Throws what Model::Load throws.
-std::shared_ptr<const Model> LoadModel(const ModelArguments& arguments, ThreadPool& pool,
+std::shared_ptr<const Model> LoadModel(const ModelArguments& arguments, Device& device,
                                        bool load_tokenizer = true);
 
 // The settings of a verb that compares contexts, for one of them. Throws UsageError for a context that is not

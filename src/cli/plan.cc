@@ -70,10 +70,10 @@ int Plan(const PlanArguments& arguments) {
   options.cap_bytes = cap.bytes;
   options.num_tokens = arguments.num_tokens;
   LoadedModel loaded(arguments.model);
-  options.num_threads = loaded.pool.num_threads();
+  options.num_threads = loaded.device.num_threads();
   SpeedEstimate speed;
   if (!arguments.no_time) {
-    speed = MeasureSpeed(loaded.model, loaded.pool);
+    speed = MeasureSpeed(loaded.model, loaded.device);
     options.speed = &speed;
   }
   const Model& model = *loaded.model;

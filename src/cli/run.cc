@@ -336,7 +336,7 @@ void Run::Report() {
   outcome_.facts.context_asked = arguments_.context.options.context.spec;
   outcome_.facts.context_reason = stream_->context_reason;
   outcome_.facts.wall_seconds = SecondsSince(start_);
-  outcome_.facts.num_threads = loaded_->pool.num_threads();
+  outcome_.facts.num_threads = loaded_->device.num_threads();
   outcome_.input_bytes = input_ ? input_->position_bytes() : 0;
   outcome_.is_interrupted = StopRequested();
   if (!failures_.empty()) outcome_.refused = failures_.front();

@@ -46,7 +46,7 @@ void WarnOfFewerThreads(const ThreadPool& pool) {
 }
 
 LoadedModel::LoadedModel(const ModelArguments& arguments, bool load_tokenizer, const std::string& state)
-    : pool(arguments.engine.num_threads) {
+    : device(arguments.engine.num_threads) {
   ModelArguments chosen = arguments;
   if (!state.empty() && HoldsState(state)) {
     saved = ReadSnapshotInfo(state);
@@ -54,10 +54,10 @@ LoadedModel::LoadedModel(const ModelArguments& arguments, bool load_tokenizer, c
                                       [](const Setting& setting) { return setting.name == "pack"; });
     if (!is_typed) chosen.options.pack = saved->pack;
   }
-  WarnOfFewerThreads(pool);
+  WarnOfFewerThreads(device.pool());
   const auto start = std::chrono::steady_clock::now();
   const size_t heap_before = HeapBytes();
-  model = LoadModel(chosen, pool, load_tokenizer);
+  model = LoadModel(chosen, device, load_tokenizer);
   load_seconds = SecondsSince(start);
   const size_t before = heap_before + model->packed_bytes();
   table_bytes = std::max(HeapBytes(), before) - before;
@@ -68,7 +68,7 @@ LoadedModel::LoadedModel(const ModelArguments& arguments, bool load_tokenizer, c
 }
 
 MemorySum LoadedModel::SumWith(size_t cap_bytes) const {
-  return SumMemory(*model, cap_bytes, table_bytes, pool.num_threads(), load_peak_bytes);
+  return SumMemory(*model, cap_bytes, table_bytes, device.num_threads(), load_peak_bytes);
 }
 
 namespace {
@@ -77,7 +77,7 @@ namespace {
 void CheckSavedFits(const LoadedModel& loaded, const StreamSettings& settings, size_t cap_bytes) {
   const SnapshotInfo saved = loaded.saved ? *loaded.saved : ReadSnapshotInfo(settings.state);
   CompareModels(saved, SnapshotInfoOf(*loaded.model), settings.state);
-  const size_t num_threads = loaded.pool.num_threads();
+  const size_t num_threads = loaded.device.num_threads();
   SessionBytes bytes = PeakSessionBytes(*loaded.model, saved.options, -1, num_threads);
   if (!bytes.is_bounded) {
     bytes = PeakSessionBytes(*loaded.model, saved.options, saved.num_tokens, num_threads);
@@ -102,18 +102,18 @@ Stream::Stream(LoadedModel& loaded, const StreamSettings& settings)
   if (!state.empty() && HoldsState(state)) {
     CheckSavedFits(loaded, settings, cap.bytes);
     keep_input();
-    session = Session::Restore(loaded.model, state, settings.typed, budget, loaded.pool);
+    session = Session::Restore(loaded.model, state, settings.typed, budget, loaded.device);
     context_reason = fmt::format("as in the saved state {}", state);
     is_restored = true;
     return;
   }
   SessionOptions options = settings.options;
   ResolvedContext resolved = ResolveSessionContext(*loaded.model, options, cap.bytes, settings.num_tokens,
-                                                   loaded.pool.num_threads(), settings.input_bytes);
+                                                   loaded.device.num_threads(), settings.input_bytes);
   options.context = resolved.settings;
   context_reason = std::move(resolved.reason);
   keep_input();
-  session = std::make_unique<Session>(loaded.model, options, budget, loaded.pool);
+  session = std::make_unique<Session>(loaded.model, options, budget, loaded.device);
 }
 
 void Stream::Bind(const std::string& option, const std::string& value, bool may_come_later) {

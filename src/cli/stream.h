@@ -8,8 +8,8 @@
 #include <string_view>
 
 #include "base/budget.h"
-#include "base/thread_pool.h"
 #include "cli/options.h"
+#include "kernels/cpu_device.h"
 #include "model/model.h"
 #include "session/memory_sum.h"
 #include "session/session.h"
@@ -29,7 +29,7 @@ struct LoadedModel {
   // With everything else that a run under this cap can take.
   MemorySum SumWith(size_t cap_bytes) const;
   std::optional<SnapshotInfo> saved;  // of that state
-  ThreadPool pool;
+  CpuDevice device;
   double load_seconds = 0;
   size_t table_bytes = 0;      // left on the heap beside packed weights
   size_t load_peak_bytes = 0;  // resident

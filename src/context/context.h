@@ -5,7 +5,8 @@
 // A forward call goes through a context chunk by chunk:
 //   Begin(tokens)       plans them as the next ones; lets go of what nobody can reach any more, reserves
 //                       what they need
-//   Attend(layer, ...)  once per layer, in any order: stores the chunk's K and V, attends
+//   Plan(layer, ...)    once per layer, in any order: what the device is to store and to attend to
+//   Finish(layer)       once the device has done it: what is merged into the result
 //   Commit()            the tokens are now part of the stream        or  Abort()  they never were
 // Until Commit the stream is as it was before Begin, whatever happens in between.
 #pragma once
@@ -20,9 +21,9 @@
 #include "base/budget.h"
 #include "base/checked.h"
 #include "base/serial.h"
-#include "base/thread_pool.h"
 #include "base/types.h"
 #include "kernels/attend/rope.h"
+#include "kernels/device.h"
 #include "kernels/memory/memory.h"
 
 namespace mneme {
@@ -114,7 +115,7 @@ struct ContextBytes {
   size_t total() const { return SaturatingAdd(kv_bytes, scratch_bytes); }
 };
 
-// Thread rule: one thread at a time. The Budget, the ContextShape and the ThreadPool passed in must outlive
+// Thread rule: one thread at a time. The Budget, the ContextShape and the Device passed in must outlive
 // the context.
 class Context {
  public:
@@ -134,10 +135,12 @@ class Context {
   // eviction sink throws; the stream has not changed then.
   virtual void Begin(std::span<const TokenId> tokens) = 0;
   // q [n, num_heads, key_dim], k [n, num_kv_heads, key_dim], v [n, num_kv_heads, value_dim] of the chunk's n
-  // rows, before any position encoding; out [n, num_heads, value_dim]. Rows are contiguous.
-  virtual void Attend(size_t layer, const float* q, const float* k, const float* v, float* out,
-                      ThreadPool& pool) = 0;
-  // Only where shape.memory.update is gated-delta, before Attend of the same layer: write_gate [n,
+  // rows, before any position encoding; out [n, num_heads, value_dim]. Rows are contiguous. Valid, with all
+  // that it points to, until Finish of the layer, and so must q, k, v and out be.
+  virtual AttendCall Plan(size_t layer, const float* q, const float* k, const float* v, float* out) = 0;
+  // After the device has done the call of Plan.
+  virtual void Finish(size_t /*layer*/, Device& /*device*/) {}
+  // Only where shape.memory.update is gated-delta, before Plan of the same layer: write_gate [n,
   // num_kv_heads] in [0, 1]. Contexts without a memory ignore it.
   virtual void SetWriteGate(size_t /*layer*/, const float* /*write_gate*/) {}
   virtual void Commit() = 0;

@@ -20,6 +20,7 @@
 #include "context/policy.h"
 #include "context/registry.h"
 #include "context/span_context.h"
+#include "kernels/cpu_device.h"
 #include "kv/eviction.h"
 
 namespace mneme {
@@ -133,7 +134,7 @@ ContextSettings Settings(const char* spec, Encoding encoding = Encoding::kF32) {
 constexpr double kF32Tolerance = 2e-5;
 
 TEST(Context, MatchesTheDefinitionEveryPolicyEveryPositionKind) {  // T5 - T9, T11 - T14
-  ThreadPool pool(2);
+  CpuDevice device(2);
   constexpr int64_t kTokens = 211;
   for (const Positions positions :
        {Positions::kRopeHalves, Positions::kRopeInterleavedPartial, Positions::kAlibi}) {
@@ -142,7 +143,7 @@ TEST(Context, MatchesTheDefinitionEveryPolicyEveryPositionKind) {  // T5 - T9, T
     for (const Case& test : Cases()) {
       Budget budget;
       const auto context = MakeContext(shape, Settings(test.spec), budget, 2);
-      const std::vector<float> out = FeedTokens(*context, stream, 0, kTokens, 13, pool);
+      const std::vector<float> out = FeedTokens(*context, stream, 0, kTokens, 13, device);
       const size_t row_values = 6 * 16;
       for (int64_t index = 0; index < kTokens; ++index) {
         const std::vector<double> expected = BruteForce(stream, index, test.rule, test.top_k, test.middle);
@@ -160,10 +161,10 @@ TEST(Context, ChunksAndThreadsChangeNoBit) {  // T10, T44
     std::vector<float> first;
     for (const int64_t chunk : {1, 7, 64}) {
       for (const size_t threads : {1, 3}) {
-        ThreadPool pool(threads);
+        CpuDevice device(threads);
         Budget budget;
         const auto context = MakeContext(shape, Settings(test.spec), budget, threads);
-        const std::vector<float> out = FeedTokens(*context, stream, 0, 300, chunk, pool);
+        const std::vector<float> out = FeedTokens(*context, stream, 0, 300, chunk, device);
         if (first.empty()) first = out;
         ASSERT_TRUE(out == first) << test.spec << " chunk " << chunk << " threads " << threads;
       }
@@ -178,7 +179,7 @@ TEST(Context, EveryEncodingWithEveryPolicy) {
   };
   const Row rows[] = {
       {Encoding::kF16, 2e-3}, {Encoding::kBF16, 1.5e-2}, {Encoding::kQ8_0, 2e-2}, {Encoding::kQ4_0, 0.3}};
-  ThreadPool pool(1);
+  CpuDevice device(1);
   const ContextShape shape = MakeShape(Positions::kRopeHalves);
   const Stream stream(shape.layers[0], 150, 3);
   for (const Case& test : Cases()) {
@@ -186,7 +187,7 @@ TEST(Context, EveryEncodingWithEveryPolicy) {
     for (const Row& row : rows) {
       Budget budget;
       const auto context = MakeContext(shape, Settings(test.spec, row.encoding), budget, 1);
-      const std::vector<float> out = FeedTokens(*context, stream, 0, 150, 32, pool);
+      const std::vector<float> out = FeedTokens(*context, stream, 0, 150, 32, device);
       std::vector<double> expected;
       for (int64_t index = 0; index < 150; ++index) {
         const auto values = BruteForce(stream, index, test.rule, test.top_k, test.middle);
@@ -200,7 +201,7 @@ TEST(Context, EveryEncodingWithEveryPolicy) {
 }
 
 TEST(Context, ModelWindowsSoftCapsAndSinkLogitsHoldInsideEveryPolicy) {
-  ThreadPool pool(1);
+  CpuDevice device(1);
   ContextShape shape = MakeShape(Positions::kRopeHalves, 2);
   shape.layers[0].layer_window = 33;
   shape.layers[0].soft_cap = 2.0f;
@@ -210,7 +211,7 @@ TEST(Context, ModelWindowsSoftCapsAndSinkLogitsHoldInsideEveryPolicy) {
     if (test.top_k > 0) continue;
     Budget budget;
     const auto context = MakeContext(shape, Settings(test.spec), budget, 1);
-    const std::vector<float> out = FeedTokens(*context, stream, 0, 180, 17, pool, 1);
+    const std::vector<float> out = FeedTokens(*context, stream, 0, 180, 17, device, 1);
     for (int64_t index = 0; index < 180; ++index) {
       const std::vector<double> expected = BruteForce(stream, index, test.rule);
       const std::span<const float> row(out.data() + static_cast<size_t>(index) * 96, 96);
@@ -220,7 +221,7 @@ TEST(Context, ModelWindowsSoftCapsAndSinkLogitsHoldInsideEveryPolicy) {
 }
 
 TEST(Context, PositionTwoToTheThirtyThree) {
-  ThreadPool pool(1);
+  CpuDevice device(1);
   const ContextShape shape = MakeShape(Positions::kRopeHalves);
   const Stream stream(shape.layers[0], 200, 5);
   for (const Case& test : Cases()) {
@@ -228,7 +229,7 @@ TEST(Context, PositionTwoToTheThirtyThree) {
     settings.start_position = Position{1} << 33;
     Budget budget;
     const auto context = MakeContext(shape, settings, budget, 1);
-    const std::vector<float> out = FeedTokens(*context, stream, 0, 200, 50, pool);
+    const std::vector<float> out = FeedTokens(*context, stream, 0, 200, 50, device);
     for (int64_t index = 0; index < 200; index += 9) {
       const std::vector<double> expected = BruteForce(stream, index, test.rule, test.top_k, test.middle);
       const std::span<const float> row(out.data() + static_cast<size_t>(index) * 96, 96);
@@ -239,7 +240,7 @@ TEST(Context, PositionTwoToTheThirtyThree) {
 }
 
 TEST(Context, RewindIsExactAndSoIsItsState) {  // T40
-  ThreadPool pool(1);
+  CpuDevice device(1);
   const ContextShape shape = MakeShape(Positions::kRopeHalves);
   const Stream stream(shape.layers[0], 260, 6);
   const Stream detour(shape.layers[0], 260, 7);
@@ -247,17 +248,17 @@ TEST(Context, RewindIsExactAndSoIsItsState) {  // T40
     for (const int64_t at : {5, 63, 64, 65, 130, 199}) {
       Budget budget;
       const auto context = MakeContext(shape, Settings(test.spec), budget, 1);
-      FeedTokens(*context, stream, 0, at, 11, pool);
+      FeedTokens(*context, stream, 0, at, 11, device);
       const std::string before = StateOf(*context);
-      FeedTokens(*context, detour, at, at + 18, 6, pool);
+      FeedTokens(*context, detour, at, at + 18, 6, device);
       ASSERT_GE(context->MaxRewind(), 18) << test.spec;
       context->Rewind(18);
       EXPECT_EQ(context->num_tokens(), at);
       EXPECT_TRUE(StateOf(*context) == before) << test.spec << " at " << at;
-      const std::vector<float> after = FeedTokens(*context, stream, at, at + 60, 9, pool);
+      const std::vector<float> after = FeedTokens(*context, stream, at, at + 60, 9, device);
       const auto straight = MakeContext(shape, Settings(test.spec), budget, 1);
-      FeedTokens(*straight, stream, 0, at, 11, pool);
-      ASSERT_TRUE(after == FeedTokens(*straight, stream, at, at + 60, 9, pool)) << test.spec << " at " << at;
+      FeedTokens(*straight, stream, 0, at, 11, device);
+      ASSERT_TRUE(after == FeedTokens(*straight, stream, at, at + 60, 9, device)) << test.spec << " at " << at;
       EXPECT_THROW(context->Rewind(21), Error);
       EXPECT_EQ(context->num_tokens(), at + 60);
     }
@@ -265,7 +266,7 @@ TEST(Context, RewindIsExactAndSoIsItsState) {  // T40
 }
 
 TEST(Context, RestoredContextContinuesWithTheSameBits) {  // T41
-  ThreadPool pool(1);
+  CpuDevice device(1);
   const ContextShape shape = MakeShape(Positions::kRopeHalves);
   const Stream stream(shape.layers[0], 300, 8);
   for (const Encoding encoding :
@@ -274,7 +275,7 @@ TEST(Context, RestoredContextContinuesWithTheSameBits) {  // T41
       for (const int64_t at : {0, 1, 64, 101, 200}) {
         Budget budget;
         const auto context = MakeContext(shape, Settings(test.spec, encoding), budget, 1);
-        FeedTokens(*context, stream, 0, at, 30, pool);
+        FeedTokens(*context, stream, 0, at, 30, device);
         const std::string state = StateOf(*context);
         const auto restored = MakeContext(shape, Settings(test.spec, encoding), budget, 1);
         BufferReader reader(state);
@@ -283,8 +284,8 @@ TEST(Context, RestoredContextContinuesWithTheSameBits) {  // T41
         EXPECT_EQ(restored->Ledger(), context->Ledger());
         EXPECT_EQ(restored->MaxRewind(), context->MaxRewind());
         EXPECT_TRUE(StateOf(*restored) == state);
-        ASSERT_TRUE(FeedTokens(*restored, stream, at, at + 90, 16, pool) ==
-                    FeedTokens(*context, stream, at, at + 90, 16, pool))
+        ASSERT_TRUE(FeedTokens(*restored, stream, at, at + 90, 16, device) ==
+                    FeedTokens(*context, stream, at, at + 90, 16, device))
             << test.spec << " " << EncodingName(encoding) << " at " << at;
       }
     }
@@ -292,14 +293,14 @@ TEST(Context, RestoredContextContinuesWithTheSameBits) {  // T41
 }
 
 TEST(Context, TruncatedAndHostileStatesAreRefused) {
-  ThreadPool pool(1);
+  CpuDevice device(1);
   const ContextShape shape = MakeShape(Positions::kRopeHalves);
   const Stream stream(shape.layers[0], 100, 9);
   for (const char* spec :
        {"dense", "sinks:sinks=4,window=20", "lambda:starts=4,window=20,top_k=3,from_layer=0"}) {
     Budget budget;
     const auto context = MakeContext(shape, Settings(spec), budget, 1);
-    FeedTokens(*context, stream, 0, 100, 30, pool);
+    FeedTokens(*context, stream, 0, 100, 30, device);
     const std::string state = StateOf(*context);
     for (size_t length = 0; length < state.size(); length += 97) {
       const auto restored = MakeContext(shape, Settings(spec), budget, 1);
@@ -321,14 +322,14 @@ TEST(Context, TruncatedAndHostileStatesAreRefused) {
 
 // A state made for one policy is not taken for another's, whatever its sizes say.
 TEST(Context, StatesOfOtherPoliciesAreRefusedOrHoldTogether) {
-  ThreadPool pool(1);
+  CpuDevice device(1);
   const ContextShape shape = MakeShape(Positions::kRopeHalves);
   const Stream stream(shape.layers[0], 400, 18);
   for (const Case& from : Cases()) {
     for (const Case& to : Cases()) {
       Budget budget;
       const auto context = MakeContext(shape, Settings(from.spec), budget, 1);
-      FeedTokens(*context, stream, 0, 300, 50, pool);
+      FeedTokens(*context, stream, 0, 300, 50, device);
       const std::string state = StateOf(*context);
       const auto other = MakeContext(shape, Settings(to.spec), budget, 1);
       BufferReader reader(state);
@@ -339,7 +340,7 @@ TEST(Context, StatesOfOtherPoliciesAreRefusedOrHoldTogether) {
       }
       if (reader.remaining_bytes() > 0) continue;  // the session refuses it
       StateOf(*other);
-      FeedTokens(*other, stream, 300, 400, 50, pool);
+      FeedTokens(*other, stream, 300, 400, 50, device);
       StateOf(*other);
       other->Rewind(other->MaxRewind());
     }
@@ -347,7 +348,7 @@ TEST(Context, StatesOfOtherPoliciesAreRefusedOrHoldTogether) {
 }
 
 TEST(Context, StatesDoNotDependOnTheChunk) {
-  ThreadPool pool(1);
+  CpuDevice device(1);
   const ContextShape shape = MakeShape(Positions::kRopeHalves);
   const Stream stream(shape.layers[0], 400, 19);
   for (const Case& test : Cases()) {
@@ -357,7 +358,7 @@ TEST(Context, StatesDoNotDependOnTheChunk) {
       settings.max_chunk = chunk;
       Budget budget;
       const auto context = MakeContext(shape, settings, budget, 1);
-      FeedTokens(*context, stream, 0, 290, chunk, pool);
+      FeedTokens(*context, stream, 0, 290, chunk, device);
       context->Rewind(13);
       const std::string state = StateOf(*context);
       if (first.empty()) first = state;
@@ -368,15 +369,15 @@ TEST(Context, StatesDoNotDependOnTheChunk) {
       BufferReader reader(state);
       small->Restore(reader);
       EXPECT_EQ(reader.remaining_bytes(), 0u);
-      ASSERT_TRUE(FeedTokens(*small, stream, 277, 400, 3, pool) ==
-                  FeedTokens(*context, stream, 277, 400, chunk, pool))
+      ASSERT_TRUE(FeedTokens(*small, stream, 277, 400, 3, device) ==
+                  FeedTokens(*context, stream, 277, 400, chunk, device))
           << test.spec << " chunk " << chunk;
     }
   }
 }
 
 TEST(Context, ForksShareAndGoTheirOwnWays) {
-  ThreadPool pool(1);
+  CpuDevice device(1);
   const ContextShape shape = MakeShape(Positions::kRopeHalves, 2);
   const Stream stream(shape.layers[0], 400, 20);
   const Stream detour(shape.layers[0], 400, 21);
@@ -384,7 +385,7 @@ TEST(Context, ForksShareAndGoTheirOwnWays) {
     for (const int64_t at : {0, 1, 63, 64, 100, 230}) {
       Budget budget;
       const auto context = MakeContext(shape, Settings(test.spec), budget, 1);
-      FeedTokens(*context, stream, 0, at, 30, pool, 2);
+      FeedTokens(*context, stream, 0, at, 30, device, 2);
       const size_t alone = budget.used_bytes();
       const auto fork = context->Fork();
       EXPECT_EQ(budget.used_bytes(), 2 * alone) << test.spec;
@@ -394,14 +395,14 @@ TEST(Context, ForksShareAndGoTheirOwnWays) {
       // The two by turns, then each against a stream that was never shared.
       const auto straight = MakeContext(shape, Settings(test.spec), budget, 1);
       const auto bent = MakeContext(shape, Settings(test.spec), budget, 1);
-      FeedTokens(*straight, stream, 0, at, 30, pool, 2);
-      FeedTokens(*bent, stream, 0, at, 30, pool, 2);
+      FeedTokens(*straight, stream, 0, at, 30, device, 2);
+      FeedTokens(*bent, stream, 0, at, 30, device, 2);
       for (int64_t begin = at; begin < at + 150; begin += 25) {
-        ASSERT_TRUE(FeedTokens(*fork, detour, begin, begin + 25, 25, pool, 2) ==
-                    FeedTokens(*bent, detour, begin, begin + 25, 25, pool, 2))
+        ASSERT_TRUE(FeedTokens(*fork, detour, begin, begin + 25, 25, device, 2) ==
+                    FeedTokens(*bent, detour, begin, begin + 25, 25, device, 2))
             << test.spec << " at " << begin;
-        ASSERT_TRUE(FeedTokens(*context, stream, begin, begin + 25, 10, pool, 2) ==
-                    FeedTokens(*straight, stream, begin, begin + 25, 25, pool, 2))
+        ASSERT_TRUE(FeedTokens(*context, stream, begin, begin + 25, 10, device, 2) ==
+                    FeedTokens(*straight, stream, begin, begin + 25, 25, device, 2))
             << test.spec << " at " << begin;
       }
       fork->Rewind(15);
@@ -413,13 +414,13 @@ TEST(Context, ForksShareAndGoTheirOwnWays) {
 
 // A context that is gone while its fork lives on gives back all that is its own.
 TEST(Context, WhatAForkTookIsGivenBack) {
-  ThreadPool pool(1);
+  CpuDevice device(1);
   const ContextShape shape = MakeShape(Positions::kRopeHalves);
   const Stream stream(shape.layers[0], 400, 22);
   for (const Case& test : Cases()) {
     Budget budget;
     auto context = MakeContext(shape, Settings(test.spec), budget, 1);
-    FeedTokens(*context, stream, 0, 200, 30, pool);
+    FeedTokens(*context, stream, 0, 200, 30, device);
     const size_t alone = budget.used_bytes();
     auto fork = context->Fork();
     fork.reset();
@@ -427,20 +428,20 @@ TEST(Context, WhatAForkTookIsGivenBack) {
     fork = context->Fork();
     context.reset();
     EXPECT_EQ(budget.used_bytes(), alone) << test.spec;
-    FeedTokens(*fork, stream, 200, 400, 30, pool);
+    FeedTokens(*fork, stream, 200, 400, 30, device);
     fork.reset();
     EXPECT_EQ(budget.used_bytes(), 0u) << test.spec;
   }
 }
 
 TEST(Context, AForkThatDoesNotFitIsRefused) {
-  ThreadPool pool(1);
+  CpuDevice device(1);
   const ContextShape shape = MakeShape(Positions::kRopeHalves);
   const Stream stream(shape.layers[0], 200, 23);
   for (const Case& test : Cases()) {
     Budget budget(PeakContextBytes(shape, Settings(test.spec), 300, 1).total() * 3 / 2);
     const auto context = MakeContext(shape, Settings(test.spec), budget, 1);
-    FeedTokens(*context, stream, 0, 200, 30, pool);
+    FeedTokens(*context, stream, 0, 200, 30, device);
     const std::string before = StateOf(*context);
     if (std::string(test.spec) == "dense") continue;
     const size_t used = budget.used_bytes();
@@ -506,19 +507,19 @@ void ExpectWholeSlices(const TestSink& sink, const ContextShape& shape, const St
 }
 
 TEST(Context, WhatLeavesATrackThatEvictsGoesToTheSinkOnceAndWhole) {
-  ThreadPool pool(1);
+  CpuDevice device(1);
   const ContextShape shape = MakeShape(Positions::kRopeHalves, 3);
   const Stream stream(shape.layers[0], 1000, 24);
   const Stream detour(shape.layers[0], 1000, 25);
   for (const int64_t chunk : {1, 13, 64}) {
     Budget budget;
     TestSink sink;
-    SpanContext context(shape, Settings("dense"), std::make_shared<EvictingPolicy>(), budget, 1, &sink);
+    SpanContext context(shape, Settings("dense"), std::make_shared<EvictingPolicy>(), budget, &sink);
     for (int64_t end = 100; end <= 1000; end += 100) {
-      FeedTokens(context, stream, end - 100, end, chunk, pool, 3);
+      FeedTokens(context, stream, end - 100, end, chunk, device, 3);
       // A rewind and another text: what left before it is not what was taken back.
       if (end == 1000) break;
-      FeedTokens(context, detour, end, end + 20, chunk, pool, 3);
+      FeedTokens(context, detour, end, end + 20, chunk, device, 3);
       context.Rewind(20);
     }
     // All that no rewind can reach: blocks before 1000 - chunk - slack - 20 - 130, at most.
@@ -528,26 +529,26 @@ TEST(Context, WhatLeavesATrackThatEvictsGoesToTheSinkOnceAndWhole) {
 }
 
 TEST(Context, AFullSinkRefusesTheChunkAndIsAskedAgain) {
-  ThreadPool pool(1);
+  CpuDevice device(1);
   const ContextShape shape = MakeShape(Positions::kRopeHalves, 3);
   const Stream stream(shape.layers[0], 1000, 26);
   Budget budget;
   TestSink sink;
-  SpanContext context(shape, Settings("dense"), std::make_shared<EvictingPolicy>(), budget, 1, &sink);
-  FeedTokens(context, stream, 0, 200, 20, pool, 3);
+  SpanContext context(shape, Settings("dense"), std::make_shared<EvictingPolicy>(), budget, &sink);
+  FeedTokens(context, stream, 0, 200, 20, device, 3);
   sink.is_full = true;
-  EXPECT_THROW(FeedTokens(context, stream, 200, 600, 20, pool, 3), Error);
+  EXPECT_THROW(FeedTokens(context, stream, 200, 600, 20, device, 3), Error);
   const int64_t stopped_at = context.num_tokens();
   EXPECT_LT(stopped_at, 600);
   EXPECT_THROW(context.Begin(TestIds(stopped_at, 20)), Error);
   EXPECT_EQ(context.num_tokens(), stopped_at);
   sink.is_full = false;
-  FeedTokens(context, stream, stopped_at, 1000, 20, pool, 3);
+  FeedTokens(context, stream, stopped_at, 1000, 20, device, 3);
   ExpectWholeSlices(sink, shape, stream);
 }
 
 TEST(Context, EvictionGoesOnWhereASavedStreamStopped) {
-  ThreadPool pool(1);
+  CpuDevice device(1);
   const ContextShape shape = MakeShape(Positions::kRopeHalves, 3);
   const Stream stream(shape.layers[0], 1000, 27);
   for (const int64_t at : {0, 10, 250, 333, 512}) {
@@ -555,22 +556,22 @@ TEST(Context, EvictionGoesOnWhereASavedStreamStopped) {
     TestSink sink;
     std::string state;
     {
-      SpanContext context(shape, Settings("dense"), std::make_shared<EvictingPolicy>(), budget, 1, &sink);
-      FeedTokens(context, stream, 0, at, 50, pool, 3);
+      SpanContext context(shape, Settings("dense"), std::make_shared<EvictingPolicy>(), budget, &sink);
+      FeedTokens(context, stream, 0, at, 50, device, 3);
       state = StateOf(context);
     }
-    SpanContext context(shape, Settings("dense"), std::make_shared<EvictingPolicy>(), budget, 1, &sink);
+    SpanContext context(shape, Settings("dense"), std::make_shared<EvictingPolicy>(), budget, &sink);
     BufferReader reader(state);
     context.Restore(reader);
     EXPECT_EQ(reader.remaining_bytes(), 0u);
-    FeedTokens(context, stream, at, 1000, 50, pool, 3);
+    FeedTokens(context, stream, at, 1000, 50, device, 3);
     EXPECT_GT(sink.blocks.size(), 10u);
     ExpectWholeSlices(sink, shape, stream);
   }
 }
 
 TEST(Context, AbortLeavesTheStreamAsItWas) {
-  ThreadPool pool(1);
+  CpuDevice device(1);
   const ContextShape shape = MakeShape(Positions::kRopeHalves, 2);
   const Stream stream(shape.layers[0], 300, 10);
   const Stream other(shape.layers[0], 300, 11);
@@ -578,21 +579,21 @@ TEST(Context, AbortLeavesTheStreamAsItWas) {
     Budget budget;
     const auto context = MakeContext(shape, Settings(test.spec), budget, 1);
     const auto straight = MakeContext(shape, Settings(test.spec), budget, 1);
-    FeedTokens(*context, stream, 0, 150, 31, pool, 2);
-    FeedTokens(*straight, stream, 0, 150, 31, pool, 2);
+    FeedTokens(*context, stream, 0, 150, 31, device, 2);
+    FeedTokens(*straight, stream, 0, 150, 31, device, 2);
     std::vector<float> sink(64 * 96);
     context->Begin(TestIds(150, 64));
-    context->Attend(0, other.Q(150), other.K(150), other.V(150), sink.data(), pool);
+    AttendLayer(*context, 0, other.Q(150), other.K(150), other.V(150), sink.data(), device);
     context->Abort();
     EXPECT_EQ(context->num_tokens(), 150);
-    ASSERT_TRUE(FeedTokens(*context, stream, 150, 250, 20, pool, 2) ==
-                FeedTokens(*straight, stream, 150, 250, 20, pool, 2))
+    ASSERT_TRUE(FeedTokens(*context, stream, 150, 250, 20, device, 2) ==
+                FeedTokens(*straight, stream, 150, 250, 20, device, 2))
         << test.spec;
   }
 }
 
 TEST(Context, BytesStayWithinTheFormula) {  // T15
-  ThreadPool pool(1);
+  CpuDevice device(1);
   const ContextShape shape = MakeShape(Positions::kRopeHalves, 2);
   const Stream stream(shape.layers[0], 2000, 12);
   for (const Case& test : Cases()) {
@@ -600,7 +601,7 @@ TEST(Context, BytesStayWithinTheFormula) {  // T15
     Budget budget;
     const auto context = MakeContext(shape, settings, budget, 1);
     const size_t at_start = budget.used_bytes();
-    FeedTokens(*context, stream, 0, 2000, 64, pool, 2);
+    FeedTokens(*context, stream, 0, 2000, 64, device, 2);
     const ContextBytes peak = PeakContextBytes(shape, settings, 2000, 1);
     if (peak.is_bounded) {
       EXPECT_EQ(budget.peak_bytes(), at_start) << test.spec;
@@ -612,14 +613,14 @@ TEST(Context, BytesStayWithinTheFormula) {  // T15
 }
 
 TEST(Context, SegmentsWithAllOfThePastAreDenseAndWithoutAnyAreAlone) {  // T38
-  ThreadPool pool(1);
+  CpuDevice device(1);
   for (const Positions positions : {Positions::kRopeHalves, Positions::kAlibi}) {
     const ContextShape shape = MakeShape(positions);
     const Stream stream(shape.layers[0], 160, 16);
     const auto outputs = [&](const char* spec, int64_t from, int64_t to) {
       Budget budget;
       const auto context = MakeContext(shape, Settings(spec), budget, 1);
-      return FeedTokens(*context, stream, from, to, 24, pool);
+      return FeedTokens(*context, stream, from, to, 24, device);
     };
     // Segment by segment with the whole past cached: one pass, bit for bit.
     EXPECT_TRUE(outputs("xl:segment=16,previous=100", 0, 160) == outputs("dense", 0, 160));
@@ -644,14 +645,14 @@ TEST(Context, CachePositionsOfThePaperExample) {  // T12
 }
 
 TEST(Context, LedgerCoversTheStream) {
-  ThreadPool pool(1);
+  CpuDevice device(1);
   const ContextShape shape = MakeShape(Positions::kRopeHalves);
   const Stream stream(shape.layers[0], 200, 13);
   for (const Case& test : Cases()) {
     Budget budget;
     const auto context = MakeContext(shape, Settings(test.spec), budget, 1);
     EXPECT_TRUE(context->Ledger().empty());
-    FeedTokens(*context, stream, 0, 200, 64, pool);
+    FeedTokens(*context, stream, 0, 200, 64, device);
     Position at = 0;
     for (const LedgerRange& range : context->Ledger()) {
       EXPECT_EQ(range.begin, at) << test.spec;
@@ -662,22 +663,22 @@ TEST(Context, LedgerCoversTheStream) {
   }
   Budget budget;
   const auto context = MakeContext(shape, Settings("sinks:sinks=4,window=3"), budget, 1);
-  FeedTokens(*context, stream, 0, 9, 4, pool);
+  FeedTokens(*context, stream, 0, 9, 4, device);
   const std::vector<LedgerRange> expected = {
       {0, 4, TokenFate::kSink}, {4, 6, TokenFate::kDropped}, {6, 9, TokenFate::kWindow}};
   EXPECT_EQ(context->Ledger(), expected);
 }
 
 TEST(Context, DenseRefusesPolitelyAtTheCap) {
-  ThreadPool pool(1);
+  CpuDevice device(1);
   const ContextShape shape = MakeShape(Positions::kRopeHalves);
   const Stream stream(shape.layers[0], 600, 14);
   const ContextSettings settings = Settings("dense");
   Budget budget(PeakContextBytes(shape, settings, 256, 1).total());
   const auto context = MakeContext(shape, settings, budget, 1);
-  FeedTokens(*context, stream, 0, 192, 64, pool);
+  FeedTokens(*context, stream, 0, 192, 64, device);
   try {
-    FeedTokens(*context, stream, 192, 600, 64, pool);
+    FeedTokens(*context, stream, 192, 600, 64, device);
     FAIL() << "the cap did not hold";
   } catch (const Error& error) {
     EXPECT_EQ(error.kind(), ErrorKind::kBudget);
@@ -712,7 +713,7 @@ TEST(Context, ExtremeSizesAreRefusedOrHeld) {
   for (LayerAttention& layer : shape.layers) layer.memory_gate.assign(layer.num_heads, 0.5f);
   shape.memory.segment = 8;
   const Stream stream(shape.layers[0], 8, 17);
-  ThreadPool pool(1);
+  CpuDevice device(1);
   const std::vector<std::string> values = {"0",
                                            "1",
                                            "7",
@@ -741,7 +742,7 @@ TEST(Context, ExtremeSizesAreRefusedOrHeld) {
       Budget budget(size_t{4} << 20);
       const auto context = MakeContext(shape, settings, budget, 1);
       EXPECT_EQ(budget.used_bytes(), bytes.total()) << spec;
-      FeedTokens(*context, stream, 0, 8, 5, pool, 2);
+      FeedTokens(*context, stream, 0, 8, 5, device, 2);
       EXPECT_EQ(context->Ledger().back().end, 8) << spec;
       ++num_made;
     } catch (const Error& error) {
@@ -844,7 +845,7 @@ TEST(Context, TheModelSaysHowManySinksItWasTrainedWith) {
 
 TEST(Context, WithoutSinksAndWithThemDifferAfterTheWindow) {
   // A test of the tests: the policies are not one and the same.
-  ThreadPool pool(1);
+  CpuDevice device(1);
   const ContextShape shape = MakeShape(Positions::kRopeHalves);
   const Stream stream(shape.layers[0], 100, 15);
   std::vector<std::vector<float>> outputs;
@@ -852,7 +853,7 @@ TEST(Context, WithoutSinksAndWithThemDifferAfterTheWindow) {
                            "lambda:starts=4,window=20", "xl:segment=20"}) {
     Budget budget;
     const auto context = MakeContext(shape, Settings(spec), budget, 1);
-    outputs.push_back(FeedTokens(*context, stream, 0, 100, 32, pool));
+    outputs.push_back(FeedTokens(*context, stream, 0, 100, 32, device));
   }
   for (size_t a = 0; a < outputs.size(); ++a) {
     for (size_t b = 0; b < a; ++b)

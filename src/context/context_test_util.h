@@ -157,17 +157,30 @@ inline std::vector<TokenId> TestIds(int64_t begin, int64_t count) {
   return ids;
 }
 
+// One layer of a chunk that has begun, as the runner does it.
+inline void AttendLayer(Context& context, size_t layer, const float* q, const float* k, const float* v,
+                        float* out, Device& device) {
+  const AttendCall call = context.Plan(layer, q, k, v, out);
+  const KvLayout& layout = call.shape.layout;
+  const DeviceMemory scratch =
+      device.Allocate(AttendScratchBytes(call.shape.num_rows, call.shape.num_heads, layout.key_dim,
+                                         layout.value_dim, device.num_threads()),
+                      DeviceMemoryUse::kWork);
+  device.Attend({&call, 1}, static_cast<uint8_t*>(scratch.get()));
+  context.Finish(layer, device);
+}
+
 // Feeds tokens [from, to) in chunks and returns the outputs, row after row.
 inline std::vector<float> FeedTokens(Context& context, const Stream& stream, int64_t from, int64_t to,
-                                     int64_t chunk, ThreadPool& pool, size_t num_layers = 1) {
+                                     int64_t chunk, Device& device, size_t num_layers = 1) {
   const size_t row_values = stream.layer.num_heads * stream.layer.value_dim;
   std::vector<float> out(static_cast<size_t>(to - from) * row_values);
   for (int64_t begin = from; begin < to; begin += chunk) {
     const int64_t count = std::min(chunk, to - begin);
     context.Begin(TestIds(begin, count));
     for (size_t layer = 0; layer < num_layers; ++layer) {
-      context.Attend(layer, stream.Q(begin), stream.K(begin), stream.V(begin),
-                     out.data() + static_cast<size_t>(begin - from) * row_values, pool);
+      AttendLayer(context, layer, stream.Q(begin), stream.K(begin), stream.V(begin),
+                     out.data() + static_cast<size_t>(begin - from) * row_values, device);
     }
     context.Commit();
   }

@@ -89,7 +89,7 @@ Sizes SizesOf(const ContextShape& shape, const ContextSettings& settings, const 
 
 ContextBytes InfiniContext::PeakBytes(const ContextShape& shape, const ContextSettings& settings,
                                       const Policy& policy, size_t num_threads) {
-  ContextBytes bytes = SpanContext::PeakBytes(shape, settings, policy, -1, num_threads);
+  ContextBytes bytes = SpanContext::PeakBytes(shape, settings, policy, -1);
   const Sizes sizes = SizesOf(shape, settings, *policy.memory(), num_threads);
   bytes.kv_bytes = SaturatingAdd(bytes.kv_bytes, SaturatingAdd(sizes.kept_bytes, sizes.memory_bytes));
   bytes.scratch_bytes =
@@ -112,7 +112,7 @@ InfiniContext::InfiniContext(const ContextShape& shape, const ContextSettings& s
   // Refused with the number of all of it, not of the part that did not fit.
   budget_.Reserve(MemoryTag::kMemory, SaturatingAdd(sizes.kept_bytes, sizes.memory_bytes), what);
   Reserve();
-  local_ = std::make_unique<SpanContext>(shape_, settings_, std::move(policy), budget_, num_threads_);
+  local_ = std::make_unique<SpanContext>(shape_, settings_, std::move(policy), budget_);
   const int64_t num_blocks = BlockTable::NumBlocks(0, kept_tokens_);
   std::vector<BlockTable> tables;
   for (const LayerAttention& layer : shape_.layers) {
@@ -279,10 +279,8 @@ int64_t InfiniContext::FirstKept(int64_t segment) const {
   return segment * options_.segment - (reaches_back ? 1 : 0);
 }
 
-void InfiniContext::WriteSegment(Layer& layer, int64_t segment, ThreadPool& pool) {
+void InfiniContext::SetSegment(Layer& layer, int64_t segment, MemoryCall* call) {
   const MemoryShape& shape = layer.shape;
-  float* to = MemoryAt(layer, segment + 1);
-  std::memcpy(to, MemoryAt(layer, segment), shape.num_floats() * sizeof(float));
   // Shifted keys: the first token's value lies under the key of the segment before. Where there is none, and
   // under the rules without a write gate, it is left out.
   const bool gated = layer.write_gates != nullptr;
@@ -298,37 +296,47 @@ void InfiniContext::WriteSegment(Layer& layer, int64_t segment, ThreadPool& pool
                 layer.write_gates.get() + static_cast<size_t>(index % kept_tokens_) * shape.num_kv_heads,
                 shape.num_kv_heads * sizeof(float));
   }
-  MemoryWrite(shape, to, segment == 0, segment_k_.get(), segment_v_.get(),
-              gated ? segment_gate_.get() : nullptr, static_cast<size_t>(options_.segment - left_out),
-              write_scratch_.get(), pool);
+  call->before = MemoryAt(layer, segment);
+  call->written = MemoryAt(layer, segment + 1);
+  call->is_empty = segment == 0;
+  call->k = segment_k_.get();
+  call->v = segment_v_.get();
+  call->write_gate = gated ? segment_gate_.get() : nullptr;
+  call->num_tokens = static_cast<size_t>(options_.segment - left_out);
+  call->write_scratch = write_scratch_.get();
 }
 
-void InfiniContext::Attend(size_t layer_index, const float* q, const float* k, const float* v, float* out,
-                           ThreadPool& pool) {
+AttendCall InfiniContext::Plan(size_t layer_index, const float* q, const float* k, const float* v,
+                               float* out) {
   MNEME_CHECK(chunk_tokens_ > 0);
+  StoreKept(layer_index, k, v);
+  q_ = q;
+  out_ = out;
+  return local_->Plan(layer_index, q, options_.key_shift ? ShiftedKeys(layers_[layer_index], k) : k, v, out);
+}
+
+void InfiniContext::Finish(size_t layer_index, Device& device) {
   Layer& layer = layers_[layer_index];
   const LayerAttention& spec = shape_.layers[layer_index];
-  StoreKept(layer_index, k, v);
-  local_->Attend(layer_index, q, options_.key_shift ? ShiftedKeys(layer, k) : k, v, out, pool);
   // Runs of rows that read the same memory.
   for (int64_t row = 0; row < chunk_tokens_;) {
     const int64_t index = num_tokens_ + row;
     const int64_t run_end =
         std::min(num_tokens_ + chunk_tokens_, (index / options_.segment + 1) * options_.segment);
-    const auto rows = static_cast<size_t>(run_end - index);
     const auto r = static_cast<size_t>(row);
     const int64_t committed = NumCommitted(index);
+    MemoryCall call{.shape = layer.shape};
     // The first row of a segment pushes the oldest one out of the window, into the memory.
-    if (index % options_.segment == 0 && committed > 0) WriteSegment(layer, committed - 1, pool);
-    float* rows_out = out + r * spec.num_heads * spec.value_dim;
-    if (committed > 0) {
-      MemoryRead(layer.shape, MemoryAt(layer, committed), q + r * spec.num_heads * spec.key_dim, rows,
-                 memory_out_.get(), pool);
-      MemoryMix(rows, spec.num_heads, spec.value_dim, spec.memory_gate.data(), memory_out_.get(), rows_out);
-    } else if (options_.literal_first) {
-      std::memset(memory_out_.get(), 0, rows * spec.num_heads * spec.value_dim * sizeof(float));
-      MemoryMix(rows, spec.num_heads, spec.value_dim, spec.memory_gate.data(), memory_out_.get(), rows_out);
+    if (index % options_.segment == 0 && committed > 0) SetSegment(layer, committed - 1, &call);
+    if (committed > 0 || options_.literal_first) {
+      call.memory = committed > 0 ? MemoryAt(layer, committed) : nullptr;
+      call.q = q_ + r * spec.num_heads * spec.key_dim;
+      call.num_rows = static_cast<size_t>(run_end - index);
+      call.gate = spec.memory_gate.data();
+      call.read = memory_out_.get();
+      call.out = out_ + r * spec.num_heads * spec.value_dim;
     }
+    if (call.num_tokens > 0 || call.num_rows > 0) device.Memory(call);
     row += run_end - index;
   }
 }

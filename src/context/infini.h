@@ -47,8 +47,8 @@ class InfiniContext : public Context {
   std::string Describe() const override { return local_->Describe(); }
   void Begin(std::span<const TokenId> tokens) override;
   void SetWriteGate(size_t layer, const float* write_gate) override;
-  void Attend(size_t layer, const float* q, const float* k, const float* v, float* out,
-              ThreadPool& pool) override;
+  AttendCall Plan(size_t layer, const float* q, const float* k, const float* v, float* out) override;
+  void Finish(size_t layer, Device& device) override;
   void Commit() override;
   void Abort() override;
   int64_t MaxRewind() const override;
@@ -91,7 +91,8 @@ class InfiniContext : public Context {
   float* MemoryAt(Layer& layer, int64_t num_committed) const;
   // The oldest token whose key or value is needed to write the segment.
   int64_t FirstKept(int64_t segment) const;
-  void WriteSegment(Layer& layer, int64_t segment, ThreadPool& pool);
+  // The part of the call that writes a segment; its keys and values are gathered here.
+  void SetSegment(Layer& layer, int64_t segment, MemoryCall* call);
   // The chunk's keys as local attention sees them under MemoryRules::key_shift.
   const float* ShiftedKeys(const Layer& layer, const float* k);
   void StoreKept(size_t layer, const float* k, const float* v);
@@ -116,6 +117,8 @@ class InfiniContext : public Context {
   const float* write_gate_ = nullptr;
   size_t write_gate_layer_ = 0;
   int64_t chunk_tokens_ = 0;
+  const float* q_ = nullptr;  // of Plan, for Finish
+  float* out_ = nullptr;
   int64_t oldest_snapshot_ = 0;  // memories after this many segments and later ones are intact
 };
 

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "context/context_test_util.h"
 #include "context/registry.h"
+#include "kernels/cpu_device.h"
 
 namespace mneme {
 namespace {
@@ -37,15 +38,15 @@ std::vector<float> WriteGates(int64_t num_tokens) {
 }
 
 std::vector<float> Feed(InfiniContext& context, const Stream& stream, int64_t from, int64_t to, int64_t chunk,
-                        ThreadPool& pool) {
+                        Device& device) {
   static const std::vector<float> gates = WriteGates(1000);
   std::vector<float> out(static_cast<size_t>(to - from) * 96);
   for (int64_t begin = from; begin < to; begin += chunk) {
     const int64_t count = std::min(chunk, to - begin);
     context.Begin(TestIds(begin, count));
     context.SetWriteGate(0, gates.data() + begin * 2);
-    context.Attend(0, stream.Q(begin), stream.K(begin), stream.V(begin), out.data() + (begin - from) * 96,
-                   pool);
+    AttendLayer(context, 0, stream.Q(begin), stream.K(begin), stream.V(begin),
+                out.data() + (begin - from) * 96, device);
     context.Commit();
   }
   return out;
@@ -93,7 +94,7 @@ std::vector<double> Definition(const ContextShape& shape, const Stream& stream, 
 }
 
 TEST(Infini, MatchesTheDefinitionAtEveryLengthAroundABorder) {  // T22, T25
-  ThreadPool pool(2);
+  CpuDevice device(2);
   const ContextShape shape = InfiniShape();
   const Stream stream(shape.layers[0], 200, 21);
   for (const MemoryUpdate update : kUpdates) {
@@ -110,7 +111,7 @@ TEST(Infini, MatchesTheDefinitionAtEveryLengthAroundABorder) {  // T22, T25
           Budget budget;
           InfiniContext context(shape, Settings(), MakeInfiniPolicy(options), budget, 2);
           const size_t bytes = budget.used_bytes();
-          const std::vector<float> out = Feed(context, stream, 0, 200, chunk, pool);
+          const std::vector<float> out = Feed(context, stream, 0, 200, chunk, device);
           EXPECT_LT(RelativeDifference(out, expected), 2e-5)
               << MemoryUpdateName(update) << " chunk " << chunk;
           if (first.empty()) first = out;
@@ -126,12 +127,12 @@ TEST(Infini, MatchesTheDefinitionAtEveryLengthAroundABorder) {  // T22, T25
 }
 
 TEST(Infini, ShutGatesAreSegmentsAlone) {  // T16
-  ThreadPool pool(1);
+  CpuDevice device(1);
   const ContextShape shape = InfiniShape(std::vector<float>(6, -INFINITY));
   const Stream stream(shape.layers[0], 100, 22);
   Budget budget;
   InfiniContext context(shape, Settings(), MakeInfiniPolicy({.segment = 16}), budget, 1);
-  const std::vector<float> out = Feed(context, stream, 0, 100, 33, pool);
+  const std::vector<float> out = Feed(context, stream, 0, 100, 33, device);
   for (int64_t index = 0; index < 100; ++index) {
     const std::span<const float> row(out.data() + index * 96, 96);
     EXPECT_LT(RelativeDifference(row, BruteForce(stream, index, XlRule(16, 0))), 2e-5);
@@ -139,7 +140,7 @@ TEST(Infini, ShutGatesAreSegmentsAlone) {  // T16
 }
 
 TEST(Infini, RewindInsideAndAcrossBorders) {  // T40
-  ThreadPool pool(1);
+  CpuDevice device(1);
   const ContextShape shape = InfiniShape();
   const Stream stream(shape.layers[0], 300, 23), detour(shape.layers[0], 300, 24);
   for (const MemoryUpdate update : kUpdates) {
@@ -149,15 +150,15 @@ TEST(Infini, RewindInsideAndAcrossBorders) {  // T40
         Budget budget;
         InfiniContext context(shape, Settings(), MakeInfiniPolicy(options), budget, 1),
             straight(shape, Settings(), MakeInfiniPolicy(options), budget, 1);
-        Feed(context, stream, 0, at, 11, pool);
+        Feed(context, stream, 0, at, 11, device);
         const std::string before = StateOf(context);
-        Feed(context, detour, at, at + 25, 7, pool);
+        Feed(context, detour, at, at + 25, 7, device);
         ASSERT_GE(context.MaxRewind(), 25);
         context.Rewind(25);
         EXPECT_TRUE(StateOf(context) == before) << segment << " at " << at;
-        Feed(straight, stream, 0, at, 40, pool);
-        ASSERT_TRUE(Feed(context, stream, at, at + 80, 13, pool) ==
-                    Feed(straight, stream, at, at + 80, 40, pool))
+        Feed(straight, stream, 0, at, 40, device);
+        ASSERT_TRUE(Feed(context, stream, at, at + 80, 13, device) ==
+                    Feed(straight, stream, at, at + 80, 40, device))
             << MemoryUpdateName(update) << " segment " << segment << " at " << at;
       }
     }
@@ -165,7 +166,7 @@ TEST(Infini, RewindInsideAndAcrossBorders) {  // T40
 }
 
 TEST(Infini, ForksGoTheirOwnWays) {
-  ThreadPool pool(1);
+  CpuDevice device(1);
   const ContextShape shape = InfiniShape();
   const Stream stream(shape.layers[0], 300, 27), detour(shape.layers[0], 300, 28);
   for (const MemoryUpdate update : kUpdates) {
@@ -173,16 +174,16 @@ TEST(Infini, ForksGoTheirOwnWays) {
     for (const int64_t at : {0, 5, 16, 64, 97}) {
       Budget budget;
       InfiniContext context(shape, Settings(), policy, budget, 1), bent(shape, Settings(), policy, budget, 1);
-      Feed(context, stream, 0, at, 11, pool);
-      Feed(bent, stream, 0, at, 40, pool);
+      Feed(context, stream, 0, at, 11, device);
+      Feed(bent, stream, 0, at, 40, device);
       const size_t used = budget.used_bytes();
       const auto fork = context.Fork();
       EXPECT_EQ(budget.used_bytes(), used + used / 2);
       EXPECT_TRUE(StateOf(*fork) == StateOf(context));
       for (int64_t begin = at; begin < at + 90; begin += 30) {
-        Feed(context, stream, begin, begin + 30, 13, pool);
-        ASSERT_TRUE(Feed(static_cast<InfiniContext&>(*fork), detour, begin, begin + 30, 30, pool) ==
-                    Feed(bent, detour, begin, begin + 30, 30, pool))
+        Feed(context, stream, begin, begin + 30, 13, device);
+        ASSERT_TRUE(Feed(static_cast<InfiniContext&>(*fork), detour, begin, begin + 30, 30, device) ==
+                    Feed(bent, detour, begin, begin + 30, 30, device))
             << MemoryUpdateName(update) << " at " << begin;
       }
       fork->Rewind(20);
@@ -193,7 +194,7 @@ TEST(Infini, ForksGoTheirOwnWays) {
 }
 
 TEST(Infini, RestoredContinuesWithTheSameBits) {  // T41
-  ThreadPool pool(1);
+  CpuDevice device(1);
   const ContextShape shape = InfiniShape();
   const Stream stream(shape.layers[0], 300, 25);
   for (const MemoryUpdate update : kUpdates) {
@@ -202,15 +203,15 @@ TEST(Infini, RestoredContinuesWithTheSameBits) {  // T41
       Budget budget;
       InfiniContext context(shape, Settings(), MakeInfiniPolicy(options), budget, 1),
           restored(shape, Settings(), MakeInfiniPolicy(options), budget, 1);
-      Feed(context, stream, 0, at, 17, pool);
+      Feed(context, stream, 0, at, 17, device);
       const std::string state = StateOf(context);
       BufferReader reader(state);
       restored.Restore(reader);
       EXPECT_EQ(reader.remaining_bytes(), 0u);
       EXPECT_EQ(restored.MaxRewind(), context.MaxRewind());
       EXPECT_TRUE(StateOf(restored) == state);
-      ASSERT_TRUE(Feed(restored, stream, at, at + 70, 9, pool) ==
-                  Feed(context, stream, at, at + 70, 40, pool))
+      ASSERT_TRUE(Feed(restored, stream, at, at + 70, 9, device) ==
+                  Feed(context, stream, at, at + 70, 40, device))
           << MemoryUpdateName(update) << " at " << at;
       for (size_t length = 0; length < state.size(); length += 1 + state.size() / 37) {
         InfiniContext cut(shape, Settings(), MakeInfiniPolicy(options), budget, 1);
@@ -244,18 +245,18 @@ TEST(Infini, TheTableMakesItFromTheModelsRulesAndRefusesModelsWithout) {
 }
 
 TEST(Infini, LedgerSaysCompressed) {
-  ThreadPool pool(1);
+  CpuDevice device(1);
   const ContextShape shape = InfiniShape();
   const Stream stream(shape.layers[0], 100, 26);
   Budget budget;
   InfiniContext context(shape, Settings(), MakeInfiniPolicy({.segment = 16}), budget, 1);
-  Feed(context, stream, 0, 50, 40, pool);
+  Feed(context, stream, 0, 50, 40, device);
   const std::vector<LedgerRange> expected = {{0, 48, TokenFate::kCompressed}, {48, 50, TokenFate::kWindow}};
   EXPECT_EQ(context.Ledger(), expected);
 }
 
 TEST(Infini, ChangingATokenOfASegmentChangesNoReadOfThatSegment) {  // T21
-  ThreadPool pool(1);
+  CpuDevice device(1);
   const ContextShape shape = InfiniShape();
   const Stream stream(shape.layers[0], 100, 27);
   Stream changed = stream;
@@ -263,8 +264,8 @@ TEST(Infini, ChangingATokenOfASegmentChangesNoReadOfThatSegment) {  // T21
   Budget budget;
   InfiniContext a(shape, Settings(), MakeInfiniPolicy({.segment = 16}), budget, 1),
       b(shape, Settings(), MakeInfiniPolicy({.segment = 16}), budget, 1);
-  const std::vector<float> out_a = Feed(a, stream, 0, 100, 40, pool),
-                           out_b = Feed(b, changed, 0, 100, 40, pool);
+  const std::vector<float> out_a = Feed(a, stream, 0, 100, 40, device),
+                           out_b = Feed(b, changed, 0, 100, 40, device);
   EXPECT_TRUE(std::equal(out_a.begin(), out_a.begin() + 60 * 96, out_b.begin()));
   EXPECT_FALSE(std::equal(out_a.begin() + 64 * 96, out_a.end(), out_b.begin() + 64 * 96));
 }

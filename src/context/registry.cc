@@ -118,9 +118,8 @@ bool HasAutomaticWindow(const ParsedSpec& spec) {
 
 ContextBytes BytesOf(const ContextShape& shape, const ContextSettings& settings, const Policy& policy,
                      int64_t num_tokens, size_t num_threads) {
-  return policy.memory() != nullptr
-             ? InfiniContext::PeakBytes(shape, settings, policy, num_threads)
-             : SpanContext::PeakBytes(shape, settings, policy, num_tokens, num_threads);
+  return policy.memory() != nullptr ? InfiniContext::PeakBytes(shape, settings, policy, num_threads)
+                                    : SpanContext::PeakBytes(shape, settings, policy, num_tokens);
 }
 
 size_t BytesWith(const ContextShape& shape, const ContextSettings& settings, const ParsedSpec& spec,
@@ -274,7 +273,7 @@ std::unique_ptr<Context> MakeContext(const ContextShape& shape, const ContextSet
   if (policy->memory() != nullptr) {
     return std::make_unique<InfiniContext>(shape, settings, std::move(policy), budget, num_threads);
   }
-  return std::make_unique<SpanContext>(shape, settings, std::move(policy), budget, num_threads);
+  return std::make_unique<SpanContext>(shape, settings, std::move(policy), budget);
 }
 
 }  // namespace mneme

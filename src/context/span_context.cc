@@ -1,4 +1,4 @@
-// The way of a chunk: Begin, Attend, Commit or Abort.
+// The way of a chunk: Begin, Plan, Commit or Abort.
 #include "context/span_context.h"
 
 #include <algorithm>
@@ -12,8 +12,6 @@ namespace mneme {
 namespace {
 
 constexpr int64_t kBlock = static_cast<int64_t>(kBlockTokens);
-// Rows of a chunk that one task rotates and stores.
-constexpr size_t kRowsPerTask = 16;
 
 }  // namespace
 
@@ -154,8 +152,7 @@ void SpanContext::FillTables() {
   for (size_t i = 0; i < ropes_.size(); ++i) {
     if (ropes_[i]->rotary_dim == 0) continue;
     for (int64_t row = 0; row < chunk_tokens_; ++row) {
-      RopeTable(*ropes_[i], next_position() + row,
-                const_cast<float*>(PositionTable(i, static_cast<size_t>(row))));
+      RopeTable(*ropes_[i], next_position() + row, position_tables_[i].At(row));
     }
   }
   for (size_t i = 0; i < slots_.size(); ++i) {
@@ -170,7 +167,7 @@ void SpanContext::FillSlotTables(Slot& slot, size_t slot_index) {
     const size_t dim = ropes_[i]->rotary_dim;
     if (dim == 0) continue;
     for (int64_t row = 0; row < chunk_tokens_; ++row) {
-      float* table = slot.tables[i].data() + static_cast<size_t>(row) * dim;
+      float* const table = slot.tables[i].At(row);
       const int64_t query_at = View(row, slot_index).query_at;
       // Nearly always that of the row before.
       if (row > 0 && query_at == View(row - 1, slot_index).query_at) {
@@ -182,67 +179,26 @@ void SpanContext::FillSlotTables(Slot& slot, size_t slot_index) {
   }
 }
 
-const float* SpanContext::PositionTable(size_t rope, size_t row) const {
-  const size_t dim = ropes_[rope]->rotary_dim;
-  return dim == 0 ? nullptr : position_tables_[rope].data() + row * dim;
-}
+// ---- Plan
 
-const float* SpanContext::SlotTable(const Slot& slot, size_t rope, size_t row) const {
-  const size_t dim = ropes_[rope]->rotary_dim;
-  return dim == 0 ? nullptr : slot.tables[rope].data() + row * dim;
-}
-
-// ---- Attend
-
-// Rotates one row's keys and stores keys and values, of KV heads [first, last). k and v of the chunk;
-// rotated: room for the keys of a row.
-void SpanContext::StoreHeads(size_t layer_index, size_t row, size_t first, size_t last, const float* k,
-                             const float* v, float* rotated) {
-  Layer& layer = layers_[layer_index];
-  const LayerAttention& spec = shape_.layers[layer_index];
-  const int64_t index = num_tokens_ + static_cast<int64_t>(row);
-  const float* keys = k + row * spec.num_kv_heads * spec.key_dim;
-  const float* values = v + row * spec.num_kv_heads * spec.value_dim;
-  Rotate(spec.rope, PositionTable(layer.rope, row), keys + first * spec.key_dim, last - first, spec.key_dim,
-         rotated + first * spec.key_dim);
-  for (std::optional<LayerTrack>& track : layer.tracks) {
-    if (!track.has_value() || index >= track->plan.End(index + 1)) continue;
-    const float* from = track->plan.frame == KeyFrame::kPosition ? rotated : keys;
-    for (size_t head = first; head < last; ++head) {
-      track->table.StoreHead(index, head, from + head * spec.key_dim, values + head * spec.value_dim);
-    }
+// Where the rows' keys and values go: into every track that keeps them.
+void SpanContext::SetWrites(const Layer& layer) {
+  writes_.clear();
+  for (const std::optional<LayerTrack>& track : layer.tracks) {
+    if (!track.has_value()) continue;
+    const int64_t count = track->plan.End(num_tokens_ + chunk_tokens_) - num_tokens_;
+    if (count <= 0) continue;
+    const bool has_positions = track->plan.frame == KeyFrame::kPosition;
+    writes_.push_back({.blocks = track->table.Blocks(num_tokens_ / kBlock),
+                       .first_token = num_tokens_ % kBlock,
+                       .num_rows = static_cast<size_t>(count),
+                       .rope = has_positions ? position_tables_[layer.rope].rows_or_null() : nullptr});
   }
 }
 
-// Rotates one row's queries, of heads [first, last).
-void SpanContext::RotateHeads(size_t layer_index, size_t row, size_t first, size_t last, const float* q) {
-  const size_t rope = layers_[layer_index].rope;
-  const LayerAttention& spec = shape_.layers[layer_index];
-  const size_t at = (row * spec.num_heads + first) * spec.key_dim;
-  Rotate(spec.rope, PositionTable(rope, row), q + at, last - first, spec.key_dim, q_here_.get() + at);
-  for (const Slot& slot : slots_) {
-    if (slot.is_here || slot.top_k > 0 || !slot.is_used) continue;
-    Rotate(spec.rope, SlotTable(slot, rope, row), q + at, last - first, spec.key_dim, slot.q.get() + at);
-  }
-}
-
-// All rows and heads.
-void SpanContext::StoreChunk(size_t layer_index, const float* q, const float* k, const float* v,
-                             ThreadPool& pool) {
-  const LayerAttention& spec = shape_.layers[layer_index];
-  const auto rows = static_cast<size_t>(chunk_tokens_);
-  pool.Run((rows + kRowsPerTask - 1) / kRowsPerTask, [&](size_t task, size_t thread) {
-    float* rotated = k_rotated_.get() + thread * spec.num_kv_heads * spec.key_dim;
-    for (size_t row = task * kRowsPerTask; row < std::min(rows, (task + 1) * kRowsPerTask); ++row) {
-      StoreHeads(layer_index, row, 0, spec.num_kv_heads, k, v, rotated);
-      RotateHeads(layer_index, row, 0, spec.num_heads, q);
-    }
-  });
-}
-
-bool SpanContext::SetSpan(const Layer& layer, const LayerAttention& spec, size_t slot_index) {
+void SpanContext::AddSpan(const Layer& layer, const LayerAttention& spec, size_t slot_index, const float* q) {
   Slot& slot = slots_[slot_index];
-  if (!slot.is_used || !layer.tracks[slot.track].has_value()) return false;
+  if (!slot.is_used || !layer.tracks[slot.track].has_value()) return;
   const bool has_positions = layer.tracks[slot.track]->plan.frame == KeyFrame::kPosition;
   // What the model's own window hides of a row's keys: those at a distance that it does not reach.
   const auto begin_of = [&](const SpanView& view) {
@@ -255,7 +211,7 @@ bool SpanContext::SetSpan(const Layer& layer, const LayerAttention& spec, size_t
     const SpanView& view = View(row, slot_index);
     if (begin_of(view) < view.end) base = std::min(base, begin_of(view));
   }
-  if (base == INT64_MAX) return false;
+  if (base == INT64_MAX) return;
   base = base / kBlock * kBlock;
   for (int64_t row = 0; row < chunk_tokens_; ++row) {
     const SpanView& view = View(row, slot_index);
@@ -265,79 +221,43 @@ bool SpanContext::SetSpan(const Layer& layer, const LayerAttention& spec, size_t
     slot.end[r] = begin < view.end ? static_cast<int32_t>(view.end - base) : 0;
     slot.distance[r] = has_positions ? view.query_at - base : view.query_at;
   }
-  slot.span = {.blocks = layer.tracks[slot.track]->table.Blocks(base / kBlock),
-               .first_slot = 0,
-               .first_block_number = base / kBlock,
-               .begin = slot.begin.data(),
-               .end = slot.end.data(),
-               .q = slot.is_here ? q_here_.get() : slot.q.get(),
-               .distance = slot.distance.data(),
-               .distance_step = has_positions ? 1 : 0};
-  return true;
+  const Tables& tables = slot.is_here ? position_tables_[layer.rope] : slot.tables[layer.rope];
+  spans_.push_back({.blocks = layer.tracks[slot.track]->table.Blocks(base / kBlock),
+                    .first_block_number = base / kBlock,
+                    .begin = slot.begin.data(),
+                    .end = slot.end.data(),
+                    .q = q,
+                    .rope = tables.rows_or_null(),
+                    .distance = slot.distance.data(),
+                    .distance_step = has_positions ? 1 : 0,
+                    .top_k = slot.top_k});
 }
 
-void SpanContext::Attend(size_t layer_index, const float* q, const float* k, const float* v, float* out,
-                         ThreadPool& pool) {
-  MNEME_CHECK(chunk_tokens_ > 0 && layer_index < layers_.size() && pool.num_threads() <= num_threads_);
+AttendCall SpanContext::Plan(size_t layer_index, const float* q, const float* k, const float* v, float* out) {
+  MNEME_CHECK(chunk_tokens_ > 0 && layer_index < layers_.size());
   const Layer& layer = layers_[layer_index];
   const LayerAttention& spec = shape_.layers[layer_index];
-  // One row is stored by who attends; several are shared by rows.
-  const bool one_row = chunk_tokens_ == 1;
-  if (!one_row) StoreChunk(layer_index, q, k, v, pool);
-  const auto prepare = [&](size_t kv_head) {
-    StoreHeads(layer_index, 0, kv_head, kv_head + 1, k, v, k_rotated_.get());
-    const size_t group = spec.num_heads / spec.num_kv_heads;
-    RotateHeads(layer_index, 0, kv_head * group, (kv_head + 1) * group, q);
-  };
-  const KvHeadFn prepare_fn = {&prepare, [](const void* fn, size_t kv_head) {
-                                 (*static_cast<const decltype(prepare)*>(fn))(kv_head);
-                               }};
-  KvSpan spans[kMostSpans];
-  size_t num_spans = 0;
-  const Slot* middle = nullptr;
-  for (size_t i = 0; i < slots_.size(); ++i) {
-    if (slots_[i].top_k > 0) {
-      if (slots_[i].is_used && layer.tracks[slots_[i].track].has_value()) middle = &slots_[i];
-    } else if (SetSpan(layer, spec, i)) {
-      spans[num_spans++] = slots_[i].span;
+  SetWrites(layer);
+  spans_.clear();
+  // What is chosen from comes last (KvSpan::top_k).
+  for (const bool is_chosen : {false, true}) {
+    for (size_t i = 0; i < slots_.size(); ++i) {
+      if ((slots_[i].top_k > 0) == is_chosen) AddSpan(layer, spec, i, q);
     }
   }
-  const AttendShape attend_shape{
-      .num_rows = static_cast<size_t>(chunk_tokens_),
-      .num_heads = spec.num_heads,
-      .layout = layer.tracks[slots_.back().track]->plan.layout,
-      .scale = spec.scale,
-      .soft_cap = spec.soft_cap,
-      .alibi_slopes = spec.alibi_slopes.empty() ? nullptr : spec.alibi_slopes.data(),
-      .sink_logits = spec.sink_logits.empty() ? nullptr : spec.sink_logits.data(),
-  };
-  mneme::Attend(attend_shape, {spans, num_spans}, out, middle != nullptr ? log_sum_exp_.get() : nullptr,
-                attend_scratch_.get(), pool, one_row ? prepare_fn : KvHeadFn{});
-  if (middle != nullptr) {
-    MergeMiddle(layer_index, *middle, static_cast<size_t>(middle - slots_.data()), attend_shape, q, out,
-                pool);
-  }
-}
-
-// The candidates of all rows are at one distance.
-void SpanContext::MergeMiddle(size_t layer_index, const Slot& slot, size_t slot_index,
-                              const AttendShape& attend_shape, const float* q, float* out, ThreadPool& pool) {
-  const Layer& layer = layers_[layer_index];
-  const LayerAttention& spec = shape_.layers[layer_index];
-  const int64_t distance = View(0, slot_index).query_at;
-  if (spec.layer_window > 0 && distance >= spec.layer_window) return;
-  const size_t stride = spec.num_heads * spec.key_dim;
-  std::vector<MiddleReader::Row> rows(attend_shape.num_rows);
-  for (size_t row = 0; row < rows.size(); ++row) {
-    const SpanView& view = View(static_cast<int64_t>(row), slot_index);
-    rows[row] = {view.begin, view.end};
-    Rotate(spec.rope, SlotTable(slot, layer.rope, row), q + row * stride, spec.num_heads, spec.key_dim,
-           q_here_.get() + row * stride);
-  }
-  std::vector<float> bias;
-  for (const float slope : spec.alibi_slopes) bias.push_back(-slope * static_cast<float>(distance));
-  middle_reader_->MergeInto(attend_shape, layer.tracks[slot.track]->table, q_here_.get(), rows.data(),
-                            bias.empty() ? nullptr : bias.data(), out, log_sum_exp_.get(), pool);
+  return {.shape = {.num_rows = static_cast<size_t>(chunk_tokens_),
+                    .num_heads = spec.num_heads,
+                    .layout = layer.tracks[slots_.back().track]->plan.layout,
+                    .rope = &spec.rope,
+                    .scale = spec.scale,
+                    .soft_cap = spec.soft_cap,
+                    .alibi_slopes = spec.alibi_slopes.empty() ? nullptr : spec.alibi_slopes.data(),
+                    .sink_logits = spec.sink_logits.empty() ? nullptr : spec.sink_logits.data()},
+          .k = k,
+          .v = v,
+          .writes = writes_,
+          .spans = spans_,
+          .out = out};
 }
 
 // ---- the end of a chunk

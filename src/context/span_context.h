@@ -1,5 +1,5 @@
 // The context that executes a Policy: keeps the keys and values of its tracks in blocks, hands the kernel the
-// spans that each row sees, and merges the top-k middle where the policy wants it.
+// spans that each row sees.
 //
 // A key is rotated once per track, to the place that the track's frame says, when it arrives. Rotating the
 // query of a span to another place then gives any distance rule that is a number per span. Nothing stored is
@@ -15,9 +15,7 @@
 #include <string>
 #include <vector>
 
-#include "base/aligned.h"
 #include "context/context.h"
-#include "context/middle.h"
 #include "context/policy.h"
 #include "context/track_plan.h"
 #include "kernels/attend/attend.h"
@@ -32,18 +30,17 @@ class SpanContext : public Context {
   // shape, budget and sink (may be null) must outlive the context. Throws Error(kBudget) before anything is
   // allocated.
   SpanContext(const ContextShape& shape, const ContextSettings& settings,
-              std::shared_ptr<const Policy> policy, Budget& budget, size_t num_threads,
+              std::shared_ptr<const Policy> policy, Budget& budget,
               EvictionSink* sink = nullptr);
 
   // num_tokens: length of the stream, or -1 for no end (kv_bytes is SIZE_MAX then if the policy is
   // unbounded).
   static ContextBytes PeakBytes(const ContextShape& shape, const ContextSettings& settings,
-                                const Policy& policy, int64_t num_tokens, size_t num_threads);
+                                const Policy& policy, int64_t num_tokens);
 
   std::string Describe() const override { return policy_->Describe(); }
   void Begin(std::span<const TokenId> tokens) override;
-  void Attend(size_t layer, const float* q, const float* k, const float* v, float* out,
-              ThreadPool& pool) override;
+  AttendCall Plan(size_t layer, const float* q, const float* k, const float* v, float* out) override;
   void Commit() override;
   void Abort() override;
   int64_t MaxRewind() const override;
@@ -72,28 +69,33 @@ class SpanContext : public Context {
     size_t rope = 0;                                // index into ropes_
     std::vector<std::optional<LayerTrack>> tracks;  // one per track of the policy
   };
+  // What rotates the rows of a chunk, by one rope.
+  struct Tables {
+    Tables(const Rope& rope, size_t num_rows);
+    float* At(int64_t row) { return const_cast<float*>(rows[static_cast<size_t>(row)]); }
+    // Null where nothing rotates.
+    const float* const* rows_or_null() const { return values.empty() ? nullptr : rows.data(); }
+    std::vector<float> values;       // [num_rows, rotary_dim]
+    std::vector<const float*> rows;  // [num_rows], into values
+  };
   // Span s of every row, made ready for the kernel.
   struct Slot {
     size_t track = 0;
     int32_t top_k = 0;     // 0: all keys
-    int64_t num_keys = 0;  // of a row far into the stream
     bool is_here = false;  // the query stands at the row's own index
     bool is_used = false;  // some row of the chunk sees keys
-    KvSpan span;
     std::vector<int32_t> begin, end;
     std::vector<int64_t> distance;
-    std::vector<std::vector<float>> tables;  // per distinct rope: [rows][rotary_dim]; empty if is_here
-    AlignedArray<float> q;  // [rows, num_heads, key_dim], rotated; if !is_here and top_k == 0
+    std::vector<Tables> tables;  // per distinct rope, of the rows' query_at; empty if is_here
   };
-  struct ScratchSizes;
 
   // A copy with the same blocks: Fork.
   SpanContext(const SpanContext& origin);
 
   // span_layout.cc
   static std::vector<Slot> SlotsOf(const Policy& policy);
-  static ScratchSizes ScratchOf(const ContextShape& shape, const ContextSettings& settings,
-                                const Policy& policy, size_t num_threads);
+  static size_t ScratchBytes(const ContextShape& shape, const ContextSettings& settings,
+                             const Policy& policy);
   void MakeTables();
   void ReserveScratch();
   void MakeScratch();
@@ -107,19 +109,12 @@ class SpanContext : public Context {
   void CutTables(int64_t num_tokens);
   void FillTables();
   void FillSlotTables(Slot& slot, size_t slot_index);
-  void StoreHeads(size_t layer, size_t row, size_t first, size_t last, const float* k, const float* v,
-                  float* rotated);
-  void RotateHeads(size_t layer, size_t row, size_t first, size_t last, const float* q);
-  void StoreChunk(size_t layer, const float* q, const float* k, const float* v, ThreadPool& pool);
-  // False if no row sees keys of the slot in this layer.
-  bool SetSpan(const Layer& layer, const LayerAttention& spec, size_t slot);
-  void MergeMiddle(size_t layer, const Slot& slot, size_t slot_index, const AttendShape& attend_shape,
-                   const float* q, float* out, ThreadPool& pool);
+  void SetWrites(const Layer& layer);
+  // Adds the span of a slot, unless no row sees keys of it in this layer.
+  void AddSpan(const Layer& layer, const LayerAttention& spec, size_t slot, const float* q);
   const SpanView& View(int64_t row, size_t slot) const {
     return views_[static_cast<size_t>(row) * slots_.size() + slot];
   }
-  const float* PositionTable(size_t rope, size_t row) const;
-  const float* SlotTable(const Slot& slot, size_t rope, size_t row) const;
 
   // span_state.cc
   bool IsIntact(int64_t row) const;
@@ -132,7 +127,6 @@ class SpanContext : public Context {
   const ContextSettings settings_;
   const std::shared_ptr<const Policy> policy_;
   Budget& budget_;
-  const size_t num_threads_;
   EvictionSink* const sink_;
   std::vector<const Rope*> ropes_;  // the distinct ones
   // Tables go before the quotas that pay for them, and these before the pools.
@@ -150,12 +144,9 @@ class SpanContext : public Context {
 
   int64_t chunk_tokens_ = 0;                         // 0: no chunk begun
   std::vector<SpanView> views_;                      // [rows][slots]
-  std::vector<std::vector<float>> position_tables_;  // per distinct rope: [rows][rotary_dim]
-  AlignedArray<float> q_here_;                       // [rows, num_heads, key_dim]
-  AlignedArray<float> k_rotated_;                    // [threads, num_kv_heads, key_dim]
-  AlignedArray<uint8_t> attend_scratch_;
-  AlignedArray<float> log_sum_exp_;  // [rows, num_heads], only with a middle
-  std::unique_ptr<MiddleReader> middle_reader_;
+  std::vector<Tables> position_tables_;              // per distinct rope
+  std::vector<KvWrite> writes_;                      // of the layer that was planned last
+  std::vector<KvSpan> spans_;
 };
 
 }  // namespace mneme

@@ -30,22 +30,6 @@ std::vector<const Rope*> RopesOf(const ContextShape& shape) {
 
 }  // namespace
 
-struct SpanContext::ScratchSizes {
-  size_t query_values = 0;  // [rows, num_heads, key_dim]
-  size_t num_queries = 0;   // of these
-  size_t key_values = 0;    // [threads, num_kv_heads, key_dim]
-  size_t attend_bytes = 0;
-  size_t lse_values = 0;
-  size_t table_values = 0;
-  size_t middle_bytes = 0;
-  size_t row_bytes = 0;
-
-  size_t Bytes() const {
-    return (num_queries * query_values + key_values + lse_values + table_values) * sizeof(float) +
-           attend_bytes + middle_bytes + row_bytes;
-  }
-};
-
 std::vector<SpanContext::Slot> SpanContext::SlotsOf(const Policy& policy) {
   SpanList spans;
   policy.View(kFarRow, &spans);
@@ -53,46 +37,32 @@ std::vector<SpanContext::Slot> SpanContext::SlotsOf(const Policy& policy) {
   for (size_t i = 0; i < spans.size(); ++i) {
     slots[i].track = static_cast<size_t>(spans[i].track);
     slots[i].top_k = spans[i].top_k;
-    slots[i].num_keys = spans[i].end - spans[i].begin;
     slots[i].is_here = spans[i].query_at == kFarRow;
   }
   MNEME_CHECK(!slots.empty() && slots.back().is_here);
   return slots;
 }
 
-SpanContext::ScratchSizes SpanContext::ScratchOf(const ContextShape& shape, const ContextSettings& settings,
-                                                 const Policy& policy, size_t num_threads) {
-  ScratchSizes sizes;
+SpanContext::Tables::Tables(const Rope& rope, size_t num_rows) : values(num_rows * rope.rotary_dim) {
+  for (size_t row = 0; row < num_rows; ++row) rows.push_back(values.data() + row * rope.rotary_dim);
+}
+
+// What rows see, and the tables that rotate them.
+size_t SpanContext::ScratchBytes(const ContextShape& shape, const ContextSettings& settings,
+                                 const Policy& policy) {
   const auto rows = static_cast<size_t>(settings.max_chunk);
   const std::vector<Slot> slots = SlotsOf(policy);
-  const auto elsewhere = [](const Slot& slot) { return !slot.is_here; };
-  const auto num_elsewhere = static_cast<size_t>(std::count_if(slots.begin(), slots.end(), elsewhere));
-  const auto num_middle = static_cast<size_t>(
-      std::count_if(slots.begin(), slots.end(), [](const Slot& slot) { return slot.top_k > 0; }));
-  sizes.num_queries = 1 + num_elsewhere - num_middle;
-  sizes.row_bytes = rows * slots.size() * kRowBytesPerSlot;
-  for (size_t i = 0; i < shape.layers.size(); ++i) {
-    const LayerAttention& layer = shape.layers[i];
-    const auto plans = PlanTracks(policy, layer, i, settings);
-    sizes.query_values = std::max(sizes.query_values, rows * layer.num_heads * layer.key_dim);
-    sizes.key_values = std::max(sizes.key_values, num_threads * layer.num_kv_heads * layer.key_dim);
-    sizes.attend_bytes =
-        std::max(sizes.attend_bytes, AttendScratchBytes(rows, layer.num_heads, layer.key_dim, layer.value_dim,
-                                                        static_cast<size_t>(kMostTokens), num_threads));
-    for (const Slot& slot : slots) {
-      if (slot.top_k == 0 || !plans[slot.track].has_value()) continue;
-      sizes.lse_values = std::max(sizes.lse_values, rows * layer.num_heads);
-      sizes.middle_bytes =
-          std::max(sizes.middle_bytes,
-                   MiddleReader::Bytes(slot.top_k, slot.num_keys, plans[slot.track]->layout, num_threads));
-    }
+  const auto num_elsewhere = static_cast<size_t>(
+      std::count_if(slots.begin(), slots.end(), [](const Slot& slot) { return !slot.is_here; }));
+  size_t bytes = rows * slots.size() * kRowBytesPerSlot;
+  for (const Rope* rope : RopesOf(shape)) {
+    bytes += (1 + num_elsewhere) * rows * (rope->rotary_dim * sizeof(float) + sizeof(const float*));
   }
-  for (const Rope* rope : RopesOf(shape)) sizes.table_values += (1 + num_elsewhere) * rows * rope->rotary_dim;
-  return sizes;
+  return bytes;
 }
 
 ContextBytes SpanContext::PeakBytes(const ContextShape& shape, const ContextSettings& settings,
-                                    const Policy& policy, int64_t num_tokens, size_t num_threads) {
+                                    const Policy& policy, int64_t num_tokens) {
   ContextBytes bytes;
   const auto known_tokens = std::max<int64_t>(num_tokens, 0);
   for (size_t i = 0; i < shape.layers.size(); ++i) {
@@ -106,18 +76,16 @@ ContextBytes SpanContext::PeakBytes(const ContextShape& shape, const ContextSett
     }
   }
   if (!bytes.is_bounded && num_tokens < 0) bytes.kv_bytes = SIZE_MAX;
-  bytes.scratch_bytes = ScratchOf(shape, settings, policy, num_threads).Bytes();
+  bytes.scratch_bytes = ScratchBytes(shape, settings, policy);
   return bytes;
 }
 
 SpanContext::SpanContext(const ContextShape& shape, const ContextSettings& settings,
-                         std::shared_ptr<const Policy> policy, Budget& budget, size_t num_threads,
-                         EvictionSink* sink)
+                         std::shared_ptr<const Policy> policy, Budget& budget, EvictionSink* sink)
     : shape_(shape),
       settings_(settings),
       policy_(std::move(policy)),
       budget_(budget),
-      num_threads_(num_threads),
       sink_(sink),
       ropes_(RopesOf(shape)),
       slots_(SlotsOf(*policy_)),
@@ -127,7 +95,7 @@ SpanContext::SpanContext(const ContextShape& shape, const ContextSettings& setti
   start_position_ = settings_.start_position;
   const std::string what = "the keys and values of context " + policy_->Describe();
   // Refused with the number of all of it, not of the part that did not fit.
-  budget_.Reserve(MemoryTag::kKv, PeakBytes(shape_, settings_, *policy_, 0, num_threads_).kv_bytes, what);
+  budget_.Reserve(MemoryTag::kKv, PeakBytes(shape_, settings_, *policy_, 0).kv_bytes, what);
   MakeTables();
   for (Pool& pool : pools_) pool.quota = pool.blocks->Reserve(pool.num_fixed, what);
   ReserveScratch();
@@ -140,7 +108,6 @@ SpanContext::SpanContext(const SpanContext& origin)
       settings_(origin.settings_),
       policy_(origin.policy_),
       budget_(origin.budget_),
-      num_threads_(origin.num_threads_),
       sink_(nullptr),
       ropes_(origin.ropes_),
       slots_(SlotsOf(*policy_)),
@@ -189,35 +156,20 @@ void SpanContext::MakeTables() {
 }
 
 void SpanContext::ReserveScratch() {
-  scratch_lease_ =
-      budget_.Reserve(MemoryTag::kScratch, ScratchOf(shape_, settings_, *policy_, num_threads_).Bytes(),
-                      "the attention buffers of the context");
+  scratch_lease_ = budget_.Reserve(MemoryTag::kScratch, ScratchBytes(shape_, settings_, *policy_),
+                                   "the attention buffers of the context");
 }
 
 void SpanContext::MakeScratch() {
-  const ScratchSizes sizes = ScratchOf(shape_, settings_, *policy_, num_threads_);
   const auto rows = static_cast<size_t>(settings_.max_chunk);
   views_.resize(rows * slots_.size());
-  for (const Rope* rope : ropes_) position_tables_.emplace_back(rows * rope->rotary_dim);
+  for (const Rope* rope : ropes_) position_tables_.emplace_back(*rope, rows);
   for (Slot& slot : slots_) {
     slot.begin.resize(rows);
     slot.end.resize(rows);
     slot.distance.resize(rows);
     if (slot.is_here) continue;
-    for (const Rope* rope : ropes_) slot.tables.emplace_back(rows * rope->rotary_dim);
-    if (slot.top_k == 0) slot.q = MakeAligned<float>(sizes.query_values);
-  }
-  q_here_ = MakeAligned<float>(sizes.query_values);
-  k_rotated_ = MakeAligned<float>(sizes.key_values);
-  attend_scratch_ = MakeAligned<uint8_t>(sizes.attend_bytes);
-  if (sizes.lse_values == 0) return;
-  log_sum_exp_ = MakeAligned<float>(sizes.lse_values);
-  for (const Slot& slot : slots_) {
-    if (slot.top_k == 0) continue;
-    const auto has_track = [&](const Layer& layer) { return layer.tracks[slot.track].has_value(); };
-    const auto layer = std::find_if(layers_.begin(), layers_.end(), has_track);
-    middle_reader_ = std::make_unique<MiddleReader>(slot.top_k, slot.num_keys,
-                                                    layer->tracks[slot.track]->plan.layout, num_threads_);
+    for (const Rope* rope : ropes_) slot.tables.emplace_back(*rope, rows);
   }
 }
 

@@ -106,7 +106,7 @@ const BlockRef& BlockTable::Ref(int64_t block) const {
   return head_[static_cast<size_t>(block)];
 }
 
-const uint8_t* const* BlockTable::Blocks(int64_t first_block) const {
+uint8_t* const* BlockTable::Blocks(int64_t first_block) const {
   if (first_block >= first_) return tail_pointers_.data() + num_dropped_ + (first_block - first_);
   return head_pointers_.data() + first_block;
 }
@@ -115,10 +115,6 @@ uint8_t* BlockTable::Block(int64_t index) const { return Ref(index / kBlock).get
 
 void BlockTable::Store(int64_t index, const float* k, const float* v) {
   KvStore(layout(), Block(index), static_cast<size_t>(index % kBlock), k, v);
-}
-
-void BlockTable::StoreHead(int64_t index, size_t kv_head, const float* k, const float* v) {
-  KvStoreHead(layout(), Block(index), static_cast<size_t>(index % kBlock), kv_head, k, v);
 }
 
 void BlockTable::Load(int64_t index, float* k, float* v) const {

@@ -15,7 +15,7 @@
 
 namespace mneme {
 
-// Thread rule: one thread at a time; StoreHead of different heads or tokens from several.
+// Thread rule: one thread at a time.
 class BlockTable {
  public:
   BlockTable(std::shared_ptr<BlockPool> pool, int64_t keep_first);
@@ -49,11 +49,10 @@ class BlockTable {
   const BlockRef& Ref(int64_t block) const;
   // Pointers to blocks first_block, first_block + 1, ... of the head or of the tail, whichever it lies in; of
   // the tail, where it lies in both. Valid until the next change.
-  const uint8_t* const* Blocks(int64_t first_block) const;
+  uint8_t* const* Blocks(int64_t first_block) const;
 
-  // k and v of one token, or of one KV head of it; index in [.., end()).
+  // k and v of one token; index in [.., end()).
   void Store(int64_t index, const float* k, const float* v);
-  void StoreHead(int64_t index, size_t kv_head, const float* k, const float* v);
   void Load(int64_t index, float* k, float* v) const;
 
   // Writes the head and tokens [begin, end) of the tail block by block; slots outside are written as cleared,
@@ -77,10 +76,10 @@ class BlockTable {
   int64_t first_ = 0;  // number of the tail's first block
   // Head blocks that have left the tail; pointers to all that were ever there.
   std::vector<BlockRef> head_;
-  std::vector<const uint8_t*> head_pointers_;
+  std::vector<uint8_t*> head_pointers_;
   // Tail blocks from number first_ - num_dropped_ on; the dropped ones in front are empty and go in batches.
   std::vector<BlockRef> tail_;
-  std::vector<const uint8_t*> tail_pointers_;
+  std::vector<uint8_t*> tail_pointers_;
   size_t num_dropped_ = 0;
 };
 

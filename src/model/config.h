@@ -15,8 +15,6 @@
 
 namespace mneme {
 
-enum class NormKind : uint8_t { kRms, kLayer };
-
 // How position enters.
 enum class PositionKind : uint8_t { kRope, kAlibi, kLearned };
 

@@ -6,10 +6,11 @@
 #include <vector>
 
 #include "base/testing.h"
+#include "kernels/cpu_device.h"
 #include "kernels/pointwise/elementwise.h"
 #include "model/model.h"
-#include "reference/model.h"
 #include "model/test_util.h"
+#include "reference/model.h"
 
 namespace mneme {
 namespace {
@@ -158,9 +159,9 @@ TEST(Conformance, SameBitsInABatchOfSessions) {
   for (const char* name : {"llama-256-Q8_0", "gemma2"}) {
     const auto model = LoadModel(folder + name + ".gguf", PackMode::kAlways);
     const size_t vocab_size = model->config().vocab_size;
-    ThreadPool pool(2);
+    CpuDevice device(2);
     Budget budget;
-    Runner runner(*model, 64, pool, budget);
+    Runner runner(*model, 64, device, budget);
     const auto first = testing::DenseContext(*model, budget, 2);
     const auto second = testing::DenseContext(*model, budget, 2);
     const std::span<const TokenId> all(ids);
@@ -189,9 +190,9 @@ TEST(Conformance, SameBitsInABatchOfSessions) {
 }
 
 std::string GreedyText(const Model& model, TokenId first, int num_steps) {
-  ThreadPool pool(1);
+  CpuDevice device(1);
   Budget budget;
-  Runner runner(model, 8, pool, budget);
+  Runner runner(model, 8, device, budget);
   const auto context = testing::DenseContext(model, budget, 1);
   std::vector<TokenId> ids = {first};
   for (int step = 0; step < num_steps; ++step) {

@@ -3,23 +3,18 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
-#include <cmath>
-#include <cstring>
+#include <optional>
+#include <string_view>
 #include <vector>
 
-#include "base/aligned.h"
 #include "base/error.h"
-#include "kernels/pointwise/elementwise.h"
-#include "kernels/linear/linear.h"
+#include "kernels/device.h"
 #include "model/model.h"
 #include "model/weights.h"
 
 namespace mneme {
 namespace {
 
-// Values below which a pass over rows is not worth waking other threads for.
-constexpr size_t kMinSharedValues = size_t{1} << 15;
 // Logits that are computed at once: enough rows to share the reading of the weights, few enough bytes to stay
 // out of the way (a vocabulary of 150,000 times 512 rows would be 300 MB).
 constexpr size_t kLogitTileBytes = size_t{4} << 20;
@@ -36,9 +31,10 @@ struct Layout {
   size_t max_cols = 0;
   size_t logit_rows = 0;
   size_t vocab_size = 0;
-  ActivationForm form;  // all that products of the model read
+  size_t attend_bytes = 0;  // scratch
+  ActivationForm form;      // all that products of the model read
 
-  Layout(const Model& model, int64_t rows) : max_rows(static_cast<size_t>(rows)) {
+  Layout(const Model& model, int64_t rows, size_t num_threads) : max_rows(static_cast<size_t>(rows)) {
     const ModelConfig& c = model.config();
     model_dim = c.model_dim;
     const size_t num_kv_heads = *std::max_element(c.num_kv_heads.begin(), c.num_kv_heads.end());
@@ -50,6 +46,7 @@ struct Layout {
     write_gate = c.memory.update == MemoryUpdate::kGatedDelta ? num_kv_heads : 0;
     arena = std::max(q + k + v + attended + write_gate, ffn * (c.gated_ffn ? 2 : 1));
     max_cols = std::max({model_dim, attended, ffn});
+    attend_bytes = AttendScratchBytes(max_rows, c.num_heads, c.key_dim, c.value_dim, num_threads);
     vocab_size = c.vocab_size;
     logit_rows = std::clamp(kLogitTileBytes / (vocab_size * sizeof(float)), kMinLogitTileRows,
                             std::max(max_rows, kMinLogitTileRows));
@@ -62,60 +59,25 @@ struct Layout {
     // The parts of the arena start at multiples of 16 values.
     return max_rows * (3 * model_dim + arena) + logit_rows * vocab_size + 9 * 16;
   }
-  size_t bytes() const {
-    return float_count() * sizeof(float) + ActivationRows::Bytes(max_rows, max_cols, form);
-  }
+  size_t linear_bytes() const { return ActivationRows::Bytes(max_rows, max_cols, form); }
+  size_t bytes() const { return float_count() * sizeof(float) + linear_bytes() + attend_bytes; }
 };
-
-ActivationForm FormOf(std::initializer_list<const LinearLayer*> linears) {
-  ActivationForm form = ActivationForm::kFloat;
-  for (const LinearLayer* linear : linears) {
-    if (!linear->empty()) form = CommonForm(form, FormFor(linear->weights));
-  }
-  return form;
-}
-
-// The nearest half-precision value, for |x| < 65520; written so that compilers vectorise it.
-float RoundToHalf(float x) {
-  const uint32_t bits = std::bit_cast<uint32_t>(x);
-  const uint32_t magnitude = bits & 0x7FFFFFFFu;
-  const float normal = std::bit_cast<float>((bits + 0xFFFu + ((bits >> 13) & 1u)) & ~0x1FFFu);
-  const float subnormal = (x + 0.75f) - 0.75f;  // multiples of 2^-24, by the addition's rounding
-  return magnitude >= 0x38800000u ? normal : subnormal;
-}
-
-// x[i] = GELU(x[i]), times up[i] unless up is null, as ModelConfig::half_gelu has it.
-void HalfGelu(float* x, const float* up, size_t count) {
-  constexpr size_t kStep = 256;
-  std::array<float, kStep> y;
-  for (size_t first = 0; first < count; first += kStep) {
-    const size_t num = std::min(kStep, count - first);
-    float* const part = x + first;
-    for (size_t i = 0; i < num; ++i) y[i] = RoundToHalf(std::clamp(part[i], -10.0f, 10.0f));
-    Activate(Activation::kGeluTanh, y.data(), num);
-    for (size_t i = 0; i < num; ++i) {
-      const float inside = part[i] <= -10.0f ? 0.0f : RoundToHalf(y[i]);
-      part[i] = part[i] >= 10.0f ? part[i] : inside;
-    }
-    if (up == nullptr) continue;
-    for (size_t i = 0; i < num; ++i) part[i] *= up[first + i];
-  }
-}
 
 }  // namespace
 
 struct Runner::Impl {
-  Impl(const Model& from, int64_t rows, ThreadPool& thread_pool, Budget& budget)
+  Impl(const Model& from, int64_t rows, Device& on_device, Budget& budget)
       : model(from),
         config(model.config()),
         weights(model.weights()),
-        pool(thread_pool),
-        layout(model, rows),
+        device(on_device),
+        layout(model, rows, device.num_threads()),
         lease(budget.Reserve(MemoryTag::kScratch, layout.bytes(),
                              fmt::format("activations of {} rows", layout.max_rows))),
-        activations(layout.max_rows, layout.max_cols, layout.form),
-        floats(MakeAligned<float>(layout.float_count())) {
-    float* next = floats.get();
+        floats(device.Allocate(layout.float_count() * sizeof(float), DeviceMemoryUse::kShared)),
+        linear_scratch(device.Allocate(layout.linear_bytes(), DeviceMemoryUse::kWork)),
+        attend_scratch(device.Allocate(layout.attend_bytes, DeviceMemoryUse::kWork)) {
+    float* next = static_cast<float*>(floats.get());
     const auto take = [&](size_t count) {
       float* const part = next;
       next += (count + 15) / 16 * 16;
@@ -138,85 +100,63 @@ struct Runner::Impl {
     logit_row.reserve(layout.logit_rows);
   }
 
-  // Calls fn(first, last) on ranges of rows that cover [0, num_rows).
-  template <typename Fn>
-  void ForRows(size_t num_cols, const Fn& fn) {
-    if (pool.num_threads() == 1 || num_rows < 2 || num_rows * num_cols < kMinSharedValues) {
-      fn(size_t{0}, num_rows);
-      return;
-    }
-    const size_t num_tasks = std::min(num_rows, pool.num_threads() * 4);
-    pool.Run(num_tasks, [&](size_t task, size_t) {
-      fn(num_rows * task / num_tasks, num_rows * (task + 1) / num_tasks);
-    });
+  NormCall NormOf(const NormWeights& norm) const {
+    return {.kind = config.norm,
+            .epsilon = config.norm_epsilon,
+            .weight = norm.weight.data(),
+            .bias = norm.bias.empty() ? nullptr : norm.bias.data()};
   }
 
-  void NormRows(const NormWeights& norm, const float* from, size_t count, size_t num_cols, size_t stride,
-                float* out) {
-    if (config.norm == NormKind::kRms) {
-      RmsNorm(from, norm.weight.data(), config.norm_epsilon, count, num_cols, stride, out);
-    } else {
-      LayerNorm(from, norm.weight.data(), norm.bias.empty() ? nullptr : norm.bias.data(), config.norm_epsilon,
-                count, num_cols, stride, out);
-    }
-  }
-
-  void Norm(const NormWeights& norm, const float* from, float* out) {
-    const size_t dim = layout.model_dim;
-    ForRows(dim, [&](size_t first, size_t last) {
-      NormRows(norm, from + first * dim, last - first, dim, dim, out + first * dim);
-    });
+  // Rows of the model's width.
+  void Norm(const NormWeights& norm, const float* from, size_t count, float* out) {
+    NormCall call = NormOf(norm);
+    call.num_rows = count;
+    call.num_cols = layout.model_dim;
+    call.x = from;
+    call.out = out;
+    device.Norm(call);
   }
 
   // Norms of queries or keys, in place: of each head, or of all heads of a row together.
   void HeadNorm(const NormWeights& norm, size_t num_heads, float* heads) {
-    const size_t row = num_heads * config.key_dim;
-    const size_t dim = config.key_dim;
-    ForRows(row, [&](size_t first, size_t last) {
-      float* const begin = heads + first * row;
-      if (config.qk_norm_whole) {
-        NormRows(norm, begin, last - first, row, row, begin);
-      } else if (norm.weight.size() == dim) {
-        NormRows(norm, begin, (last - first) * num_heads, dim, dim, begin);
-      } else {
-        for (size_t head = 0; head < num_heads; ++head) NormOneHead(norm, head, last - first, row, begin);
-      }
-    });
-  }
-
-  // One head of several rows, where every head has weights of its own.
-  void NormOneHead(const NormWeights& norm, size_t head, size_t count, size_t stride, float* rows) {
-    const size_t dim = config.key_dim;
-    const float* const weight = norm.weight.data() + head * dim;
-    const float* const bias = norm.bias.empty() ? nullptr : norm.bias.data() + head * dim;
-    float* const at = rows + head * dim;
-    if (config.norm == NormKind::kRms) {
-      RmsNorm(at, weight, config.norm_epsilon, count, dim, stride, at);
-    } else {
-      LayerNorm(at, weight, bias, config.norm_epsilon, count, dim, stride, at);
-    }
-  }
-
-  void SetActivations(const float* from, size_t num_cols, ActivationForm form) {
-    activations.Set(from, num_rows, num_cols, num_cols, form, pool);
+    NormCall call = NormOf(norm);
+    call.num_rows = num_rows;
+    call.num_parts = config.qk_norm_whole ? 1 : num_heads;
+    call.num_cols = num_heads * config.key_dim / call.num_parts;
+    call.has_weights_per_part = norm.weight.size() != call.num_cols;
+    call.x = call.out = heads;
+    device.Norm(call);
   }
 
   static MatMulJob Job(const LinearLayer& linear, float* out, bool accumulate) {
     return {&linear.weights, linear.bias_or_null(), out, linear.weights.num_rows(), accumulate};
   }
 
-  void AddBranch() {
-    ForRows(layout.model_dim, [&](size_t first, size_t last) {
-      AddInPlace(x + first * layout.model_dim, branch + first * layout.model_dim,
-                 (last - first) * layout.model_dim);
-    });
+  // The product of `count` rows of x with each job's matrix.
+  void Linear(std::string_view label, const float* from, size_t count, std::span<const MatMulJob> jobs,
+              std::optional<ThenActivate> then = std::nullopt) {
+    device.Linear({.label = label,
+                   .x = from,
+                   .num_rows = count,
+                   .num_cols = jobs.front().weights->num_cols(),
+                   .jobs = jobs,
+                   .then = then,
+                   .scratch = static_cast<uint8_t*>(linear_scratch.get())});
+  }
+
+  void Clamp(float* values, size_t row) {
+    device.Pointwise({.kind = PointwiseCall::Kind::kClamp,
+                      .x = values,
+                      .value = config.clamp_qkv,
+                      .count = num_rows * row});
   }
 
   void Embed(std::span<const ForwardChunk> chunks);
   void RunLayer(size_t layer, std::span<const ForwardChunk> chunks);
   void Attention(size_t layer, const float* input, std::span<const ForwardChunk> chunks);
-  // x += the sub-layer's product, through its norm where it has one.
-  void AddProduct(const LinearLayer& linear, const NormWeights& post_norm);
+  // x += the sub-layer's product with `from`, through its norm where it has one.
+  void AddProduct(std::string_view label, const LinearLayer& linear, const float* from,
+                  const NormWeights& post_norm);
   void FeedForward(const LayerWeights& w, const float* input);
   void Logits(std::span<const ForwardChunk> chunks, const LogitsCallback& on_logits);
   void FlushLogits(const LogitsCallback& on_logits);
@@ -227,15 +167,19 @@ struct Runner::Impl {
   const Model& model;
   const ModelConfig& config;
   const ModelWeights& weights;
-  ThreadPool& pool;
+  Device& device;
   Layout layout;
   Lease lease;
-  ActivationRows activations;
-  AlignedArray<float> floats;
+  DeviceMemory floats;
+  DeviceMemory linear_scratch;
+  DeviceMemory attend_scratch;
   float *x, *normed, *branch, *logits;  // into floats
   float *q, *k, *v, *attended, *write_gate;
   float *up, *gate;  // over q, k, v and attended, which are done with by then
   size_t num_rows = 0;
+  std::vector<TokenId> ids;         // of all chunks
+  std::vector<Position> places;     // of the ids; only with learned positions
+  std::vector<AttendCall> attend_calls;  // of all chunks, in one layer
   std::vector<size_t> logit_chunk;  // of the rows gathered in `normed`
   std::vector<size_t> logit_row;
 };
@@ -271,94 +215,83 @@ void Runner::Impl::Begin(const ForwardChunk& chunk) const {
 }
 
 void Runner::Impl::Embed(std::span<const ForwardChunk> chunks) {
-  const size_t dim = layout.model_dim;
-  size_t row = 0;
+  const bool is_learned = config.position == PositionKind::kLearned;
+  ids.clear();
+  places.clear();
   for (const ForwardChunk& chunk : chunks) {
-    Position position = chunk.context->next_position();
-    for (const TokenId token : chunk.tokens) {
-      float* const out = x + row * dim;
-      DecodeRow(weights.token_embedding, static_cast<size_t>(token), out);
-      if (config.embedding_scale != 1.0f) ScaleInPlace(out, config.embedding_scale, dim);
-      if (config.position == PositionKind::kLearned) {
-        DecodeRow(weights.position_embedding, static_cast<size_t>(position), branch);
-        AddInPlace(out, branch, dim);
-      }
-      ++row;
-      ++position;
+    ids.insert(ids.end(), chunk.tokens.begin(), chunk.tokens.end());
+    const Position first = chunk.context->next_position();
+    for (size_t i = 0; is_learned && i < chunk.tokens.size(); ++i) {
+      places.push_back(first + static_cast<Position>(i));
     }
   }
+  device.Embed({.tokens = weights.token_embedding,
+                .ids = ids,
+                .scale = config.embedding_scale,
+                .positions = is_learned ? weights.position_embedding : WeightView(),
+                .places = places.data(),
+                .out = x,
+                .scratch = branch});
 }
 
 void Runner::Impl::Attention(size_t layer, const float* input, std::span<const ForwardChunk> chunks) {
   const LayerWeights& w = weights.layers[layer];
-  SetActivations(input, layout.model_dim, FormOf({&w.q, &w.k, &w.v, &w.memory_write}));
   const bool has_write_gate = !w.memory_write.empty();
   const std::array<MatMulJob, 4> jobs = {
       Job(w.q, q, false), Job(w.k, k, false), Job(w.v, v, false),
       has_write_gate ? Job(w.memory_write, write_gate, false) : MatMulJob{}};
-  MatMul(activations, {jobs.data(), has_write_gate ? size_t{4} : size_t{3}}, pool);
+  Linear("q, k, v", input, num_rows, {jobs.data(), has_write_gate ? size_t{4} : size_t{3}});
   const size_t num_kv_heads = config.num_kv_heads[layer];
-  for (size_t i = 0; i < num_rows * num_kv_heads && has_write_gate; ++i) {
-    const float open = 1.0f / (1.0f + std::exp(-write_gate[i]));
-    write_gate[i] = std::max(0.0f, (open - config.memory.write_floor) / (1.0f - config.memory.write_floor));
+  if (has_write_gate) {
+    device.Pointwise({.kind = PointwiseCall::Kind::kWriteGate,
+                      .x = write_gate,
+                      .value = config.memory.write_floor,
+                      .count = num_rows * num_kv_heads});
   }
   const size_t q_row = config.num_heads * config.key_dim;
   const size_t k_row = num_kv_heads * config.key_dim;
   const size_t v_row = num_kv_heads * config.value_dim;
   const size_t out_row = config.num_heads * config.value_dim;
   if (config.clamp_qkv > 0) {
-    ClampInPlace(q, config.clamp_qkv, num_rows * q_row);
-    ClampInPlace(k, config.clamp_qkv, num_rows * k_row);
-    ClampInPlace(v, config.clamp_qkv, num_rows * v_row);
+    Clamp(q, q_row);
+    Clamp(k, k_row);
+    Clamp(v, v_row);
   }
   if (!w.q_norm.empty()) HeadNorm(w.q_norm, config.num_heads, q);
   if (!w.k_norm.empty()) HeadNorm(w.k_norm, num_kv_heads, k);
+  attend_calls.clear();
   size_t row = 0;
   for (const ForwardChunk& chunk : chunks) {
     if (has_write_gate) chunk.context->SetWriteGate(layer, write_gate + row * num_kv_heads);
-    chunk.context->Attend(layer, q + row * q_row, k + row * k_row, v + row * v_row, attended + row * out_row,
-                          pool);
+    attend_calls.push_back(chunk.context->Plan(layer, q + row * q_row, k + row * k_row, v + row * v_row,
+                                               attended + row * out_row));
     row += chunk.tokens.size();
   }
-  SetActivations(attended, out_row, FormOf({&w.o}));
-  AddProduct(w.o, w.post_attn_norm);
+  device.Attend(attend_calls, static_cast<uint8_t*>(attend_scratch.get()));
+  for (const ForwardChunk& chunk : chunks) chunk.context->Finish(layer, device);
+  AddProduct("attention output", w.o, attended, w.post_attn_norm);
 }
 
-void Runner::Impl::AddProduct(const LinearLayer& linear, const NormWeights& post_norm) {
-  if (post_norm.empty()) {
-    const MatMulJob job = Job(linear, x, true);
-    MatMul(activations, {&job, 1}, pool);
-    return;
-  }
-  const MatMulJob job = Job(linear, branch, false);
-  MatMul(activations, {&job, 1}, pool);
-  Norm(post_norm, branch, branch);
-  AddBranch();
+void Runner::Impl::AddProduct(std::string_view label, const LinearLayer& linear, const float* from,
+                              const NormWeights& post_norm) {
+  const bool is_plain = post_norm.empty();
+  const MatMulJob job = Job(linear, is_plain ? x : branch, is_plain);
+  Linear(label, from, num_rows, {&job, 1});
+  if (is_plain) return;
+  Norm(post_norm, branch, num_rows, branch);
+  device.Pointwise(
+      {.kind = PointwiseCall::Kind::kAdd, .x = x, .y = branch, .count = num_rows * layout.model_dim});
 }
 
 void Runner::Impl::FeedForward(const LayerWeights& w, const float* input) {
-  SetActivations(input, layout.model_dim, FormOf({&w.gate, &w.up}));
-  const size_t ffn = w.up.weights.num_rows();
   // In the order in which they lie in memory.
   std::array<MatMulJob, 2> jobs;
   size_t num_jobs = 0;
   if (!w.gate.empty()) jobs[num_jobs++] = Job(w.gate, gate, false);
   jobs[num_jobs++] = Job(w.up, up, false);
-  float* const hidden = w.gate.empty() ? up : gate;
-  MatMulThen(activations, {jobs.data(), num_jobs}, pool, [&](size_t first, size_t last) {
-    for (size_t row = 0; row < num_rows; ++row) {
-      const size_t at = row * ffn + first;
-      if (config.half_gelu) {
-        HalfGelu(hidden + at, w.gate.empty() ? nullptr : up + at, last - first);
-      } else if (w.gate.empty()) {
-        Activate(config.activation, up + at, last - first);
-      } else {
-        ActivateGated(config.activation, gate + at, up + at, last - first);
-      }
-    }
-  });
-  SetActivations(hidden, ffn, FormOf({&w.down}));
-  AddProduct(w.down, w.post_ffn_norm);
+  Linear(w.gate.empty() ? "up" : "gate, up", input, num_rows, {jobs.data(), num_jobs},
+         ThenActivate{.activation = config.activation, .rounds_to_half = config.half_gelu});
+  AddProduct("down", w.down, jobs[0].out, w.post_ffn_norm);
 }
 
 void Runner::Impl::RunLayer(size_t layer, std::span<const ForwardChunk> chunks) {
@@ -369,12 +302,12 @@ void Runner::Impl::RunLayer(size_t layer, std::span<const ForwardChunk> chunks) 
     FeedForward(w, x);
     return;
   }
-  Norm(w.attn_norm, x, normed);
+  Norm(w.attn_norm, x, num_rows, normed);
   if (config.block == BlockKind::kParallel) {
     // The feed-forward network reads x as it was before attention added to it.
     const float* ffn_input = normed;
     if (!w.ffn_norm.empty()) {
-      Norm(w.ffn_norm, x, branch);
+      Norm(w.ffn_norm, x, num_rows, branch);
       ffn_input = branch;
     }
     Attention(layer, normed, chunks);
@@ -382,20 +315,24 @@ void Runner::Impl::RunLayer(size_t layer, std::span<const ForwardChunk> chunks) 
     return;
   }
   Attention(layer, normed, chunks);
-  Norm(w.ffn_norm, x, normed);
+  Norm(w.ffn_norm, x, num_rows, normed);
   FeedForward(w, normed);
 }
 
 void Runner::Impl::FlushLogits(const LogitsCallback& on_logits) {
   const size_t count = logit_chunk.size();
   if (count == 0) return;
-  activations.Set(normed, count, layout.model_dim, layout.model_dim, FormOf({&weights.output}), pool);
   const MatMulJob job = Job(weights.output, logits, false);
-  MatMul(activations, {&job, 1}, pool);
+  Linear("output", normed, count, {&job, 1});
+  if (config.final_soft_cap > 0) {
+    device.Pointwise({.kind = PointwiseCall::Kind::kSoftCap,
+                      .x = logits,
+                      .value = config.final_soft_cap,
+                      .count = count * layout.vocab_size});
+  }
+  device.Wait();
   for (size_t i = 0; i < count; ++i) {
-    float* const row = logits + i * layout.vocab_size;
-    if (config.final_soft_cap > 0) SoftCapInPlace(row, config.final_soft_cap, layout.vocab_size);
-    on_logits(logit_chunk[i], logit_row[i], {row, layout.vocab_size});
+    on_logits(logit_chunk[i], logit_row[i], {logits + i * layout.vocab_size, layout.vocab_size});
   }
   logit_chunk.clear();
   logit_row.clear();
@@ -408,14 +345,16 @@ void Runner::Impl::Logits(std::span<const ForwardChunk> chunks, const LogitsCall
   size_t first = 0;
   for (size_t chunk = 0; chunk < chunks.size(); ++chunk) {
     const size_t count = chunks[chunk].tokens.size();
-    if (!chunks[chunk].no_logits) {
-      for (size_t row = chunks[chunk].all_logits ? 0 : count - 1; row < count; ++row) {
-        NormRows(weights.output_norm, x + (first + row) * dim, 1, dim, dim,
-                 normed + logit_chunk.size() * dim);
+    size_t row = chunks[chunk].no_logits ? count : chunks[chunk].all_logits ? 0 : count - 1;
+    while (row < count) {
+      const size_t num_gathered = logit_chunk.size();
+      const size_t num_norms = std::min(count - row, layout.logit_rows - num_gathered);
+      Norm(weights.output_norm, x + (first + row) * dim, num_norms, normed + num_gathered * dim);
+      for (const size_t end = row + num_norms; row < end; ++row) {
         logit_chunk.push_back(chunk);
         logit_row.push_back(row);
-        if (logit_chunk.size() == layout.logit_rows) FlushLogits(on_logits);
       }
+      if (logit_chunk.size() == layout.logit_rows) FlushLogits(on_logits);
     }
     first += count;
   }
@@ -431,14 +370,16 @@ void Runner::Impl::RunBegun(std::span<const ForwardChunk> chunks, const LogitsCa
   model.CheckUnchanged();  // else the rows may come from weights that are no longer there
 }
 
-Runner::Runner(const Model& model, int64_t max_rows, ThreadPool& pool, Budget& budget) {
+Runner::Runner(const Model& model, int64_t max_rows, Device& device, Budget& budget) {
   MNEME_CHECK(max_rows > 0);
-  impl_ = std::make_unique<Impl>(model, max_rows, pool, budget);
+  impl_ = std::make_unique<Impl>(model, max_rows, device, budget);
 }
 
 Runner::~Runner() = default;
 
-size_t Runner::ScratchBytes(const Model& model, int64_t max_rows) { return Layout(model, max_rows).bytes(); }
+size_t Runner::ScratchBytes(const Model& model, int64_t max_rows, size_t num_threads) {
+  return Layout(model, max_rows, num_threads).bytes();
+}
 
 int64_t Runner::max_rows() const { return static_cast<int64_t>(impl_->layout.max_rows); }
 

@@ -132,7 +132,7 @@ Model::Model() : impl_(std::make_unique<Impl>()) {}
 Model::~Model() = default;
 
 std::shared_ptr<const Model> Model::Load(const std::string& path, const LoadOptions& options,
-                                         ThreadPool& pool) {
+                                         Device& device) {
   const std::shared_ptr<Model> model(new Model());
   Impl& impl = *model->impl_;
   impl.path = path;
@@ -147,7 +147,7 @@ std::shared_ptr<const Model> Model::Load(const std::string& path, const LoadOpti
   impl.config = Configure(family, input, options.long_rope);
   if (const GgufFile* gguf = impl.source->gguf()) ReadMemoryMetadata(*gguf, &impl.config);
   impl.weights =
-      LoadWeights(*impl.source, family, impl.config, hyper.tied_head.value_or(false), options.pack, pool);
+      LoadWeights(*impl.source, family, impl.config, hyper.tied_head.value_or(false), options.pack, device);
   impl.shape = MakeContextShape(impl.config, impl.weights);
   for (const TensorInfo& tensor : impl.source->tensors()) impl.weight_bytes += tensor.bytes;
   if (options.load_tokenizer) impl.tokenizer = FindTokenizer(*impl.source, options);

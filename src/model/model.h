@@ -13,8 +13,8 @@
 #include "base/budget.h"
 #include "base/error.h"
 #include "base/progress.h"
-#include "base/thread_pool.h"
 #include "context/context.h"
+#include "kernels/device.h"
 #include "model/config.h"
 #include "tokenizer/tokenizer.h"
 
@@ -51,7 +51,7 @@ class Model {
   // for a file that is not what it claims (the tensor or key is named), Error(kUnsupported) for a family,
   // encoding or tokenizer that is not known (named).
   static std::shared_ptr<const Model> Load(const std::string& path, const LoadOptions& options,
-                                           ThreadPool& pool);
+                                           Device& device);
   ~Model();
 
   const std::string& path() const;
@@ -96,10 +96,10 @@ struct ForwardChunk {
 class Runner {
  public:
   // Activations for at most max_rows rows in one call are reserved from the budget (Error(kBudget) if they do
-  // not fit) and allocated here. model, pool and budget must outlive the runner.
-  Runner(const Model& model, int64_t max_rows, ThreadPool& pool, Budget& budget);
+  // not fit) and allocated here. model, device and budget must outlive the runner.
+  Runner(const Model& model, int64_t max_rows, Device& device, Budget& budget);
   ~Runner();
-  static size_t ScratchBytes(const Model& model, int64_t max_rows);
+  static size_t ScratchBytes(const Model& model, int64_t max_rows, size_t num_threads);
 
   // Receives the logits of one row: chunk and row as in the call, logits [vocab_size], valid during the call
   // only.

@@ -18,13 +18,14 @@
 #include "base/testing.h"
 #include "formats/quant.h"
 #include "formats/safetensors.h"
+#include "kernels/cpu_device.h"
 #include "kernels/pointwise/elementwise.h"
 #include "model/convert.h"
 #include "model/families.h"
 #include "model/random_model.h"
-#include "reference/model.h"
 #include "model/test_util.h"
 #include "model/weights.h"
+#include "reference/model.h"
 
 namespace mneme {
 namespace {
@@ -50,9 +51,9 @@ class TemporaryFolder {
 std::string WriteTiny(const TemporaryFolder& folder, Encoding encoding = Encoding::kF32,
                       const std::string& shape = "tiny") {
   const std::string path = folder / "tiny.gguf";
-  ThreadPool pool(1);
+  CpuDevice device(1);
   NoProgress progress;
-  WriteRandomModel(ParseRandomShape(shape), encoding, 7, path, pool, progress);
+  WriteRandomModel(ParseRandomShape(shape), encoding, 7, path, device.pool(), progress);
   return path;
 }
 
@@ -99,11 +100,11 @@ TEST(Model, RandomModelsRunAndAreReproducible) {
               encoding == Encoding::kF32 ? 1e-5 : 3e-2);
     EXPECT_EQ(model->tokenizer().vocab_size(), 512);
     EXPECT_FALSE(model->tokenizer().Encode("hello there").empty());
-    ThreadPool pool(2);
+    CpuDevice device(2);
     NoProgress progress;
-    WriteRandomModel(ParseRandomShape("tiny"), encoding, 7, folder / "again.gguf", pool, progress);
+    WriteRandomModel(ParseRandomShape("tiny"), encoding, 7, folder / "again.gguf", device.pool(), progress);
     EXPECT_EQ(LoadModel(folder / "again.gguf")->fingerprint(), fingerprint);
-    WriteRandomModel(ParseRandomShape("tiny"), encoding, 8, folder / "other.gguf", pool, progress);
+    WriteRandomModel(ParseRandomShape("tiny"), encoding, 8, folder / "other.gguf", device.pool(), progress);
     EXPECT_NE(LoadModel(folder / "other.gguf")->fingerprint(), fingerprint);
   }
   EXPECT_THROW(ParseRandomShape("gpt5"), Error);
@@ -246,9 +247,9 @@ TEST(Model, RefusesAnOversizedTokenizer) {
   TemporaryFolder folder;
   const std::string path = WriteTiny(folder);
   const std::string small = folder / "small.gguf";
-  ThreadPool pool(1);
+  CpuDevice device(1);
   NoProgress progress;
-  WriteRandomModel(ParseRandomShape("layers=1,vocab=300"), Encoding::kF32, 1, small, pool, progress);
+  WriteRandomModel(ParseRandomShape("layers=1,vocab=300"), Encoding::kF32, 1, small, device.pool(), progress);
   try {
     LoadModel(small, PackMode::kNever, 1, path);
     FAIL();
@@ -262,9 +263,9 @@ TEST(Model, MissingPiecesArePaddingOrRefused) {
   TemporaryFolder folder;
   const std::string path = WriteTiny(folder);  // 512 rows
   const std::string other = folder / "other.gguf";
-  ThreadPool pool(1);
+  CpuDevice device(1);
   NoProgress progress;
-  WriteRandomModel(ParseRandomShape("layers=1,vocab=500"), Encoding::kF32, 1, other, pool, progress);
+  WriteRandomModel(ParseRandomShape("layers=1,vocab=500"), Encoding::kF32, 1, other, device.pool(), progress);
   const auto model = LoadModel(path, PackMode::kNever, 1, other);
   const Tokenizer& tokenizer = model->tokenizer();
   EXPECT_EQ(tokenizer.vocab_size(), 512);
@@ -279,7 +280,7 @@ TEST(Model, MissingPiecesArePaddingOrRefused) {
   EXPECT_THROW(tokenizer.Decode(std::vector<TokenId>{512}), Error);
 
   const std::string large = folder / "large.gguf";
-  WriteRandomModel(ParseRandomShape("layers=1,vocab=800"), Encoding::kF32, 1, large, pool, progress);
+  WriteRandomModel(ParseRandomShape("layers=1,vocab=800"), Encoding::kF32, 1, large, device.pool(), progress);
   try {
     LoadModel(large, PackMode::kNever, 1, path);
     FAIL() << "512 pieces for 800 rows were taken";
@@ -289,7 +290,7 @@ TEST(Model, MissingPiecesArePaddingOrRefused) {
   }
   ConvertOptions options;
   options.tokenizer_path = path;
-  EXPECT_THROW(ConvertModel(large, folder / "converted.gguf", options, pool, progress), Error);
+  EXPECT_THROW(ConvertModel(large, folder / "converted.gguf", options, device.pool(), progress), Error);
 }
 
 // What a file calls its model reaches terminals and pages; convert keeps it as it is.
@@ -299,9 +300,9 @@ TEST(Model, NamesAreCleanedWhereTheyAreShown) {
   const std::string path = Rewrite(
       WriteTiny(folder), folder / "named.gguf", [&](GgufWriter& w) { w.Set("general.name", name); }, kKeepAll);
   EXPECT_EQ(LoadModel(path)->config().name, "a\\x1b]0;b\\x07\\x00c\\u{202e}");
-  ThreadPool pool(1);
+  CpuDevice device(1);
   NoProgress progress;
-  ConvertModel(path, folder / "converted.gguf", {}, pool, progress);
+  ConvertModel(path, folder / "converted.gguf", {}, device.pool(), progress);
   EXPECT_EQ(GgufFile(folder / "converted.gguf").GetString("general.name"), name);
 }
 
@@ -312,8 +313,9 @@ class ThrowingContext : public Context {
     ++begun;
     if (fails_in_begin) Fail(ErrorKind::kBudget, "no room");
   }
-  void Attend(size_t layer, const float*, const float*, const float*, float*, ThreadPool&) override {
+  AttendCall Plan(size_t layer, const float*, const float*, const float*, float*) override {
     if (layer == 1) Fail(ErrorKind::kBudget, "no room in layer 1");
+    return {.shape = {.layout = {.num_kv_heads = 1}}};  // no rows
   }
   void Commit() override { ++committed; }
   void Abort() override { ++aborted; }
@@ -330,9 +332,9 @@ class ThrowingContext : public Context {
 TEST(Runner, ErrorsLeaveEveryContextAsItWas) {
   TemporaryFolder folder;
   const auto model = LoadModel(WriteTiny(folder));
-  ThreadPool pool(1);
+  CpuDevice device(1);
   Budget budget;
-  Runner runner(*model, 8, pool, budget);
+  Runner runner(*model, 8, device, budget);
   const std::vector<TokenId> ids = {1, 2, 3};
   const auto good = testing::DenseContext(*model, budget, 1);
   ThrowingContext bad;
@@ -374,12 +376,12 @@ TEST(Runner, ErrorsLeaveEveryContextAsItWas) {
 TEST(Runner, ReservesBeforeItAllocates) {
   TemporaryFolder folder;
   const auto model = LoadModel(WriteTiny(folder));
-  ThreadPool pool(1);
-  const size_t bytes = Runner::ScratchBytes(*model, 64);
+  CpuDevice device(1);
+  const size_t bytes = Runner::ScratchBytes(*model, 64, 1);
   Budget enough(bytes);
-  EXPECT_NO_THROW(Runner(*model, 64, pool, enough));
+  EXPECT_NO_THROW(Runner(*model, 64, device, enough));
   Budget small(bytes - 1);
-  EXPECT_THROW(Runner(*model, 64, pool, small), Error);
+  EXPECT_THROW(Runner(*model, 64, device, small), Error);
   EXPECT_EQ(small.used_bytes(), 0u);
 }
 
@@ -615,7 +617,7 @@ std::vector<FolderCase> FolderCases() {
 TEST(Model, FoldersOfEveryFamilyAndConversionBack) {
   MNEME_REQUIRE_DATA(data);
   const auto ids = testing::ReadIds(data + "/conformance/models/tokens.txt");
-  ThreadPool pool(1);
+  CpuDevice device(1);
   NoProgress progress;
   for (const FolderCase& item : FolderCases()) {
     SCOPED_TRACE(std::string(item.file) + " as " + item.family);
@@ -633,7 +635,8 @@ TEST(Model, FoldersOfEveryFamilyAndConversionBack) {
     EXPECT_LT(RelativeDifference(logits, expected), original->config().half_gelu ? 1e-3 : 2e-6);
     ConvertOptions options;
     options.encoding = Encoding::kF32;
-    const ConvertReport report = ConvertModel(folder / "hf", folder / "back.gguf", options, pool, progress);
+    const ConvertReport report =
+        ConvertModel(folder / "hf", folder / "back.gguf", options, device.pool(), progress);
     EXPECT_GT(report.num_tensors, 10u);
     const auto back = LoadModel(folder / "back.gguf");
     EXPECT_LT(RelativeDifference(EngineLogits(*back, ids), logits), 2e-6);
@@ -643,7 +646,7 @@ TEST(Model, FoldersOfEveryFamilyAndConversionBack) {
 TEST(Model, ConvertedEncodings) {
   MNEME_REQUIRE_DATA(data);
   TemporaryFolder folder;
-  ThreadPool pool(2);
+  CpuDevice device(2);
   NoProgress progress;
   const auto ids = testing::ReadIds(data + "/conformance/models/tokens.txt");
   const std::string path = data + "/conformance/models/llama-256.gguf";
@@ -657,7 +660,7 @@ TEST(Model, ConvertedEncodings) {
                                                                                     {Encoding::kQ4_0, 0.7}}) {
     ConvertOptions options;
     options.encoding = encoding;
-    ConvertModel(path, folder / "out.gguf", options, pool, progress);
+    ConvertModel(path, folder / "out.gguf", options, device.pool(), progress);
     const auto model = LoadModel(folder / "out.gguf", PackMode::kAuto);
     const auto logits = EngineLogits(*model, ids);
     EXPECT_LE(RelativeDifference(logits, exact), tolerance) << EncodingName(encoding);
@@ -670,7 +673,7 @@ TEST(Model, ConvertedEncodings) {
     const std::string quantised = data + "/conformance/models/llama-256-" + name + ".gguf";
     ConvertOptions options;
     options.encoding = Encoding::kF32;
-    ConvertModel(quantised, folder / "decoded.gguf", options, pool, progress);
+    ConvertModel(quantised, folder / "decoded.gguf", options, device.pool(), progress);
     const auto twin = ReferenceLogits(*LoadModel(quantised), ids);
     EXPECT_LT(RelativeDifference(EngineLogits(*LoadModel(folder / "decoded.gguf"), ids), twin), 2e-6) << name;
   }
@@ -679,13 +682,13 @@ TEST(Model, ConvertedEncodings) {
 TEST(Model, ConversionTakesTheTokenizerAlong) {
   MNEME_REQUIRE_DATA(data);
   TemporaryFolder folder;
-  ThreadPool pool(1);
+  CpuDevice device(1);
   NoProgress progress;
   ConvertOptions options;
   const std::string text = "Once upon a time, there was a girl named Lily.\nShe said: h\xC3\xA9llo!";
   const auto original = LoadModel(data + "/models/derived/stories260K-hf");
-  const ConvertReport report =
-      ConvertModel(data + "/models/derived/stories260K-hf", folder / "out.gguf", options, pool, progress);
+  const ConvertReport report = ConvertModel(data + "/models/derived/stories260K-hf", folder / "out.gguf",
+                                            options, device.pool(), progress);
   EXPECT_FALSE(report.warnings.empty());  // 172 columns do not fill blocks
   const auto converted = LoadModel(folder / "out.gguf");
   EXPECT_EQ(converted->tokenizer().Encode(text), original->tokenizer().Encode(text));
@@ -700,7 +703,7 @@ TEST(Model, AStopEndsAConversionAndLeavesNothing) {
     std::atomic<bool> stop{false};
   };
   TemporaryFolder folder;
-  ThreadPool pool(1);
+  CpuDevice device(1);
   const std::string path = WriteTiny(folder);
   const auto is_interrupted = [](const auto& work) {
     try {
@@ -713,9 +716,9 @@ TEST(Model, AStopEndsAConversionAndLeavesNothing) {
   StopSoon converting, writing;
   const std::string out = folder / "out/model.gguf";
   std::filesystem::create_directory(folder / "out");
-  EXPECT_TRUE(is_interrupted([&] { ConvertModel(path, out, {}, pool, converting, &converting.stop); }));
+  EXPECT_TRUE(is_interrupted([&] { ConvertModel(path, out, {}, device.pool(), converting, &converting.stop); }));
   EXPECT_TRUE(is_interrupted([&] {
-    WriteRandomModel(ParseRandomShape("tiny"), Encoding::kQ8_0, 1, out, pool, writing, &writing.stop);
+    WriteRandomModel(ParseRandomShape("tiny"), Encoding::kQ8_0, 1, out, device.pool(), writing, &writing.stop);
   }));
   EXPECT_TRUE(std::filesystem::is_empty(folder / "out"));
 }
@@ -731,10 +734,10 @@ TEST(Model, ConversionRefusesWhatCannotBeEncoded) {
         w.AddTensor("token_embd.weight", Encoding::kF32, {64, 512}, bad.data());
       },
       [](const GgufTensor& t) { return t.name != "token_embd.weight"; });
-  ThreadPool pool(1);
+  CpuDevice device(1);
   NoProgress progress;
   try {
-    ConvertModel(folder / "bad.gguf", folder / "out.gguf", {}, pool, progress);
+    ConvertModel(folder / "bad.gguf", folder / "out.gguf", {}, device.pool(), progress);
     FAIL();
   } catch (const Error& error) {
     EXPECT_NE(std::string(error.what()).find("token_embd.weight"), std::string::npos) << error.what();

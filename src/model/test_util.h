@@ -10,8 +10,8 @@
 
 #include "base/budget.h"
 #include "base/file.h"
-#include "base/thread_pool.h"
 #include "context/registry.h"
+#include "kernels/cpu_device.h"
 #include "model/model.h"
 
 namespace mneme::testing {
@@ -32,11 +32,11 @@ inline std::vector<float> ReadFloats(const std::string& path) {
 
 inline std::shared_ptr<const Model> LoadModel(const std::string& path, PackMode pack = PackMode::kNever,
                                               size_t num_threads = 1, const std::string& tokenizer = "") {
-  ThreadPool pool(num_threads);
+  CpuDevice device(num_threads);
   LoadOptions options;
   options.pack = pack;
   options.tokenizer_path = tokenizer;
-  return Model::Load(path, options, pool);
+  return Model::Load(path, options, device);
 }
 
 inline std::unique_ptr<Context> DenseContext(const Model& model, Budget& budget, size_t num_threads,
@@ -52,9 +52,9 @@ inline std::unique_ptr<Context> DenseContext(const Model& model, Budget& budget,
 // Logits after each token, fed in chunks.
 inline std::vector<float> EngineLogits(const Model& model, std::span<const TokenId> tokens, size_t chunk = 64,
                                        size_t num_threads = 1) {
-  ThreadPool pool(num_threads);
+  CpuDevice device(num_threads);
   Budget budget;
-  Runner runner(model, static_cast<int64_t>(chunk), pool, budget);
+  Runner runner(model, static_cast<int64_t>(chunk), device, budget);
   const auto context = DenseContext(model, budget, num_threads, static_cast<int64_t>(chunk));
   std::vector<float> result;
   for (size_t first = 0; first < tokens.size(); first += chunk) {

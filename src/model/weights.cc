@@ -19,8 +19,8 @@ constexpr size_t kMinPackRows = 16;
 class Loader {
  public:
   Loader(const TensorSource& source, const Family& family, const ModelConfig& config, PackMode pack,
-         ThreadPool& pool)
-      : source_(source), config_(config), map_(source, family, config), pack_(pack), pool_(pool) {
+         Device& device)
+      : source_(source), config_(config), map_(source, family, config), pack_(pack), device_(device) {
     size_t total = 0;
     for (const TensorInfo& tensor : source.tensors()) total += tensor.bytes;
     const bool has_limit = pack_ == PackMode::kAuto || pack_ == PackMode::kFloat32;
@@ -166,9 +166,9 @@ class Loader {
     size_t total = 0;
     ForEachLinear(weights_, [&](const LinearLayer& linear) { total += PackedBytes(linear); });
     if (total == 0) return;
-    weights_.packed = MakeHuge(total);
+    weights_.packed = device_.Allocate(total, DeviceMemoryUse::kWeights);
     weights_.packed_bytes = total;
-    uint8_t* at = weights_.packed.get();
+    auto* at = static_cast<uint8_t*>(weights_.packed.get());
     const LinearLayer* packed_before = nullptr;
     ForEachLinear(weights_, [&](LinearLayer& linear) {
       const size_t bytes = PackedBytes(linear);
@@ -176,12 +176,12 @@ class Loader {
       const FloatProducts products = ProductsOf(linear.file.encoding);
       if (LinearLayer* other = TogetherWith(linear)) {
         std::tie(linear.weights, other->weights) =
-            LinearWeights::PackedTogether(linear.file, other->file, at, pool_, products);
+            device_.PackTogether(linear.file, other->file, at, products);
         ReleasePages(other->file);
         packed_before = other;
         at += bytes;
       } else {
-        linear.weights = LinearWeights::PackedInto(linear.file, at, pool_, products);
+        linear.weights = device_.Pack(linear.file, at, products);
       }
       at += bytes;
       ReleasePages(linear.file);
@@ -219,15 +219,15 @@ class Loader {
   const ModelConfig& config_;
   TensorMap map_;
   PackMode pack_;
-  ThreadPool& pool_;
+  Device& device_;
   ModelWeights weights_;
 };
 
 }  // namespace
 
 ModelWeights LoadWeights(const TensorSource& source, const Family& family, const ModelConfig& config,
-                         bool tied_head, PackMode pack, ThreadPool& pool) {
-  return Loader(source, family, config, pack, pool).Load(tied_head);
+                         bool tied_head, PackMode pack, Device& device) {
+  return Loader(source, family, config, pack, device).Load(tied_head);
 }
 
 }  // namespace mneme

@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "base/aligned.h"
-#include "base/thread_pool.h"
 #include "formats/tensor_source.h"
+#include "kernels/device.h"
 #include "kernels/linear/linear.h"
 #include "model/families.h"
 #include "model/model.h"
@@ -59,7 +59,7 @@ struct ModelWeights {
   LinearLayer output;  // [vocab_size, model_dim]; the token embedding where the file has no other
   // The repacked matrices, about in the order in which a token reads them. They point into it: none may
   // outlive it.
-  AlignedArray<uint8_t> packed;
+  DeviceMemory packed;
   size_t packed_bytes = 0;
   size_t owned_bytes = 0;                    // transposed and gathered matrices
   std::vector<AlignedArray<uint8_t>> owned;  // the memory behind those
@@ -68,7 +68,7 @@ struct ModelWeights {
 // Checks every tensor's shape against the configuration and makes the weights. Touches matrices only to pack
 // them. Throws as TensorMap does. The source must outlive the result.
 ModelWeights LoadWeights(const TensorSource& source, const Family& family, const ModelConfig& config,
-                         bool tied_head, PackMode pack, ThreadPool& pool);
+                         bool tied_head, PackMode pack, Device& device);
 
 // Calls fn(LinearLayer&), const where the weights are, for every matrix that multiplies activations, in a
 // fixed order.

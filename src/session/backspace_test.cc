@@ -49,7 +49,7 @@ TEST(BackspaceTest, TheStreamIsThatOfTheTokensThatStay) {
       options.sampler.temperature = temperature;
       options.sampler.repetition_penalty = 1.1f;
       const std::vector<TokenId> prompt = TestTokens(*model, 30);
-      Session session(model, options, budget, TestPool()), plain(model, options, budget, TestPool());
+      Session session(model, options, budget, TestDevice()), plain(model, options, budget, TestDevice());
       session.Feed(prompt);
       plain.Feed(prompt);
       const Kept kept = Write(session, WithBackspace(Favourite(*model), 60));
@@ -73,7 +73,7 @@ TEST(BackspaceTest, OneDetourIsBitForBitNoDetour) {
   const auto model = TestModel(data);
   for (const std::string& spec : TestContexts()) {
     Budget budget;
-    Session session(model, TestOptions(spec), budget, TestPool());
+    Session session(model, TestOptions(spec), budget, TestDevice());
     const std::vector<TokenId> tokens = TestTokens(*model, 60);
     for (const TokenId id : tokens) {
       session.Feed({&id, 1});
@@ -93,8 +93,8 @@ TEST(BackspaceTest, AnAnswerThatIsDroppedLeavesWhatWasHandedOut) {
   MNEME_REQUIRE_DATA(data);
   const auto model = TestModel(data);
   Budget budget;
-  Session session(model, TestOptions("dense"), budget, TestPool()),
-      plain(model, TestOptions("dense"), budget, TestPool());
+  Session session(model, TestOptions("dense"), budget, TestDevice()),
+      plain(model, TestOptions("dense"), budget, TestDevice());
   const std::vector<TokenId> prompt = TestTokens(*model, 12);
   session.Feed(prompt);
   plain.Feed(prompt);
@@ -116,7 +116,7 @@ TEST(BackspaceTest, ThePromptIsNeverTakenBack) {
   const auto model = TestModel(data);
   Budget budget;
   SessionOptions options = TestOptions("dense");
-  Session session(model, options, budget, TestPool());
+  Session session(model, options, budget, TestDevice());
   const std::vector<TokenId> prompt = TestTokens(*model, 12);
   session.Feed(prompt);
   const TokenId first = session.Sample();  // what it would write at once stands for the backspace
@@ -127,7 +127,7 @@ TEST(BackspaceTest, ThePromptIsNeverTakenBack) {
   expected.insert(expected.end(), kept.ids.begin(), kept.ids.end());
   EXPECT_EQ(session.RecentTokens(), expected);
   // Nor pauses before the answer.
-  Session paused(model, options, budget, TestPool());
+  Session paused(model, options, budget, TestDevice());
   paused.Feed(prompt);
   GenerateOptions both = WithBackspace(first, 8);
   both.num_pauses = 3;
@@ -148,14 +148,14 @@ TEST(BackspaceTest, GreedyDecodingDoesNotLoop) {
   for (TokenId id = 0; id < 512; ++id) {
     if (id != backspace && (id < 410 || id > 420)) options.sampler.banned.push_back(id);
   }
-  Session session(model, options, budget, TestPool());
+  Session session(model, options, budget, TestDevice());
   session.Feed(TestTokens(*model, 12));
   GenerateOptions generate = WithBackspace(backspace, 5);
   const Kept kept = Write(session, generate);
   EXPECT_EQ(kept.result.num_tokens, 5);
   EXPECT_EQ(kept.result.reason, StopReason::kMaxTokens);
   EXPECT_GE(kept.result.num_backspaces, 5);
-  Session few(model, options, budget, TestPool());
+  Session few(model, options, budget, TestDevice());
   few.Feed(TestTokens(*model, 12));
   generate.max_backspaces = 3;
   EXPECT_EQ(Write(few, generate).result.num_backspaces, 3);
@@ -165,8 +165,8 @@ TEST(BackspaceTest, StopStringsEndTheStreamWhereTheyEnd) {
   MNEME_REQUIRE_DATA(data);
   const auto model = TestModel(data);
   Budget budget;
-  Session session(model, TestOptions("dense"), budget, TestPool()),
-      plain(model, TestOptions("dense"), budget, TestPool());
+  Session session(model, TestOptions("dense"), budget, TestDevice()),
+      plain(model, TestOptions("dense"), budget, TestDevice());
   for (Session* one : {&session, &plain}) one->FeedText("Once upon a time");
   GenerateOptions options;
   options.max_tokens = 100;
@@ -187,7 +187,7 @@ TEST(BackspaceTest, WhatCannotBeIsRefused) {
   MNEME_REQUIRE_DATA(data);
   const auto model = TestModel(data);
   Budget budget;
-  Session session(model, TestOptions("dense"), budget, TestPool());
+  Session session(model, TestOptions("dense"), budget, TestDevice());
   session.FeedText("Once");
   const auto message = [&](ErrorKind kind, const GenerateOptions& options) {
     return ErrorOf(kind, [&] { Write(session, options); });
@@ -198,7 +198,7 @@ TEST(BackspaceTest, WhatCannotBeIsRefused) {
   GenerateOptions none = WithBackspace(5, 5);
   none.backspace_depth = 0;
   EXPECT_NE(message(ErrorKind::kInput, none).find("at least 1"), std::string::npos);
-  Session stiff(model, TestOptions("dense", 16, 0), budget, TestPool());
+  Session stiff(model, TestOptions("dense", 16, 0), budget, TestDevice());
   stiff.FeedText("Once");
   EXPECT_NE(ErrorOf(ErrorKind::kInput, [&] { Write(stiff, WithBackspace(5, 5)); }).find("max_rewind"),
             std::string::npos);

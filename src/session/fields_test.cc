@@ -89,7 +89,7 @@ class StateFieldsTest : public ::testing::Test {
         (std::filesystem::temp_directory_path() / ("mneme_fields_" + std::to_string(::getpid()))).string();
     SessionOptions options = TestOptions("sinks:sinks=4,window=20");
     options.sampler = {.temperature = 0.25f, .seed = 7};
-    Session session(model_, options, budget_, TestPool());
+    Session session(model_, options, budget_, TestDevice());
     session.Feed(TestTokens(*model_, 60));
     session.Save(path_);
     bytes_ = ReadWholeFile(path_);
@@ -97,7 +97,7 @@ class StateFieldsTest : public ::testing::Test {
   void TearDown() override { std::filesystem::remove(path_); }
 
   std::unique_ptr<Session> Restored(const std::vector<Setting>& changes) {
-    return Session::Restore(model_, path_, changes, budget_, TestPool());
+    return Session::Restore(model_, path_, changes, budget_, TestDevice());
   }
 
   // The state with another value in a line of its header; empty: without the line.
@@ -121,7 +121,7 @@ class StateFieldsTest : public ::testing::Test {
     return changed;
   }
   std::unique_ptr<Session> RestoredBytes(const std::string& bytes) {
-    return Session::RestoreBytes(model_, bytes, "x", {}, budget_, TestPool());
+    return Session::RestoreBytes(model_, bytes, "x", {}, budget_, TestDevice());
   }
 
   Budget budget_{size_t{256} << 20};
@@ -239,7 +239,7 @@ TEST_F(StateFieldsTest, AnotherPolicyInTheHeaderIsRefused) {
     }
     EXPECT_EQ(budget_.used_bytes(), used);
   }
-  Session window(model_, TestOptions("window:window=20"), budget_, TestPool());
+  Session window(model_, TestOptions("window:window=20"), budget_, TestDevice());
   window.Feed(TestTokens(*model_, 200));
   window.Save(path_);
   bytes_ = ReadWholeFile(path_);
@@ -250,9 +250,9 @@ TEST_F(StateFieldsTest, OtherArithmeticIsRefusedAndOtherInstructionsAreTold) {
   EXPECT_EQ(Restored({})->restore_note(), "");
   const auto session = RestoredBytes(WithLine("simd", "VAX"));
   EXPECT_NE(session->restore_note().find("VAX"), std::string::npos);
-  const auto other = Model::Load(model_->path(), {.pack = PackMode::kInt16}, TestPool());
+  const auto other = Model::Load(model_->path(), {.pack = PackMode::kInt16}, TestDevice());
   const std::string message =
-      ErrorOf(ErrorKind::kMismatch, [&] { Session::Restore(other, path_, {}, budget_, TestPool()); });
+      ErrorOf(ErrorKind::kMismatch, [&] { Session::Restore(other, path_, {}, budget_, TestDevice()); });
   EXPECT_NE(message.find("--pack auto"), std::string::npos) << message;
   EXPECT_NE(message.find("int16"), std::string::npos) << message;
   EXPECT_EQ(ReadSnapshotInfo(path_).pack, PackMode::kAuto);
@@ -276,9 +276,9 @@ TEST_F(StateFieldsTest, NotesAreSavedAndBounded) {
 TEST_F(StateFieldsTest, TheHashOfTheTextDoesNotDependOnItsPieces) {
   std::string text;
   for (int i = 0; i < 300; ++i) text += "sentence " + std::to_string(i) + ". ";
-  Session whole(model_, TestOptions("sinks:sinks=4,window=20"), budget_, TestPool());
+  Session whole(model_, TestOptions("sinks:sinks=4,window=20"), budget_, TestDevice());
   whole.FeedText(text);
-  Session pieces(model_, TestOptions("sinks:sinks=4,window=20"), budget_, TestPool());
+  Session pieces(model_, TestOptions("sinks:sinks=4,window=20"), budget_, TestDevice());
   pieces.FeedText(std::string_view(text).substr(0, 1500));
   pieces.Save(path_);
   const auto restored = Restored({});

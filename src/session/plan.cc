@@ -17,8 +17,8 @@ namespace {
 constexpr int64_t kSmallestChunk = 16;
 
 // Activations, and what the session keeps beside its context.
-size_t FixedBytes(const Model& model, const SessionOptions& options) {
-  return SaturatingAdd(Runner::ScratchBytes(model, options.context.max_chunk),
+size_t FixedBytes(const Model& model, const SessionOptions& options, size_t num_threads) {
+  return SaturatingAdd(Runner::ScratchBytes(model, options.context.max_chunk, num_threads),
                        Session::OwnBytes(model, options));
 }
 
@@ -65,14 +65,14 @@ struct RunToResolve {
 
 // Throws Error(kBudget) with what does not fit, without the cap that would do.
 ResolvedContext ResolveUnder(const RunToResolve& run, size_t cap_bytes) {
-  const auto fixed = [&run](const SessionOptions& options) {
-    return SaturatingAdd(FixedBytes(run.model, options), run.reserved_bytes);
+  const auto fixed = [&run](const SessionOptions& options, size_t num_threads) {
+    return SaturatingAdd(FixedBytes(run.model, options, num_threads), run.reserved_bytes);
   };
   SessionOptions chosen = run.options;
-  while (chosen.context.max_chunk > kSmallestChunk && fixed(chosen) > cap_bytes / 4) {
+  while (chosen.context.max_chunk > kSmallestChunk && fixed(chosen, 0) > cap_bytes / 4) {
     chosen.context.max_chunk = std::max(chosen.context.max_chunk / 2, kSmallestChunk);
   }
-  const size_t fixed_bytes = fixed(chosen);
+  const size_t fixed_bytes = fixed(chosen, run.num_threads);
   const size_t left_bytes = cap_bytes > fixed_bytes ? cap_bytes - fixed_bytes : 0;
   ResolvedContext resolved;
   try {
@@ -155,13 +155,13 @@ SessionBytes PeakSessionBytes(const Model& model, const SessionOptions& options,
   const ContextBytes context = PeakContextBytes(model.context_shape(), Session::InnerContext(options.context),
                                                 num_tokens, num_threads);
   return {.kv_bytes = context.kv_bytes,
-          .scratch_bytes =
-              SaturatingAdd(context.scratch_bytes, Runner::ScratchBytes(model, options.context.max_chunk)),
+          .scratch_bytes = SaturatingAdd(
+              context.scratch_bytes, Runner::ScratchBytes(model, options.context.max_chunk, num_threads)),
           .other_bytes = Session::OwnBytes(model, options),
           .is_bounded = context.is_bounded};
 }
 
-SpeedEstimate MeasureSpeed(std::shared_ptr<const Model> model, ThreadPool& pool, double max_seconds) {
+SpeedEstimate MeasureSpeed(std::shared_ptr<const Model> model, Device& device, double max_seconds) {
   using Clock = std::chrono::steady_clock;
   const int64_t trained = model->config().trained_length;
   // A learned-position model cannot go beyond its length; others are not asked to, for the measure's sake.
@@ -173,7 +173,7 @@ SpeedEstimate MeasureSpeed(std::shared_ptr<const Model> model, ThreadPool& pool,
   options.context.spec = "dense";
   options.context.max_chunk = estimate.chunk;
   options.context.max_rewind = 0;
-  Session session(model, options, budget, pool);
+  Session session(model, options, budget, device);
   const std::vector<TokenId> tokens(static_cast<size_t>(estimate.chunk), 0);
   const auto begin = Clock::now();
   const auto elapsed = [](Clock::time_point start) {

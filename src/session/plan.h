@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "base/thread_pool.h"
 #include "context/registry.h"
+#include "kernels/device.h"
 #include "model/model.h"
 #include "session/session.h"
 
@@ -44,7 +44,7 @@ struct SpeedEstimate {
   double SecondsFor(double num_visible) const { return base_seconds + visible_seconds * num_visible; }
 };
 // Runs a short prefill (about max_seconds) through a dense context with f16 keys and values.
-SpeedEstimate MeasureSpeed(std::shared_ptr<const Model> model, ThreadPool& pool, double max_seconds = 0.5);
+SpeedEstimate MeasureSpeed(std::shared_ptr<const Model> model, Device& device, double max_seconds = 0.5);
 
 // One context of the table.
 struct PlanRow {

@@ -23,9 +23,9 @@ TEST(PlanTest, PlannedBytesAreTheReservedOnes) {
   MNEME_SESSION_TEST_MODEL();
   for (const std::string& spec : TestContexts()) {
     const SessionOptions options = TestOptions(spec);
-    const SessionBytes bytes = PeakSessionBytes(*model, options, 2000, TestPool().num_threads());
+    const SessionBytes bytes = PeakSessionBytes(*model, options, 2000, TestDevice().num_threads());
     Budget budget;
-    Session session(model, options, budget, TestPool());
+    Session session(model, options, budget, TestDevice());
     session.Feed(TestTokens(*model, 2000));
     EXPECT_LE(budget.peak_bytes(), bytes.total() + (spec == "dense" ? bytes.scratch_bytes : 0)) << spec;
     EXPECT_GE(budget.peak_bytes(), bytes.total() * 95 / 100) << spec;
@@ -42,11 +42,11 @@ TEST(PlanTest, ARunThatResolvesUnderACapFitsUnderIt) {
     for (const char* spec : {"auto", "sinks", "lambda", "window", "xl"}) {
       SessionOptions options = TestOptions(spec, 512);
       const ResolvedContext resolved =
-          ResolveSessionContext(*model, options, cap, -1, TestPool().num_threads());
+          ResolveSessionContext(*model, options, cap, -1, TestDevice().num_threads());
       EXPECT_EQ(resolved.settings.max_rewind, options.context.max_rewind);
       options.context = resolved.settings;
       Budget budget(cap);
-      Session session(model, options, budget, TestPool());
+      Session session(model, options, budget, TestDevice());
       session.Feed(TestTokens(*model, 700));
       EXPECT_LE(budget.peak_bytes(), cap);
     }
@@ -55,7 +55,7 @@ TEST(PlanTest, ARunThatResolvesUnderACapFitsUnderIt) {
 
 TEST(PlanTest, WhatCannotFitIsRefusedWithTheNumberThatWouldDo) {
   MNEME_SESSION_TEST_MODEL();
-  const size_t num_threads = TestPool().num_threads();
+  const size_t num_threads = TestDevice().num_threads();
   const std::string message = ErrorOf(ErrorKind::kBudget, [&] {
     ResolveSessionContext(*model, TestOptions("sinks:sinks=4,window=100000"), size_t{4} << 20, -1,
                           num_threads);
@@ -77,12 +77,12 @@ TEST(PlanTest, WhatCannotFitIsRefusedWithTheNumberThatWouldDo) {
 
 TEST(PlanTest, OneRowPerContextWithBytesAndTime) {
   MNEME_SESSION_TEST_MODEL();
-  const SpeedEstimate speed = MeasureSpeed(model, TestPool(), 0.1);
+  const SpeedEstimate speed = MeasureSpeed(model, TestDevice(), 0.1);
   EXPECT_GT(speed.SecondsFor(100), 0);
   PlanOptions options{.session = TestOptions("auto"),
                       .cap_bytes = size_t{16} << 20,
                       .num_tokens = 10000000,
-                      .num_threads = TestPool().num_threads(),
+                      .num_threads = TestDevice().num_threads(),
                       .speed = &speed};
   std::vector<PlanRow> rows = PlanRun(*model, options);
   ASSERT_EQ(rows.size(), PolicyTable().size());
@@ -113,7 +113,7 @@ TEST(PlanTest, OneRowPerContextWithBytesAndTime) {
 TEST(ReportTest, JsonHoldsWhatTheRunDid) {
   MNEME_SESSION_TEST_MODEL();
   Budget budget(size_t{16} << 20);
-  Session session(model, TestOptions("sinks:sinks=4,window=20"), budget, TestPool());
+  Session session(model, TestOptions("sinks:sinks=4,window=20"), budget, TestDevice());
   session.Feed(TestTokens(*model, 100));
   GenerateText(session, {.max_tokens = 10, .stop_at_eog = false});
   const std::string text = ReportJson(session, budget,
@@ -143,7 +143,7 @@ TEST(ReportTest, MemoryHasARowForEachUse) {
   MNEME_SESSION_TEST_MODEL();
   Budget budget(size_t{16} << 20);
   const Lease packed = budget.Reserve(MemoryTag::kPacked, 3 << 20, "the repacked weights");
-  Session session(model, TestOptions("sinks:sinks=4,window=20"), budget, TestPool());
+  Session session(model, TestOptions("sinks:sinks=4,window=20"), budget, TestDevice());
   const auto json = nlohmann::json::parse(ReportJson(session, budget, {}));
   const auto& rows = json["memory"]["by_tag"];
   EXPECT_EQ(rows["packed"]["used_bytes"], 3 << 20);
@@ -160,7 +160,7 @@ TEST(ReportTest, MemoryHasARowForEachUse) {
 
 TEST(PlanTest, TheCapThatARefusalNamesDoes) {
   MNEME_SESSION_TEST_MODEL();
-  const size_t num_threads = TestPool().num_threads();
+  const size_t num_threads = TestDevice().num_threads();
   for (const char* spec : {"auto", "sinks", "lambda", "window", "xl", "sinks:sinks=4,window=5000", "dense"}) {
     for (const size_t reserved : {size_t{0}, size_t{1} << 20}) {
       const SessionOptions options = TestOptions(spec, 512);

@@ -46,11 +46,11 @@ class SchedulerTest : public ::testing::Test {
     data_ = DataFolder();
     if (data_.empty()) GTEST_SKIP() << kSkipMessage;
     model_ = TestModel(data_);
-    runner_ = Session::MakeRunner(model_, 40, TestPool(), budget_);
+    runner_ = Session::MakeRunner(model_, 40, TestDevice(), budget_);
     tokens_ = TestTokens(*model_, 200);
   }
   std::unique_ptr<Session> New(const SessionOptions& options, size_t num_tokens = 0) {
-    auto session = std::make_unique<Session>(model_, options, budget_, TestPool(), runner_);
+    auto session = std::make_unique<Session>(model_, options, budget_, TestDevice(), runner_);
     session->Feed(Tokens(num_tokens));
     return session;
   }
@@ -140,7 +140,7 @@ TEST_F(SchedulerTest, AnAnswerGetsARowOfEveryStepAndPromptsShareTheRest) {
 
 TEST_F(SchedulerTest, OneIsCancelledOneFailsAndTheThirdNoticesNothing) {
   Budget small(size_t{4} << 20);
-  const auto failing = std::make_unique<Session>(model_, TestOptions("dense"), small, TestPool(), runner_);
+  const auto failing = std::make_unique<Session>(model_, TestOptions("dense"), small, TestDevice(), runner_);
   const auto cancelled = New(TestOptions("sinks:sinks=4,window=20"), 10);
   const auto steady = New(TestOptions("sinks:sinks=4,window=20"), 15),
              alone = New(TestOptions("sinks:sinks=4,window=20"), 15);
@@ -177,7 +177,7 @@ TEST_F(SchedulerTest, OneIsCancelledOneFailsAndTheThirdNoticesNothing) {
 
 TEST_F(SchedulerTest, AnAnswerWhoseContextIsFullEndsAndSaysSo) {
   Budget own(size_t{4} << 20);
-  Session full(model_, TestOptions("dense"), own, TestPool(), runner_);
+  Session full(model_, TestOptions("dense"), own, TestDevice(), runner_);
   const auto other = New(TestOptions("dense"), 10);
   full.Feed(Tokens(50));
   Log log, log_other;
@@ -217,7 +217,7 @@ TEST_F(SchedulerTest, ACloneOfOneThatAnswersGoesItsOwnWay) {
 
 TEST_F(SchedulerTest, WhatCannotRunTogetherIsRefused) {
   const auto session = New(TestOptions("dense"), 10);
-  Session stranger(model_, TestOptions("dense"), budget_, TestPool());
+  Session stranger(model_, TestOptions("dense"), budget_, TestDevice());
   Scheduler scheduler(runner_);
   scheduler.Add({.session = session.get(), .tokens = Tokens(100)});
   const auto refused = [&](Job job) {

@@ -29,9 +29,9 @@ constexpr size_t kIdsBytes = (2 * kMaxWordBytes + kTextSliceBytes) * sizeof(Toke
 }  // namespace
 
 std::shared_ptr<Runner> Session::MakeRunner(std::shared_ptr<const Model> model, int64_t max_rows,
-                                            ThreadPool& pool, Budget& budget) {
+                                            Device& device, Budget& budget) {
   const Model& borrowed = *model;
-  return std::shared_ptr<Runner>(new Runner(borrowed, max_rows, pool, budget),
+  return std::shared_ptr<Runner>(new Runner(borrowed, max_rows, device, budget),
                                  [model = std::move(model)](Runner* runner) { delete runner; });
 }
 
@@ -71,13 +71,13 @@ SessionOptions Checked(const SessionOptions& options, const Model& model) {
 }  // namespace
 
 Session::Impl::Impl(std::shared_ptr<const Model> model_in, const SessionOptions& options_in,
-                    Budget& budget_in, ThreadPool& pool_in, std::shared_ptr<Runner> runner_in,
+                    Budget& budget_in, Device& device_in, std::shared_ptr<Runner> runner_in,
                     std::unique_ptr<Context> context_in)
     : model(std::move(model_in)),
       options(Checked(options_in, *model)),
       inner_settings(InnerContext(options.context)),
       budget(budget_in),
-      pool(pool_in),
+      device(device_in),
       logits_lease(budget.Reserve(MemoryTag::kScratch, vocab_size() * sizeof(float), "the last logits")),
       history_lease(budget.Reserve(MemoryTag::kSession,
                                    TokenHistory::BufferBytes(HistoryCapacity(options)) +
@@ -86,21 +86,21 @@ Session::Impl::Impl(std::shared_ptr<const Model> model_in, const SessionOptions&
       text_lease(budget.Reserve(MemoryTag::kTokenizer, model->has_tokenizer() ? kEncoderBytes + kIdsBytes : 0,
                                 "the text that a tokenizer holds back")),
       runner(runner_in != nullptr ? std::move(runner_in)
-                                  : MakeRunner(model, options.context.max_chunk, pool, budget)),
+                                  : MakeRunner(model, options.context.max_chunk, device, budget)),
       context(context_in != nullptr
                   ? std::move(context_in)
-                  : MakeContext(model->context_shape(), inner_settings, budget, pool.num_threads())),
+                  : MakeContext(model->context_shape(), inner_settings, budget, device.num_threads())),
       sampler(options.sampler, vocab_size(), budget),
       history(HistoryCapacity(options)),
       logits(MakeAligned<float>(vocab_size())) {}
 
 Session::Session(std::shared_ptr<const Model> model, const SessionOptions& options, Budget& budget,
-                 ThreadPool& pool)
-    : impl_(std::make_unique<Impl>(std::move(model), options, budget, pool, nullptr)) {}
+                 Device& device)
+    : impl_(std::make_unique<Impl>(std::move(model), options, budget, device, nullptr)) {}
 
 Session::Session(std::shared_ptr<const Model> model, const SessionOptions& options, Budget& budget,
-                 ThreadPool& pool, std::shared_ptr<Runner> runner)
-    : impl_(std::make_unique<Impl>(std::move(model), options, budget, pool, std::move(runner))) {}
+                 Device& device, std::shared_ptr<Runner> runner)
+    : impl_(std::make_unique<Impl>(std::move(model), options, budget, device, std::move(runner))) {}
 
 Session::Session(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 

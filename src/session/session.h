@@ -17,8 +17,8 @@
 
 #include "base/budget.h"
 #include "base/stop.h"
-#include "base/thread_pool.h"
 #include "context/context.h"
+#include "kernels/device.h"
 #include "model/model.h"
 #include "session/options.h"
 #include "session/sampler.h"
@@ -109,7 +109,7 @@ class Generation {
   std::unique_ptr<Impl> impl_;
 };
 
-// Thread rule: one thread at a time, also for all sessions that share a Runner. Model, budget and pool
+// Thread rule: one thread at a time, also for all sessions that share a Runner. Model, budget and device
 // outlive the session (the model by shared_ptr).
 class Session {
  public:
@@ -117,11 +117,11 @@ class Session {
   // context (tag kv), activations and logits (scratch), history and sampler (session), text streams
   // (tokenizer). Throws Error(kBudget, kInput, kUnsupported).
   Session(std::shared_ptr<const Model> model, const SessionOptions& options, Budget& budget,
-          ThreadPool& pool);
+          Device& device);
   // Borrows a Runner of the same model (MakeRunner), so that sessions share activations and can be run
-  // together (session/scheduler.h). The Runner keeps the ThreadPool that it was made with; `pool` must be
+  // together (session/scheduler.h). The Runner keeps the Device that it was made with; `device` must be
   // that one.
-  Session(std::shared_ptr<const Model> model, const SessionOptions& options, Budget& budget, ThreadPool& pool,
+  Session(std::shared_ptr<const Model> model, const SessionOptions& options, Budget& budget, Device& device,
           std::shared_ptr<Runner> runner);
   ~Session();
   Session(const Session&) = delete;
@@ -129,7 +129,7 @@ class Session {
 
   // A Runner that keeps its model alive.
   static std::shared_ptr<Runner> MakeRunner(std::shared_ptr<const Model> model, int64_t max_rows,
-                                            ThreadPool& pool, Budget& budget);
+                                            Device& device, Budget& budget);
   // The settings with which the context is made: room to rewind one token more than asked for, because the
   // logits after Rewind come from running the last token again.
   static ContextSettings InnerContext(const ContextSettings& settings);
@@ -207,10 +207,10 @@ class Session {
   // be the saved ones too. Error(kFile) for a file that is damaged or of another version, Error(kInput) for
   // changes that are no options, Error(kBudget).
   static std::unique_ptr<Session> Restore(std::shared_ptr<const Model> model, const std::string& path,
-                                          std::span<const Setting> changes, Budget& budget, ThreadPool& pool);
+                                          std::span<const Setting> changes, Budget& budget, Device& device);
   static std::unique_ptr<Session> RestoreBytes(std::shared_ptr<const Model> model, std::string_view bytes,
                                                const std::string& name, std::span<const Setting> changes,
-                                               Budget& budget, ThreadPool& pool);
+                                               Budget& budget, Device& device);
   // What is to be known about the last state that was taken; empty if all is as it was: that it was saved on
   // a processor with other instructions, so that sums are rounded in another order from here on.
   const std::string& restore_note() const;
@@ -223,7 +223,7 @@ class Session {
   // read.
   void Restore(const std::string& path);
   void RestoreBytes(std::string_view bytes, const std::string& name = "state");
-  // A second session in the same state, on the same budget, pool and Runner. Throws Error(kBudget).
+  // A second session in the same state, on the same budget, device and Runner. Throws Error(kBudget).
   std::unique_ptr<Session> Clone() const;
 
   struct Impl;  // for the library's own files

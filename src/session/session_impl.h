@@ -20,7 +20,7 @@
 namespace mneme {
 
 struct Session::Impl {
-  Impl(std::shared_ptr<const Model> model, const SessionOptions& options, Budget& budget, ThreadPool& pool,
+  Impl(std::shared_ptr<const Model> model, const SessionOptions& options, Budget& budget, Device& device,
        std::shared_ptr<Runner> runner, std::unique_ptr<Context> context = nullptr);
 
   // session.cc
@@ -90,7 +90,7 @@ struct Session::Impl {
   SessionOptions options;
   ContextSettings inner_settings;
   Budget& budget;
-  ThreadPool& pool;
+  Device& device;
   Lease logits_lease;
   Lease history_lease;
   Lease text_lease;

@@ -7,6 +7,7 @@
 #include <numeric>
 #include <sstream>
 
+#include "kernels/cpu_device.h"
 #include "session/session_test_util.h"
 
 namespace mneme {
@@ -35,7 +36,7 @@ TEST(SessionTest, GreedyTextOfTheModelsAuthor) {
   ASSERT_FALSE(expected.str().empty());
   Budget budget;
   for (const char* spec : {"dense", "sinks:sinks=4,window=400"}) {
-    Session session(model, TestOptions(spec), budget, TestPool());
+    Session session(model, TestOptions(spec), budget, TestDevice());
     session.FeedText("");  // BOS alone
     EXPECT_EQ(session.num_tokens(), 1);
     GenerateResult result;
@@ -55,10 +56,10 @@ TEST(SessionTest, TextInPiecesEqualsTokensOfTheWhole) {
       "Once upon a time, a caf\xC3\xA9 \xE2\x82\xAC opened.\nLily went in  and sat down. The end!";
   const std::vector<TokenId> ids = model->tokenizer().Encode(text, {.add_bos = true});
   Budget budget;
-  Session whole(model, TestOptions("sinks:sinks=4,window=20"), budget, TestPool());
+  Session whole(model, TestOptions("sinks:sinks=4,window=20"), budget, TestDevice());
   whole.Feed(ids);
   for (const size_t piece : {1, 2, 3, 7, 100}) {
-    Session session(model, TestOptions("sinks:sinks=4,window=20"), budget, TestPool());
+    Session session(model, TestOptions("sinks:sinks=4,window=20"), budget, TestDevice());
     for (size_t i = 0; i < text.size(); i += piece) {
       EXPECT_EQ(session.FeedText(std::string_view(text).substr(i, piece)), std::min(piece, text.size() - i));
     }
@@ -77,13 +78,13 @@ TEST(SessionTest, RefusedTextWaitsInTheState) {
   while (text.size() < 9000)
     text += "Once upon a time there was a caf\xC3\xA9 with " + std::to_string(text.size()) + " cats. ";
   Budget large;
-  Session whole(model, TestOptions("dense"), large, TestPool());
+  Session whole(model, TestOptions("dense"), large, TestDevice());
   whole.FeedText(text);
   whole.FinishText();
   Budget probe;
-  { const Session small(model, TestOptions("dense"), probe, TestPool()); }
+  { const Session small(model, TestOptions("dense"), probe, TestDevice()); }
   Budget budget(probe.peak_bytes() + (size_t{1} << 18));
-  Session full(model, TestOptions("dense"), budget, TestPool());
+  Session full(model, TestOptions("dense"), budget, TestDevice());
   int64_t at = 0;
   EXPECT_NE(ErrorOf(ErrorKind::kBudget,
                     [&] {
@@ -93,7 +94,7 @@ TEST(SessionTest, RefusedTextWaitsInTheState) {
             "(no error)");
   const std::string path = ::testing::TempDir() + "/mneme_refused.state";
   full.Save(path);
-  Session more(model, TestOptions("dense"), large, TestPool());
+  Session more(model, TestOptions("dense"), large, TestDevice());
   more.Restore(path);
   EXPECT_EQ(more.text_bytes(), at + 700);
   EXPECT_LT(more.num_tokens(), whole.num_tokens());
@@ -110,7 +111,7 @@ TEST(SessionTest, ChunksDoNotChangeBits) {
     std::vector<float> first;
     for (const int64_t chunk : {1, 7, 16, 128}) {
       Budget budget;
-      Session session(model, TestOptions(spec, chunk), budget, TestPool());
+      Session session(model, TestOptions(spec, chunk), budget, TestDevice());
       EXPECT_EQ(session.Feed(tokens), tokens.size());
       if (first.empty()) first = LogitsOf(session);
       EXPECT_TRUE(SameBits(LogitsOf(session), first)) << spec << " in chunks of " << chunk;
@@ -122,8 +123,8 @@ TEST(SessionTest, RowsHandedOutAreTheLogitsOfEachStep) {
   MNEME_SESSION_TEST_MODEL();
   const std::vector<TokenId> tokens = TestTokens(*model, 40);
   Budget budget;
-  Session rows(model, TestOptions("sinks:sinks=4,window=20"), budget, TestPool());
-  Session steps(model, TestOptions("sinks:sinks=4,window=20"), budget, TestPool());
+  Session rows(model, TestOptions("sinks:sinks=4,window=20"), budget, TestDevice());
+  Session steps(model, TestOptions("sinks:sinks=4,window=20"), budget, TestDevice());
   int64_t expected_index = 0;
   rows.Feed(tokens, {}, [&](int64_t index, std::span<const float> logits) {
     EXPECT_EQ(index, expected_index++);
@@ -148,8 +149,8 @@ TEST(SessionTest, RewindIsExact) {
     for (const size_t at : {3u, 24u, 25u, 31u, 80u}) {
       for (const size_t back : {1u, 5u, 20u}) {
         Budget budget;
-        Session straight(model, TestOptions(spec), budget, TestPool());
-        Session detour(model, TestOptions(spec), budget, TestPool());
+        Session straight(model, TestOptions(spec), budget, TestDevice());
+        Session detour(model, TestOptions(spec), budget, TestDevice());
         straight.Feed(all.first(at));
         detour.Feed(all.first(at));
         detour.Feed(all.last(back));  // something else
@@ -169,7 +170,7 @@ TEST(SessionTest, RewindIsExact) {
 TEST(SessionTest, RewindRefusesWhatIsGone) {
   MNEME_SESSION_TEST_MODEL();
   Budget budget;
-  Session session(model, TestOptions("sinks:sinks=4,window=20"), budget, TestPool());
+  Session session(model, TestOptions("sinks:sinks=4,window=20"), budget, TestDevice());
   EXPECT_EQ(session.MaxRewind(), 0);
   EXPECT_NE(ErrorOf(ErrorKind::kInput, [&] { session.Rewind(1); }).find("cannot go back by 1"),
             std::string::npos);
@@ -181,7 +182,7 @@ TEST(SessionTest, RewindRefusesWhatIsGone) {
       std::string::npos);
   EXPECT_TRUE(SameBits(LogitsOf(session), before));
   // To the very beginning, where the stream is short enough.
-  Session small(model, TestOptions("sinks:sinks=4,window=20"), budget, TestPool());
+  Session small(model, TestOptions("sinks:sinks=4,window=20"), budget, TestDevice());
   small.Feed(TestTokens(*model, 10));
   EXPECT_EQ(small.MaxRewind(), 10);
   small.Rewind(10);
@@ -195,7 +196,7 @@ TEST(SessionTest, SamplingAfterRewindRepeatsItself) {
   Budget budget;
   SessionOptions options = TestOptions("sinks:sinks=4,window=20");
   options.sampler = {.temperature = 1.0f, .top_p = 0.95f, .repetition_penalty = 1.2f, .seed = 11};
-  Session session(model, options, budget, TestPool());
+  Session session(model, options, budget, TestDevice());
   session.FeedText("Once upon a time");
   session.FinishText();
   const std::vector<TokenId> first = GreedyTokens(session, 20);
@@ -216,7 +217,7 @@ TEST(SessionTest, AStreamThatStartsFarAwayWritesTheSame) {
       Budget budget;
       SessionOptions options = TestOptions(spec);
       options.context.start_position = start;
-      Session session(model, options, budget, TestPool());
+      Session session(model, options, budget, TestDevice());
       session.FeedText("Once upon a time, there was a dog.");
       const std::vector<TokenId> tokens = GreedyTokens(session, 60);
       if (expected.empty()) expected = tokens;
@@ -233,9 +234,9 @@ TEST(SessionTest, ThreadsDoNotChangeBits) {
   for (const std::string& spec : TestContexts()) {
     std::vector<float> first;
     for (const size_t num_threads : {1, 2, 3}) {
-      ThreadPool pool(num_threads);
+      CpuDevice device(num_threads);
       Budget budget;
-      Session session(model, TestOptions(spec), budget, pool);
+      Session session(model, TestOptions(spec), budget, device);
       session.Feed(tokens);
       if (first.empty()) first = LogitsOf(session);
       EXPECT_TRUE(SameBits(LogitsOf(session), first)) << spec << " with " << num_threads << " threads";
@@ -247,7 +248,7 @@ TEST(SessionTest, StopStringsEndTheTextBeforeThem) {
   MNEME_SESSION_TEST_MODEL();
   Budget budget;
   const auto run = [&](std::vector<std::string> stops, GenerateResult* result) {
-    Session session(model, TestOptions("dense"), budget, TestPool());
+    Session session(model, TestOptions("dense"), budget, TestDevice());
     session.FeedText("Once upon a time");
     return GenerateText(session, {.max_tokens = 60, .stop_strings = std::move(stops)}, result);
   };
@@ -267,13 +268,13 @@ TEST(SessionTest, StopStringsEndTheTextBeforeThem) {
 TEST(SessionTest, StopStringsLeaveTheStream) {
   MNEME_SESSION_TEST_MODEL();
   Budget budget;
-  Session free(model, TestOptions("dense"), budget, TestPool());
+  Session free(model, TestOptions("dense"), budget, TestDevice());
   free.FeedText("Once upon a time");
   const std::string text = GenerateText(free, {.max_tokens = 60});
   for (size_t at = 10; at < 60; at += 3) {
     const std::string stop = text.substr(at, 6);
-    Session session(model, TestOptions("dense"), budget, TestPool()),
-        plain(model, TestOptions("dense"), budget, TestPool());
+    Session session(model, TestOptions("dense"), budget, TestDevice()),
+        plain(model, TestOptions("dense"), budget, TestDevice());
     session.FeedText("Once upon a time");
     session.FinishText();
     const auto num_before = static_cast<size_t>(session.num_tokens());
@@ -296,8 +297,8 @@ TEST(SessionTest, StopStringsLeaveTheStream) {
 TEST(SessionTest, AnAnswerThatIsDroppedLeavesWhatWasHandedOut) {
   MNEME_SESSION_TEST_MODEL();
   Budget budget;
-  Session session(model, TestOptions("dense"), budget, TestPool()),
-      plain(model, TestOptions("dense"), budget, TestPool());
+  Session session(model, TestOptions("dense"), budget, TestDevice()),
+      plain(model, TestOptions("dense"), budget, TestDevice());
   const std::vector<TokenId> prompt = TestTokens(*model, 12);
   session.Feed(prompt);
   plain.Feed(prompt);
@@ -319,7 +320,7 @@ TEST(SessionTest, AnAnswerThatIsDroppedLeavesWhatWasHandedOut) {
 TEST(SessionTest, NothingChangesASessionWhileItAnswers) {
   MNEME_SESSION_TEST_MODEL();
   Budget budget;
-  Session session(model, TestOptions("dense"), budget, TestPool());
+  Session session(model, TestOptions("dense"), budget, TestDevice());
   session.FeedText("Once upon a time");
   session.FinishText();
   const std::string state = ::testing::TempDir() + "/busy.state";
@@ -345,7 +346,7 @@ TEST(SessionTest, NothingChangesASessionWhileItAnswers) {
 TEST(SessionTest, AStopEndsItAndLosesNothing) {
   MNEME_SESSION_TEST_MODEL();
   Budget budget;
-  Session session(model, TestOptions("sinks:sinks=4,window=20"), budget, TestPool());
+  Session session(model, TestOptions("sinks:sinks=4,window=20"), budget, TestDevice());
   session.FeedText("Once upon");
   std::atomic<bool> stop{true};
   EXPECT_EQ(session.FeedText(" a time", &stop), 0u);
@@ -366,8 +367,8 @@ TEST(SessionTest, PausesTakePositionsAndAreNotPenalised) {
   SessionOptions options = TestOptions("sinks:sinks=4,window=20");
   options.sampler.repetition_penalty = 1e6f;
   const TokenId pause = 300;
-  Session none(model, options, budget, TestPool()), zero(model, options, budget, TestPool());
-  Session paused(model, options, budget, TestPool()), plain(model, options, budget, TestPool());
+  Session none(model, options, budget, TestDevice()), zero(model, options, budget, TestDevice());
+  Session paused(model, options, budget, TestDevice()), plain(model, options, budget, TestDevice());
   const std::vector<TokenId> prompt = TestTokens(*model, 12);
   for (Session* session : {&none, &zero, &paused, &plain}) session->Feed(prompt);
   zero.FeedPauses(0, pause);
@@ -399,7 +400,7 @@ TEST(SessionTest, PausesTakePositionsAndAreNotPenalised) {
 TEST(SessionTest, PausesThatCannotBe) {
   MNEME_SESSION_TEST_MODEL();
   Budget budget;
-  Session session(model, TestOptions("sinks:sinks=4,window=20"), budget, TestPool());
+  Session session(model, TestOptions("sinks:sinks=4,window=20"), budget, TestDevice());
   EXPECT_NE(ErrorOf(ErrorKind::kInput, [&] { session.FeedPauses(3, 300); }).find("empty"), std::string::npos);
   session.FeedText("Once");
   EXPECT_NE(ErrorOf(ErrorKind::kUnsupported, [&] { session.FeedPauses(3); }).find("<pause>"),
@@ -426,7 +427,7 @@ TEST(SessionTest, EmptyAndShortStreams) {
   MNEME_SESSION_TEST_MODEL();
   for (const std::string& spec : TestContexts()) {
     Budget budget;
-    Session session(model, TestOptions(spec), budget, TestPool());
+    Session session(model, TestOptions(spec), budget, TestDevice());
     EXPECT_EQ(session.Feed({}), 0u);
     session.FinishText();
     EXPECT_TRUE(session.context().Ledger().empty());
@@ -441,7 +442,7 @@ TEST(SessionTest, EmptyAndShortStreams) {
 TEST(SessionTest, BytesThatAreNoText) {
   MNEME_SESSION_TEST_MODEL();
   Budget budget;
-  Session session(model, TestOptions("sinks:sinks=4,window=20"), budget, TestPool());
+  Session session(model, TestOptions("sinks:sinks=4,window=20"), budget, TestDevice());
   const std::string bytes("a\0b\xFF\xFE\xC3(\x80\xF0\x9F end", 14);
   EXPECT_EQ(session.FeedText(bytes), bytes.size());
   session.FinishText();
@@ -453,17 +454,17 @@ TEST(SessionTest, BytesThatAreNoText) {
 TEST(SessionTest, BadTokensAndOptionsAreNamed) {
   MNEME_SESSION_TEST_MODEL();
   Budget budget;
-  Session session(model, TestOptions("dense"), budget, TestPool());
+  Session session(model, TestOptions("dense"), budget, TestDevice());
   for (const TokenId bad : {-1, 512, INT32_MAX}) {
     const std::vector<TokenId> tokens = {1, 5, bad};
     EXPECT_NE(ErrorOf(ErrorKind::kInput, [&] { session.Feed(tokens); }).find("token 2 of the input"),
               std::string::npos);
     EXPECT_EQ(session.num_tokens(), 0);
   }
-  EXPECT_NE(ErrorOf(ErrorKind::kInput, [&] { Session(model, TestOptions("auto"), budget, TestPool()); })
+  EXPECT_NE(ErrorOf(ErrorKind::kInput, [&] { Session(model, TestOptions("auto"), budget, TestDevice()); })
                 .find("definite context"),
             std::string::npos);
-  EXPECT_NE(ErrorOf(ErrorKind::kInput, [&] { Session(model, TestOptions("sinks", 0), budget, TestPool()); })
+  EXPECT_NE(ErrorOf(ErrorKind::kInput, [&] { Session(model, TestOptions("sinks", 0), budget, TestDevice()); })
                 .find("chunk"),
             std::string::npos);
 }
@@ -472,7 +473,7 @@ TEST(SessionTest, ACapTooSmallIsRefusedBeforeAnythingRuns) {
   MNEME_SESSION_TEST_MODEL();
   Budget budget(size_t{1} << 20);
   const std::string message = ErrorOf(ErrorKind::kBudget, [&] {
-    Session(model, TestOptions("sinks:sinks=4,window=20", 512), budget, TestPool());
+    Session(model, TestOptions("sinks:sinks=4,window=20", 512), budget, TestDevice());
   });
   EXPECT_NE(message.find("--memory at least"), std::string::npos) << message;
   EXPECT_EQ(budget.used_bytes(), 0u);
@@ -481,7 +482,7 @@ TEST(SessionTest, ACapTooSmallIsRefusedBeforeAnythingRuns) {
 TEST(SessionTest, DenseStopsPolitelyAtTheCap) {
   MNEME_SESSION_TEST_MODEL();
   Budget budget(size_t{4} << 20);
-  Session session(model, TestOptions("dense"), budget, TestPool());
+  Session session(model, TestOptions("dense"), budget, TestDevice());
   const std::vector<TokenId> tokens = TestTokens(*model, 8000);
   const std::string message = ErrorOf(ErrorKind::kBudget, [&] { session.Feed(tokens); });
   EXPECT_NE(message.find("full at token"), std::string::npos) << message;
@@ -501,7 +502,7 @@ TEST(SessionTest, MemoryStaysFlatAndIsGivenBack) {
   MNEME_SESSION_TEST_MODEL();
   Budget budget(size_t{16} << 20);
   {
-    Session session(model, TestOptions("sinks:sinks=4,window=100", 64), budget, TestPool());
+    Session session(model, TestOptions("sinks:sinks=4,window=100", 64), budget, TestDevice());
     const std::vector<TokenId> tokens = TestTokens(*model, 3000);
     const size_t used = budget.used_bytes();
     session.Feed(tokens);

@@ -8,20 +8,21 @@
 
 #include "base/error.h"
 #include "base/testing.h"
+#include "kernels/cpu_device.h"
 #include "session/session.h"
 
 namespace mneme::testing {
 
 // One thread, because tests run many programs at once; ThreadsDoNotChangeBits makes its own pools.
-inline ThreadPool& TestPool() {
-  static ThreadPool pool(1);
-  return pool;
+inline Device& TestDevice() {
+  static CpuDevice device(1);
+  return device;
 }
 
 // stories260K: 5 layers, 512 tokens, trained at 512. Loaded once per test program.
 inline std::shared_ptr<const Model> TestModel(const std::string& data) {
   static const std::shared_ptr<const Model> model =
-      Model::Load(data + "/models/stories260K/stories260K.gguf", {}, TestPool());
+      Model::Load(data + "/models/stories260K/stories260K.gguf", {}, TestDevice());
   return model;
 }
 

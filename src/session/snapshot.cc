@@ -326,7 +326,7 @@ Session::Impl::Restored Session::Impl::ReadBody(StateReader& reader, int64_t num
 
 std::unique_ptr<Context> Session::Impl::RestoredContext(BufferReader reader, int64_t num_tokens) const {
   std::unique_ptr<Context> restored =
-      MakeContext(model->context_shape(), inner_settings, budget, pool.num_threads());
+      MakeContext(model->context_shape(), inner_settings, budget, device.num_threads());
   restored->Restore(reader);
   if (reader.remaining_bytes() != 0 || restored->num_tokens() != num_tokens ||
       restored->start_position() != inner_settings.start_position) {
@@ -347,7 +347,7 @@ void Session::Impl::Clear() {
 void Session::Impl::Empty() {
   Clear();
   context.reset();  // first, or there must be room for two
-  context = MakeContext(model->context_shape(), inner_settings, budget, pool.num_threads());
+  context = MakeContext(model->context_shape(), inner_settings, budget, device.num_threads());
 }
 
 void Session::Impl::Restore(const Snapshot& snapshot, const std::string& name) {
@@ -442,21 +442,21 @@ void Session::RestoreBytes(std::string_view bytes, const std::string& name) {
 
 std::unique_ptr<Session> Session::Restore(std::shared_ptr<const Model> model, const std::string& path,
                                           std::span<const Setting> changes, Budget& budget,
-                                          ThreadPool& pool) {
+                                          Device& device) {
   const MappedFile file(path);
   std::unique_ptr<Session> session =
-      RestoreBytes(std::move(model), BytesOf(file), path, changes, budget, pool);
+      RestoreBytes(std::move(model), BytesOf(file), path, changes, budget, device);
   file.CheckUnchanged();  // after the last look at it
   return session;
 }
 
 std::unique_ptr<Session> Session::RestoreBytes(std::shared_ptr<const Model> model, std::string_view bytes,
                                                const std::string& name, std::span<const Setting> changes,
-                                               Budget& budget, ThreadPool& pool) {
+                                               Budget& budget, Device& device) {
   const Snapshot snapshot = ParseSnapshot(bytes, name);
   CompareModels(snapshot.info, SnapshotInfoOf(*model), name);
   const SessionOptions options = ChangedOptions(snapshot.info.options, changes, name);
-  auto session = std::make_unique<Session>(std::move(model), options, budget, pool);
+  auto session = std::make_unique<Session>(std::move(model), options, budget, device);
   session->impl_->Restore(snapshot, name);
   session->set_sampler(options.sampler);
   return session;
@@ -486,7 +486,7 @@ std::string Session::note(const std::string& name) const {
 
 std::unique_ptr<Session> Session::Clone() const {
   // Its keys and values are those of this session until one of the two writes; the rest is small.
-  auto copy = std::make_unique<Impl>(impl_->model, impl_->options, impl_->budget, impl_->pool, impl_->runner,
+  auto copy = std::make_unique<Impl>(impl_->model, impl_->options, impl_->budget, impl_->device, impl_->runner,
                                      impl_->context->Fork());
   BufferWriter writer;
   impl_->WriteOwn(writer);

@@ -59,10 +59,10 @@ TEST_F(SnapshotTest, GoingOnAfterRestoreIsBitIdentical) {
   for (const std::string& spec : TestContexts()) {
     // Empty, inside a chunk, at and around the first evictions, far beyond.
     for (const size_t at : {0u, 3u, 16u, 24u, 25u, 26u, 100u}) {
-      Session original(model, TestOptions(spec), budget_, TestPool());
+      Session original(model, TestOptions(spec), budget_, TestDevice());
       original.Feed(all.first(at));
       original.Save(Path());
-      Session restored(model, TestOptions(spec), budget_, TestPool());
+      Session restored(model, TestOptions(spec), budget_, TestDevice());
       restored.Restore(Path());
       EXPECT_EQ(restored.num_tokens(), static_cast<int64_t>(at));
       EXPECT_EQ(restored.RecentTokens(), original.RecentTokens());
@@ -92,7 +92,7 @@ TEST_F(SnapshotTest, EveryEncodingOfKeysAndValues) {
     options.context.key_encoding = options.context.value_encoding = encoding;
     std::unique_ptr<Session> original;
     try {
-      original = std::make_unique<Session>(model, options, budget_, TestPool());
+      original = std::make_unique<Session>(model, options, budget_, TestDevice());
     } catch (const Error& error) {
       EXPECT_NE(std::string(error.what()).find(EncodingName(encoding)), std::string::npos) << error.what();
       continue;
@@ -100,7 +100,7 @@ TEST_F(SnapshotTest, EveryEncodingOfKeysAndValues) {
     ++num_tried;
     original->Feed(std::span(tokens).first(45));
     original->Save(Path());
-    Session restored(model, options, budget_, TestPool());
+    Session restored(model, options, budget_, TestDevice());
     restored.Restore(Path());
     original->Feed(std::span(tokens).subspan(45));
     restored.Feed(std::span(tokens).subspan(45));
@@ -115,10 +115,10 @@ TEST_F(SnapshotTest, PendingTextAndSamplingGoOn) {
   options.sampler = {.temperature = 1.0f, .top_k = 40, .repetition_penalty = 1.3f, .seed = 99};
   const std::string text = "Once upon a time there was a \xE2\x82\xAC in the gar";
   for (const size_t cut : {4u, 9u, 30u, 31u, static_cast<unsigned>(text.size())}) {
-    Session original(model, options, budget_, TestPool());
+    Session original(model, options, budget_, TestDevice());
     original.FeedText(std::string_view(text).substr(0, cut));
     original.Save(Path());
-    Session restored(model, TestOptions("sinks:sinks=4,window=20"), budget_, TestPool());
+    Session restored(model, TestOptions("sinks:sinks=4,window=20"), budget_, TestDevice());
     restored.Restore(Path());
     EXPECT_EQ(restored.pending_text_bytes(), original.pending_text_bytes());
     EXPECT_EQ(restored.text_bytes(), static_cast<int64_t>(cut));
@@ -137,10 +137,10 @@ TEST_F(SnapshotTest, PendingTextAndSamplingGoOn) {
 
 TEST_F(SnapshotTest, SavingTwiceGivesTheSameBytes) {
   MNEME_SESSION_TEST_MODEL();
-  Session session(model, TestOptions("sinks:sinks=4,window=20"), budget_, TestPool());
+  Session session(model, TestOptions("sinks:sinks=4,window=20"), budget_, TestDevice());
   session.Feed(TestTokens(*model, 60));
   session.Save(Path("a"));
-  Session restored(model, TestOptions("sinks:sinks=4,window=20"), budget_, TestPool());
+  Session restored(model, TestOptions("sinks:sinks=4,window=20"), budget_, TestDevice());
   restored.Restore(Path("a"));
   restored.Save(Path("b"));
   EXPECT_EQ(Bytes(Path("a")), Bytes(Path("b")));
@@ -151,7 +151,7 @@ TEST_F(SnapshotTest, TheHeaderTellsHowToGoOn) {
   SessionOptions options = TestOptions("lambda:starts=5,window=24,distance=24");
   options.context.start_position = Position{1} << 33;
   options.context.key_encoding = Encoding::kBF16;
-  Session session(model, options, budget_, TestPool());
+  Session session(model, options, budget_, TestDevice());
   session.Feed(TestTokens(*model, 33));
   session.Save(Path());
   const SnapshotInfo info = ReadSnapshotInfo(Path());
@@ -160,7 +160,7 @@ TEST_F(SnapshotTest, TheHeaderTellsHowToGoOn) {
   EXPECT_EQ(info.model_fingerprint, model->fingerprint());
   SessionOptions same;
   same.context = info.options.context;
-  Session restored(model, same, budget_, TestPool());
+  Session restored(model, same, budget_, TestDevice());
   restored.Restore(Path());
   EXPECT_EQ(restored.next_position(), (Position{1} << 33) + 33);
 }
@@ -169,13 +169,13 @@ TEST_F(SnapshotTest, AStateGoesOnWithAnotherChunk) {
   MNEME_SESSION_TEST_MODEL();
   const std::vector<TokenId> tokens = TestTokens(*model, 300);
   for (const std::string& context : TestContexts()) {
-    Session session(model, TestOptions(context, 16), budget_, TestPool());
+    Session session(model, TestOptions(context, 16), budget_, TestDevice());
     session.Feed(std::span(tokens).first(200));
     session.Save(Path());
     session.Feed(std::span(tokens).subspan(200));
     for (const int64_t chunk : {1, 7, 90}) {
       const std::vector<Setting> changes = {{"chunk", std::to_string(chunk)}};
-      const auto other = Session::Restore(model, Path(), changes, budget_, TestPool());
+      const auto other = Session::Restore(model, Path(), changes, budget_, TestDevice());
       EXPECT_EQ(other->options().context.max_chunk, chunk);
       other->Feed(std::span(tokens).subspan(200));
       EXPECT_TRUE(SameBits(LogitsOf(*other), LogitsOf(session))) << context << " chunk " << chunk;
@@ -185,11 +185,11 @@ TEST_F(SnapshotTest, AStateGoesOnWithAnotherChunk) {
 
 TEST_F(SnapshotTest, EveryMismatchIsNamed) {
   MNEME_SESSION_TEST_MODEL();
-  Session saved(model, TestOptions("sinks:sinks=4,window=20"), budget_, TestPool());
+  Session saved(model, TestOptions("sinks:sinks=4,window=20"), budget_, TestDevice());
   saved.Feed(TestTokens(*model, 30));
   saved.Save(Path());
   const auto refuse = [&](const SessionOptions& options, const char* word) {
-    Session session(model, options, budget_, TestPool());
+    Session session(model, options, budget_, TestDevice());
     session.Feed(TestTokens(*model, 9));
     const std::vector<float> before = LogitsOf(session);
     const std::string message = ErrorOf(ErrorKind::kMismatch, [&] { session.Restore(Path()); });
@@ -232,7 +232,7 @@ TEST_F(SnapshotTest, EveryMismatchIsNamed) {
 
 TEST_F(SnapshotTest, DamagedFilesAreRefusedAndNothingChanges) {
   MNEME_SESSION_TEST_MODEL();
-  Session session(model, TestOptions("sinks:sinks=4,window=20"), budget_, TestPool());
+  Session session(model, TestOptions("sinks:sinks=4,window=20"), budget_, TestDevice());
   session.Feed(TestTokens(*model, 30));
   session.Save(Path());
   const std::string good = Bytes(Path());
@@ -264,7 +264,7 @@ TEST_F(SnapshotTest, DamagedFilesAreRefusedAndNothingChanges) {
 // Bytes that pass the checksum and are wrong all the same: whatever they are, an Error or a usable session.
 TEST_F(SnapshotTest, HostileBytesWithARightChecksum) {
   MNEME_SESSION_TEST_MODEL();
-  Session session(model, TestOptions("sinks:sinks=4,window=20"), budget_, TestPool());
+  Session session(model, TestOptions("sinks:sinks=4,window=20"), budget_, TestDevice());
   session.FeedText("Once upon a");
   session.Save(Path());
   const std::string good = Bytes(Path());
@@ -296,7 +296,7 @@ TEST_F(SnapshotTest, HostileBytesWithARightChecksum) {
 
 TEST_F(SnapshotTest, AFullDiskLeavesTheOldState) {
   MNEME_SESSION_TEST_MODEL();
-  Session session(model, TestOptions("sinks:sinks=4,window=200"), budget_, TestPool());
+  Session session(model, TestOptions("sinks:sinks=4,window=200"), budget_, TestDevice());
   session.Feed(TestTokens(*model, 30));
   session.Save(Path());
   const std::string old = Bytes(Path());
@@ -322,7 +322,7 @@ TEST_F(SnapshotTest, AFullDiskLeavesTheOldState) {
 
 TEST_F(SnapshotTest, KilledInTheMiddleOfASaveTheOldStateIsWhole) {
   MNEME_SESSION_TEST_MODEL();
-  Session session(model, TestOptions("sinks:sinks=4,window=400"), budget_, TestPool());
+  Session session(model, TestOptions("sinks:sinks=4,window=400"), budget_, TestDevice());
   session.Feed(TestTokens(*model, 30));
   session.Save(Path());
   const std::string first = Bytes(Path());
@@ -334,7 +334,7 @@ TEST_F(SnapshotTest, KilledInTheMiddleOfASaveTheOldStateIsWhole) {
     const pid_t child = ::fork();
     ASSERT_GE(child, 0);
     if (child == 0) {
-      for (;;) session.Save(Path());  // saves until it dies; uses no thread of the pool
+      for (;;) session.Save(Path());  // saves until it dies; uses no thread of the device
     }
     std::this_thread::sleep_for(std::chrono::microseconds(200 + 700 * round));
     ::kill(child, SIGKILL);
@@ -344,7 +344,7 @@ TEST_F(SnapshotTest, KilledInTheMiddleOfASaveTheOldStateIsWhole) {
     const std::string now = Bytes(Path());
     num_old += now == first;
     EXPECT_TRUE(now == first || now == second) << "round " << round;
-    Session restored(model, TestOptions("sinks:sinks=4,window=400"), budget_, TestPool());
+    Session restored(model, TestOptions("sinks:sinks=4,window=400"), budget_, TestDevice());
     EXPECT_NO_THROW(restored.Restore(Path()));
   }
   RecordProperty("rounds_with_the_old_state", num_old);
@@ -353,7 +353,7 @@ TEST_F(SnapshotTest, KilledInTheMiddleOfASaveTheOldStateIsWhole) {
 TEST_F(SnapshotTest, ACloneGoesItsOwnWay) {
   MNEME_SESSION_TEST_MODEL();
   for (const std::string& spec : TestContexts()) {
-    Session session(model, TestOptions(spec), budget_, TestPool());
+    Session session(model, TestOptions(spec), budget_, TestDevice());
     session.FeedText("Once upon a time there was a dog who lived in a big house with a red doo");
     const std::unique_ptr<Session> clone = session.Clone();
     const std::vector<TokenId> other = TestTokens(*model, 30);
@@ -368,18 +368,18 @@ TEST_F(SnapshotTest, ACloneGoesItsOwnWay) {
 TEST_F(SnapshotTest, RestoringUnderATightCap) {
   MNEME_SESSION_TEST_MODEL();
   const SessionOptions options = TestOptions("sinks:sinks=4,window=300");
-  Session source(model, options, budget_, TestPool());
+  Session source(model, options, budget_, TestDevice());
   source.Feed(TestTokens(*model, 400));
   source.Save(Path());
   size_t needed = 0;
   {
     Budget budget;
-    Session session(model, options, budget, TestPool());
+    Session session(model, options, budget, TestDevice());
     needed = budget.used_bytes();
   }
   // Room for exactly one.
   Budget tight(needed);
-  Session session(model, options, tight, TestPool());
+  Session session(model, options, tight, TestDevice());
   session.Restore(Path());
   EXPECT_TRUE(SameBits(LogitsOf(session), LogitsOf(source)));
   session.Feed(TestTokens(*model, 20));

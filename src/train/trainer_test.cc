@@ -15,8 +15,8 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/testing.h"
-#include "base/thread_pool.h"
 #include "context/registry.h"
+#include "kernels/cpu_device.h"
 #include "model/model.h"
 #include "train/architecture.h"
 #include "train/checkpoint.h"
@@ -133,8 +133,8 @@ TEST_F(Training, WhatActsIsWrittenIntoTheModel) {
   text.replace(text.find("[model]"), 7, "[model]\nsink = \"token\"");
   const double whole = Train(Config(text, "a"), {}).loss;
   EXPECT_NE(Bytes("a/log.jsonl").find("\"backspace_loss\""), std::string::npos);
-  ThreadPool pool(1);
-  const auto model = Model::Load(folder_ / "a/model.gguf", {}, pool);
+  CpuDevice device(1);
+  const auto model = Model::Load(folder_ / "a/model.gguf", {}, device);
   const Tokenizer& tokenizer = model->tokenizer();
   EXPECT_EQ(model->config().actions.pause, *tokenizer.FindToken("<pause>"));
   EXPECT_EQ(model->config().actions.backspace, *tokenizer.FindToken("<backspace>"));
@@ -147,7 +147,7 @@ TEST_F(Training, WhatActsIsWrittenIntoTheModel) {
   EXPECT_NEAR(Train(Config(text, "b"), {}).loss, whole, 1e-4 * whole);
   // A model without any of it says so.
   Train(Config(ConfigText(), "c"), {});
-  const auto plain = Model::Load(folder_ / "c/model.gguf", {}, pool);
+  const auto plain = Model::Load(folder_ / "c/model.gguf", {}, device);
   EXPECT_EQ(plain->config().actions.backspace, -1);
   EXPECT_EQ(plain->context_shape().num_sinks, 4);
   EXPECT_FALSE(plain->tokenizer().adds_bos());
@@ -343,10 +343,10 @@ TEST_F(Training, KilledAtAnyMomentItGoesOn) {
 // What the engine computes for the exported file, token by token and in chunks.
 std::vector<float> EngineLogits(const std::string& path, const std::string& spec,
                                 const std::vector<TokenId>& ids, size_t chunk) {
-  ThreadPool pool(1);
+  CpuDevice device(1);
   LoadOptions options;
   options.pack = PackMode::kNever;
-  const auto model = Model::Load(path, options, pool);
+  const auto model = Model::Load(path, options, device);
   Budget budget;
   ContextSettings settings;
   settings.spec = spec;
@@ -354,7 +354,7 @@ std::vector<float> EngineLogits(const std::string& path, const std::string& spec
   settings.value_encoding = Encoding::kF32;
   settings.max_chunk = static_cast<int64_t>(chunk);
   const auto context = MakeContext(model->context_shape(), settings, budget, 1);
-  Runner runner(*model, static_cast<int64_t>(chunk), pool, budget);
+  Runner runner(*model, static_cast<int64_t>(chunk), device, budget);
   std::vector<float> result;
   for (size_t first = 0; first < ids.size(); first += chunk) {
     ForwardChunk part;

@@ -120,14 +120,14 @@ std::string AnswersFileName(Benchmark benchmark, const DatasetFile& file, int64_
 }
 
 DatasetRun::DatasetRun(std::shared_ptr<const Model> model, const DatasetSettings& settings, Budget& budget,
-                       ThreadPool& pool)
-    : model_(std::move(model)), settings_(settings), budget_(budget), pool_(pool) {
+                       Device& device)
+    : model_(std::move(model)), settings_(settings), budget_(budget), device_(device) {
   if (!model_->has_tokenizer()) {
     Fail(ErrorKind::kUnsupported,
          "{} carries no tokenizer, and the questions are text; name one with --tokenizer",
          model_->config().name);
   }
-  runner_ = Session::MakeRunner(model_, settings_.context.max_chunk, pool_, budget_);
+  runner_ = Session::MakeRunner(model_, settings_.context.max_chunk, device_, budget_);
 }
 
 std::vector<TokenId> DatasetRun::PromptIds(const DatasetTask& task, const DatasetExample& example) const {
@@ -159,7 +159,7 @@ DatasetRun::Answer DatasetRun::Ask(const DatasetTask& task, const DatasetExample
   const auto start = std::chrono::steady_clock::now();
   SessionOptions options;
   options.context = settings_.context;
-  Session session(model_, options, budget_, pool_, runner_);
+  Session session(model_, options, budget_, device_, runner_);
   if (session.Feed(ids, settings_.stop) < ids.size()) return answer;
   GenerateOptions generate;
   generate.max_tokens = settings_.max_tokens >= 0 ? settings_.max_tokens : task.max_tokens;

@@ -11,13 +11,13 @@
 
 #include "base/budget.h"
 #include "base/progress.h"
-#include "base/thread_pool.h"
+#include "chat/chat_template.h"
 #include "context/context.h"
-#include "eval/tasks/babi.h"
 #include "eval/datasets/dataset.h"
+#include "eval/tasks/babi.h"
+#include "kernels/device.h"
 #include "model/model.h"
 #include "session/session.h"
-#include "chat/chat_template.h"
 
 namespace mneme {
 
@@ -55,12 +55,12 @@ int64_t CountExamples(Benchmark benchmark, const DatasetFile& file, int64_t limi
 // Name of the answers' file: "qasper.jsonl", "preds_passkey.jsonl", "qa1_16k.jsonl".
 std::string AnswersFileName(Benchmark benchmark, const DatasetFile& file, int64_t length);
 
-// Thread rule: one thread at a time. Model, budget and pool outlive it.
+// Thread rule: one thread at a time. Model, budget and device outlive it.
 class DatasetRun {
  public:
   // Throws what Session::MakeRunner throws, Error(kUnsupported) for a model without tokenizer.
   DatasetRun(std::shared_ptr<const Model> model, const DatasetSettings& settings, Budget& budget,
-             ThreadPool& pool);
+             Device& device);
 
   // Asks what is not answered yet in answers_path. Throws Error(kMismatch) where the answers there are not
   // to this file's questions; Error(kInput, kBudget, kUnsupported) with the question's place. What was
@@ -80,7 +80,7 @@ class DatasetRun {
   std::shared_ptr<const Model> model_;
   DatasetSettings settings_;
   Budget& budget_;
-  ThreadPool& pool_;
+  Device& device_;
   std::shared_ptr<Runner> runner_;
 };
 

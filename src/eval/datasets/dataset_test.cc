@@ -14,6 +14,7 @@
 #include "base/units.h"
 #include "eval/datasets/dataset_run.h"
 #include "eval/tasks/babi.h"
+#include "kernels/cpu_device.h"
 
 namespace mneme {
 namespace {
@@ -268,15 +269,15 @@ TEST_F(DatasetTest, PromptFile) {
 
 class DatasetRunTest : public DatasetTest {
  protected:
-  static std::shared_ptr<const Model> TestModel(const std::string& data, ThreadPool& pool) {
-    return Model::Load(data + "/models/stories260K/stories260K.gguf", {}, pool);
+  static std::shared_ptr<const Model> TestModel(const std::string& data, Device& device) {
+    return Model::Load(data + "/models/stories260K/stories260K.gguf", {}, device);
   }
 };
 
 TEST_F(DatasetRunTest, HiddenFactsKeepTheirOrderAndLength) {
   MNEME_REQUIRE_DATA(data);
-  ThreadPool pool(1);
-  const auto model = TestModel(data, pool);
+  CpuDevice device(1);
+  const auto model = TestModel(data, device);
   const BabiBook book(data + "/books/persuasion.txt");
   const std::vector<std::string> facts = {"Mary went to the kitchen.", "John went to the garden."};
   const std::string text = book.Hide(facts, 2000, model->tokenizer(), 5);
@@ -291,8 +292,8 @@ TEST_F(DatasetRunTest, HiddenFactsKeepTheirOrderAndLength) {
 
 TEST_F(DatasetRunTest, AnswersAreKeptAndNotAskedAgain) {
   MNEME_REQUIRE_DATA(data);
-  ThreadPool pool(1);
-  const auto model = TestModel(data, pool);
+  CpuDevice device(1);
+  const auto model = TestModel(data, device);
   const std::string path = Write("qa1_test.txt", kStories);
   const auto files = FindDatasetFiles(Benchmark::kBabi, path, {});
   const std::string answers = (folder_ / "out.jsonl").string();
@@ -303,7 +304,7 @@ TEST_F(DatasetRunTest, AnswersAreKeptAndNotAskedAgain) {
   Budget budget;
   NoProgress progress;
   const auto run = [&] {
-    DatasetRun once(model, settings, budget, pool);
+    DatasetRun once(model, settings, budget, device);
     return once.Run(Benchmark::kBabi, files[0], answers, nullptr, progress);
   };
   EXPECT_EQ(run().count, 2);
@@ -345,8 +346,8 @@ TEST_F(DatasetRunTest, AnswersAreKeptAndNotAskedAgain) {
 
 TEST_F(DatasetRunTest, AStopKeepsWhatIsDone) {
   MNEME_REQUIRE_DATA(data);
-  ThreadPool pool(1);
-  const auto model = TestModel(data, pool);
+  CpuDevice device(1);
+  const auto model = TestModel(data, device);
   const auto files = FindDatasetFiles(Benchmark::kBabi, Write("qa1_test.txt", kStories), {});
   DatasetSettings settings;
   settings.context.spec = "sinks:sinks=4,window=200";
@@ -354,7 +355,7 @@ TEST_F(DatasetRunTest, AStopKeepsWhatIsDone) {
   NoProgress progress;
   const std::atomic<bool> stop{true};
   settings.stop = &stop;
-  DatasetRun once(model, settings, budget, pool);
+  DatasetRun once(model, settings, budget, device);
   const DatasetScore score =
       once.Run(Benchmark::kBabi, files[0], (folder_ / "out.jsonl").string(), nullptr, progress);
   EXPECT_TRUE(score.is_interrupted);

@@ -97,14 +97,14 @@ struct PerplexityRun::Stream {
 };
 
 PerplexityRun::PerplexityRun(std::shared_ptr<const Model> model, const PerplexityOptions& options,
-                             Budget& budget, ThreadPool& pool)
+                             Budget& budget, Device& device)
     : model_(std::move(model)), lengths_(options.lengths), stop_(options.stop) {
   if (options.contexts.empty()) Fail(ErrorKind::kInput, "perplexity: no context was given");
   int64_t max_chunk = 1;
   for (const ContextSettings& settings : options.contexts)
     max_chunk = std::max(max_chunk, settings.max_chunk);
   chunk_ = static_cast<size_t>(max_chunk);
-  const std::shared_ptr<Runner> runner = Session::MakeRunner(model_, max_chunk, pool, budget);
+  const std::shared_ptr<Runner> runner = Session::MakeRunner(model_, max_chunk, device, budget);
   for (const ContextSettings& settings : options.contexts) {
     auto stream = std::make_unique<Stream>();
     ContextSettings inner = settings;
@@ -112,16 +112,16 @@ PerplexityRun::PerplexityRun(std::shared_ptr<const Model> model, const Perplexit
     if (const std::optional<RecomputeSpec> spec = ParseRecompute(settings.spec)) {
       stream->spec = *spec;
       stream->recompute =
-          std::make_unique<RecomputeWindow>(model_, spec->window, settings, budget, pool, runner);
+          std::make_unique<RecomputeWindow>(model_, spec->window, settings, budget, device, runner);
       inner = RecomputeWindow::Options(spec->window, settings).context;
       peak_tokens = spec->window;
     } else {
       SessionOptions session_options;
       session_options.context = settings;
-      stream->session = std::make_unique<Session>(model_, session_options, budget, pool, runner);
+      stream->session = std::make_unique<Session>(model_, session_options, budget, device, runner);
     }
     const ContextBytes bytes =
-        PeakContextBytes(model_->context_shape(), inner, peak_tokens, pool.num_threads());
+        PeakContextBytes(model_->context_shape(), inner, peak_tokens, device.num_threads());
     stream->kv_bytes = bytes.is_bounded || stream->recompute ? bytes.total() : 0;
     stream->bins = PositionBins(options.num_even_bins);
     for (const int64_t length : lengths_) stream->by_length.push_back({length / 2, length});

@@ -11,9 +11,10 @@
 #include <vector>
 
 #include "base/budget.h"
-#include "base/thread_pool.h"
 #include "context/context.h"
 #include "eval/perplexity/recompute.h"
+#include "eval/report/grid.h"
+#include "kernels/device.h"
 #include "model/model.h"
 #include "session/session.h"
 #include "session/stats.h"
@@ -78,12 +79,12 @@ struct PerplexityResult {
   Flatness flatness;
 };
 
-// Thread rule: one thread at a time. Model, budget and pool outlive it.
+// Thread rule: one thread at a time. Model, budget and device outlive it.
 class PerplexityRun {
  public:
   // Reserves one session per context and one Runner for all. Throws what Session throws.
   PerplexityRun(std::shared_ptr<const Model> model, const PerplexityOptions& options, Budget& budget,
-                ThreadPool& pool);
+                Device& device);
   ~PerplexityRun();
 
   // More tokens of the stream. The first token of all is not scored: nothing predicts it. A context that

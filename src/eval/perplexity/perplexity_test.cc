@@ -13,6 +13,7 @@
 #include "base/error.h"
 #include "base/testing.h"
 #include "eval/perplexity/report.h"
+#include "kernels/cpu_device.h"
 
 namespace mneme {
 namespace {
@@ -27,8 +28,8 @@ class PerplexityTest : public ::testing::Test {
   void SetUp() override {
     data_ = testing::DataFolder();
     if (data_.empty()) GTEST_SKIP() << testing::kSkipMessage;
-    pool_ = std::make_unique<ThreadPool>(1);
-    model_ = Model::Load(data_ + "/models/stories260K/stories260K.gguf", {}, *pool_);
+    device_ = std::make_unique<CpuDevice>(1);
+    model_ = Model::Load(data_ + "/models/stories260K/stories260K.gguf", {}, *device_);
     std::istringstream words(Read(data_ + "/conformance/real/tokens.txt"));
     for (TokenId id; words >> id;) tokens_.push_back(id);
   }
@@ -47,7 +48,7 @@ class PerplexityTest : public ::testing::Test {
     options.contexts = contexts;
     options.lengths = std::move(lengths);
     Budget budget;
-    PerplexityRun run(model_, options, budget, *pool_);
+    PerplexityRun run(model_, options, budget, *device_);
     run.Feed(tokens);
     run.Finish();
     return run.Results();
@@ -62,7 +63,7 @@ class PerplexityTest : public ::testing::Test {
   }
 
   std::string data_;
-  std::unique_ptr<ThreadPool> pool_;
+  std::unique_ptr<CpuDevice> device_;
   std::shared_ptr<const Model> model_;
   std::vector<TokenId> tokens_;
 };

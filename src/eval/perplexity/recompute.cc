@@ -44,11 +44,11 @@ SessionOptions RecomputeWindow::Options(int64_t window, const ContextSettings& b
 }
 
 RecomputeWindow::RecomputeWindow(std::shared_ptr<const Model> model, int64_t window,
-                                 const ContextSettings& base, Budget& budget, ThreadPool& pool,
+                                 const ContextSettings& base, Budget& budget, Device& device,
                                  std::shared_ptr<Runner> runner)
     : window_(window), recent_(static_cast<size_t>(window)) {
   session_ =
-      std::make_unique<Session>(std::move(model), Options(window, base), budget, pool, std::move(runner));
+      std::make_unique<Session>(std::move(model), Options(window, base), budget, device, std::move(runner));
 }
 
 void RecomputeWindow::Push(TokenId token) { recent_[static_cast<size_t>(num_tokens_++ % window_)] = token; }

@@ -13,8 +13,8 @@
 #include <vector>
 
 #include "base/budget.h"
-#include "base/thread_pool.h"
 #include "context/context.h"
+#include "kernels/device.h"
 #include "model/model.h"
 #include "session/session.h"
 
@@ -29,13 +29,13 @@ struct RecomputeSpec {
 // Nothing where the name is another one. Throws Error(kInput) for an unknown key or a value out of range.
 std::optional<RecomputeSpec> ParseRecompute(std::string_view spec);
 
-// Thread rule: one thread at a time. Model, budget and pool outlive it.
+// Thread rule: one thread at a time. Model, budget and device outlive it.
 class RecomputeWindow {
  public:
   // base: encodings and chunk; the rest is not looked at. Reserves the session of one window. Throws what
   // Session throws.
   RecomputeWindow(std::shared_ptr<const Model> model, int64_t window, const ContextSettings& base,
-                  Budget& budget, ThreadPool& pool, std::shared_ptr<Runner> runner);
+                  Budget& budget, Device& device, std::shared_ptr<Runner> runner);
   // Appends to the stream; computes nothing.
   void Push(TokenId token);
   int64_t num_tokens() const { return num_tokens_; }

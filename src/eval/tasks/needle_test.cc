@@ -11,6 +11,7 @@
 #include "base/recall_text.h"
 #include "eval/tasks/recall_test_util.h"
 #include "eval/tasks/stream.h"
+#include "kernels/cpu_device.h"
 
 namespace mneme {
 namespace {
@@ -133,8 +134,8 @@ class NeedleRunTest : public ::testing::Test {
     for (std::string word; stream >> word;) words.insert(word);
     for (const std::string_view word : RecallWords()) words.emplace(word);
     induction_ = new testing::InductionModel({words.begin(), words.end()});
-    pool_ = new ThreadPool(1);
-    model_ = Model::Load(induction_->path(), {}, *pool_);
+    device_ = new CpuDevice(1);
+    model_ = Model::Load(induction_->path(), {}, *device_);
     path_ = ::testing::TempDir() + "mneme_needle_" + std::to_string(getpid());
     std::ofstream file(path_);
     for (int i = 0; i < 6000; ++i) file << (i % 3 == 0 ? "red " : i % 2 == 0 ? "blue " : "round ");
@@ -142,7 +143,7 @@ class NeedleRunTest : public ::testing::Test {
   static void TearDownTestSuite() {
     std::remove(path_.c_str());
     model_.reset();
-    delete pool_;
+    delete device_;
     delete induction_;
   }
   static RecallOptions Exact(std::vector<std::string> specs) {
@@ -154,13 +155,13 @@ class NeedleRunTest : public ::testing::Test {
   }
 
   static testing::InductionModel* induction_;
-  static ThreadPool* pool_;
+  static CpuDevice* device_;
   static std::shared_ptr<const Model> model_;
   static std::string path_;
 };
 
 testing::InductionModel* NeedleRunTest::induction_ = nullptr;
-ThreadPool* NeedleRunTest::pool_ = nullptr;
+CpuDevice* NeedleRunTest::device_ = nullptr;
 std::shared_ptr<const Model> NeedleRunTest::model_;
 std::string NeedleRunTest::path_;
 
@@ -172,7 +173,7 @@ TEST_F(NeedleRunTest, AllKeysAreFoundAmongMany) {
     options.lengths = {1200};
     options.num_trials = 2;
     options.num_queries = 6;
-    RecallRun run(model_, haystack, Exact({"dense"}), *pool_);
+    RecallRun run(model_, haystack, Exact({"dense"}), *device_);
     EvalLog log(EvalHeader{}, "", "");
     NoProgress progress;
     ASSERT_TRUE(run.Run(NeedleCells(options), log, progress));
@@ -197,7 +198,7 @@ TEST_F(NeedleRunTest, AStreamForgetsAtTheDistanceThatItsWindowHas) {
   task.spacing = 200;  // so that no statement is in the way of a question
   for (int64_t distance = edge - 4; distance <= edge + 4; ++distance) task.distances.push_back(distance);
   task.distances.push_back(410);
-  StreamTask stream(model_, haystack, Exact({"window:window=90", "dense"}), task, *pool_);
+  StreamTask stream(model_, haystack, Exact({"window:window=90", "dense"}), task, *device_);
   EvalLog log(EvalHeader{}, "", "");
   NoProgress progress;
   ASSERT_TRUE(stream.Run(log, progress));
@@ -224,7 +225,7 @@ TEST_F(NeedleRunTest, StreamsThatMakeNoSenseAreRefused) {
   const Haystack haystack = Haystack::Grass(1, " ");
   const auto refuse = [&](const StreamTaskOptions& task) -> std::string {
     try {
-      StreamTask stream(model_, haystack, Exact({"dense"}), task, *pool_);
+      StreamTask stream(model_, haystack, Exact({"dense"}), task, *device_);
     } catch (const Error& error) {
       return error.what();
     }

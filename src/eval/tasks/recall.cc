@@ -122,8 +122,8 @@ std::vector<EvalRow> RowsOf(const EvalRow& cell, const RecallScores& scores, con
 }
 
 RecallRun::RecallRun(std::shared_ptr<const Model> model, const Haystack& haystack, RecallOptions options,
-                     ThreadPool& pool)
-    : model_(std::move(model)), haystack_(haystack), options_(std::move(options)), pool_(pool) {
+                     Device& device)
+    : model_(std::move(model)), haystack_(haystack), options_(std::move(options)), device_(device) {
   if (options_.specs.empty()) options_.specs = {"auto"};
   if (!options_.ask.generate && !options_.ask.likelihood)
     Fail(ErrorKind::kInput, "no way of scoring was given: generate, likelihood");
@@ -140,7 +140,7 @@ std::vector<ContextSettings> RecallRun::Resolve(int64_t num_tokens, std::vector<
     const bool is_auto = spec == "auto";
     const ResolvedContext one =
         ResolveSessionContext(*model_, session, is_auto ? options_.cap_bytes / 2 : options_.cap_bytes,
-                              is_auto ? num_tokens : -1, pool_.num_threads());
+                              is_auto ? num_tokens : -1, device_.num_threads());
     if (!one.reason.empty() && reasons != nullptr)
       reasons->push_back(fmt::format("{} ({})", one.settings.spec, one.reason));
     resolved.push_back(one.settings);
@@ -154,15 +154,15 @@ namespace {
 class ContextRun {
  public:
   ContextRun(std::shared_ptr<const Model> model, const Haystack& haystack, const RecallOptions& options,
-             const ContextSettings& settings, ThreadPool& pool, const TokensRead& on_read)
+             const ContextSettings& settings, Device& device, const TokensRead& on_read)
       : model_(std::move(model)),
         haystack_(haystack),
         options_(options),
-        pool_(pool),
+        device_(device),
         on_read_(on_read),
         budget_(options.cap_bytes) {
     session_options_.context = settings;
-    runner_ = Session::MakeRunner(model_, settings.max_chunk, pool, budget_);
+    runner_ = Session::MakeRunner(model_, settings.max_chunk, device, budget_);
     runner_bytes_ = budget_.used_bytes();
   }
 
@@ -191,7 +191,7 @@ class ContextRun {
   std::unique_ptr<RecallStream> NewStream() {
     const size_t used_before = budget_.used_bytes();
     return std::make_unique<RecallStream>(
-        std::make_unique<Session>(model_, session_options_, budget_, pool_, runner_), haystack_, budget_,
+        std::make_unique<Session>(model_, session_options_, budget_, device_, runner_), haystack_, budget_,
         used_before, on_read_, options_.stop);
   }
 
@@ -254,7 +254,7 @@ class ContextRun {
   std::shared_ptr<const Model> model_;
   const Haystack& haystack_;
   const RecallOptions& options_;
-  ThreadPool& pool_;
+  Device& device_;
   const TokensRead& on_read_;
   Budget budget_;
   SessionOptions session_options_;
@@ -332,7 +332,7 @@ bool RecallRun::Run(std::vector<RecallCell> cells, EvalLog& log, Progress& progr
     progress.Update(done, total, note);
   };
   for (const ContextSettings& settings : contexts) {
-    ContextRun run(model_, haystack_, options_, settings, pool_, on_read);
+    ContextRun run(model_, haystack_, options_, settings, device_, on_read);
     const std::string& spec = settings.spec;  // resolved: with every key
     for (RecallCell& cell : cells) {
       cell.row.context = spec;

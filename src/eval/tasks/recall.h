@@ -11,10 +11,10 @@
 
 #include "base/budget.h"
 #include "base/progress.h"
-#include "base/thread_pool.h"
-#include "eval/tasks/candidates.h"
 #include "eval/report/grid.h"
+#include "eval/tasks/candidates.h"
 #include "eval/tasks/haystack.h"
+#include "kernels/device.h"
 #include "model/model.h"
 
 namespace mneme {
@@ -56,11 +56,11 @@ struct RecallOptions {
   StopToken stop = {};
 };
 
-// Thread rule: one thread at a time. Model, haystack, pool and log outlive it.
+// Thread rule: one thread at a time. Model, haystack, device and log outlive it.
 class RecallRun {
  public:
   RecallRun(std::shared_ptr<const Model> model, const Haystack& haystack, RecallOptions options,
-            ThreadPool& pool);
+            Device& device);
 
   // Every context with every cell that the log does not have yet: shorter texts first, shallow statements
   // first. Rows are added as cells finish: per way of scoring one, with the label "score". A cell that the
@@ -77,7 +77,7 @@ class RecallRun {
   std::shared_ptr<const Model> model_;
   const Haystack& haystack_;
   RecallOptions options_;
-  ThreadPool& pool_;
+  Device& device_;
 };
 
 // Both ways of scoring as rows of the cell: mean and standard error over trials, with the labels "score".

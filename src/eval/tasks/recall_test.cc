@@ -12,6 +12,7 @@
 #include "base/recall_text.h"
 #include "eval/tasks/passkey.h"
 #include "eval/tasks/recall_test_util.h"
+#include "kernels/cpu_device.h"
 
 namespace mneme {
 namespace {
@@ -39,8 +40,8 @@ class RecallTest : public ::testing::Test {
  protected:
   static void SetUpTestSuite() {
     induction_ = new testing::InductionModel(TaskWords());
-    pool_ = new ThreadPool(1);
-    model_ = Model::Load(induction_->path(), {}, *pool_);
+    device_ = new CpuDevice(1);
+    model_ = Model::Load(induction_->path(), {}, *device_);
     // One token to a word, so that a text can have any length.
     haystack_path_ = ::testing::TempDir() + "mneme_words_" + std::to_string(getpid());
     std::ofstream file(haystack_path_);
@@ -51,7 +52,7 @@ class RecallTest : public ::testing::Test {
   static void TearDownTestSuite() {
     std::remove(haystack_path_.c_str());
     model_.reset();
-    delete pool_;
+    delete device_;
     delete induction_;
   }
 
@@ -76,7 +77,7 @@ class RecallTest : public ::testing::Test {
 
   static EvalReport RunCells(const std::string& spec, std::vector<RecallCell> cells) {
     const Haystack haystack = Haystack::File(haystack_path_, false);
-    RecallRun run(model_, haystack, Options(spec), *pool_);
+    RecallRun run(model_, haystack, Options(spec), *device_);
     EvalLog log(EvalHeader{}, "", "");
     NoProgress progress;
     EXPECT_TRUE(run.Run(std::move(cells), log, progress));
@@ -127,13 +128,13 @@ class RecallTest : public ::testing::Test {
   }
 
   static testing::InductionModel* induction_;
-  static ThreadPool* pool_;
+  static CpuDevice* device_;
   static std::shared_ptr<const Model> model_;
   static std::string haystack_path_;
 };
 
 testing::InductionModel* RecallTest::induction_ = nullptr;
-ThreadPool* RecallTest::pool_ = nullptr;
+CpuDevice* RecallTest::device_ = nullptr;
 std::shared_ptr<const Model> RecallTest::model_;
 std::string RecallTest::haystack_path_;
 
@@ -216,7 +217,7 @@ TEST_F(RecallTest, SharingThePrefixChangesNothing) {
   const Haystack haystack = Haystack::Grass(1, " ");
   const auto run = [&](size_t cap) {
     options.cap_bytes = cap;
-    RecallRun recall(model_, haystack, options, *pool_);
+    RecallRun recall(model_, haystack, options, *device_);
     EvalLog log(EvalHeader{}, "", "");
     NoProgress progress;
     recall.Run(Cells({1200}, {0.9}, 3), log, progress);
@@ -248,7 +249,7 @@ TEST_F(RecallTest, QuestionsLongerThanARewindAreAskedOfACopy) {
     options.context.spec = "window:window=100";
     options.context.max_rewind = max_rewind;
     Budget budget;
-    RecallStream stream(std::make_unique<Session>(model_, options, budget, *pool_), haystack, budget, 0,
+    RecallStream stream(std::make_unique<Session>(model_, options, budget, *device_), haystack, budget, 0,
                         on_read);
     stream.Text(std::string(PasskeyIntroduction()));
     stream.Filler(300, "", FillerCut::kUnits);
@@ -271,7 +272,7 @@ TEST_F(RecallTest, QuestionsLongerThanARewindAreAskedOfACopy) {
 
 TEST_F(RecallTest, WhatDoesNotFitIsSaidAndFinishedCellsAreKept) {
   const Haystack haystack = Haystack::File(haystack_path_, false);
-  RecallRun run(model_, haystack, Options("window:window=100"), *pool_);
+  RecallRun run(model_, haystack, Options("window:window=100"), *device_);
   EvalLog log(EvalHeader{}, "", "");
   NoProgress progress;
   EXPECT_THROW(run.Run(Cells({20, 30}, {0}, 1), log, progress), Error) << "the question alone is longer";
@@ -294,7 +295,7 @@ TEST_F(RecallTest, WhatDoesNotFitIsSaidAndFinishedCellsAreKept) {
   }
   EXPECT_EQ(log.report().rows.size(), 2u);
   const Haystack repeated = Haystack::File(haystack_path_, true);
-  RecallRun again(model_, repeated, Options("window:window=100"), *pool_);
+  RecallRun again(model_, repeated, Options("window:window=100"), *device_);
   EXPECT_TRUE(again.Run(Cells({200, 3500}, {0}, 1), log, progress));
   EXPECT_EQ(log.report().rows.size(), 4u);
 }
@@ -310,7 +311,7 @@ TEST_F(RecallTest, AStopKeepsWhatIsFinished) {
   } progress;
   RecallOptions options = Options("window:window=100");
   options.stop = &progress.stop;
-  RecallRun run(model_, haystack, options, *pool_);
+  RecallRun run(model_, haystack, options, *device_);
   EvalLog log(EvalHeader{}, "", "");
   EXPECT_FALSE(run.Run(Cells({200, 4000}, {0}, 1), log, progress));
   progress.stop = false;

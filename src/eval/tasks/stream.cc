@@ -44,12 +44,12 @@ struct StreamTask::Pass {
 };
 
 StreamTask::StreamTask(std::shared_ptr<const Model> model, const Haystack& haystack, RecallOptions options,
-                       StreamTaskOptions task, ThreadPool& pool)
+                       StreamTaskOptions task, Device& device)
     : model_(std::move(model)),
       haystack_(haystack),
       options_(std::move(options)),
       task_(std::move(task)),
-      pool_(pool) {
+      device_(device) {
   if (options_.specs.empty()) options_.specs = {"auto"};
   if (task_.distances.empty()) Fail(ErrorKind::kInput, "stream: at least one distance is needed");
   std::sort(task_.distances.begin(), task_.distances.end());
@@ -80,7 +80,7 @@ void StreamTask::RunPass(Pass& pass, const TokensRead& on_read) {
   Budget budget(options_.cap_bytes);
   SessionOptions session_options;
   session_options.context = pass.settings;
-  RecallStream stream(std::make_unique<Session>(model_, session_options, budget, pool_), haystack_, budget, 0,
+  RecallStream stream(std::make_unique<Session>(model_, session_options, budget, device_), haystack_, budget, 0,
                       on_read, options_.stop);
   struct Event {
     int64_t at;
@@ -157,7 +157,7 @@ bool StreamTask::Run(EvalLog& log, Progress& progress) {
   const RecallQuestion sample = QuestionFor(task_, 0, &statement);
   options_.context.max_rewind =
       std::max(options_.context.max_rewind, std::min<int64_t>(512, AskTokens(model_->tokenizer(), sample)));
-  RecallRun resolver(model_, haystack_, options_, pool_);
+  RecallRun resolver(model_, haystack_, options_, device_);
   const std::vector<ContextSettings> contexts = resolver.Resolve(task_.length, nullptr);
   int64_t done = 0;
   const int64_t total = task_.length * static_cast<int64_t>(contexts.size());

@@ -24,7 +24,7 @@ class StreamTask {
  public:
   // Throws Error(kInput) for options that make no sense, naming them.
   StreamTask(std::shared_ptr<const Model> model, const Haystack& haystack, RecallOptions options,
-             StreamTaskOptions task, ThreadPool& pool);
+             StreamTaskOptions task, Device& device);
 
   // One pass per context that the log does not have; rows "stream" with the label "distance". A pass that was
   // stopped, by its StopToken or by a context that cannot go on, gives rows of what was asked until then,
@@ -43,7 +43,7 @@ class StreamTask {
   const Haystack& haystack_;
   RecallOptions options_;
   StreamTaskOptions task_;
-  ThreadPool& pool_;
+  Device& device_;
 };
 
 }  // namespace mneme

@@ -100,14 +100,14 @@ class PartsFile {
 class Summarizer {
  public:
   Summarizer(std::shared_ptr<const Model> model, const SummarySettings& settings, Budget& budget,
-             ThreadPool& pool, Progress& progress)
+             Device& device, Progress& progress)
       : model_(std::move(model)),
         settings_(settings),
         budget_(budget),
-        pool_(pool),
+        device_(device),
         progress_(progress),
         parts_(settings.parts_path, RunKey()) {
-    runner_ = Session::MakeRunner(model_, settings.context.max_chunk, pool, budget);
+    runner_ = Session::MakeRunner(model_, settings.context.max_chunk, device, budget);
   }
 
   SummaryResult Run(const NextText& next) {
@@ -159,7 +159,7 @@ class Summarizer {
     SessionOptions options;
     options.context = settings_.context;
     options.encode.add_bos = model_->tokenizer().adds_bos();
-    auto session = std::make_unique<Session>(model_, options, budget_, pool_, runner_);
+    auto session = std::make_unique<Session>(model_, options, budget_, device_, runner_);
     session->FeedText(settings_.before, settings_.stop);
     return session;
   }
@@ -244,7 +244,7 @@ class Summarizer {
   std::shared_ptr<const Model> model_;
   const SummarySettings& settings_;
   Budget& budget_;
-  ThreadPool& pool_;
+  Device& device_;
   Progress& progress_;
   PartsFile parts_;
   std::shared_ptr<Runner> runner_;
@@ -254,12 +254,12 @@ class Summarizer {
 }  // namespace
 
 SummaryResult Summarize(std::shared_ptr<const Model> model, const SummarySettings& settings,
-                        const NextText& next, Budget& budget, ThreadPool& pool, Progress& progress) {
+                        const NextText& next, Budget& budget, Device& device, Progress& progress) {
   if (!model->has_tokenizer()) {
     Fail(ErrorKind::kUnsupported, "{} carries no tokenizer; name one with --tokenizer", model->config().name);
   }
   if (settings.passes < 1) Fail(ErrorKind::kInput, "passes: at least 1");
-  return Summarizer(std::move(model), settings, budget, pool, progress).Run(next);
+  return Summarizer(std::move(model), settings, budget, device, progress).Run(next);
 }
 
 }  // namespace mneme

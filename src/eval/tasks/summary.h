@@ -10,8 +10,8 @@
 #include "base/budget.h"
 #include "base/progress.h"
 #include "base/stop.h"
-#include "base/thread_pool.h"
 #include "context/context.h"
+#include "kernels/device.h"
 #include "model/model.h"
 
 namespace mneme {
@@ -46,6 +46,6 @@ using NextText = std::function<std::string()>;
 // without tokenizer, Error(kInput) for an empty text, Error(kMismatch) where parts_path belongs to another
 // run or text, and what Session throws.
 SummaryResult Summarize(std::shared_ptr<const Model> model, const SummarySettings& settings,
-                        const NextText& next, Budget& budget, ThreadPool& pool, Progress& progress);
+                        const NextText& next, Budget& budget, Device& device, Progress& progress);
 
 }  // namespace mneme

@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/testing.h"
 #include "eval/report/suite.h"
+#include "kernels/cpu_device.h"
 
 namespace mneme {
 namespace {
@@ -31,8 +32,8 @@ class SummaryTest : public ::testing::Test {
   void TearDown() override { fs::remove(parts_); }
 
   SummaryResult Run(const std::string& data, const std::string& text, size_t piece = 7) {
-    ThreadPool pool(1);
-    const auto model = Model::Load(data + "/models/stories260K/stories260K.gguf", {}, pool);
+    CpuDevice device(1);
+    const auto model = Model::Load(data + "/models/stories260K/stories260K.gguf", {}, device);
     Budget budget;
     NoProgress progress;
     size_t at = 0;
@@ -43,7 +44,7 @@ class SummaryTest : public ::testing::Test {
           at += piece;
           return next;
         },
-        budget, pool, progress);
+        budget, device, progress);
   }
   static std::string Story() {
     std::string text;

@@ -5,12 +5,14 @@
 #include <cstring>
 #include <limits>
 #include <optional>
+#include <vector>
 
 #include "base/aligned.h"
 #include "base/error.h"
 #include "base/half.h"
 #include "kernels/attend/job.h"
 #include "kernels/attend/kv_block.h"
+#include "kernels/attend/top_k.h"
 #include "kernels/simd/targets.h"
 // The target beside which products of bfloat16 are asked for (attend_tile-inl.h).
 #ifndef HWY_WANT_AVX3_DL
@@ -111,16 +113,15 @@ const uint8_t* FirstSection(const AttendJob& job, const Tile& tile) {
   return nullptr;
 }
 
-// Tiles [begin, end) by one thread, which prepares their KV heads if that is wanted. The first keys are asked
+// Tiles [begin, end) by one thread, which stores their KV heads if that is wanted. The first keys are asked
 // for before that, as nothing else would.
-void AttendTiles(const AttendJob& job, size_t begin, size_t end, const KvHeadFn& prepare,
-                 uint8_t* thread_scratch) {
+void AttendTiles(const AttendJob& job, size_t begin, size_t end, uint8_t* thread_scratch) {
   for (size_t i = begin, count; i < end; i += count) {
     count = std::min(job.tiles_together, end - i);
-    const Tile tile(job, i);
-    if (prepare.call != nullptr) {
-      if (const uint8_t* keys = FirstSection(job, tile)) AskForKeys(job, keys);
-      for (size_t t = i; t < i + count; ++t) prepare.call(prepare.fn, Tile(job, t).kv_head);
+    if (job.stores_in_tiles) {
+      if (const uint8_t* keys = FirstSection(job, Tile(job, i))) AskForKeys(job, keys);
+      auto* const rotated = reinterpret_cast<float*>(thread_scratch);
+      for (size_t t = i; t < i + count; ++t) StoreHead(*job.call, 0, Tile(job, t).kv_head, rotated);
     }
     const uint8_t* next = i + count < end ? FirstSection(job, Tile(job, i + count)) : nullptr;
     TileGroup(job, i, count, thread_scratch).AttendAll(next);
@@ -300,11 +301,78 @@ bool HasManySplits(const AttendJob& job) {
   return !walk.done();
 }
 
+// Rows of a chunk that one task stores.
+constexpr size_t kRowsPerStore = 16;
+
+size_t ThreadBytes(const AttendJob& job) {
+  const KvLayout& layout = job.shape->layout;
+  return RoundUp64(ThreadScratch::Bytes(job.tile_pairs, layout.key_dim, job.value_stride,
+                                        std::min(job.tiles_together, layout.num_kv_heads)));
+}
+
+// A call, and how its work is cut.
+struct AttendPart {
+  explicit AttendPart(const AttendCall& call) : job(call, WithoutTopK(call.spans), call.log_sum_exp) {
+    if (job.spans.size() < call.spans.size() && job.log_sum_exp == nullptr) {
+      own_log_sum_exp.resize(call.shape.num_rows * call.shape.num_heads);
+      job.log_sum_exp = own_log_sum_exp.data();
+    }
+  }
+
+  // num_tiles: of all calls together.
+  void Cut(size_t num_tiles, size_t num_threads) {
+    by_splits = num_threads > 1 && num_tiles < kTilesPerThread * num_threads && HasManySplits(job);
+    const bool one_row = job.shape->num_rows == 1;
+    // A task that is all of a KV head stores it.
+    job.stores_in_tiles = one_row && !by_splits && job.num_tiles == 1;
+    if (!job.call->writes.empty() && !job.stores_in_tiles) {
+      num_stores = one_row ? job.shape->layout.num_kv_heads
+                           : (job.shape->num_rows + kRowsPerStore - 1) / kRowsPerStore;
+    }
+    if (by_splits) return;
+    tiles_per_task = TilesPerTask(job, job.all_tiles(), num_threads);
+    num_tasks = (job.all_tiles() + tiles_per_task - 1) / tiles_per_task;
+  }
+
+  void Store(size_t task, float* rotated) const {
+    const size_t num_rows = job.shape->num_rows;
+    if (num_rows == 1) return StoreHead(*job.call, 0, task, rotated);
+    for (size_t row = task * kRowsPerStore; row < std::min(num_rows, (task + 1) * kRowsPerStore); ++row) {
+      for (size_t head = 0; head < job.shape->layout.num_kv_heads; ++head)
+        StoreHead(*job.call, row, head, rotated);
+    }
+  }
+
+  static std::span<const KvSpan> WithoutTopK(std::span<const KvSpan> spans) {
+    size_t count = spans.size();
+    while (count > 0 && spans[count - 1].top_k > 0) --count;
+    return spans.first(count);
+  }
+
+  AttendJob job;
+  std::vector<float> own_log_sum_exp;  // where top_k needs it and the call does not want it
+  bool by_splits = false;
+  size_t num_stores = 0;  // tasks that store rows before anything is read
+  size_t num_tasks = 0;   // tasks of whole tiles
+  size_t tiles_per_task = 0;
+};
+
+// Calls fn(part, task of the part, thread) for all tasks of all parts, of which part has count(part).
+template <typename Count, typename Fn>
+void RunParts(std::span<const AttendPart> parts, ThreadPool& pool, const Count& count, const Fn& fn) {
+  size_t total = 0;
+  for (const AttendPart& part : parts) total += count(part);
+  pool.Run(total, [&](size_t task, size_t thread) {
+    const AttendPart* part = parts.data();
+    while (task >= count(*part)) task -= count(*part++);
+    fn(*part, task, thread);
+  });
+}
+
 }  // namespace
 
 size_t AttendScratchBytes(size_t max_rows, size_t num_heads, size_t key_dim, size_t value_dim,
-                          size_t max_keys, size_t num_threads) {
-  (void)max_keys;  // partial results are merged in waves: any number of keys takes the same memory
+                          size_t num_threads) {
   const size_t pairs = std::min(kTilePairs, max_rows * num_heads);
   const size_t value_stride = ValueStride(value_dim);
   const size_t small = std::min(kSmallTile, pairs);
@@ -319,30 +387,39 @@ size_t AttendScratchBytes(size_t max_rows, size_t num_heads, size_t key_dim, siz
          states * TileState::Floats(pairs, value_stride) * sizeof(float) + kAlignment;
 }
 
-void Attend(const AttendShape& shape, std::span<const KvSpan> spans, float* out, float* log_sum_exp,
-            uint8_t* scratch, ThreadPool& pool, const KvHeadFn& prepare) {
-  const KvLayout& layout = shape.layout;
-  MNEME_CHECK(layout.num_kv_heads > 0 && shape.num_heads % layout.num_kv_heads == 0);
+void Attend(std::span<const AttendCall> calls, uint8_t* scratch, ThreadPool& pool) {
   MNEME_CHECK(reinterpret_cast<uintptr_t>(scratch) % kAlignment == 0);
-  if (shape.num_rows == 0 || shape.num_heads == 0) return;
-  const AttendJob job(shape, spans, out, log_sum_exp);
-  const size_t num_tiles = layout.num_kv_heads * job.num_tiles;
-  const size_t thread_bytes = RoundUp64(ThreadScratch::Bytes(
-      job.tile_pairs, layout.key_dim, job.value_stride, std::min(job.tiles_together, layout.num_kv_heads)));
-  const size_t num_threads = pool.num_threads();
-  const bool by_splits = num_threads > 1 && num_tiles < kTilesPerThread * num_threads && HasManySplits(job);
-  // A task that is all of a KV head prepares it.
-  const bool by_tasks = !by_splits && job.num_tiles == 1;
-  if (prepare.call != nullptr && !by_tasks)
-    pool.Run(layout.num_kv_heads, [&](size_t kv_head, size_t) { prepare.call(prepare.fn, kv_head); });
-  if (by_splits) return AttendBySplits(job, num_tiles, scratch, thread_bytes, pool);
-  const size_t tiles_per_task = TilesPerTask(job, num_tiles, num_threads);
-  pool.Run((num_tiles + tiles_per_task - 1) / tiles_per_task, [&](size_t task, size_t thread) {
-    const size_t begin = task * tiles_per_task;
-    HWY_DYNAMIC_DISPATCH(AttendTiles)
-    (job, begin, std::min(begin + tiles_per_task, num_tiles), by_tasks ? prepare : KvHeadFn{},
-     scratch + thread * thread_bytes);
-  });
+  std::vector<AttendPart> parts;
+  parts.reserve(calls.size());
+  size_t num_tiles = 0, thread_bytes = 0;
+  for (const AttendCall& call : calls) {
+    const size_t num_kv_heads = call.shape.layout.num_kv_heads;
+    MNEME_CHECK(num_kv_heads > 0 && call.shape.num_heads % num_kv_heads == 0);
+    if (call.shape.num_rows == 0 || call.shape.num_heads == 0) continue;
+    parts.emplace_back(call);
+    num_tiles += parts.back().job.all_tiles();
+    thread_bytes = std::max(thread_bytes, ThreadBytes(parts.back().job));
+  }
+  for (AttendPart& part : parts) part.Cut(num_tiles, pool.num_threads());
+  RunParts(
+      parts, pool, [](const AttendPart& part) { return part.num_stores; },
+      [&](const AttendPart& part, size_t task, size_t thread) {
+        part.Store(task, reinterpret_cast<float*>(scratch + thread * thread_bytes));
+      });
+  RunParts(
+      parts, pool, [](const AttendPart& part) { return part.num_tasks; },
+      [&](const AttendPart& part, size_t task, size_t thread) {
+        const size_t begin = task * part.tiles_per_task;
+        HWY_DYNAMIC_DISPATCH(AttendTiles)
+        (part.job, begin, std::min(begin + part.tiles_per_task, part.job.all_tiles()),
+         scratch + thread * thread_bytes);
+      });
+  for (const AttendPart& part : parts) {
+    if (part.by_splits) AttendBySplits(part.job, part.job.all_tiles(), scratch, ThreadBytes(part.job), pool);
+    for (const KvSpan& span : part.job.call->spans.subspan(part.job.spans.size())) {
+      MergeTopK(*part.job.call, span, part.job.log_sum_exp, pool);
+    }
+  }
 }
 
 void ScoreKeys(const AttendShape& shape, const KvSpan& span, const float* q, size_t kv_head, size_t begin,

@@ -30,6 +30,7 @@
 
 #include "base/thread_pool.h"
 #include "base/types.h"
+#include "kernels/attend/rope.h"
 
 namespace mneme {
 
@@ -85,19 +86,35 @@ struct KvSpan {
   // Row r sees keys begin[r] <= t < end[r] (none if begin >= end). [num_rows] each.
   const int32_t* begin = nullptr;
   const int32_t* end = nullptr;
-  // Queries for this span's distance rule, already rotated, not scaled: [num_rows, num_heads, key_dim].
+  // Queries, not scaled: [num_rows, num_heads, key_dim]. They are rotated by rope[row], a table of
+  // AttendShape::rope (RopeTable), where they are packed; rope null: taken as they are.
   const float* q = nullptr;
+  const float* const* rope = nullptr;
   // Used for ALiBi only: [num_rows], and 1 (true distances) or 0 (one constant). Any size: the bias is taken
   // in integers relative to the row's nearest visible key.
   const int64_t* distance = nullptr;
   int distance_step = 1;
+  // Not 0: of the keys that a row sees, each head takes the top_k with the largest logits (before the ALiBi
+  // bias, which must be one constant: distance_step 0), the older one where two are equal. LM-Infinite's
+  // middle, arXiv 2308.16137, section 4. Such spans come last.
+  int64_t top_k = 0;
+};
+
+// Keys and values of rows, stored before anything is read: row r becomes token first_token + r, which lies in
+// slot t % 64 of blocks[t / 64].
+struct KvWrite {
+  uint8_t* const* blocks = nullptr;
+  int64_t first_token = 0;
+  size_t num_rows = 0;                 // the first of the chunk's rows
+  const float* const* rope = nullptr;  // [num_rows]: tables that rotate the keys; null: stored as they are
 };
 
 struct AttendShape {
   size_t num_rows = 0;
   size_t num_heads =
       0;  // a multiple of layout.num_kv_heads; head h reads KV head h / (num_heads / num_kv_heads)
-  KvLayout layout;
+  KvLayout layout;             // of all that is stored and read
+  const Rope* rope = nullptr;  // what the tables of writes and spans belong to; null: nothing is rotated
   float scale = 1.0f;
   float soft_cap = 0.0f;                // 0: none; else logits become cap * tanh(logit / cap) before the bias
   const float* alibi_slopes = nullptr;  // [num_heads]: logit -= slope * distance; null: none
@@ -105,24 +122,32 @@ struct AttendShape {
       nullptr;  // [num_heads]: one more logit without a value in the denominator; null: none
 };
 
-// Scratch bytes for Attend calls of at most max_rows rows over at most max_keys keys (sum over spans) on
-// num_threads threads. Today the same for any number of keys: partial results are merged in waves.
-size_t AttendScratchBytes(size_t max_rows, size_t num_heads, size_t key_dim, size_t value_dim,
-                          size_t max_keys, size_t num_threads);
-
-// What is to be done for a KV head before its queries, keys and values are read.
-struct KvHeadFn {
-  const void* fn = nullptr;
-  void (*call)(const void* fn, size_t kv_head) = nullptr;
+// The attention of one session's rows in one layer: stores what the rows bring, then one softmax over all
+// spans.
+struct AttendCall {
+  AttendShape shape = {};
+  // Of the rows, before any position encoding: [num_rows, num_kv_heads, key_dim] and [num_rows, num_kv_heads,
+  // value_dim]. Read by writes alone.
+  const float* k = nullptr;
+  const float* v = nullptr;
+  std::span<const KvWrite> writes = {};
+  // Must not share a key that one row sees twice.
+  std::span<const KvSpan> spans = {};
+  // [num_rows, num_heads, value_dim]. A row that sees no key (and no sink logit) is 0.
+  float* out = nullptr;
+  // [num_rows, num_heads], natural logarithm, -inf for a row that sees nothing; null: not wanted.
+  float* log_sum_exp = nullptr;
 };
 
-// out [num_rows, num_heads, value_dim]. A row that sees no key (and no sink logit) is 0. log_sum_exp
-// [num_rows, num_heads], natural logarithm, -inf for such a row; null if not wanted. scratch:
-// AttendScratchBytes, 64-byte aligned. Spans must not share a key that one row sees twice. Allocates nothing.
-// prepare: called once for each KV head, by any thread, before the head is read: where a chunk has one row it
-// is stored and rotated by who attends, and is in its cache then. It must not throw.
-void Attend(const AttendShape& shape, std::span<const KvSpan> spans, float* out, float* log_sum_exp,
-            uint8_t* scratch, ThreadPool& pool, const KvHeadFn& prepare = {});
+// Scratch bytes for Attend of calls with at most max_rows rows on num_threads threads, whatever the number of
+// keys: partial results are merged in waves.
+size_t AttendScratchBytes(size_t max_rows, size_t num_heads, size_t key_dim, size_t value_dim,
+                          size_t num_threads);
+
+// Several sessions together: the bits of each are those of running alone. scratch: AttendScratchBytes of the
+// largest call, 64-byte aligned. Where a chunk has one row it is stored by who attends, and is in its cache
+// then. Allocates nothing that grows with keys or rows, but for top_k.
+void Attend(std::span<const AttendCall> calls, uint8_t* scratch, ThreadPool& pool);
 
 // The same in double precision from the definition, one key at a time, on decoded K and V: the oracle.
 void AttendReference(const AttendShape& shape, std::span<const KvSpan> spans, double* out,

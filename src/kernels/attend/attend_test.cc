@@ -35,8 +35,8 @@ KvLayout Layout(size_t heads, size_t key_dim, size_t value_dim, Encoding k = Enc
   return {heads, key_dim, value_dim, k, v};
 }
 
-AttendOutput Attended(const AttendCase& c, ThreadPool& pool, const KvHeadFn& prepare = {}) {
-  return RunAttend(c.shape, {&c.span, 1}, pool, prepare);
+AttendOutput Attended(const AttendCase& c, ThreadPool& pool) {
+  return RunAttend(c.shape, {&c.span, 1}, pool);
 }
 double Share(const AttendCase& c, ThreadPool& pool) {
   return ShareOfBound(c.shape, {&c.span, 1}, Attended(c, pool));
@@ -342,36 +342,147 @@ TEST(AttendTest, HeadsThatGoTogetherGiveTheBitsOfEachAlone) {
   }
 }
 
-// By whole heads, by splits, and with several tiles per head.
-TEST(AttendTest, EveryHeadIsPreparedOnceBeforeItIsRead) {
-  const KvLayout layout = Layout(3, 16, 16, Encoding::kF16, Encoding::kF16);
+// Tables of some positions, one after the other.
+class Tables {
+ public:
+  Tables(const Rope& rope, size_t count, Position first) : values_(count * rope.rotary_dim) {
+    for (size_t i = 0; i < count; ++i) {
+      float* const table = values_.data() + i * rope.rotary_dim;
+      RopeTable(rope, first + static_cast<Position>(i), table);
+      rows_.push_back(table);
+    }
+  }
+  const float* const* rows() const { return rows_.data(); }
+
+ private:
+  std::vector<float> values_;
+  std::vector<const float*> rows_;
+};
+
+// A call that stores and rotates gives the bits of storing and rotating first: by whole heads, by splits, and
+// with several tiles per head.
+TEST(AttendTest, StoresAndRotatesWhatItThenReads) {
+  constexpr size_t kDim = 16, kKvHeads = 3, kGroup = 3;
+  Rope rope{.rotary_dim = 8, .frequencies = {1.0, 0.3, 0.1, 0.03}};
+  std::mt19937 random(5);
+  std::normal_distribution<float> normal;
   const struct { size_t num_rows, num_keys; } shapes[] = {{1, 70}, {1, 3000}, {20, 70}};
   for (const auto& [num_rows, num_keys] : shapes) {
-    AttendCase c(layout, 3, num_rows, num_keys, 58);
-    std::vector<float> k(3 * 16, 0.5f), v(3 * 16, -2.0f);
-    c.Store(num_keys - 1, k.data(), v.data());
-    const std::vector<float> q = c.q;
-    for (const size_t num_threads : {1, 2, 3}) {
-      ThreadPool pool(num_threads);
-      const AttendOutput expected = Attended(c, pool);
-      const std::vector<float> nothing(3 * 16, NAN);
-      c.Store(num_keys - 1, nothing.data(), nothing.data());
-      std::fill(c.q.begin(), c.q.end(), NAN);
-      std::atomic<int> calls[3] = {};
-      const auto prepare = [&](size_t head) {
-        ++calls[head];
-        c.StoreHead(num_keys - 1, head, k.data() + head * 16, v.data() + head * 16);
+    for (const Encoding encoding : {Encoding::kF16, Encoding::kBF16}) {
+      AttendCase c(Layout(kKvHeads, kDim, kDim, encoding, encoding), kGroup, num_rows, num_keys, 58);
+      c.MakeCausal();
+      const size_t first = num_keys - num_rows;
+      const Tables tables(rope, num_rows, static_cast<Position>(first));
+      std::vector<float> k(num_rows * kKvHeads * kDim), v(k.size()), rotated_k(k.size());
+      for (float& x : k) x = normal(random);
+      for (float& x : v) x = normal(random);
+      std::vector<float> rotated_q(c.q.size());
+      for (size_t row = 0; row < num_rows; ++row) {
+        const size_t at = row * kKvHeads * kDim;
+        Rotate(rope, tables.rows()[row], k.data() + at, kKvHeads, kDim, rotated_k.data() + at);
+        Rotate(rope, tables.rows()[row], c.q.data() + at * kGroup, kKvHeads * kGroup, kDim,
+               rotated_q.data() + at * kGroup);
+      }
+      for (const size_t num_threads : {1, 2, 3}) {
+        ThreadPool pool(num_threads);
         for (size_t row = 0; row < num_rows; ++row) {
-          const auto at = static_cast<ptrdiff_t>((row * 3 + head) * 3 * 16);
-          std::copy_n(q.begin() + at, 3 * 16, c.q.begin() + at);
+          const size_t at = row * kKvHeads * kDim;
+          c.Store(first + row, rotated_k.data() + at, v.data() + at);
         }
-      };
-      const AttendOutput got = Attended(c, pool, {&prepare, [](const void* fn, size_t head) {
-                                                    (*static_cast<const decltype(prepare)*>(fn))(head);
-                                                  }});
-      for (const std::atomic<int>& count : calls) EXPECT_EQ(count, 1);
-      EXPECT_EQ(got.out, expected.out) << num_rows << " rows, " << num_threads << " threads";
-      EXPECT_EQ(got.lse, expected.lse);
+        KvSpan plain = c.span;
+        plain.q = rotated_q.data();
+        const AttendOutput expected = RunAttend(c.shape, {&plain, 1}, pool);
+        const std::vector<float> nothing(kKvHeads * kDim, NAN);
+        for (size_t row = 0; row < num_rows; ++row) c.Store(first + row, nothing.data(), nothing.data());
+        AttendCall call{.shape = c.shape, .k = k.data(), .v = v.data()};
+        call.shape.rope = &rope;
+        KvSpan span = c.span;
+        span.rope = tables.rows();
+        const KvWrite write{.blocks = c.blocks(),
+                            .first_token = static_cast<int64_t>(first),
+                            .num_rows = num_rows,
+                            .rope = tables.rows()};
+        call.writes = {&write, 1};
+        call.spans = {&span, 1};
+        EXPECT_EQ(RunAttend(call, pool), expected)
+            << num_rows << " rows of " << num_keys << ", " << num_threads << " threads";
+      }
+    }
+  }
+}
+
+// Calls of several sessions, with one row and with many, short and long.
+TEST(AttendTest, SessionsTogetherGiveTheBitsOfEachAlone) {
+  std::vector<AttendCase> cases;
+  const struct { size_t num_rows, num_keys; } shapes[] = {{1, 70}, {1, 3000}, {20, 90}, {1, 500}, {3, 1500}};
+  for (const auto& [num_rows, num_keys] : shapes) {
+    cases.emplace_back(Layout(2, 32, 32, Encoding::kF16, Encoding::kF16), 3, num_rows, num_keys, 21);
+    cases.back().MakeCausal();
+  }
+  for (AttendCase& c : cases) c.Bind();
+  for (const size_t num_threads : {1, 2, 4}) {
+    ThreadPool pool(num_threads);
+    for (const size_t count : {size_t{2}, cases.size()}) {
+      std::vector<AttendCall> calls;
+      std::vector<std::vector<float>> outs;
+      for (size_t i = 0; i < count; ++i) {
+        outs.emplace_back(cases[i].shape.num_rows * cases[i].shape.num_heads * 32, NAN);
+        calls.push_back({.shape = cases[i].shape, .spans = {&cases[i].span, 1}, .out = outs.back().data()});
+      }
+      testing::AttendGuarded(calls, pool);
+      for (size_t i = 0; i < count; ++i) EXPECT_EQ(outs[i], Attended(cases[i], pool).out) << i;
+    }
+  }
+}
+
+// The keys with the largest logits and no others, the older of two that are equal, at one distance.
+TEST(AttendTest, TopKTakesTheKeysWithTheLargestLogits) {
+  constexpr int64_t kTop = 7;
+  const std::vector<float> slopes = {0.5f, 0.25f, 0.1f, 0.05f};
+  AttendCase near(Layout(2, 16, 16), 2, 3, 100, 31), middle(Layout(2, 16, 16), 2, 3, 300, 32, 9);
+  near.Bind();
+  middle.begin = {0, 20, 290};  // the last sees too few to choose from
+  middle.end = {300, 250, 295};
+  middle.distance.assign(3, 40);
+  middle.Bind();
+  std::vector<float> k(2 * 16, 0.25f), v(2 * 16, 3.0f);
+  for (size_t t = 100; t < 110; ++t) middle.Store(t, k.data(), v.data());  // ties
+  near.shape.alibi_slopes = slopes.data();
+  middle.span.distance_step = 0;
+  middle.span.top_k = kTop;
+  middle.span.q = near.q.data();
+  const KvSpan spans[] = {near.span, middle.span};
+  ThreadPool one(1), three(3);
+  const AttendOutput got = RunAttend(near.shape, spans, three);
+  EXPECT_EQ(got, RunAttend(near.shape, spans, one));
+  // Each row and head alone, with the chosen keys as a span of their own.
+  for (size_t row = 0; row < 3; ++row) {
+    for (size_t head = 0; head < 4; ++head) {
+      std::vector<std::pair<float, int32_t>> order;
+      std::vector<float> scores(300);
+      ScoreKeys(near.shape, middle.span, near.q.data() + (row * 4 + head) * 16, head / 2,
+                static_cast<size_t>(middle.begin[row]), static_cast<size_t>(middle.end[row]), scores.data());
+      for (int32_t t = middle.begin[row]; t < middle.end[row]; ++t)
+        order.emplace_back(-scores[static_cast<size_t>(t - middle.begin[row])], t);
+      std::sort(order.begin(), order.end());
+      order.resize(std::min<size_t>(order.size(), kTop));
+      AttendCase chosen(Layout(2, 16, 16), 2, 3, order.size(), 33);
+      for (size_t i = 0; i < order.size(); ++i) {
+        const size_t place = 9 + static_cast<size_t>(order[i].second);
+        KvLoad(near.shape.layout, middle.span.blocks[place / kBlockTokens], place % kBlockTokens, k.data(),
+               v.data());
+        chosen.Store(i, k.data(), v.data());
+      }
+      chosen.distance.assign(3, 40);
+      chosen.Bind();
+      chosen.span.distance_step = 0;
+      chosen.span.q = near.q.data();
+      const KvSpan both[] = {near.span, chosen.span};
+      const AttendOutput expected = RunAttend(near.shape, both, one);
+      const size_t pair = row * 4 + head;
+      EXPECT_NEAR(got.lse[pair], expected.lse[pair], 1e-5);
+      for (size_t d = 0; d < 16; ++d)
+        EXPECT_NEAR(got.out[pair * 16 + d], expected.out[pair * 16 + d], 1e-5) << row << " " << head;
     }
   }
 }

@@ -60,11 +60,6 @@ class AttendCase {
     KvStore(shape.layout, blocks_[place / kBlockTokens], place % kBlockTokens, k, v);
   }
 
-  void StoreHead(size_t t, size_t kv_head, const float* k, const float* v) {
-    const size_t place = span.first_slot + t;
-    KvStoreHead(shape.layout, blocks_[place / kBlockTokens], place % kBlockTokens, kv_head, k, v);
-  }
-
   // Stores every token anew over blocks of NaN bits; for whole blocks only.
   void StoreOverNans() {
     std::vector<float> k(shape.layout.num_kv_heads * shape.layout.key_dim);
@@ -100,6 +95,7 @@ class AttendCase {
   }
 
   std::mt19937& random() { return random_; }
+  uint8_t* const* blocks() const { return blocks_.data(); }
 
   AttendShape shape;
   KvSpan span;
@@ -120,30 +116,36 @@ struct AttendOutput {
   bool operator==(const AttendOutput&) const = default;
 };
 
-inline AttendOutput RunAttend(const AttendShape& shape, std::span<const KvSpan> spans, ThreadPool& pool,
-                              const KvHeadFn& prepare = {}) {
-  const KvLayout& layout = shape.layout;
-  int64_t num_keys = 0;
-  for (const KvSpan& span : spans) {
-    int64_t last = 0;
-    for (size_t r = 0; r < shape.num_rows; ++r) last = std::max(last, int64_t{span.end[r]});
-    num_keys += last;
+// Poisoned scratch and a guard behind it: nothing may be read before it is written, nor written past the end.
+inline void AttendGuarded(std::span<const AttendCall> calls, ThreadPool& pool) {
+  size_t bytes = 0;
+  for (const AttendCall& call : calls) {
+    const AttendShape& shape = call.shape;
+    bytes = std::max(bytes, AttendScratchBytes(shape.num_rows, shape.num_heads, shape.layout.key_dim,
+                                               shape.layout.value_dim, pool.num_threads()));
   }
-  const size_t bytes = AttendScratchBytes(shape.num_rows, shape.num_heads, layout.key_dim, layout.value_dim,
-                                          static_cast<size_t>(num_keys), pool.num_threads());
-  // Poisoned scratch and a guard behind it: nothing may be read before it is written, nor written past the
-  // end.
   constexpr size_t kGuard = 256;
   const auto scratch = MakeAligned<uint8_t>(bytes + kGuard);
   std::fill_n(scratch.get(), bytes + kGuard, uint8_t{0xFF});
-  AttendOutput result;
-  result.out.assign(shape.num_rows * shape.num_heads * layout.value_dim, NAN);
-  result.lse.assign(shape.num_rows * shape.num_heads, NAN);
-  Attend(shape, spans, result.out.data(), result.lse.data(), scratch.get(), pool, prepare);
+  Attend(calls, scratch.get(), pool);
   for (size_t i = 0; i < kGuard; ++i) {
-    if (scratch.get()[bytes + i] != 0xFF) result.out[0] = NAN;
+    if (scratch.get()[bytes + i] != 0xFF) calls[0].out[0] = NAN;
   }
+}
+
+inline AttendOutput RunAttend(AttendCall call, ThreadPool& pool) {
+  const AttendShape& shape = call.shape;
+  AttendOutput result;
+  result.out.assign(shape.num_rows * shape.num_heads * shape.layout.value_dim, NAN);
+  result.lse.assign(shape.num_rows * shape.num_heads, NAN);
+  call.out = result.out.data();
+  call.log_sum_exp = result.lse.data();
+  AttendGuarded({&call, 1}, pool);
   return result;
+}
+
+inline AttendOutput RunAttend(const AttendShape& shape, std::span<const KvSpan> spans, ThreadPool& pool) {
+  return RunAttend({.shape = shape, .spans = spans}, pool);
 }
 
 // Worst relative difference of the output of any (row, head) against the reference, and worst difference of

@@ -155,21 +155,28 @@ inline int64_t SplitBegin(const KvSpan& span, int64_t split) {
   return split * int64_t{kSplitBlocks} - span.first_block_number;
 }
 
+// Stores one row of one KV head wherever the call wants it. rotated: room for a key.
+void StoreHead(const AttendCall& call, size_t row, size_t kv_head, float* rotated);
+
 struct AttendJob {
-  AttendJob(const AttendShape& attend_shape, std::span<const KvSpan> attend_spans, float* attend_out,
-            float* attend_log_sum_exp)
-      : shape(&attend_shape),
+  // attend_spans: of the call, those of one softmax. attend_log_sum_exp: in place of the call's.
+  AttendJob(const AttendCall& attend_call, std::span<const KvSpan> attend_spans, float* attend_log_sum_exp)
+      : call(&attend_call),
+        shape(&attend_call.shape),
         spans(attend_spans),
-        out(attend_out),
+        out(attend_call.out),
         log_sum_exp(attend_log_sum_exp),
-        section(attend_shape.layout),
-        group(attend_shape.num_heads / attend_shape.layout.num_kv_heads),
-        num_pairs(attend_shape.num_rows * group),
+        section(shape->layout),
+        group(shape->num_heads / shape->layout.num_kv_heads),
+        num_pairs(shape->num_rows * group),
         num_tiles((num_pairs + kTilePairs - 1) / kTilePairs),
         tile_pairs(std::min(num_pairs, kTilePairs)),
         tiles_together(num_pairs <= kSmallTile ? kTilesTogether : 1),
-        value_stride(ValueStride(attend_shape.layout.value_dim)) {}
+        value_stride(ValueStride(shape->layout.value_dim)) {}
 
+  size_t all_tiles() const { return num_tiles * shape->layout.num_kv_heads; }
+
+  const AttendCall* call;
   const AttendShape* shape;
   std::span<const KvSpan> spans;
   float* out;
@@ -181,6 +188,7 @@ struct AttendJob {
   size_t tile_pairs;  // largest tile
   size_t tiles_together;
   size_t value_stride;
+  bool stores_in_tiles = false;  // one row, which is stored by who attends
 };
 
 // The pairs [first, first + count) of one KV head.

@@ -296,9 +296,7 @@ class TileKernel {
           for (size_t i = 0; i < key_dim; ++i) packed[i * padded + r] = 0;
           continue;
         }
-        const size_t pair = first + r;
-        const float* q =
-            span.q + (tile_.Row(job_, pair) * shape.num_heads + tile_.Head(job_, pair)) * key_dim;
+        const float* q = Query(first + r);
         for (size_t i = 0; i < key_dim; ++i) packed[i * padded + r] = q[i] * factor;
       }
     }
@@ -387,6 +385,17 @@ class TileKernel {
   }
 
  private:
+  // The query of a pair as the span wants it: where it lies, or rotated into the memory of decoded keys,
+  // which is free while queries are packed.
+  const float* Query(size_t pair) const {
+    const size_t row = tile_.Row(job_, pair);
+    const float* const q =
+        span_->q + (row * job_.shape->num_heads + tile_.Head(job_, pair)) * layout_.key_dim;
+    if (span_->rope == nullptr) return q;
+    Rotate(*job_.shape->rope, span_->rope[row], q, 1, layout_.key_dim, scratch_.keys);
+    return scratch_.keys;
+  }
+
   // The distance of each pair's nearest visible key: ALiBi is counted from there, in integers, so that a
   // query 2^33 tokens from its nearest key loses nothing.
   void FindNearest() const {
@@ -408,8 +417,7 @@ class TileKernel {
     const size_t num_pairs = (key_dim + 1) / 2;
     auto* to = reinterpret_cast<uint32_t*>(scratch_.q);
     for (size_t pair = 0; pair < tile_.count; ++pair, to += num_pairs) {
-      const size_t index = tile_.Row(job_, pair) * job_.shape->num_heads + tile_.Head(job_, pair);
-      pairs_.round_query(span_->q + index * key_dim, factor, key_dim, to);
+      pairs_.round_query(Query(pair), factor, key_dim, to);
     }
     const size_t last_rows = (tile_.count - 1) % micro_pairs_ + 1;
     std::memset(to, 0, (PadRows(last_rows) - last_rows) * num_pairs * sizeof(uint32_t));

@@ -489,9 +489,24 @@ constexpr size_t kValuesWorthSharing = 16384;
 }  // namespace
 
 ActivationRows::ActivationRows(size_t max_rows, size_t max_cols, ActivationForm most)
+    : max_rows_(max_rows),
+      max_cols_(max_cols),
+      most_(most),
+      owned_(MakeAligned<uint8_t>(Bytes(max_rows, max_cols, most))) {
+  Place(owned_.get());
+}
+
+ActivationRows::ActivationRows(uint8_t* memory, size_t max_rows, size_t max_cols, ActivationForm most)
     : max_rows_(max_rows), max_cols_(max_cols), most_(most) {
-  if (most.block8 != 0) quantised_ = MakeAligned<uint8_t>(max_rows * linear::QuantisedRowBytes(max_cols));
-  if (most.int16) int16_ = MakeAligned<uint8_t>(max_rows * linear::Int16RowBytes(max_cols));
+  Place(memory);
+}
+
+void ActivationRows::Place(uint8_t* memory) {
+  if (most_.block8 != 0) {
+    quantised_ = memory;
+    memory += max_rows_ * linear::QuantisedRowBytes(max_cols_);
+  }
+  if (most_.int16) int16_ = memory;
 }
 
 size_t ActivationRows::Bytes(size_t max_rows, size_t max_cols, ActivationForm most) {

@@ -134,13 +134,14 @@ ActivationForm FormFor(Encoding encoding, FloatProducts products = FloatProducts
 // What both need; for 8-bit integers 32 if either is 32, else 256 if either is 256.
 ActivationForm CommonForm(ActivationForm a, ActivationForm b);
 
-// Activations of one chunk, rounded once and used by several products. Reused from call to call; owns its
-// memory.
+// Activations of one chunk, rounded once and used by several products.
 class ActivationRows {
  public:
   // Room for max_rows rows of at most max_cols values, in forms that `most` has (CommonForm of all). Bytes()
   // of it are allocated here and never again.
   ActivationRows(size_t max_rows, size_t max_cols, ActivationForm most);
+  // The same in `memory`, Bytes() aligned to 64, which must outlive this object.
+  ActivationRows(uint8_t* memory, size_t max_rows, size_t max_cols, ActivationForm most);
   static size_t Bytes(size_t max_rows, size_t max_cols, ActivationForm most);
 
   // Takes x [num_rows, num_cols], rows `stride` values apart. Keeps the pointer for float weights (x must
@@ -156,11 +157,13 @@ class ActivationRows {
   bool has_quantised() const { return form_.block8 != 0; }
   bool has_int16() const { return form_.int16; }
   // Layout private to kernels/linear/layout.h: tiles of interleaved rows.
-  const uint8_t* quantised() const { return quantised_.get(); }
+  const uint8_t* quantised() const { return quantised_; }
   size_t quantised_row_bytes() const { return quantised_row_bytes_; }
-  const uint8_t* int16() const { return int16_.get(); }
+  const uint8_t* int16() const { return int16_; }
 
  private:
+  void Place(uint8_t* memory);
+
   size_t max_rows_;
   size_t max_cols_;
   ActivationForm most_;
@@ -169,9 +172,10 @@ class ActivationRows {
   size_t num_cols_ = 0;
   size_t stride_ = 0;
   ActivationForm form_;
-  AlignedArray<uint8_t> quantised_;
+  AlignedArray<uint8_t> owned_;  // the memory, unless someone else owns it
+  uint8_t* quantised_ = nullptr;
   size_t quantised_row_bytes_ = 0;
-  AlignedArray<uint8_t> int16_;
+  uint8_t* int16_ = nullptr;
 };
 
 // True if products with these weights read the 8-bit form of the activations.

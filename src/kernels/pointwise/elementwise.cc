@@ -1,6 +1,8 @@
 #include "kernels/pointwise/elementwise.h"
 
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <cmath>
 #include <limits>
 
@@ -292,6 +294,36 @@ void Activate(Activation activation, float* x, size_t count) {
 
 void ActivateGated(Activation activation, float* gate, const float* up, size_t count) {
   HWY_DYNAMIC_DISPATCH(ActivateImpl)(activation, gate, up, count);
+}
+
+namespace {
+
+// The nearest half-precision value, for |x| < 65520; written so that compilers vectorise it.
+float RoundToHalf(float x) {
+  const uint32_t bits = std::bit_cast<uint32_t>(x);
+  const uint32_t magnitude = bits & 0x7FFFFFFFu;
+  const float normal = std::bit_cast<float>((bits + 0xFFFu + ((bits >> 13) & 1u)) & ~0x1FFFu);
+  const float subnormal = (x + 0.75f) - 0.75f;  // multiples of 2^-24, by the addition's rounding
+  return magnitude >= 0x38800000u ? normal : subnormal;
+}
+
+}  // namespace
+
+void ActivateHalfGelu(float* x, const float* factor, size_t count) {
+  constexpr size_t kStep = 256;
+  std::array<float, kStep> y;
+  for (size_t first = 0; first < count; first += kStep) {
+    const size_t num = std::min(kStep, count - first);
+    float* const part = x + first;
+    for (size_t i = 0; i < num; ++i) y[i] = RoundToHalf(std::clamp(part[i], -10.0f, 10.0f));
+    Activate(Activation::kGeluTanh, y.data(), num);
+    for (size_t i = 0; i < num; ++i) {
+      const float inside = part[i] <= -10.0f ? 0.0f : RoundToHalf(y[i]);
+      part[i] = part[i] >= 10.0f ? part[i] : inside;
+    }
+    if (factor == nullptr) continue;
+    for (size_t i = 0; i < num; ++i) part[i] *= factor[first + i];
+  }
 }
 
 void AddInPlace(float* x, const float* y, size_t count) { HWY_DYNAMIC_DISPATCH(AddImpl)(x, y, count); }

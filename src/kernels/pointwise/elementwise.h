@@ -11,6 +11,8 @@
 
 namespace mneme {
 
+enum class NormKind : uint8_t { kRms, kLayer };
+
 // out = x / sqrt(mean(x^2) + epsilon) * weight, rows of num_cols. The sum of squares is exact to 4e-6
 // relative. weight [num_cols] (null: ones). Rows are `stride` apart in x and out.
 void RmsNorm(const float* x, const float* weight, float epsilon, size_t num_rows, size_t num_cols,
@@ -31,6 +33,11 @@ enum class Activation : uint8_t {
 void Activate(Activation activation, float* x, size_t count);
 // gate[i] = activation(gate[i]) * up[i].
 void ActivateGated(Activation activation, float* gate, const float* up, size_t count);
+
+// x[i] = 0.5 x (1 + tanh(...)) as kGeluTanh, times factor[i] unless factor is null, as the engines that GGUF
+// files are made for compute it: argument and result rounded to half precision (their table has 65536
+// entries), 0 below -10, the argument itself above 10.
+void ActivateHalfGelu(float* x, const float* factor, size_t count);
 
 void AddInPlace(float* x, const float* y, size_t count);  // x += y
 void ScaleInPlace(float* x, float factor, size_t count);  // x *= factor

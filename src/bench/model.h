@@ -8,17 +8,18 @@
 #include <vector>
 
 #include "base/stop.h"
-#include "base/thread_pool.h"
+#include "bench/machine.h"
 #include "context/context.h"
+#include "kernels/device.h"
 #include "model/model.h"
 
-namespace mneme::cli {
+namespace mneme {
 
 // The limits that rows are compared with, for one number of threads.
 struct MachineFloor {
   double bytes_per_second = 0;  // reading what one token reads
   double flops_per_second = 0;  // of the arithmetic that prefill uses
-  std::string flops_name;       // "int8", "int16", "bf16", "fp32"
+  std::string flops_name = {};  // "int8", "int16", "bf16", "fp32"
 };
 
 // What weights are multiplied in.
@@ -31,6 +32,7 @@ struct ModelCosts {
   size_t weight_bytes_per_token = 0;             // read to decode one
 };
 ModelCosts CostsOf(const Model& model);
+MachineFloor FloorOf(const MachineLimits& limits, const Model& model);
 
 struct BenchRow {
   std::string what;  // "prefill 512", "decode 64", "batch 8", "save", "restore"
@@ -62,19 +64,6 @@ struct BenchSettings {
 
 // All rows of one context. Stops early, with the rows so far, after a stop. `floor` may be null.
 std::vector<BenchRow> MeasureContext(std::shared_ptr<const Model> model, const BenchSettings& settings,
-                                     const MachineFloor* floor, ThreadPool& pool);
+                                     const MachineFloor* floor, Device& device);
 
-// Where the time of a decode step (num_rows 1) or a chunk of prefill goes, with `depth` tokens before it:
-// attention as it runs inside the whole, the matrix products of all layers in order without what lies between
-// them, and what is left of the whole.
-struct ProfileRow {
-  std::string op;
-  double seconds = 0;
-  double bytes = 0;
-  double flops = 0;
-};
-std::vector<ProfileRow> ProfileModel(std::shared_ptr<const Model> model, const ContextSettings& context,
-                                     int64_t num_rows, int64_t depth, size_t cap_bytes, ThreadPool& pool,
-                                     StopToken stop = {});
-
-}  // namespace mneme::cli
+}  // namespace mneme

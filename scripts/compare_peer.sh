@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Paired speed of mneme and llama.cpp's llama-bench (or a relative of it) on the same GGUF files, in one run.
 #
-#   bench/compare_peer.sh PATH_TO_LLAMA_BENCH MODEL.gguf...
+#   scripts/compare_peer.sh PATH_TO_LLAMA_BENCH MODEL.gguf...
 #
 # Environment: MNEME (build/release/src/cli/mneme), THREADS (all cores), DEPTHS ("0 4096"), PREFILL (512), DECODE (32), PAIRS (3),
 # PEER_FLAGS (more flags for the peer, say "-rtr 1" or "-fa 0"), MNEME_FLAGS (more flags for mneme bench). With BATCH=8 and

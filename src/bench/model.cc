@@ -1,4 +1,4 @@
-#include "bench/rows.h"
+#include "bench/model.h"
 
 #include <fmt/core.h>
 #include <unistd.h>
@@ -13,32 +13,32 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/units.h"
+#include "bench/session_timing.h"
 #include "context/registry.h"
-#include "session/scheduler.h"
-#include "bench/timing.h"
 #include "kernels/linear/linear.h"
 #include "model/weights.h"
 #include "session/plan.h"
+#include "session/scheduler.h"
 #include "session/session.h"
 
-namespace mneme::cli {
+namespace mneme {
 namespace {
 
 // One context of one model: sessions at depths, and what is timed there.
 class ContextBench {
  public:
   ContextBench(std::shared_ptr<const Model> model, const BenchSettings& settings, const MachineFloor* floor,
-               ThreadPool& pool)
+               Device& device)
       : model_(std::move(model)),
         settings_(settings),
         floor_(floor),
-        pool_(pool),
+        device_(device),
         budget_(settings.cap_bytes),
         costs_(CostsOf(*model_)),
         ids_(model_->config().vocab_size) {
     options_.context = ResolveDeepest();
     is_bounded_ =
-        PeakContextBytes(model_->context_shape(), options_.context, -1, pool.num_threads()).is_bounded;
+        PeakContextBytes(model_->context_shape(), options_.context, -1, device.num_threads()).is_bounded;
   }
 
   std::vector<BenchRow> Rows() {
@@ -46,7 +46,8 @@ class ContextBench {
     for (const int64_t depth : settings_.depths) {
       if (settings_.stop.stop_requested()) break;
       if (settings_.num_decode > 0) Guarded("decode", depth, [&] { Decode(depth); });
-      if (settings_.batch > 1 && !settings_.stop.stop_requested()) Guarded("batch", depth, [&] { Batch(depth); });
+      if (settings_.batch > 1 && !settings_.stop.stop_requested())
+        Guarded("batch", depth, [&] { Batch(depth); });
       if (!settings_.state_folder.empty() && !settings_.stop.stop_requested())
         Guarded("state", depth, [&] { State(depth); });
     }
@@ -64,7 +65,7 @@ class ContextBench {
     for (;; depths.pop_back()) {
       try {
         const int64_t num_tokens = depths.back() + settings_.num_prefill + settings_.num_decode;
-        return ResolveSessionContext(*model_, options, settings_.cap_bytes, num_tokens, pool_.num_threads())
+        return ResolveSessionContext(*model_, options, settings_.cap_bytes, num_tokens, device_.num_threads())
             .settings;
       } catch (const Error& error) {
         if (error.kind() != ErrorKind::kBudget || depths.size() == 1) throw;
@@ -90,7 +91,7 @@ class ContextBench {
     row.what = std::move(what);
     row.context = options_.context.spec;
     row.depth = depth;
-    row.num_threads = pool_.num_threads();
+    row.num_threads = device_.num_threads();
     return row;
   }
 
@@ -98,7 +99,7 @@ class ContextBench {
     BenchRow row = NewRow(fmt::format("prefill {}", settings_.num_prefill), 0);
     std::vector<double> seconds;
     for (int64_t i = 0; i <= settings_.num_repeats; ++i) {
-      Session session(model_, options_, budget_, pool_);
+      Session session(model_, options_, budget_, device_);
       const std::vector<TokenId> ids = ids_.Take(settings_.num_prefill);
       const Clock::time_point start = Clock::now();
       if (session.Feed(ids) < ids.size()) return;
@@ -122,7 +123,7 @@ class ContextBench {
   // grows.
   double PrefillRate(int64_t depth) {
     if (prefill_rate_ > 0 || depth == 0) return std::max(prefill_rate_, 1.0);
-    Session session(model_, options_, budget_, pool_);
+    Session session(model_, options_, budget_, device_);
     const std::vector<TokenId> ids = ids_.Take(std::min(depth, options_.context.max_chunk));
     const Clock::time_point start = Clock::now();
     const size_t count = session.Feed(ids);
@@ -142,8 +143,8 @@ class ContextBench {
     }
     *reached = can_read ? "read" : "filled";
     if (!can_read) options.context.start_position = depth;
-    auto session = runner ? std::make_unique<Session>(model_, options, budget_, pool_, std::move(runner))
-                          : std::make_unique<Session>(model_, options, budget_, pool_);
+    auto session = runner ? std::make_unique<Session>(model_, options, budget_, device_, std::move(runner))
+                          : std::make_unique<Session>(model_, options, budget_, device_);
     int64_t left = can_read ? std::max<int64_t>(depth, 1) : std::numeric_limits<int64_t>::max();
     while (left > 0 && !settings_.stop.stop_requested()) {
       const int64_t count = std::min(left, options.context.max_chunk);
@@ -188,7 +189,7 @@ class ContextBench {
   void Batch(int64_t depth) {
     BenchRow row = NewRow(fmt::format("batch {}", settings_.batch), depth);
     const std::shared_ptr<Runner> runner =
-        Session::MakeRunner(model_, std::max(options_.context.max_chunk, settings_.batch), pool_, budget_);
+        Session::MakeRunner(model_, std::max(options_.context.max_chunk, settings_.batch), device_, budget_);
     std::vector<std::unique_ptr<Session>> sessions;
     for (int64_t i = 0; i < settings_.batch && !settings_.stop.stop_requested(); ++i) {
       sessions.push_back(i == 0 ? At(depth, &row.reached, runner) : sessions[0]->Clone());
@@ -224,7 +225,7 @@ class ContextBench {
       const double saved = SecondsSince(start);
       SessionOptions options = options_;
       options.context.start_position = session->context().start_position();
-      Session other(model_, options, budget_, pool_, session->runner());
+      Session other(model_, options, budget_, device_, session->runner());
       start = Clock::now();
       other.Restore(path);
       const double restored = SecondsSince(start);
@@ -247,7 +248,7 @@ class ContextBench {
   std::shared_ptr<const Model> model_;
   const BenchSettings& settings_;
   const MachineFloor* floor_;
-  ThreadPool& pool_;
+  Device& device_;
   Budget budget_;
   ModelCosts costs_;
   RandomIds ids_;
@@ -258,158 +259,6 @@ class ContextBench {
   std::string why_too_deep_;
   std::vector<BenchRow> rows_;
 };
-
-// One call of MatMul in a forward pass: matrices with the same input.
-struct ProductCall {
-  size_t kind;  // index of its row in the profile
-  std::vector<const LinearLayer*> linears;
-  int64_t num_rows;
-};
-
-// Times every call in the order of a forward pass, so that weights come from where they come from then; of
-// several passes the fastest. Adds to rows[kind].
-void ProfileProducts(const std::vector<ProductCall>& calls, ThreadPool& pool, std::vector<ProfileRow>& rows) {
-  size_t max_rows = 0, max_cols = 0, max_values = 0;
-  ActivationForm most = ActivationForm::kFloat;
-  for (const ProductCall& call : calls) {
-    const size_t num_rows = static_cast<size_t>(call.num_rows);
-    size_t num_outputs = 0;
-    for (const LinearLayer* linear : call.linears) {
-      const LinearWeights& weights = linear->weights;
-      max_cols = std::max(max_cols, weights.num_cols());
-      most = CommonForm(most, FormFor(weights));
-      num_outputs += weights.num_rows();
-      rows[call.kind].bytes += static_cast<double>(weights.read_bytes());
-      rows[call.kind].flops += 2.0 * static_cast<double>(weights.num_rows()) *
-                               static_cast<double>(weights.num_cols()) * static_cast<double>(num_rows);
-    }
-    max_rows = std::max(max_rows, num_rows);
-    max_values = std::max(max_values, num_rows * num_outputs);
-  }
-  std::vector<float> x(max_rows * max_cols), out(max_values);
-  Random random(1);
-  for (float& value : x) value = static_cast<float>(random.Uniform() - 0.5);
-  ActivationRows activations(max_rows, max_cols, most);
-  std::vector<MatMulJob> jobs;
-  const auto run = [&](const ProductCall& call) {
-    const size_t num_rows = static_cast<size_t>(call.num_rows);
-    ActivationForm form = ActivationForm::kFloat;
-    jobs.clear();
-    float* to = out.data();
-    for (const LinearLayer* linear : call.linears) {
-      const LinearWeights& weights = linear->weights;
-      form = CommonForm(form, FormFor(weights));
-      jobs.push_back({&weights, linear->bias_or_null(), to, weights.num_rows(), false});
-      to += num_rows * weights.num_rows();
-    }
-    const size_t num_cols = call.linears.front()->weights.num_cols();
-    const Clock::time_point start = Clock::now();
-    activations.Set(x.data(), num_rows, num_cols, num_cols, form, pool);
-    MatMul(activations, jobs, pool);
-    return SecondsSince(start);
-  };
-  double least = std::numeric_limits<double>::infinity();
-  const Clock::time_point start = Clock::now();
-  for (int i = 0; i < 3 || (SecondsSince(start) < 0.3 && i < 1000); ++i) {
-    std::vector<double> seconds(rows.size());
-    double total = 0;
-    for (const ProductCall& call : calls) {
-      const double taken = run(call);
-      seconds[call.kind] += taken;
-      total += taken;
-    }
-    if (total >= least) continue;
-    least = total;
-    for (size_t kind = 0; kind < rows.size(); ++kind) rows[kind].seconds = seconds[kind];
-  }
-}
-
-// A context that notes how long attention takes.
-class TimedContext : public Context {
- public:
-  explicit TimedContext(std::unique_ptr<Context> inner) : inner_(std::move(inner)) { Follow(); }
-
-  std::string Describe() const override { return inner_->Describe(); }
-  void Begin(std::span<const TokenId> tokens) override { inner_->Begin(tokens); }
-  void Attend(size_t layer, const float* q, const float* k, const float* v, float* out,
-              ThreadPool& pool) override {
-    const Clock::time_point start = Clock::now();
-    inner_->Attend(layer, q, k, v, out, pool);
-    seconds_ += SecondsSince(start);
-  }
-  void SetWriteGate(size_t layer, const float* write_gate) override {
-    inner_->SetWriteGate(layer, write_gate);
-  }
-  void Commit() override {
-    inner_->Commit();
-    Follow();
-  }
-  void Abort() override { inner_->Abort(); }
-  int64_t MaxRewind() const override { return inner_->MaxRewind(); }
-  void Rewind(int64_t count) override {
-    inner_->Rewind(count);
-    Follow();
-  }
-  void Save(StateWriter& writer) const override { inner_->Save(writer); }
-  void Restore(StateReader& reader) override {
-    inner_->Restore(reader);
-    Follow();
-  }
-  std::unique_ptr<Context> Fork() const override {
-    return std::make_unique<TimedContext>(inner_->Fork());
-  }
-  std::vector<LedgerRange> Ledger() const override { return inner_->Ledger(); }
-
-  // Since the last call.
-  double TakeSeconds() { return std::exchange(seconds_, 0.0); }
-
- private:
-  void Follow() {
-    num_tokens_ = inner_->num_tokens();
-    start_position_ = inner_->start_position();
-  }
-  std::unique_ptr<Context> inner_;
-  double seconds_ = 0;
-};
-
-constexpr int kMinProfileRuns = 3;
-
-// The whole forward call and the attention inside it, of the fastest run, into two rows.
-void ProfileForward(Runner& runner, TimedContext& context, const ContextShape& shape,
-                    const ContextSettings& settings, std::span<const TokenId> chunk, int max_runs,
-                    ProfileRow* whole, ProfileRow* attention) {
-  const ForwardChunk forward{.context = &context, .tokens = chunk};
-  const auto count = static_cast<int64_t>(chunk.size());
-  double seen = 0;     // by a row of the last run, on average
-  double visible = 0;  // the same of the fastest
-  const auto run = [&] {
-    const auto before = static_cast<double>(VisibleTokens(context));
-    const Clock::time_point start = Clock::now();
-    runner.Forward({&forward, 1}, [](size_t, size_t, std::span<const float>) {});
-    const double seconds = SecondsSince(start);
-    seen = (before + static_cast<double>(VisibleTokens(context)) + 1) / 2;
-    if (context.MaxRewind() >= count) context.Rewind(count);
-    return seconds;
-  };
-  run();
-  context.TakeSeconds();
-  whole->seconds = std::numeric_limits<double>::infinity();
-  const Clock::time_point start = Clock::now();
-  for (int i = 0; i < kMinProfileRuns || (SecondsSince(start) < 0.3 && i < max_runs); ++i) {
-    const double seconds = run();
-    const double attend_seconds = context.TakeSeconds();
-    if (seconds >= whole->seconds) continue;
-    whole->seconds = seconds;
-    attention->seconds = attend_seconds;
-    visible = seen;
-  }
-  const auto rows = static_cast<double>(chunk.size());
-  attention->bytes = KvBytesPerToken(shape, settings) * visible;
-  for (const LayerAttention& layer : shape.layers) {
-    attention->flops +=
-        2.0 * static_cast<double>(layer.num_heads * (layer.key_dim + layer.value_dim)) * visible * rows;
-  }
-}
 
 ProductKind KindOf(const LinearWeights& weights) {
   if (NeedsQuantised(weights.encoding())) return ProductKind::kInt8;
@@ -447,67 +296,25 @@ ModelCosts CostsOf(const Model& model) {
   return costs;
 }
 
+MachineFloor FloorOf(const MachineLimits& limits, const Model& model) {
+  const ModelCosts costs = CostsOf(model);
+  const bool all = limits.num_threads > 1;
+  MachineFloor floor{.bytes_per_second = limits.ReadBandwidth(costs.weight_bytes_per_token, all)};
+  const auto use = [&](const char* name, const MachineRate& rate) {
+    if (rate.one_thread <= 0) return;  // without the instruction, products run at the rate of float32
+    floor.flops_name = name;
+    floor.flops_per_second = all ? rate.all_threads : rate.one_thread;
+  };
+  use("fp32", limits.fp32_ops);
+  if (costs.products == ProductKind::kInt8) use("int8", limits.int8_ops);
+  if (costs.products == ProductKind::kInt16) use("int16", limits.int16_ops);
+  if (costs.products == ProductKind::kBFloat16) use("bf16", limits.bf16_ops);
+  return floor;
+}
+
 std::vector<BenchRow> MeasureContext(std::shared_ptr<const Model> model, const BenchSettings& settings,
-                                     const MachineFloor* floor, ThreadPool& pool) {
-  return ContextBench(std::move(model), settings, floor, pool).Rows();
+                                     const MachineFloor* floor, Device& device) {
+  return ContextBench(std::move(model), settings, floor, device).Rows();
 }
 
-std::vector<ProfileRow> ProfileModel(std::shared_ptr<const Model> model, const ContextSettings& context,
-                                     int64_t num_rows, int64_t depth, size_t cap_bytes, ThreadPool& pool,
-                                     StopToken stop) {
-  Budget budget(cap_bytes);
-  SessionOptions options;
-  options.context = context;
-  // Every run starts at `depth`, where the context can go back that far.
-  options.context.max_rewind = std::max(options.context.max_rewind, num_rows);
-  // Where it cannot, it holds what the runs add: few where each adds many tokens.
-  const int max_runs = num_rows == 1 ? 256 : kMinProfileRuns;
-  options.context =
-      ResolveSessionContext(*model, options, cap_bytes, depth + (max_runs + 1) * num_rows, pool.num_threads())
-          .settings;
-  num_rows = std::min(num_rows, options.context.max_chunk);
-  Runner runner(*model, options.context.max_chunk, pool, budget);
-  TimedContext timed(MakeContext(model->context_shape(), options.context, budget, pool.num_threads()));
-  RandomIds ids(model->config().vocab_size);
-  while (timed.num_tokens() < depth && !stop.stop_requested()) {
-    const std::vector<TokenId> piece =
-        ids.Take(std::min(depth - timed.num_tokens(), options.context.max_chunk));
-    const ForwardChunk forward{.context = &timed, .tokens = piece, .no_logits = true};
-    runner.Forward({&forward, 1}, [](size_t, size_t, std::span<const float>) {});
-  }
-  ProfileRow whole{"whole", 0, 0, 0};
-  ProfileRow attention{"attention", 0, 0, 0};
-  ProfileForward(runner, timed, model->context_shape(), options.context, ids.Take(num_rows), max_runs, &whole,
-                 &attention);
-
-  std::vector<ProfileRow> rows = {{"q, k, v products", 0, 0, 0},
-                                  {"attention output product", 0, 0, 0},
-                                  {"gate and up products", 0, 0, 0},
-                                  {"down product", 0, 0, 0},
-                                  {"output product (one row)", 0, 0, 0}};
-  std::vector<ProductCall> calls;
-  for (const LayerWeights& layer : model->weights().layers) {
-    const std::vector<std::vector<const LinearLayer*>> kinds = {
-        {&layer.q, &layer.k, &layer.v}, {&layer.o}, {&layer.gate, &layer.up}, {&layer.down}};
-    for (size_t kind = 0; kind < kinds.size(); ++kind) {
-      ProductCall call{kind, kinds[kind], num_rows};
-      std::erase_if(call.linears, [](const LinearLayer* linear) { return linear->empty(); });
-      if (!call.linears.empty()) calls.push_back(std::move(call));
-    }
-  }
-  calls.push_back({rows.size() - 1, {&model->weights().output}, 1});
-  ProfileProducts(calls, pool, rows);
-  rows.push_back(attention);
-  ProfileRow rest{"norms, activations, rest", whole.seconds, 0, 0};
-  for (const ProfileRow& row : rows) {
-    rest.seconds -= row.seconds;
-    whole.bytes += row.bytes;
-    whole.flops += row.flops;
-  }
-  rest.seconds = std::max(0.0, rest.seconds);
-  rows.push_back(rest);
-  rows.push_back(whole);
-  return rows;
-}
-
-}  // namespace mneme::cli
+}  // namespace mneme

@@ -1,0 +1,77 @@
+// What measurements of a model's speed share: ids without meaning, steps of decode, and the bytes that a step
+// reads.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/random.h"
+#include "base/types.h"
+#include "bench/timing.h"
+#include "context/context.h"
+#include "session/session.h"
+
+namespace mneme {
+
+// Speed does not depend on which ids they are.
+class RandomIds {
+ public:
+  explicit RandomIds(size_t vocab_size) : vocab_size_(vocab_size) {}
+  std::vector<TokenId> Take(int64_t count) {
+    std::vector<TokenId> ids(static_cast<size_t>(count));
+    for (TokenId& id : ids) id = static_cast<TokenId>(random_.Below(vocab_size_));
+    return ids;
+  }
+
+ private:
+  size_t vocab_size_;
+  Random random_{1};
+};
+
+// Feeds num_steps tokens one by one, logits included, after a few more that fault pages in and wake the
+// threads. Returns the seconds of all num_steps.
+inline double TimeDecode(Session& session, RandomIds& ids, int64_t num_steps) {
+  constexpr int64_t kWarmSteps = 4;
+  const std::vector<TokenId> steps = ids.Take(kWarmSteps + num_steps);
+  Clock::time_point start;
+  for (size_t i = 0; i < steps.size(); ++i) {
+    if (i == static_cast<size_t>(kWarmSteps)) start = Clock::now();
+    session.Feed(std::span(&steps[i], 1));
+    session.logits();
+  }
+  return SecondsSince(start);
+}
+
+// Bytes of keys and values of one cached token in all layers.
+inline double KvBytesPerToken(const ContextShape& shape, const ContextSettings& settings) {
+  const auto row = [](Encoding encoding, size_t values) {
+    const size_t block = EncodingBlockValues(encoding);
+    return static_cast<double>(EncodedBytes(encoding, (values + block - 1) / block * block));
+  };
+  double bytes = 0;
+  for (const LayerAttention& layer : shape.layers) {
+    bytes += static_cast<double>(layer.num_kv_heads) *
+             (row(settings.key_encoding, layer.key_dim) + row(settings.value_encoding, layer.value_dim));
+  }
+  return bytes;
+}
+
+// Tokens whose keys and values the next token reads.
+inline int64_t VisibleTokens(const Context& context) {
+  int64_t count = 0;
+  for (const LedgerRange& range : context.Ledger()) {
+    if (range.fate == TokenFate::kSink || range.fate == TokenFate::kWindow) count += range.end - range.begin;
+  }
+  return count;
+}
+
+// Whether a token has left the window, dropped or compressed: from then on a bounded context costs the same.
+inline bool HasForgotten(const Context& context) {
+  for (const LedgerRange& range : context.Ledger()) {
+    if (range.fate == TokenFate::kDropped || range.fate == TokenFate::kCompressed) return true;
+  }
+  return false;
+}
+
+}  // namespace mneme

@@ -1,0 +1,151 @@
+// Where a model is computed: coarse operations on plain pointers, one parallel region each. What runs a model
+// (model/forward.cc, src/context) knows this interface and no threads; the kernels behind it are the business
+// of a device. There are two: CpuDevice (cpu_device.h) and TimingDevice (timing_device.h), which wraps
+// another and adds up the seconds of each operation.
+//
+// Operations read and write memory of the device (Allocate) or, where the device shares the machine's memory,
+// any other. They are done in the order of the calls; what they wrote may be read after Wait. They keep no
+// memory of their own: what an operation needs beside its operands is its `scratch`, and whoever owns that
+// holds a lease for it. Results depend on the operands alone: not on the number of
+// threads, nor on how rows are cut into calls.
+//
+// Thread rule: one thread at a time.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string_view>
+#include <utility>
+
+#include "base/types.h"
+#include "kernels/attend/attend.h"
+#include "kernels/linear/linear.h"
+#include "kernels/memory/memory.h"
+#include "kernels/pointwise/elementwise.h"
+
+namespace mneme {
+
+// What memory is for.
+enum class DeviceMemoryUse : uint8_t {
+  kWork,     // written and read by operations
+  kWeights,  // read from end to end again and again
+  kShared,   // also read by the caller, after Wait
+};
+
+struct DeviceFree {
+  void (*free)(void* memory) noexcept = nullptr;
+  void operator()(void* memory) const noexcept { free(memory); }
+};
+// Frees itself, and may outlive the device.
+using DeviceMemory = std::unique_ptr<void, DeviceFree>;
+
+// out[r, :] = scale * tokens[ids[r], :] + positions[places[r], :].
+struct EmbedCall {
+  WeightView tokens = {};
+  std::span<const TokenId> ids = {};  // each < tokens.num_rows
+  float scale = 1.0f;
+  WeightView positions = {};         // empty: none
+  const Position* places = nullptr;  // [ids.size()], each < positions.num_rows
+  float* out = nullptr;              // [ids.size(), tokens.num_cols]
+  float* scratch = nullptr;          // as large as out; only with positions
+};
+
+// Rows of num_parts parts, each normalised on its own: the whole row is one, or the heads are.
+struct NormCall {
+  NormKind kind = NormKind::kRms;
+  float epsilon = 0;
+  // Of a part: [num_cols], or where every part has its own [num_parts, num_cols]. Bias null: none.
+  const float* weight = nullptr;
+  const float* bias = nullptr;
+  bool has_weights_per_part = false;
+  size_t num_rows = 0;
+  size_t num_parts = 1;
+  size_t num_cols = 0;
+  const float* x = nullptr;  // [num_rows, num_parts, num_cols]
+  float* out = nullptr;      // may be x
+};
+
+// What follows a product, where its outputs still lie in a cache: with one matrix out = activation(out), with
+// two the first's outputs become activation(first) * second.
+struct ThenActivate {
+  Activation activation = Activation::kSilu;
+  bool rounds_to_half = false;  // kGeluTanh only, as ActivateHalfGelu has it
+};
+
+// Several matrices on the same rows.
+struct LinearCall {
+  std::string_view label = {};  // for reports: "q, k, v"
+  const float* x = nullptr;     // [num_rows, num_cols]
+  size_t num_rows = 0;
+  size_t num_cols = 0;
+  std::span<const MatMulJob> jobs = {};
+  std::optional<ThenActivate> then = {};
+  uint8_t* scratch = nullptr;  // ActivationRows::Bytes of at least so many rows and columns
+};
+
+// Infini-attention: a finished segment goes into a memory, then rows read it and are mixed with what local
+// attention gave. Either part may be missing.
+struct MemoryCall {
+  MemoryShape shape = {};
+  // The segment: `written` becomes `before` with it (MemoryWrite). num_tokens 0: none.
+  const float* before = nullptr;
+  float* written = nullptr;
+  bool is_empty = false;  // nothing was written before
+  const float* k = nullptr;
+  const float* v = nullptr;
+  const float* write_gate = nullptr;
+  size_t num_tokens = 0;
+  float* write_scratch = nullptr;  // MemoryScratchFloats
+  // The rows: out = MemoryMix(gate, MemoryRead(memory, q), out). num_rows 0: none.
+  const float* memory = nullptr;  // null: an empty one
+  const float* q = nullptr;
+  size_t num_rows = 0;
+  const float* gate = nullptr;
+  float* read = nullptr;  // scratch, [num_rows, num_heads, value_dim]
+  float* out = nullptr;
+};
+
+struct PointwiseCall {
+  enum class Kind : uint8_t {
+    kAdd,        // x += y
+    kClamp,      // x = min(max(x, -value), value)
+    kSoftCap,    // x = value * tanh(x / value)
+    kWriteGate,  // x = max(0, (sigmoid(x) - value) / (1 - value)): MemoryRules::write_floor
+  };
+  Kind kind = Kind::kAdd;
+  float* x = nullptr;
+  const float* y = nullptr;
+  float value = 0;
+  size_t count = 0;
+};
+
+class Device {
+ public:
+  virtual ~Device() = default;
+
+  // Threads that operations use at most.
+  virtual size_t num_threads() const = 0;
+  // 64-byte aligned, not initialised; the caller holds the lease. Throws std::bad_alloc.
+  virtual DeviceMemory Allocate(size_t bytes, DeviceMemoryUse use) = 0;
+  // Returns when all operations are done.
+  virtual void Wait() = 0;
+
+  // Weights as Linear reads them fastest, into memory of this device: LinearWeights::PackedInto and
+  // PackedTogether.
+  virtual LinearWeights Pack(const WeightView& view, uint8_t* memory, FloatProducts products) = 0;
+  virtual std::pair<LinearWeights, LinearWeights> PackTogether(const WeightView& a, const WeightView& b,
+                                                               uint8_t* memory, FloatProducts products) = 0;
+
+  virtual void Embed(const EmbedCall& call) = 0;
+  virtual void Norm(const NormCall& call) = 0;
+  virtual void Linear(const LinearCall& call) = 0;
+  // One call for each session; scratch: AttendScratchBytes of the largest.
+  virtual void Attend(std::span<const AttendCall> calls, uint8_t* scratch) = 0;
+  virtual void Memory(const MemoryCall& call) = 0;
+  virtual void Pointwise(const PointwiseCall& call) = 0;
+};
+
+}  // namespace mneme

@@ -1,0 +1,80 @@
+#include "kernels/timing_device.h"
+
+#include <algorithm>
+
+namespace mneme {
+namespace {
+
+// Keys that some row of the call sees, and how many pairs of row and key there are.
+struct SeenKeys {
+  double distinct = 0;
+  double pairs = 0;
+};
+
+SeenKeys CountSeen(const AttendCall& call) {
+  SeenKeys seen;
+  for (const KvSpan& span : call.spans) {
+    int32_t first = INT32_MAX, last = 0;
+    for (size_t row = 0; row < call.shape.num_rows; ++row) {
+      if (span.begin[row] >= span.end[row]) continue;
+      first = std::min(first, span.begin[row]);
+      last = std::max(last, span.end[row]);
+      seen.pairs += span.end[row] - span.begin[row];
+    }
+    if (first < last) seen.distinct += last - first;
+  }
+  return seen;
+}
+
+}  // namespace
+
+template <typename Fn>
+TimingDevice::Op& TimingDevice::Time(std::string_view name, const Fn& call) {
+  const auto start = std::chrono::steady_clock::now();
+  call();
+  inner_.Wait();
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+  auto op = std::find_if(ops_.begin(), ops_.end(), [&](const Op& known) { return known.name == name; });
+  if (op == ops_.end()) op = ops_.insert(op, Op{.name = std::string(name)});
+  ++op->num_calls;
+  op->seconds += seconds.count();
+  return *op;
+}
+
+void TimingDevice::Embed(const EmbedCall& call) {
+  Op& op = Time("embed", [&] { inner_.Embed(call); });
+  op.bytes += static_cast<double>(call.ids.size() * call.tokens.row_bytes());
+}
+
+void TimingDevice::Norm(const NormCall& call) {
+  Time("norm", [&] { inner_.Norm(call); });
+}
+
+void TimingDevice::Linear(const LinearCall& call) {
+  Op& op = Time(call.label, [&] { inner_.Linear(call); });
+  for (const MatMulJob& job : call.jobs) {
+    op.bytes += static_cast<double>(job.weights->read_bytes());
+    op.flops += 2.0 * static_cast<double>(job.weights->num_rows() * call.num_cols * call.num_rows);
+  }
+}
+
+void TimingDevice::Attend(std::span<const AttendCall> calls, uint8_t* scratch) {
+  Op& op = Time("attention", [&] { inner_.Attend(calls, scratch); });
+  for (const AttendCall& call : calls) {
+    const KvLayout& layout = call.shape.layout;
+    const SeenKeys seen = CountSeen(call);
+    op.bytes += seen.distinct * static_cast<double>(layout.block_bytes()) / kBlockTokens;
+    op.flops +=
+        2.0 * seen.pairs * static_cast<double>(call.shape.num_heads * (layout.key_dim + layout.value_dim));
+  }
+}
+
+void TimingDevice::Memory(const MemoryCall& call) {
+  Time("memory", [&] { inner_.Memory(call); });
+}
+
+void TimingDevice::Pointwise(const PointwiseCall& call) {
+  Time("pointwise", [&] { inner_.Pointwise(call); });
+}
+
+}  // namespace mneme

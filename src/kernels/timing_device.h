@@ -1,0 +1,56 @@
+// A device that passes every operation on to another and adds up how long each takes, what it reads and how
+// much it computes: where the time of a forward call goes, measured inside it.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "kernels/device.h"
+
+namespace mneme {
+
+class TimingDevice : public Device {
+ public:
+  // `inner` must outlive this device.
+  explicit TimingDevice(Device& inner) : inner_(inner) {}
+
+  struct Op {
+    std::string name;  // "embed", "norm"; of products the label of the call
+    size_t num_calls = 0;
+    double seconds = 0;
+    double bytes = 0;  // of weights and of visible keys and values
+    double flops = 0;  // of products and of attention, a multiply-add as two
+  };
+  // Since the last call, in the order in which each was first called.
+  std::vector<Op> TakeOps() { return std::exchange(ops_, {}); }
+
+  size_t num_threads() const override { return inner_.num_threads(); }
+  DeviceMemory Allocate(size_t bytes, DeviceMemoryUse use) override { return inner_.Allocate(bytes, use); }
+  void Wait() override { inner_.Wait(); }
+  LinearWeights Pack(const WeightView& view, uint8_t* memory, FloatProducts products) override {
+    return inner_.Pack(view, memory, products);
+  }
+  std::pair<LinearWeights, LinearWeights> PackTogether(const WeightView& a, const WeightView& b,
+                                                       uint8_t* memory, FloatProducts products) override {
+    return inner_.PackTogether(a, b, memory, products);
+  }
+
+  void Embed(const EmbedCall& call) override;
+  void Norm(const NormCall& call) override;
+  void Linear(const LinearCall& call) override;
+  void Attend(std::span<const AttendCall> calls, uint8_t* scratch) override;
+  void Memory(const MemoryCall& call) override;
+  void Pointwise(const PointwiseCall& call) override;
+
+ private:
+  // Runs `call` to its end and adds its seconds to the operation called `name`.
+  template <typename Fn>
+  Op& Time(std::string_view name, const Fn& call);
+
+  Device& inner_;
+  std::vector<Op> ops_;
+};
+
+}  // namespace mneme
