@@ -16,6 +16,7 @@
 #include "base/file.h"
 #include "base/half.h"
 #include "base/hash.h"
+#include "base/message.h"
 #include "base/random.h"
 #include "base/testing.h"
 #include "base/thread_pool.h"
@@ -242,6 +243,19 @@ TEST(WeightedMean, PartsCountByTheirWeight) {
   }
   EXPECT_DOUBLE_EQ(all.value(), (8 + 20 + 4) / 15.0);  // pairwise it was ((8 + 2) / 2 + 1) / 2
   EXPECT_EQ(all.weight, 15);
+}
+
+// Whatever a message quotes, a terminal only sees text, and progress its own two marks.
+TEST(Message, IsCleanedOnItsWay) {
+  std::FILE* file = std::tmpfile();
+  ASSERT_NE(file, nullptr);
+  WriteMessage("model: \x1b[2Jx\u202Ey\nnext\n", file);
+  WriteMessage("\r\x1b[Kreading \x1b[31m", file);
+  std::rewind(file);
+  char buffer[200];
+  const std::string text(buffer, std::fread(buffer, 1, sizeof(buffer), file));
+  std::fclose(file);
+  EXPECT_EQ(text, "model: \\x1b[2Jx\\u{202e}y\nnext\n\r\x1b[Kreading \\x1b[31m");
 }
 
 TEST(Hash, IsXxh3HoweverTheBytesArrive) {

@@ -4,12 +4,25 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <new>
+#include <string>
+
+#include "base/utf8.h"
 
 namespace mneme {
 
 void WriteMessage(std::string_view text, std::FILE* out) noexcept {
+  constexpr std::string_view kClearLine = "\r\x1b[K";  // how progress begins on a terminal
+  const std::string_view head = text.substr(0, text.starts_with(kClearLine) ? kClearLine.size() : 0);
+  std::string shown;
+  try {
+    shown = head;
+    shown += PrintableLines(text.substr(head.size()));
+  } catch (const std::bad_alloc&) {
+    return;
+  }
   // A stream that has failed once must not hold what is written later back: the disk may have room again.
-  if (std::fwrite(text.data(), 1, text.size(), out) != text.size() || std::fflush(out) != 0) {
+  if (std::fwrite(shown.data(), 1, shown.size(), out) != shown.size() || std::fflush(out) != 0) {
     std::clearerr(out);
   }
 }

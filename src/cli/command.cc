@@ -163,7 +163,7 @@ std::vector<std::string> KnownWords(const Command& command) {
 
 int ReportUsage(std::string message, const std::string& verb) {
   std::replace(message.begin(), message.end(), '\n', ' ');
-  PrintMessage("mneme: {}\nSee `{} --help`.\n", PrintableLines(message), verb);
+  PrintMessage("mneme: {}\nSee `{} --help`.\n", message, verb);
   return kExitUsage;
 }
 

@@ -13,7 +13,6 @@
 #include "base/file.h"
 #include "base/message.h"
 #include "base/progress.h"
-#include "base/utf8.h"
 #include "cli/signals.h"
 #include "train/config.h"
 #include "train/program/blas.h"
@@ -111,7 +110,7 @@ int main(int argc, char** argv) {
   try {
     return mneme::train::Main(argc, argv);
   } catch (const std::exception& error) {
-    mneme::PrintMessage("mneme: {}\n", mneme::PrintableLines(error.what()));
+    mneme::PrintMessage("mneme: {}\n", error.what());
     return 1;
   }
 }
