@@ -90,6 +90,16 @@ TEST_F(CliFilesTest, PipesAndDevicesAsInputsAreBounded) {
   EXPECT_EQ(Shell("ulimit -v 1000000; $M tokenize zero.json 2>err </dev/null"), 1);
 }
 
+TEST_F(CliFilesTest, QuestionsAreReadFromRegularFiles) {
+  MNEME_REQUIRE_MODEL(model);
+  ASSERT_EQ(Shell("mkfifo qa1.jsonl; ln -s /dev/zero qa2.jsonl"), 0);
+  for (const char* name : {"qa1.jsonl", "qa2.jsonl"}) {
+    const std::string line = "ulimit -v 2000000; timeout 20 $M eval babi '" + model + "' --data " + name;
+    EXPECT_EQ(Shell(line + " --out o >out 2>err"), 1) << name;
+    EXPECT_NE(ReadAll(Path("err")).find("not a regular file"), std::string::npos) << ReadAll(Path("err"));
+  }
+}
+
 TEST_F(CliFilesTest, AnEmptyNameIsAUsageError) {
   for (const char* option : {"--state", "--report", "-f", "--tokenizer"}) {
     const Outcome outcome = RunProgram({"run", "model", option, ""});

@@ -370,6 +370,11 @@ std::vector<DatasetFile> FindDatasetFiles(Benchmark benchmark, const std::string
     }
     if (error) Fail(ErrorKind::kFile, "{}: cannot be read: {}", path, error.message());
   } else if (FileExists(path)) {
+    // It is read more than once: for its hash, for a first look at every line, and to ask.
+    std::error_code unknown;
+    if (!fs::is_regular_file(path, unknown)) {
+      Fail(ErrorKind::kFile, "{}: is not a regular file; questions are read from files and folders", path);
+    }
     paths.emplace_back(path);
   } else {
     Fail(ErrorKind::kFile, "{}: there is no such file or folder", path);
