@@ -9,7 +9,6 @@
 #include <memory>
 
 #include "base/message.h"
-#include "base/utf8.h"
 #include "cli/console.h"
 #include "cli/verbs.h"
 
