@@ -161,7 +161,9 @@ TEST_F(StateFieldsTest, EveryOptionIsAppliedOrRefusedByName) {
       ++num_refused;
     }
     // The value that it has anyway is taken.
-    if (name != "ban") EXPECT_NO_THROW(Restored({{name, ValueOf(saved, name)}})) << name;
+    if (name != "ban") {
+      EXPECT_NO_THROW(Restored({{name, ValueOf(saved, name)}})) << name;
+    }
   }
   EXPECT_GE(num_applied, 9);
   EXPECT_GE(num_refused, 7);
@@ -250,7 +252,9 @@ TEST_F(StateFieldsTest, OtherArithmeticIsRefusedAndOtherInstructionsAreTold) {
   EXPECT_EQ(Restored({})->restore_note(), "");
   const auto session = RestoredBytes(WithLine("simd", "VAX"));
   EXPECT_NE(session->restore_note().find("VAX"), std::string::npos);
-  const auto other = Model::Load(model_->path(), {.pack = PackMode::kInt16}, TestDevice());
+  LoadOptions options;
+  options.pack = PackMode::kInt16;
+  const auto other = Model::Load(model_->path(), options, TestDevice());
   const std::string message =
       ErrorOf(ErrorKind::kMismatch, [&] { Session::Restore(other, path_, {}, budget_, TestDevice()); });
   EXPECT_NE(message.find("--pack auto"), std::string::npos) << message;
