@@ -861,5 +861,13 @@ TEST(Context, WithoutSinksAndWithThemDifferAfterTheWindow) {
   }
 }
 
+TEST(Context, WhatPinningRaisedIsMeantByTheSameWords) {
+  EXPECT_TRUE(ContextAgrees("sinks:sinks=4,window=200", "sinks:sinks=20,window=200", 20));
+  EXPECT_TRUE(ContextAgrees("lambda:starts=4", "lambda:starts=20,window=64,distance=64,top_k=0", 20));
+  EXPECT_FALSE(ContextAgrees("sinks:sinks=4,window=200", "sinks:sinks=20,window=200", 0));
+  EXPECT_FALSE(ContextAgrees("sinks:sinks=25,window=200", "sinks:sinks=20,window=200", 20));
+  EXPECT_FALSE(ContextAgrees("sinks:window=4", "sinks:sinks=20,window=200", 20));
+}
+
 }  // namespace
 }  // namespace mneme

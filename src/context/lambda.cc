@@ -69,7 +69,10 @@ class LambdaPolicy : public Policy {
 constexpr int64_t kMostDistance = int64_t{1} << 40;
 
 constexpr PolicyKey kKeys[] = {
-    {.name = "starts", .help = "how many first tokens are always kept", .default_value = 10},
+    {.name = "starts",
+     .help = "how many first tokens are always kept",
+     .default_value = 10,
+     .holds_pinned = true},
     {.name = "window",
      .help = "keys nearer than this are seen at their true distance (auto: the trained length)",
      .least = 1,

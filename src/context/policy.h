@@ -113,7 +113,8 @@ struct PolicyKey {
   int64_t default_value = kAuto;  // kAuto: it depends on the model
   int64_t least = 0;
   int64_t most = kMostTokens;
-  bool fits_cap = false;  // auto also depends on what the memory cap holds
+  bool fits_cap = false;      // auto also depends on what the memory cap holds
+  bool holds_pinned = false;  // raised to the number of pinned tokens
   std::span<const std::string_view> words = {};
 
   // "4", "auto".

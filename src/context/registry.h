@@ -17,9 +17,9 @@ std::span<const PolicyRow> PolicyTable();
 // Throws Error(kInput) for a text that means nothing for any model: an unknown name (the known ones are
 // listed) or key, a key twice, a missing value, a value out of its range.
 void CheckContextSpec(std::string_view text);
-// Whether `asked` means the resolved context `spec`, apart from what it leaves open: "auto", "sinks",
-// "sinks:window=1K". Throws as CheckContextSpec.
-bool ContextAgrees(std::string_view asked, std::string_view spec);
+// Whether `asked`, with so many pinned tokens, means the resolved context `spec`, apart from what it leaves
+// open: "auto", "sinks", "sinks:window=1K". Throws as CheckContextSpec.
+bool ContextAgrees(std::string_view asked, std::string_view spec, int64_t num_pinned);
 // Throws Error(kInput) for numbers beside the spec that no context can have.
 void CheckContextNumbers(const ContextSettings& settings);
 

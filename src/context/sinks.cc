@@ -40,7 +40,8 @@ constexpr int64_t kSmallestAutoWindow = 16;
 
 constexpr PolicyKey kKeys[] = {
     {.name = "sinks",
-     .help = "how many first tokens are always kept (auto: 4, or 1 for a model with a learned sink token)"},
+     .help = "how many first tokens are always kept (auto: 4, or 1 for a model with a learned sink token)",
+     .holds_pinned = true},
     {.name = "window",
      .help = "how many recent tokens are kept (auto: the trained length less sinks and one, or what the cap "
              "holds)",

@@ -261,7 +261,9 @@ SessionOptions ChangedOptions(const SessionOptions& saved, std::span<const Setti
                               const std::string& name) {
   SessionOptions changed = saved;
   Apply(changes, &changed);
-  if (ContextAgrees(changed.context.spec, saved.context.spec)) changed.context.spec = saved.context.spec;
+  if (ContextAgrees(changed.context.spec, saved.context.spec, saved.context.num_pinned)) {
+    changed.context.spec = saved.context.spec;
+  }
   CompareOptions(saved, changed, name);
   return changed;
 }
