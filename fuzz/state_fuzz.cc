@@ -77,7 +77,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace mneme;
   if (size < 1) return 0;
   static fuzz::World world;
-  static const std::shared_ptr<Runner> runner = Session::MakeRunner(world.model, 4, world.device, world.budget);
+  static const std::shared_ptr<Runner> runner =
+      Session::MakeRunner(world.model, 4, world.device, world.budget);
   const std::string rest(reinterpret_cast<const char*>(data + 1), size - 1);
   const int kind = data[0] % 3;
   const std::string state = kind == 0 ? rest : fuzz::Sealed(kind == 1 ? rest : fuzz::Framed(rest));

@@ -68,8 +68,8 @@ class ByteSource {
   ByteSource& operator=(const ByteSource&) = delete;
 
   // Fills up to buffer.size() bytes; returns how many; 0 only at the end or after a stop, also one that a
-  // signal handler asks for while it waits. A pipe returns what is there without waiting for a full buffer. Throws
-  // Error(kFile) on a read error.
+  // signal handler asks for while it waits. A pipe returns what is there without waiting for a full buffer.
+  // Throws Error(kFile) on a read error.
   size_t Read(std::span<char> buffer);
   // Size in bytes if it is a regular file, else -1.
   int64_t size_bytes() const { return size_bytes_; }

@@ -27,7 +27,8 @@ uint64_t HashFile(const std::string& path, uint64_t seed) {
   ByteSource source(path);
   std::vector<char> buffer(size_t{1} << 16);
   Hasher hash(seed);
-  for (size_t count = source.Read(buffer); count > 0; count = source.Read(buffer)) hash.Write(buffer.data(), count);
+  for (size_t count = source.Read(buffer); count > 0; count = source.Read(buffer))
+    hash.Write(buffer.data(), count);
   return hash.value();
 }
 

@@ -1,5 +1,5 @@
-// The one hash of the tree: XXH3 with 64 bits. It tells whether two things are the same content; it does not hold against
-// forgery. Thread rule: any; a Hasher belongs to one thread.
+// The one hash of the tree: XXH3 with 64 bits. It tells whether two things are the same content; it does not
+// hold against forgery. Thread rule: any; a Hasher belongs to one thread.
 #pragma once
 
 #include <cstddef>
@@ -17,8 +17,8 @@ namespace mneme {
 // `seed`: the hash of what came before, or 0.
 uint64_t HashBytes(std::string_view bytes, uint64_t seed = 0);
 
-// Of whatever is written into it, in order. The value depends on the bytes alone, not on how they were cut into pieces, so
-// lengths go in where two lists could read alike: PutString and PutVector write them.
+// Of whatever is written into it, in order. The value depends on the bytes alone, not on how they were cut
+// into pieces, so lengths go in where two lists could read alike: PutString and PutVector write them.
 class Hasher : public StateWriter {
  public:
   explicit Hasher(uint64_t seed = 0);

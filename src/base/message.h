@@ -10,7 +10,8 @@
 
 namespace mneme {
 
-// Writes text (PrintableLines of it: it may quote names out of files) at once, and forgets what cannot be written.
+// Writes text (PrintableLines of it: it may quote names out of files) at once, and forgets what cannot be
+// written.
 void WriteMessage(std::string_view text, std::FILE* out = stderr) noexcept;
 
 // Call first in main. A standard stream that was closed (`2>&-`) is opened again, so that no file opened

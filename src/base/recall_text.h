@@ -1,6 +1,7 @@
 // The wording of the recall tasks: a key hidden in a text that means nothing, named keys, pairs of words.
-// Models are trained on these sentences (src/train/tasks.h) and asked in the same ones (src/eval/tasks/passkey.h),
-// so they are written down once, here. Names and statements as in the passkey task of arXiv 2305.16300.
+// Models are trained on these sentences (src/train/tasks.h) and asked in the same ones
+// (src/eval/tasks/passkey.h), so they are written down once, here. Names and statements as in the passkey
+// task of arXiv 2305.16300.
 #pragma once
 
 #include <span>

@@ -40,11 +40,11 @@ uint32_t GoodPrefix(const char* data, size_t available, uint32_t* wanted) {
 
 // Characters that act on what stands around them and show nothing themselves.
 bool IsHidden(uint32_t code) {
-  return code < 0x20 || (code >= 0x7F && code < 0xA0) ||     // controls
+  return code < 0x20 || (code >= 0x7F && code < 0xA0) ||        // controls
          code == 0x061C || code == 0x200E || code == 0x200F ||  // marks of direction
-         (code >= 0x202A && code <= 0x202E) || (code >= 0x2066 && code <= 0x2069) ||
-         code == 0x200B || code == 0x2060 || code == 0xFEFF ||  // without width
-         code == 0x2028 || code == 0x2029 ||                    // ends of lines and paragraphs
+         (code >= 0x202A && code <= 0x202E) || (code >= 0x2066 && code <= 0x2069) || code == 0x200B ||
+         code == 0x2060 || code == 0xFEFF ||  // without width
+         code == 0x2028 || code == 0x2029 ||  // ends of lines and paragraphs
          (code >= 0xFFF9 && code <= 0xFFFB) || (code >= 0xE0000 && code <= 0xE007F);
 }
 

@@ -6,8 +6,8 @@
 // Operations read and write memory of the device (Allocate) or, where the device shares the machine's memory,
 // any other. They are done in the order of the calls; what they wrote may be read after Wait. They keep no
 // memory of their own: what an operation needs beside its operands is its `scratch`, and whoever owns that
-// holds a lease for it. Results depend on the operands alone: not on the number of
-// threads, nor on how rows are cut into calls.
+// holds a lease for it. Results depend on the operands alone: not on the number of threads, nor on how rows
+// are cut into calls.
 //
 // Thread rule: one thread at a time.
 #pragma once
