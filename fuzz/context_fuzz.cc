@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/budget.h"
+#include "context/context_test_util.h"
 #include "context/registry.h"
 #include "fuzz/guard.h"
 #include "kernels/cpu_device.h"
@@ -48,7 +49,7 @@ void Feed(const ContextShape& shape, Context& context, int64_t num_tokens, Devic
     const std::vector<float> q(rows * layer.num_heads * kDim, 0.5f),
         kv(rows * layer.num_kv_heads * kDim, 0.25f);
     std::vector<float> out(rows * layer.num_heads * kDim);
-    context.Attend(i, q.data(), kv.data(), kv.data(), out.data(), device);
+    testing::AttendLayer(context, i, q.data(), kv.data(), kv.data(), out.data(), device);
   }
   context.Commit();
 }

@@ -180,7 +180,7 @@ inline std::vector<float> FeedTokens(Context& context, const Stream& stream, int
     context.Begin(TestIds(begin, count));
     for (size_t layer = 0; layer < num_layers; ++layer) {
       AttendLayer(context, layer, stream.Q(begin), stream.K(begin), stream.V(begin),
-                     out.data() + static_cast<size_t>(begin - from) * row_values, device);
+                  out.data() + static_cast<size_t>(begin - from) * row_values, device);
     }
     context.Commit();
   }
