@@ -14,8 +14,9 @@
 #include "fuzz/guard.h"
 #include "fuzz/load_from_bytes.h"
 #include "kernels/cpu_device.h"
-#include "model/model.h"
-#include "tokenizer/tokenizer.h"
+#include "mneme/tokenizer.h"
+#include "model/runner.h"
+#include "tokenizer/load_gguf.h"
 
 namespace mneme::fuzz {
 namespace {
@@ -45,7 +46,7 @@ void ReadEverything(const GgufFile& file) {
 // Loads the model and runs a few tokens, if it is small.
 void RunModel(const uint8_t* data, size_t size) {
   static CpuDevice device(1);
-  const std::shared_ptr<const Model> model = LoadFromBytes(data, size, device);
+  const std::shared_ptr<const LoadedModel> model = LoadFromBytes(data, size, device);
   const ModelConfig& config = model->config();
   if (config.num_layers * config.model_dim > 4096 || config.vocab_size == 0) return;
   Budget budget(size_t{16} << 20);

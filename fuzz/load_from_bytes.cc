@@ -9,10 +9,10 @@
 
 namespace mneme::fuzz {
 
-std::shared_ptr<const Model> LoadFromBytes(const void* data, size_t bytes, Device& device) {
+std::shared_ptr<const LoadedModel> LoadFromBytes(const void* data, size_t bytes, Device& device) {
   const int fd = memfd_create("mneme-fuzz", 0);
   MNEME_CHECK(fd >= 0);
-  std::shared_ptr<const Model> model;
+  std::shared_ptr<const LoadedModel> model;
   try {
     const char* from = static_cast<const char*>(data);
     for (size_t done = 0; done < bytes;) {
@@ -20,10 +20,10 @@ std::shared_ptr<const Model> LoadFromBytes(const void* data, size_t bytes, Devic
       MNEME_CHECK(written > 0);
       done += static_cast<size_t>(written);
     }
-    LoadOptions options;
+    ModelOptions options;
     // Either packed form of float weights; the input's length decides, so that every input has one.
     options.pack = bytes % 2 == 0 ? PackMode::kFloat32 : PackMode::kInt16;
-    model = Model::Load("/proc/self/fd/" + std::to_string(fd), options, device);
+    model = LoadedModel::Load("/proc/self/fd/" + std::to_string(fd), options, device);
   } catch (...) {
     close(fd);
     throw;

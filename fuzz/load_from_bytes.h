@@ -5,11 +5,11 @@
 #include <memory>
 
 #include "kernels/device.h"
-#include "model/model.h"
+#include "model/loaded_model.h"
 
 namespace mneme::fuzz {
 
 // Loads bytes as a GGUF file through a file without a name. Throws what Model::Load throws.
-std::shared_ptr<const Model> LoadFromBytes(const void* data, size_t bytes, Device& device);
+std::shared_ptr<const LoadedModel> LoadFromBytes(const void* data, size_t bytes, Device& device);
 
 }  // namespace mneme::fuzz

@@ -17,7 +17,7 @@
 #include "fuzz/load_from_bytes.h"
 #include "fuzz/tiny_model.h"
 #include "kernels/cpu_device.h"
-#include "session/session.h"
+#include "session/session_impl.h"
 
 namespace mneme::fuzz {
 namespace {
@@ -52,10 +52,10 @@ std::string State(const std::string& model_bytes, int64_t num_tokens) {
   CpuDevice device(1);
   Budget budget;
   SessionOptions options;
-  options.context.spec = "sinks:sinks=1,window=4";
-  options.context.max_chunk = 4;
-  options.context.max_rewind = 2;
-  Session session(LoadFromBytes(model_bytes.data(), model_bytes.size(), device), options, budget, device);
+  options.context = "sinks:sinks=1,window=4";
+  options.max_rewind = 2;
+  Session session =
+      MakeSession(LoadFromBytes(model_bytes.data(), model_bytes.size(), device), options, 4, budget, device);
   for (int64_t i = 0; i < num_tokens; ++i)
     session.Feed(std::vector<TokenId>{static_cast<TokenId>(i % kTinyVocab)});
   char name[] = "/tmp/mneme-fuzz-XXXXXX";

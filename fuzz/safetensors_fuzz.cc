@@ -13,7 +13,7 @@
 #include "formats/safetensors.h"
 #include "fuzz/guard.h"
 #include "kernels/cpu_device.h"
-#include "model/model.h"
+#include "model/loaded_model.h"
 
 namespace mneme::fuzz {
 namespace {
@@ -58,9 +58,9 @@ void LoadFolder(std::string_view config, std::string_view tensors) {
   static CpuDevice device(1);
   folder.Put("config.json", config);
   folder.Put("model.safetensors", tensors);
-  LoadOptions options;
+  ModelOptions options;
   options.load_tokenizer = false;
-  Model::Load(folder.path(), options, device);
+  LoadedModel::Load(folder.path(), options, device);
 }
 
 }  // namespace

@@ -17,7 +17,7 @@
 #include "fuzz/load_from_bytes.h"
 #include "fuzz/tiny_model.h"
 #include "kernels/cpu_device.h"
-#include "session/session.h"
+#include "session/session_impl.h"
 #include "session/snapshot.h"
 
 namespace mneme::fuzz {
@@ -60,13 +60,12 @@ struct World {
   World() : device(1) {
     const std::string file = GgufBytes(TinyGguf(Encoding::kQ8_0));
     model = LoadFromBytes(file.data(), file.size(), device);
-    options.context.spec = "sinks:sinks=1,window=4";
-    options.context.max_chunk = 4;
-    options.context.max_rewind = 2;
+    options.context = "sinks:sinks=1,window=4";
+    options.max_rewind = 2;
   }
   CpuDevice device;
   Budget budget{size_t{64} << 20};
-  std::shared_ptr<const Model> model;
+  std::shared_ptr<const LoadedModel> model;
   SessionOptions options;
 };
 
@@ -77,27 +76,26 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace mneme;
   if (size < 1) return 0;
   static fuzz::World world;
-  static const std::shared_ptr<Runner> runner =
-      Session::MakeRunner(world.model, 4, world.device, world.budget);
+  static const std::shared_ptr<Runner> runner = MakeRunner(world.model, 4, world.device, world.budget);
   const std::string rest(reinterpret_cast<const char*>(data + 1), size - 1);
   const int kind = data[0] % 3;
   const std::string state = kind == 0 ? rest : fuzz::Sealed(kind == 1 ? rest : fuzz::Framed(rest));
 
-  Session session(world.model, world.options, world.budget, world.device, runner);
+  Session session = MakeSession(world.model, world.options, world.budget, world.device, runner);
   const std::vector<TokenId> before = {1, 15, 7, 4, 9, 3};
   session.Feed(before);
-  const std::vector<float> logits(session.logits().begin(), session.logits().end());
-  const bool taken = fuzz::Accepts([&] { session.RestoreBytes(state); });
+  const std::vector<float> logits(session.Logits().begin(), session.Logits().end());
+  const bool taken = fuzz::Accepts([&] { session.ReloadBytes(state); });
   if (!taken) {
     MNEME_CHECK(session.num_tokens() == static_cast<int64_t>(before.size()));
-    MNEME_CHECK(std::memcmp(logits.data(), session.logits().data(), logits.size() * sizeof(float)) == 0);
+    MNEME_CHECK(std::memcmp(logits.data(), session.Logits().data(), logits.size() * sizeof(float)) == 0);
   }
   fuzz::Accepts([&] { fuzz::Use(session); });
   // The options are the file's own; the budget is what stands between them and the machine.
   fuzz::Accepts([&] {
     Budget budget(size_t{16} << 20);
-    const auto restored = Session::RestoreBytes(world.model, state, "state", {}, budget, world.device);
-    fuzz::Use(*restored);
+    Session restored = RestoreSession(world.model, state, "state", {}, 4, budget, world.device);
+    fuzz::Use(restored);
   });
   return 0;
 }

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <string_view>
 
-#include "tokenizer/tokenizer.h"
+#include "mneme/tokenizer.h"
 
 namespace mneme::fuzz {
 

@@ -4,7 +4,7 @@
 
 #include "fuzz/guard.h"
 #include "fuzz/stream_check.h"
-#include "tokenizer/tokenizer.h"
+#include "mneme/tokenizer.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   mneme::fuzz::Accepts([&] {

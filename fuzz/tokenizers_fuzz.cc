@@ -12,7 +12,7 @@
 #include "base/error.h"
 #include "fuzz/stream_check.h"
 #include "fuzz/tiny_model.h"
-#include "tokenizer/tokenizer.h"
+#include "mneme/tokenizer.h"
 
 namespace mneme::fuzz {
 namespace {

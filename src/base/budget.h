@@ -7,10 +7,11 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <mutex>
-#include <string>
 #include <string_view>
-#include <vector>
+
+#include "mneme/memory.h"
 
 namespace mneme {
 
@@ -31,63 +32,21 @@ std::string_view MemoryTagName(MemoryTag tag);
 // False for kWeights and kPacked, whose leases are never refused.
 bool IsUnderCap(MemoryTag tag);
 
-// What a Budget has given out, by use.
-struct MemoryReport {
-  struct Row {
-    std::string_view tag;
-    size_t used_bytes;
-    size_t peak_bytes;
-    bool is_under_cap;
-  };
-  // Of the rows under the cap.
-  size_t cap_bytes = 0;
-  size_t used_bytes = 0;
-  size_t peak_bytes = 0;
-  // One per tag that was ever used, in the order of MemoryTag.
-  std::vector<Row> rows;
-};
-
-class Budget;
-
-// Move-only share of a Budget; gives its bytes back when destroyed. Must not outlive the Budget.
-class Lease {
- public:
-  Lease() = default;
-  Lease(Lease&& other) noexcept;
-  Lease& operator=(Lease&& other) noexcept;
-  Lease(const Lease&) = delete;
-  Lease& operator=(const Lease&) = delete;
-  ~Lease();
-
-  size_t bytes() const { return bytes_; }
-  // Grows or shrinks to new_bytes. Throws Error(kBudget) and keeps its old size if the growth does not fit.
-  void Resize(size_t new_bytes, std::string_view what);
-
- private:
-  friend class Budget;
-  Lease(Budget* budget, MemoryTag tag, size_t bytes) : budget_(budget), tag_(tag), bytes_(bytes) {}
-  void Release();
-
-  Budget* budget_ = nullptr;
-  MemoryTag tag_ = MemoryTag::kScratch;
-  size_t bytes_ = 0;
-};
-
-// Thread-safe.
+// Thread-safe. A Budget is a handle: copies are the same budget, and leases keep what they take from alive.
 class Budget {
  public:
   static constexpr size_t kUnlimited = SIZE_MAX;
 
-  explicit Budget(size_t cap_bytes = kUnlimited) : cap_bytes_(cap_bytes) {}
-  Budget(const Budget&) = delete;
-  Budget& operator=(const Budget&) = delete;
+  explicit Budget(size_t cap_bytes = kUnlimited);
+  // A part of another: what it gives out is taken from both. cap_bytes is the most that this part may take.
+  Budget(size_t cap_bytes, const Budget& whole);
 
   // Takes bytes for `what` (a noun phrase for the message: "key and value blocks of 22 layers").
   // Throws Error(kBudget), with what was asked, what is left and which cap would do; the budget is unchanged
   // then.
-  Lease Reserve(MemoryTag tag, size_t bytes, std::string_view what);
+  Lease Reserve(MemoryTag tag, size_t bytes, std::string_view what) const;
 
-  size_t cap_bytes() const { return cap_bytes_; }
+  size_t cap_bytes() const;
   size_t used_bytes() const;
   size_t free_bytes() const;
   size_t used_bytes(MemoryTag tag) const;
@@ -95,17 +54,10 @@ class Budget {
   size_t peak_bytes(MemoryTag tag) const;
   MemoryReport Report() const;
 
- private:
-  friend class Lease;
-  void Take(MemoryTag tag, size_t bytes, std::string_view what);
-  void Give(MemoryTag tag, size_t bytes);
+  struct State;
 
-  const size_t cap_bytes_;
-  mutable std::mutex mutex_;
-  size_t used_ = 0;                               // guarded by mutex_
-  size_t peak_ = 0;                               // guarded by mutex_
-  std::array<size_t, kNumMemoryTags> used_by_{};  // guarded by mutex_
-  std::array<size_t, kNumMemoryTags> peak_by_{};  // guarded by mutex_
+ private:
+  std::shared_ptr<State> state_;
 };
 
 }  // namespace mneme

@@ -4,31 +4,11 @@
 
 #include <fmt/core.h>
 
-#include <stdexcept>
-#include <string>
 #include <utility>
 
+#include "mneme/error.h"
+
 namespace mneme {
-
-enum class ErrorKind {
-  kInput,        // the caller's data or arguments are wrong
-  kFile,         // a file cannot be opened, read, written, or is not what it claims
-  kBudget,       // a reservation does not fit under the memory cap
-  kUnsupported,  // understood, and not something this build or model can do
-  kMismatch,     // a state or checkpoint that belongs to something else
-  kInterrupted,  // the user asked to stop
-};
-
-// Thrown for everything that is not a bug of ours. The message names the thing, what is wrong with it, and
-// what to do.
-class Error : public std::runtime_error {
- public:
-  Error(ErrorKind kind, std::string message) : std::runtime_error(std::move(message)), kind_(kind) {}
-  ErrorKind kind() const { return kind_; }
-
- private:
-  ErrorKind kind_;
-};
 
 // Throws Error(kind) with a formatted message.
 template <typename... Args>

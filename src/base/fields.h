@@ -1,7 +1,7 @@
 // One table per struct of options says all that is to be said of its fields: names, what values they take,
 // help, and whether a saved state is bound to them. A table is a function that shows each field to a visitor:
 //
-//   template <class V> void Visit(V& v, SamplerSettings& s) {
+//   template <class V> void Visit(V& v, SamplerOptions& s) {
 //     v("temperature,temp", s.temperature, Range{0, 1e6}, InState::kFree, "0 always takes the likeliest
 //     token");
 //   }
@@ -27,15 +27,9 @@
 
 #include "base/error.h"
 #include "base/units.h"
+#include "mneme/options.h"
 
 namespace mneme {
-
-// What becomes of a field when a saved state is taken up.
-enum class InState : uint8_t {
-  kNo,     // no part of a state: it belongs to the run (threads, the cap, the length of an answer)
-  kFree,   // saved, and what the user types then is taken in its place
-  kBound,  // saved, and the state is worth nothing under another value: a different one is refused by name
-};
 
 // ---- rules: what values a field takes
 

@@ -9,7 +9,7 @@
 #include <string>
 #include <string_view>
 
-#include "base/stop.h"
+#include "mneme/stop.h"
 
 namespace mneme {
 

@@ -8,19 +8,9 @@
 #include <string>
 #include <string_view>
 
-namespace mneme {
+#include "mneme/progress.h"
 
-// Where long work reports. Thread rule: called from one thread.
-class Progress {
- public:
-  virtual ~Progress() = default;
-  // done and total in the same unit (bytes, tokens); total < 0 when unknown. `note` is free text for the end
-  // of the line
-  // ("48,210 tok/s, 15.9 MiB"). Cheap enough to call per chunk.
-  virtual void Update(int64_t done, int64_t total, std::string_view note) = 0;
-  // Leaves the line complete and starts no other.
-  virtual void Finish(std::string_view note) = 0;
-};
+namespace mneme {
 
 // Draws to `out`: at most ten updates a second on a terminal, one line every five seconds otherwise.
 class ConsoleProgress : public Progress {
@@ -39,12 +29,6 @@ class ConsoleProgress : public Progress {
   Clock::time_point start_;
   Clock::time_point last_;
   int64_t first_done_ = -1;  // what was done before the first update: a resumed run begins in the middle
-};
-
-class NoProgress : public Progress {
- public:
-  void Update(int64_t, int64_t, std::string_view) override {}
-  void Finish(std::string_view) override {}
 };
 
 }  // namespace mneme

@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/random.h"
 #include "kernels/cpu_device.h"
+#include "model/engine.h"
 
 namespace mneme {
 namespace {
@@ -171,6 +172,13 @@ std::vector<KernelCase> FindKernels(std::string_view part) {
          part);
   }
   return found;
+}
+
+KernelRow MeasureKernel(const KernelCase& one, const MachineLimits& limits, double seconds,
+                        const Engine& engine) {
+  KernelRow row = one.measure(limits, seconds, engine.impl().device);
+  row.name = one.name;
+  return row;
 }
 
 }  // namespace mneme

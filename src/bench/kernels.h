@@ -11,6 +11,7 @@
 #include "bench/machine.h"
 #include "bench/timing.h"
 #include "kernels/cpu_device.h"
+#include "mneme/engine.h"
 
 namespace mneme {
 
@@ -38,6 +39,9 @@ struct KernelCase {
   // Takes about `seconds`, and memory of its own for that time (std::bad_alloc if there is no room).
   std::function<KernelRow(const MachineLimits& limits, double seconds, CpuDevice& device)> measure;
 };
+// One of them on an engine's threads.
+KernelRow MeasureKernel(const KernelCase& one, const MachineLimits& limits, double seconds,
+                        const Engine& engine);
 // All of them, by group: linear, attend, memory, pointwise.
 std::vector<KernelCase> LinearCases();
 std::vector<KernelCase> AttendCases();

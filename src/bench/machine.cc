@@ -10,6 +10,7 @@
 #include "bench/timing.h"
 #include "kernels/simd/peak.h"
 #include "kernels/simd/target.h"
+#include "model/engine.h"
 
 namespace mneme {
 namespace {
@@ -104,6 +105,10 @@ MachineLimits MeasureMachine(ThreadPool& pool, double seconds, size_t max_footpr
         {.footprint_bytes = bytes, .read_bytes = ReadRate(pool, share, data.get(), bytes)});
   }
   return limits;
+}
+
+MachineLimits MeasureMachine(const Engine& engine, double seconds, size_t max_footprint_bytes) {
+  return MeasureMachine(engine.impl().device.pool(), seconds, max_footprint_bytes);
 }
 
 }  // namespace mneme

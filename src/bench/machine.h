@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/thread_pool.h"
+#include "mneme/engine.h"
 
 namespace mneme {
 
@@ -38,6 +39,9 @@ struct MachineLimits {
 // Takes about `seconds` and allocates max_footprint_bytes for that time (std::bad_alloc if there is no room).
 // Uses the pool: the pool's rule applies.
 MachineLimits MeasureMachine(ThreadPool& pool, double seconds = 2.0,
+                             size_t max_footprint_bytes = size_t{1} << 30);
+// On an engine's threads.
+MachineLimits MeasureMachine(const Engine& engine, double seconds = 2.0,
                              size_t max_footprint_bytes = size_t{1} << 30);
 
 }  // namespace mneme

@@ -9,17 +9,15 @@
 #include <map>
 #include <utility>
 
-#include "base/budget.h"
 #include "base/error.h"
 #include "base/file.h"
 #include "base/units.h"
 #include "bench/session_timing.h"
-#include "context/registry.h"
 #include "kernels/linear/linear.h"
+#include "mneme/plan.h"
+#include "mneme/scheduler.h"
+#include "mneme/session.h"
 #include "model/weights.h"
-#include "session/plan.h"
-#include "session/scheduler.h"
-#include "session/session.h"
 
 namespace mneme {
 namespace {
@@ -27,18 +25,15 @@ namespace {
 // One context of one model: sessions at depths, and what is timed there.
 class ContextBench {
  public:
-  ContextBench(std::shared_ptr<const Model> model, const BenchSettings& settings, const MachineFloor* floor,
-               Device& device)
-      : model_(std::move(model)),
+  ContextBench(const Model& model, const BenchSettings& settings, const MachineFloor* floor)
+      : model_(model),
         settings_(settings),
         floor_(floor),
-        device_(device),
-        budget_(settings.cap_bytes),
-        costs_(CostsOf(*model_)),
-        ids_(model_->config().vocab_size) {
+        costs_(CostsOf(model)),
+        ids_(model.info().vocab_size),
+        options_(settings.session) {
     options_.context = ResolveDeepest();
-    is_bounded_ =
-        PeakContextBytes(model_->context_shape(), options_.context, -1, device.num_threads()).is_bounded;
+    is_bounded_ = IsBounded(model_, options_);
   }
 
   std::vector<BenchRow> Rows() {
@@ -56,17 +51,15 @@ class ContextBench {
 
  private:
   // For the deepest depth that the cap allows; rows beyond it say why there are none.
-  ContextSettings ResolveDeepest() {
-    SessionOptions options;
-    options.context = settings_.context;
+  std::string ResolveDeepest() {
+    SessionOptions options = options_;
     std::vector<int64_t> depths = settings_.depths;
     if (depths.empty()) depths.push_back(0);
     std::sort(depths.begin(), depths.end());
     for (;; depths.pop_back()) {
       try {
-        const int64_t num_tokens = depths.back() + settings_.num_prefill + settings_.num_decode;
-        return ResolveSessionContext(*model_, options, settings_.cap_bytes, num_tokens, device_.num_threads())
-            .settings;
+        options.expected_tokens = depths.back() + settings_.num_prefill + settings_.num_decode;
+        return ChooseContext(model_, options).context;
       } catch (const Error& error) {
         if (error.kind() != ErrorKind::kBudget || depths.size() == 1) throw;
         too_deep_ = depths.back();
@@ -89,9 +82,9 @@ class ContextBench {
   BenchRow NewRow(std::string what, int64_t depth) const {
     BenchRow row;
     row.what = std::move(what);
-    row.context = options_.context.spec;
+    row.context = options_.context;
     row.depth = depth;
-    row.num_threads = device_.num_threads();
+    row.num_threads = model_.engine().num_threads();
     return row;
   }
 
@@ -99,10 +92,11 @@ class ContextBench {
     BenchRow row = NewRow(fmt::format("prefill {}", settings_.num_prefill), 0);
     std::vector<double> seconds;
     for (int64_t i = 0; i <= settings_.num_repeats; ++i) {
-      Session session(model_, options_, budget_, device_);
+      Session session(model_, options_);
       const std::vector<TokenId> ids = ids_.Take(settings_.num_prefill);
       const Clock::time_point start = Clock::now();
-      if (session.Feed(ids) < ids.size()) return;
+      if (session.Feed(ids) < settings_.num_prefill) return;
+      max_rows_ = session.max_rows();
       if (i > 0) seconds.push_back(SecondsSince(start));  // the first run warms caches and pages
     }
     const Timing timing = MedianOf(std::move(seconds));
@@ -111,7 +105,7 @@ class ContextBench {
     prefill_rate_ = row.tokens_per_second;
     row.spread = timing.spread;
     row.bytes_per_token =
-        static_cast<double>(model_->read_bytes_per_token()) / static_cast<double>(options_.context.max_chunk);
+        static_cast<double>(model_.info().read_bytes_per_token) / static_cast<double>(max_rows_);
     if (floor_ != nullptr && floor_->flops_per_second > 0) {
       row.share = row.tokens_per_second * costs_.flops_per_token / floor_->flops_per_second;
       row.share_of = floor_->flops_name + " peak";
@@ -123,17 +117,17 @@ class ContextBench {
   // grows.
   double PrefillRate(int64_t depth) {
     if (prefill_rate_ > 0 || depth == 0) return std::max(prefill_rate_, 1.0);
-    Session session(model_, options_, budget_, device_);
-    const std::vector<TokenId> ids = ids_.Take(std::min(depth, options_.context.max_chunk));
+    Session session(model_, options_);
+    const std::vector<TokenId> ids = ids_.Take(std::min(depth, session.max_rows()));
     const Clock::time_point start = Clock::now();
-    const size_t count = session.Feed(ids);
+    const int64_t count = session.Feed(ids);
     prefill_rate_ = std::max(1.0, static_cast<double>(count) / SecondsSince(start));
     return prefill_rate_;
   }
 
   // A session at `depth`. Reads up to it where that is quick or cannot be avoided; else starts there and
   // fills what a token can see, which for a bounded context is the same work per token.
-  std::unique_ptr<Session> At(int64_t depth, std::string* reached, std::shared_ptr<Runner> runner = nullptr) {
+  std::unique_ptr<Session> At(int64_t depth, std::string* reached) {
     SessionOptions options = options_;
     const double rate = PrefillRate(depth);
     const bool can_read = static_cast<double>(depth) / rate <= settings_.max_seconds;
@@ -142,15 +136,14 @@ class ContextBench {
            FormatSeconds(static_cast<double>(depth) / rate), FormatSeconds(settings_.max_seconds));
     }
     *reached = can_read ? "read" : "filled";
-    if (!can_read) options.context.start_position = depth;
-    auto session = runner ? std::make_unique<Session>(model_, options, budget_, device_, std::move(runner))
-                          : std::make_unique<Session>(model_, options, budget_, device_);
+    if (!can_read) options.start_position = depth;
+    auto session = std::make_unique<Session>(model_, options);
     int64_t left = can_read ? std::max<int64_t>(depth, 1) : std::numeric_limits<int64_t>::max();
     while (left > 0 && !settings_.stop.stop_requested()) {
-      const int64_t count = std::min(left, options.context.max_chunk);
+      const int64_t count = std::min(left, session->max_rows());
       session->Feed(ids_.Take(count));
       left -= count;
-      if (!can_read && (HasForgotten(session->context()) || session->num_tokens() >= depth)) break;
+      if (!can_read && (HasForgotten(*session) || session->num_tokens() >= depth)) break;
     }
     return session;
   }
@@ -160,8 +153,7 @@ class ContextBench {
     if (seconds.empty()) return;
     const Timing timing = MedianOf(std::move(seconds));
     const double step_seconds = timing.median_seconds / static_cast<double>(num_steps);
-    const double kv_bytes = KvBytesPerToken(model_->context_shape(), options_.context) *
-                            static_cast<double>(VisibleTokens(session.context()));
+    const double kv_bytes = KvBytesPerToken(model_, options_) * static_cast<double>(VisibleTokens(session));
     const double step_bytes =
         static_cast<double>(costs_.weight_bytes_per_token) + kv_bytes * static_cast<double>(num_sessions);
     row.tokens_per_second = static_cast<double>(num_sessions) / step_seconds;
@@ -180,26 +172,25 @@ class ContextBench {
     std::vector<double> seconds;
     for (int64_t i = 0; i < settings_.num_repeats && !settings_.stop.stop_requested(); ++i) {
       // Each run starts at the same depth, and warm.
-      const std::unique_ptr<Session> session = base->Clone();
-      seconds.push_back(TimeDecode(*session, ids_, settings_.num_decode));
+      Session session = base->Clone();
+      seconds.push_back(TimeDecode(session, ids_, settings_.num_decode));
     }
     AddDecodeRow(std::move(row), *base, std::move(seconds), settings_.num_decode, 1);
   }
 
   void Batch(int64_t depth) {
     BenchRow row = NewRow(fmt::format("batch {}", settings_.batch), depth);
-    const std::shared_ptr<Runner> runner =
-        Session::MakeRunner(model_, std::max(options_.context.max_chunk, settings_.batch), device_, budget_);
     std::vector<std::unique_ptr<Session>> sessions;
     for (int64_t i = 0; i < settings_.batch && !settings_.stop.stop_requested(); ++i) {
-      sessions.push_back(i == 0 ? At(depth, &row.reached, runner) : sessions[0]->Clone());
+      sessions.push_back(i == 0 ? At(depth, &row.reached) : std::make_unique<Session>(sessions[0]->Clone()));
     }
-    Scheduler scheduler(runner);
+    Scheduler scheduler(model_);
     std::vector<double> seconds;
     for (int64_t i = 0; i < settings_.num_repeats && !settings_.stop.stop_requested(); ++i) {
       const Clock::time_point start = Clock::now();
       for (int64_t step = 0; step < settings_.num_decode; ++step) {
-        for (const auto& session : sessions) scheduler.Add({.session = session.get(), .tokens = ids_.Take(1)});
+        for (const auto& session : sessions)
+          scheduler.Add({.session = session.get(), .tokens = ids_.Take(1)});
         scheduler.Step();
       }
       seconds.push_back(SecondsSince(start));
@@ -223,11 +214,9 @@ class ContextBench {
       Clock::time_point start = Clock::now();
       session->Save(path);
       const double saved = SecondsSince(start);
-      SessionOptions options = options_;
-      options.context.start_position = session->context().start_position();
-      Session other(model_, options, budget_, device_, session->runner());
+      Session other(model_, session->options());
       start = Clock::now();
-      other.Restore(path);
+      other.Reload(path);
       const double restored = SecondsSince(start);
       if (i == 0) continue;  // warms pages
       save_seconds.push_back(saved);
@@ -239,21 +228,19 @@ class ContextBench {
       const Timing timing = MedianOf(row == &save ? save_seconds : restore_seconds);
       row->spread = timing.spread;
       row->bytes_per_second = bytes / timing.median_seconds;
-      row->bytes_per_token =
-          bytes / static_cast<double>(std::max<int64_t>(1, VisibleTokens(session->context())));
+      row->bytes_per_token = bytes / static_cast<double>(std::max<int64_t>(1, VisibleTokens(*session)));
       rows_.push_back(std::move(*row));
     }
   }
 
-  std::shared_ptr<const Model> model_;
+  const Model& model_;
   const BenchSettings& settings_;
   const MachineFloor* floor_;
-  Device& device_;
-  Budget budget_;
   ModelCosts costs_;
   RandomIds ids_;
   SessionOptions options_;
   bool is_bounded_ = false;
+  int64_t max_rows_ = 1;
   double prefill_rate_ = 0;
   int64_t too_deep_ = std::numeric_limits<int64_t>::max();  // depths from here on do not fit under the cap
   std::string why_too_deep_;
@@ -278,7 +265,7 @@ ModelCosts CostsOf(const Model& model) {
   ModelCosts costs;
   std::map<ProductKind, size_t> bytes;
   size_t all_bytes = 0;
-  for (const LayerWeights& layer : model.weights().layers) {
+  for (const LayerWeights& layer : model.impl()->loaded->weights().layers) {
     for (const LinearLayer* linear :
          {&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down}) {
       if (linear->empty()) continue;
@@ -292,7 +279,7 @@ ModelCosts CostsOf(const Model& model) {
   for (const auto& [kind, count] : bytes) {
     if (count * 2 > all_bytes) costs.products = kind;
   }
-  costs.weight_bytes_per_token = model.read_bytes_per_token();
+  costs.weight_bytes_per_token = model.info().read_bytes_per_token;
   return costs;
 }
 
@@ -312,9 +299,9 @@ MachineFloor FloorOf(const MachineLimits& limits, const Model& model) {
   return floor;
 }
 
-std::vector<BenchRow> MeasureContext(std::shared_ptr<const Model> model, const BenchSettings& settings,
-                                     const MachineFloor* floor, Device& device) {
-  return ContextBench(std::move(model), settings, floor, device).Rows();
+std::vector<BenchRow> MeasureContext(const Model& model, const BenchSettings& settings,
+                                     const MachineFloor* floor) {
+  return ContextBench(model, settings, floor).Rows();
 }
 
 }  // namespace mneme

@@ -7,11 +7,10 @@
 #include <string>
 #include <vector>
 
-#include "base/stop.h"
 #include "bench/machine.h"
-#include "context/context.h"
-#include "kernels/device.h"
-#include "model/model.h"
+#include "mneme/model.h"
+#include "mneme/options.h"
+#include "mneme/stop.h"
 
 namespace mneme {
 
@@ -50,20 +49,19 @@ struct BenchRow {
 };
 
 struct BenchSettings {
-  ContextSettings context;  // unresolved
+  SessionOptions session;  // unresolved
   std::vector<int64_t> depths;
   int64_t num_prefill = 512;  // 0: none
   int64_t num_decode = 64;    // 0: none
   int64_t batch = 0;          // sessions decoded together; 0 or 1: none
   int64_t num_repeats = 3;
-  double max_seconds = 60;  // most time to read up to one depth; beyond it bounded contexts start there
-  size_t cap_bytes = SIZE_MAX;
+  double max_seconds = 60;   // most time to read up to one depth; beyond it bounded contexts start there
   std::string state_folder;  // where states are saved and restored; empty: not measured
   StopToken stop = {};
 };
 
 // All rows of one context. Stops early, with the rows so far, after a stop. `floor` may be null.
-std::vector<BenchRow> MeasureContext(std::shared_ptr<const Model> model, const BenchSettings& settings,
-                                     const MachineFloor* floor, Device& device);
+std::vector<BenchRow> MeasureContext(const Model& model, const BenchSettings& settings,
+                                     const MachineFloor* floor);
 
 }  // namespace mneme

@@ -8,8 +8,7 @@
 #include "bench/session_timing.h"
 #include "context/registry.h"
 #include "kernels/timing_device.h"
-#include "session/plan.h"
-#include "session/session.h"
+#include "mneme/session.h"
 
 namespace mneme {
 namespace {
@@ -20,12 +19,12 @@ constexpr double kEnoughSeconds = 0.3;
 // One context at one depth, and the same forward call on it again and again.
 class ProfileRun {
  public:
-  ProfileRun(const Model& model, const ContextSettings& settings, Budget& budget, Device& device)
+  ProfileRun(const LoadedModel& model, const ContextSettings& settings, const Budget& budget, Device& device)
       : timing_(device),
         runner_(model, settings.max_chunk, timing_, budget),
         context_(MakeContext(model.context_shape(), settings, budget, device.num_threads())),
         max_chunk_(settings.max_chunk),
-        ids_(model.config().vocab_size) {}
+        ids_(static_cast<int64_t>(model.config().vocab_size)) {}
 
   void Reach(int64_t depth, StopToken stop) {
     while (context_->num_tokens() < depth && !stop.stop_requested()) {
@@ -89,22 +88,20 @@ class ProfileRun {
 
 }  // namespace
 
-std::vector<ProfileRow> ProfileModel(std::shared_ptr<const Model> model, const ContextSettings& context,
-                                     int64_t num_rows, int64_t depth, size_t cap_bytes, Device& device,
-                                     StopToken stop) {
-  Budget budget(cap_bytes);
-  SessionOptions options;
-  options.context = context;
+std::vector<ProfileRow> ProfileModel(const Model& model, SessionOptions options, int64_t num_rows,
+                                     int64_t depth, StopToken stop) {
+  const LoadedModel& loaded = *model.impl()->loaded;
+  Device& device = model.engine().impl().device;
   // Every run starts at `depth`, where the context can go back that far.
-  options.context.max_rewind = std::max(options.context.max_rewind, num_rows);
+  options.max_rewind = std::max(options.max_rewind, num_rows);
   // Where it cannot, it holds what the runs add: few where each adds many tokens.
   const int max_runs = num_rows == 1 ? 256 : kMinRuns;
-  options.context = ResolveSessionContext(*model, options, cap_bytes, depth + (max_runs + 1) * num_rows,
-                                          device.num_threads())
-                        .settings;
-  ProfileRun run(*model, options.context, budget, device);
+  options.expected_tokens = depth + (max_runs + 1) * num_rows;
+  const ContextSettings settings = ResolveSession(loaded, options, LimitsOf(model)).settings;
+  Budget budget(model.engine().options().memory_bytes);
+  ProfileRun run(loaded, settings, budget, device);
   run.Reach(depth, stop);
-  return run.Fastest(std::min(num_rows, options.context.max_chunk), max_runs);
+  return run.Fastest(std::min(num_rows, settings.max_chunk), max_runs);
 }
 
 }  // namespace mneme

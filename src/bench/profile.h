@@ -6,10 +6,9 @@
 #include <string>
 #include <vector>
 
-#include "base/stop.h"
-#include "context/context.h"
-#include "kernels/device.h"
-#include "model/model.h"
+#include "mneme/model.h"
+#include "mneme/options.h"
+#include "mneme/stop.h"
 
 namespace mneme {
 
@@ -22,8 +21,7 @@ struct ProfileRow {
 
 // A decode step (num_rows 1) or a chunk of prefill with `depth` tokens before it; of several runs the
 // fastest. Throws Error(kBudget, kInput, kUnsupported) as a session does.
-std::vector<ProfileRow> ProfileModel(std::shared_ptr<const Model> model, const ContextSettings& context,
-                                     int64_t num_rows, int64_t depth, size_t cap_bytes, Device& device,
-                                     StopToken stop = {});
+std::vector<ProfileRow> ProfileModel(const Model& model, SessionOptions options, int64_t num_rows,
+                                     int64_t depth, StopToken stop = {});
 
 }  // namespace mneme

@@ -10,14 +10,16 @@
 #include "base/types.h"
 #include "bench/timing.h"
 #include "context/context.h"
-#include "session/session.h"
+#include "mneme/session.h"
+#include "model/model_impl.h"
+#include "session/resolve.h"
 
 namespace mneme {
 
 // Speed does not depend on which ids they are.
 class RandomIds {
  public:
-  explicit RandomIds(size_t vocab_size) : vocab_size_(vocab_size) {}
+  explicit RandomIds(int64_t vocab_size) : vocab_size_(static_cast<size_t>(vocab_size)) {}
   std::vector<TokenId> Take(int64_t count) {
     std::vector<TokenId> ids(static_cast<size_t>(count));
     for (TokenId& id : ids) id = static_cast<TokenId>(random_.Below(vocab_size_));
@@ -38,40 +40,46 @@ inline double TimeDecode(Session& session, RandomIds& ids, int64_t num_steps) {
   for (size_t i = 0; i < steps.size(); ++i) {
     if (i == static_cast<size_t>(kWarmSteps)) start = Clock::now();
     session.Feed(std::span(&steps[i], 1));
-    session.logits();
+    session.Logits();
   }
   return SecondsSince(start);
 }
 
 // Bytes of keys and values of one cached token in all layers.
-inline double KvBytesPerToken(const ContextShape& shape, const ContextSettings& settings) {
+inline double KvBytesPerToken(const Model& model, const SessionOptions& options) {
   const auto row = [](Encoding encoding, size_t values) {
     const size_t block = EncodingBlockValues(encoding);
     return static_cast<double>(EncodedBytes(encoding, (values + block - 1) / block * block));
   };
   double bytes = 0;
-  for (const LayerAttention& layer : shape.layers) {
+  for (const LayerAttention& layer : model.impl()->loaded->context_shape().layers) {
     bytes += static_cast<double>(layer.num_kv_heads) *
-             (row(settings.key_encoding, layer.key_dim) + row(settings.value_encoding, layer.value_dim));
+             (row(options.keys, layer.key_dim) + row(options.values, layer.value_dim));
   }
   return bytes;
 }
 
 // Tokens whose keys and values the next token reads.
-inline int64_t VisibleTokens(const Context& context) {
+inline int64_t VisibleTokens(const Session& session) {
   int64_t count = 0;
-  for (const LedgerRange& range : context.Ledger()) {
+  for (const LedgerRange& range : session.Ledger()) {
     if (range.fate == TokenFate::kSink || range.fate == TokenFate::kWindow) count += range.end - range.begin;
   }
   return count;
 }
 
 // Whether a token has left the window, dropped or compressed: from then on a bounded context costs the same.
-inline bool HasForgotten(const Context& context) {
-  for (const LedgerRange& range : context.Ledger()) {
+inline bool HasForgotten(const Session& session) {
+  for (const LedgerRange& range : session.Ledger()) {
     if (range.fate == TokenFate::kDropped || range.fate == TokenFate::kCompressed) return true;
   }
   return false;
+}
+
+// Whether what the session keeps stops growing.
+inline bool IsBounded(const Model& model, const SessionOptions& options) {
+  const LoadedModel& loaded = *model.impl()->loaded;
+  return PeakContextBytes(loaded.context_shape(), InnerContext(options, 1), -1, 1).is_bounded;
 }
 
 }  // namespace mneme

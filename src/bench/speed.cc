@@ -11,10 +11,9 @@
 #include "base/error.h"
 #include "base/units.h"
 #include "bench/session_timing.h"
-#include "context/registry.h"
 #include "eval/perplexity/recompute.h"
-#include "session/session.h"
-#include "session/stats.h"
+#include "mneme/session.h"
+#include "mneme/system.h"
 
 namespace mneme {
 namespace {
@@ -22,20 +21,14 @@ namespace {
 // One stream, walked through the depths.
 class DepthWalk {
  public:
-  DepthWalk(std::shared_ptr<const Model> model, const SpeedSettings& settings, Budget& budget, Device& device,
-            Progress& progress)
-      : model_(std::move(model)),
+  DepthWalk(const Model& model, const SpeedSettings& settings, Progress& progress)
+      : model_(model),
         settings_(settings),
-        budget_(budget),
-        device_(device),
         progress_(progress),
-        ids_(model_->config().vocab_size),
-        runner_(Session::MakeRunner(model_, settings.context.max_chunk, device, budget)) {
-    options_.context = settings.context;
-    is_bounded_ =
-        PeakContextBytes(model_->context_shape(), settings.context, -1, device.num_threads()).is_bounded;
-    session_ = NewSession();
-  }
+        ids_(model.info().vocab_size),
+        options_(settings.session),
+        is_bounded_(IsBounded(model, options_)),
+        session_(std::make_unique<Session>(model, options_)) {}
 
   SpeedPoint At(int64_t depth) {
     SpeedPoint point;
@@ -51,10 +44,6 @@ class DepthWalk {
   }
 
  private:
-  std::unique_ptr<Session> NewSession() {
-    return std::make_unique<Session>(model_, options_, budget_, device_, runner_);
-  }
-
   // False where max_seconds went by before: what a token costs may grow with the depth, so that no estimate
   // holds.
   bool Feed(int64_t count, int64_t depth) {
@@ -62,7 +51,7 @@ class DepthWalk {
     // Pieces of a few chunks, so that progress shows.
     while (count > 0 && !settings_.stop.stop_requested()) {
       if (read_seconds_ > limit) return false;
-      const int64_t piece = std::min(count, 16 * options_.context.max_chunk);
+      const int64_t piece = std::min(count, 16 * session_->max_rows());
       const auto start = Clock::now();
       session_->Feed(ids_.Take(piece));
       read_seconds_ += SecondsSince(start);
@@ -70,7 +59,7 @@ class DepthWalk {
       count -= piece;
       progress_.Update(
           session_->next_position(), depth,
-          fmt::format("{}, {:.0f} tok/s, {}", options_.context.spec,
+          fmt::format("{}, {:.0f} tok/s, {}", options_.context,
                       static_cast<double>(num_read_) / read_seconds_, FormatBytes(ResidentBytes())));
     }
     return true;
@@ -80,18 +69,18 @@ class DepthWalk {
     const double before = read_seconds_;
     const auto left = [&] { return std::max<int64_t>(depth, 1) - session_->next_position(); };
     // Enough to know what a token takes.
-    const int64_t sample = 4 * options_.context.max_chunk;
+    const int64_t sample = 4 * session_->max_rows();
     if (num_read_ < sample) Feed(std::min(left(), sample), depth);
     const double wanted = static_cast<double>(left()) * read_seconds_ / static_cast<double>(num_read_);
     if (wanted <= settings_.max_seconds && Feed(left(), depth)) {
       // A stream that once was filled stays one.
-      point->reached = options_.context.start_position > 0 ? "filled" : "read";
+      point->reached = options_.start_position > 0 ? "filled" : "read";
     } else if (is_bounded_) {
       session_.reset();
-      options_.context.start_position = depth;
-      session_ = NewSession();
-      while (!HasForgotten(session_->context()) && session_->num_tokens() < depth && !settings_.stop.stop_requested())
-        Feed(options_.context.max_chunk, depth);
+      options_.start_position = depth;
+      session_ = std::make_unique<Session>(model_, options_);
+      while (!HasForgotten(*session_) && session_->num_tokens() < depth && !settings_.stop.stop_requested())
+        Feed(session_->max_rows(), depth);
       point->reached = "filled";
     } else {
       Fail(ErrorKind::kInput, "reading up to {} tokens takes more than the {} that --max-seconds allows",
@@ -102,26 +91,26 @@ class DepthWalk {
 
   void Measure(SpeedPoint* point) {
     point->resident_bytes = ResidentBytes();
-    point->session_bytes = budget_.used_bytes();
+    point->session_bytes = model_.engine().memory().used_bytes;
     MeasureState(point);
     std::vector<double> first, prefill, decode;
     for (int64_t i = 0; i < settings_.num_repeats && !settings_.stop.stop_requested(); ++i) {
       {
-        const std::unique_ptr<Session> session = session_->Clone();
+        Session session = session_->Clone();
         const auto start = Clock::now();
-        session->Feed(ids_.Take(settings_.num_prompt));
-        session->Sample();
+        session.Feed(ids_.Take(settings_.num_prompt));
+        session.Sample();
         first.push_back(SecondsSince(start));
       }
       {
-        const std::unique_ptr<Session> session = session_->Clone();
+        Session session = session_->Clone();
         const std::vector<TokenId> ids = ids_.Take(settings_.num_prefill);
         const auto start = Clock::now();
-        session->Feed(ids);
+        session.Feed(ids);
         prefill.push_back(SecondsSince(start));
       }
-      const std::unique_ptr<Session> session = session_->Clone();
-      decode.push_back(TimeDecode(*session, ids_, settings_.num_decode));
+      Session session = session_->Clone();
+      decode.push_back(TimeDecode(session, ids_, settings_.num_decode));
     }
     if (settings_.stop.stop_requested()) return;
     point->first_token_seconds = MedianOf(first).median_seconds;
@@ -130,10 +119,10 @@ class DepthWalk {
     point->decode_per_second = static_cast<double>(settings_.num_decode) / timing.median_seconds;
     point->decode_spread = timing.spread;
     if (settings_.bytes_per_second > 0) {
-      const double kv_bytes = KvBytesPerToken(model_->context_shape(), options_.context) *
-                              static_cast<double>(VisibleTokens(session_->context()));
+      const double kv_bytes =
+          KvBytesPerToken(model_, options_) * static_cast<double>(VisibleTokens(*session_));
       point->floor_per_second =
-          settings_.bytes_per_second / (static_cast<double>(model_->read_bytes_per_token()) + kv_bytes);
+          settings_.bytes_per_second / (static_cast<double>(model_.info().read_bytes_per_token) + kv_bytes);
     }
   }
 
@@ -152,15 +141,12 @@ class DepthWalk {
     std::filesystem::remove(path, error);
   }
 
-  std::shared_ptr<const Model> model_;
+  const Model& model_;
   const SpeedSettings& settings_;
-  Budget& budget_;
-  Device& device_;
   Progress& progress_;
   RandomIds ids_;
-  std::shared_ptr<Runner> runner_;
   SessionOptions options_;
-  bool is_bounded_ = false;
+  bool is_bounded_;
   std::unique_ptr<Session> session_;
   int64_t num_read_ = 0;
   double read_seconds_ = 0;
@@ -168,11 +154,10 @@ class DepthWalk {
 
 }  // namespace
 
-void MeasureSpeedByDepth(std::shared_ptr<const Model> model, const SpeedSettings& settings, Budget& budget,
-                         Device& device, Progress& progress,
+void MeasureSpeedByDepth(const Model& model, const SpeedSettings& settings, Progress& progress,
                          const std::function<void(const SpeedPoint& point)>& on_point) {
   MNEME_CHECK(std::is_sorted(settings.depths.begin(), settings.depths.end()));
-  DepthWalk walk(std::move(model), settings, budget, device, progress);
+  DepthWalk walk(model, settings, progress);
   for (const int64_t depth : settings.depths) {
     const SpeedPoint point = walk.At(depth);
     if (settings.stop.stop_requested()) return;
@@ -181,29 +166,26 @@ void MeasureSpeedByDepth(std::shared_ptr<const Model> model, const SpeedSettings
   }
 }
 
-RecomputePoint MeasureRecompute(std::shared_ptr<const Model> model, int64_t cache, int64_t num_sinks,
-                                const ContextSettings& base, int64_t num_repeats, Budget& budget,
-                                Device& device, StopToken stop) {
+RecomputePoint MeasureRecompute(const Model& model, int64_t cache, int64_t num_sinks,
+                                const SessionOptions& base, int64_t num_repeats, StopToken stop) {
   if (cache <= num_sinks || num_sinks < 1)
     Fail(ErrorKind::kInput, "a cache of {} tokens has no window beside {} sinks", cache, num_sinks);
   constexpr int64_t kDecodeSteps = 32;
   RecomputePoint point;
   point.cache = cache;
-  RandomIds ids(model->config().vocab_size);
-  const auto runner = Session::MakeRunner(model, base.max_chunk, device, budget);
+  RandomIds ids(model.info().vocab_size);
   std::vector<double> seconds;
   {
-    SessionOptions options;
-    options.context = base;
-    options.context.spec = fmt::format("sinks:sinks={},window={}", num_sinks, cache - num_sinks);
-    Session session(model, options, budget, device, runner);
+    SessionOptions options = base;
+    options.context = fmt::format("sinks:sinks={},window={}", num_sinks, cache - num_sinks);
+    Session session(model, options);
     session.Feed(ids.Take(cache + 1), stop);
     for (int64_t i = 0; i < num_repeats && !stop.stop_requested(); ++i)
       seconds.push_back(TimeDecode(session, ids, kDecodeSteps) / kDecodeSteps);
     if (stop.stop_requested()) Fail(ErrorKind::kInterrupted, "interrupted");
     point.sinks_seconds = MedianOf(seconds).median_seconds;
   }
-  RecomputeWindow window(model, cache, base, budget, device, runner);
+  RecomputeWindow window(model, cache, base);
   for (const TokenId id : ids.Take(cache)) window.Push(id);
   window.Logits(stop);  // warm
   seconds.clear();

@@ -10,17 +10,15 @@
 #include <string>
 #include <vector>
 
-#include "base/budget.h"
 #include "base/progress.h"
-#include "base/stop.h"
-#include "context/context.h"
-#include "kernels/device.h"
-#include "model/model.h"
+#include "mneme/model.h"
+#include "mneme/options.h"
+#include "mneme/stop.h"
 
 namespace mneme {
 
 struct SpeedSettings {
-  ContextSettings context;       // resolved
+  SessionOptions session;        // with a resolved context
   std::vector<int64_t> depths;   // ascending
   int64_t num_prompt = 64;       // tokens of the question whose first answer token is timed
   int64_t num_prefill = 512;     // tokens of prefill that are timed
@@ -52,8 +50,7 @@ struct SpeedPoint {
 // context cannot go on (that point has a note). A temporary folder that cannot take the state costs only the
 // size of the state. Ids are random: speed does not depend on them. Throws what
 // Session throws when the first session is made.
-void MeasureSpeedByDepth(std::shared_ptr<const Model> model, const SpeedSettings& settings, Budget& budget,
-                         Device& device, Progress& progress,
+void MeasureSpeedByDepth(const Model& model, const SpeedSettings& settings, Progress& progress,
                          const std::function<void(const SpeedPoint& point)>& on_point);
 
 // One token of a full cache against one token by recomputing the window.
@@ -65,8 +62,7 @@ struct RecomputePoint {
 };
 // num_sinks of the cache are sinks. Median of num_repeats runs. Throws Error(kBudget, kInput,
 // kUnsupported, kInterrupted).
-RecomputePoint MeasureRecompute(std::shared_ptr<const Model> model, int64_t cache, int64_t num_sinks,
-                                const ContextSettings& base, int64_t num_repeats, Budget& budget,
-                                Device& device, StopToken stop = {});
+RecomputePoint MeasureRecompute(const Model& model, int64_t cache, int64_t num_sinks,
+                                const SessionOptions& base, int64_t num_repeats, StopToken stop = {});
 
 }  // namespace mneme

@@ -2,14 +2,13 @@
 
 #include <gtest/gtest.h>
 
-#include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/error.h"
 #include "base/testing.h"
 #include "bench/speed_report.h"
-#include "kernels/cpu_device.h"
 
 namespace mneme {
 namespace {
@@ -19,36 +18,33 @@ class SpeedTest : public ::testing::Test {
   void SetUp() override {
     data_ = testing::DataFolder();
     if (data_.empty()) GTEST_SKIP() << testing::kSkipMessage;
-    device_ = std::make_unique<CpuDevice>(1);
-    model_ = Model::Load(data_ + "/models/stories260K/stories260K.gguf", {}, *device_);
+    model_.emplace(Model::Load(Engine({.num_threads = 1, .memory_bytes = size_t{1} << 30, .max_rows = 16}),
+                               data_ + "/models/stories260K/stories260K.gguf"));
   }
 
-  static ContextSettings Settings(const std::string& spec) {
-    ContextSettings settings;
-    settings.spec = spec;
-    settings.max_chunk = 16;
-    settings.key_encoding = settings.value_encoding = Encoding::kF32;
-    return settings;
+  static SessionOptions Options(const std::string& context) {
+    SessionOptions options;
+    options.context = context;
+    options.keys = options.values = Encoding::kF32;
+    return options;
   }
 
   std::string data_;
-  std::unique_ptr<CpuDevice> device_;
-  std::shared_ptr<const Model> model_;
+  std::optional<Model> model_;
 };
 
 TEST_F(SpeedTest, GoesOnWhereTheStateCannotBeWritten) {
   SpeedSettings settings;
-  settings.context = Settings("sinks:sinks=4,window=60");
+  settings.session = Options("sinks:sinks=4,window=60");
   settings.depths = {0, 200};
   settings.num_prefill = settings.num_prompt = 16;
   settings.num_decode = 4;
   settings.num_repeats = 1;
   settings.max_seconds = 100;
   settings.temporary_folder = ::testing::TempDir() + "/no such folder";
-  Budget budget;
   NoProgress progress;
   std::vector<EvalRow> rows;
-  MeasureSpeedByDepth(model_, settings, budget, *device_, progress,
+  MeasureSpeedByDepth(*model_, settings, progress,
                       [&](const SpeedPoint& point) { rows.push_back(SpeedRow("sinks", point, 1)); });
   ASSERT_EQ(rows.size(), 2u);
   for (const EvalRow& row : rows) {
@@ -60,7 +56,7 @@ TEST_F(SpeedTest, GoesOnWhereTheStateCannotBeWritten) {
 
 TEST_F(SpeedTest, ByDepthReadsAndFills) {
   SpeedSettings settings;
-  settings.context = Settings("sinks:sinks=4,window=60");
+  settings.session = Options("sinks:sinks=4,window=60");
   settings.depths = {0, 200, int64_t{1} << 40};
   settings.num_prefill = settings.num_prompt = 16;
   settings.num_decode = 4;
@@ -68,11 +64,9 @@ TEST_F(SpeedTest, ByDepthReadsAndFills) {
   settings.max_seconds = 100;
   settings.bytes_per_second = 1e9;
   settings.temporary_folder = ::testing::TempDir();
-  Budget budget;
   NoProgress progress;
   std::vector<SpeedPoint> points;
-  MeasureSpeedByDepth(model_, settings, budget, *device_, progress,
-                      [&](const SpeedPoint& point) { points.push_back(point); });
+  MeasureSpeedByDepth(*model_, settings, progress, [&](const SpeedPoint& point) { points.push_back(point); });
   ASSERT_EQ(points.size(), 3u);
   EXPECT_EQ(points[1].reached, "read");
   EXPECT_EQ(points[2].reached, "filled");
@@ -86,9 +80,9 @@ TEST_F(SpeedTest, ByDepthReadsAndFills) {
   EXPECT_GT(points[1].disk_bytes, points[0].disk_bytes);
   EXPECT_EQ(points[1].session_bytes, points[2].session_bytes);
 
-  const RecomputePoint ratio = MeasureRecompute(model_, 64, 4, Settings("dense"), 3, budget, *device_);
+  const RecomputePoint ratio = MeasureRecompute(*model_, 64, 4, Options("dense"), 3);
   EXPECT_GT(ratio.ratio(), 1);
-  EXPECT_THROW(MeasureRecompute(model_, 4, 4, Settings("dense"), 1, budget, *device_), Error);
+  EXPECT_THROW(MeasureRecompute(*model_, 4, 4, Options("dense"), 1), Error);
 
   EvalReport report;
   for (const SpeedPoint& point : points) report.rows.push_back(SpeedRow("sinks", point, 1));

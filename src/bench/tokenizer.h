@@ -5,9 +5,9 @@
 #include <cstdint>
 #include <string_view>
 
-#include "base/stop.h"
 #include "bench/timing.h"
-#include "tokenizer/tokenizer.h"
+#include "mneme/stop.h"
+#include "mneme/tokenizer.h"
 
 namespace mneme {
 

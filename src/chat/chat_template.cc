@@ -1,7 +1,7 @@
-#include "chat/chat_template.h"
-
 #include <algorithm>
 #include <cctype>
+
+#include "mneme/chat.h"
 
 namespace mneme {
 namespace {
@@ -174,12 +174,12 @@ std::string_view Trim(std::string_view text) {
   return text.substr(begin, text.find_last_not_of(kSpace) - begin + 1);
 }
 
-void Append(std::string_view text, bool parse_special, std::vector<ChatSegment>* out) {
+void Append(std::string_view text, TextKind kind, std::vector<Segment>* out) {
   if (text.empty()) return;
-  if (!out->empty() && out->back().parse_special == parse_special)
+  if (!out->empty() && out->back().kind == kind)
     out->back().text += text;
   else
-    out->push_back({std::string(text), parse_special});
+    out->push_back({std::string(text), kind});
 }
 
 }  // namespace
@@ -210,19 +210,19 @@ std::string_view TrimmedContent(const ChatTemplate& format, std::string_view con
   return format.trims ? Trim(content) : content;
 }
 
-void ChatRenderer::AppendFormat(std::string_view text, std::vector<ChatSegment>* out) const {
+void ChatRenderer::AppendFormat(std::string_view text, std::vector<Segment>* out) const {
   constexpr std::string_view kEnd = "</s>";
   const size_t at = text.find(kEnd);
   if (at == std::string_view::npos) {
-    Append(text, true, out);
+    Append(text, TextKind::kFormat, out);
     return;
   }
-  Append(text.substr(0, at), true, out);
-  Append(end_of_text_, true, out);
-  Append(text.substr(at + kEnd.size()), true, out);
+  Append(text.substr(0, at), TextKind::kFormat, out);
+  Append(end_of_text_, TextKind::kFormat, out);
+  Append(text.substr(at + kEnd.size()), TextKind::kFormat, out);
 }
 
-void ChatRenderer::Add(const ChatMessage& message, std::vector<ChatSegment>* out) {
+void ChatRenderer::Add(const ChatMessage& message, std::vector<Segment>* out) {
   const std::string_view content = TrimmedContent(*format_, message.content);
   switch (message.role) {
     case ChatRole::kSystem:
@@ -230,7 +230,7 @@ void ChatRenderer::Add(const ChatMessage& message, std::vector<ChatSegment>* out
         pending_system_ = content;
       } else {
         AppendFormat(format_->system_before, out);
-        Append(content, false, out);
+        Append(content, TextKind::kPlain, out);
         AppendFormat(format_->system_after, out);
       }
       has_system_ = true;
@@ -242,42 +242,40 @@ void ChatRenderer::Add(const ChatMessage& message, std::vector<ChatSegment>* out
       AppendFormat(later ? format_->later_user_before : format_->user_before, out);
       if (!pending_system_.empty()) {
         AppendFormat(format_->system_before, out);
-        Append(pending_system_, false, out);
+        Append(pending_system_, TextKind::kPlain, out);
         AppendFormat(format_->system_after, out);
         pending_system_.clear();
       }
-      Append(content, false, out);
+      Append(content, TextKind::kPlain, out);
       AppendFormat(format_->user_after, out);
       past_first_user_ = true;
       break;
     }
     case ChatRole::kAssistant:
       AppendFormat(format_->assistant_before, out);
-      Append(content, false, out);
+      Append(content, TextKind::kPlain, out);
       EndReply(false, out);
       break;
   }
 }
 
-void ChatRenderer::StartReply(std::vector<ChatSegment>* out) {
-  AppendFormat(format_->generation_prompt, out);
-}
+void ChatRenderer::StartReply(std::vector<Segment>* out) { AppendFormat(format_->generation_prompt, out); }
 
-void ChatRenderer::EndReply(bool model_wrote_end, std::vector<ChatSegment>* out) {
+void ChatRenderer::EndReply(bool model_wrote_end, std::vector<Segment>* out) {
   if (!model_wrote_end) AppendFormat(format_->assistant_end, out);
   AppendFormat(format_->assistant_tail, out);
 }
 
-void FeedSegments(std::span<const ChatSegment> segments, StreamEncoder* encoder, std::vector<TokenId>* out) {
-  for (const ChatSegment& segment : segments) {
-    if (segment.parse_special)
+void FeedSegments(std::span<const Segment> segments, StreamEncoder* encoder, std::vector<TokenId>* out) {
+  for (const Segment& segment : segments) {
+    if (segment.kind == TextKind::kFormat)
       encoder->Feed(segment.text, out);
     else
       encoder->FeedPlain(segment.text, out);
   }
 }
 
-std::vector<TokenId> EncodeSegments(const Tokenizer& tokenizer, std::span<const ChatSegment> segments,
+std::vector<TokenId> EncodeSegments(const Tokenizer& tokenizer, std::span<const Segment> segments,
                                     bool add_bos) {
   std::vector<TokenId> ids;
   StreamEncoder encoder(tokenizer, {.parse_special = true, .add_bos = add_bos});

@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/message.h"
+#include "base/progress.h"
 #include "base/units.h"
 #include "bench/kernels.h"
 #include "bench/machine.h"
@@ -25,7 +26,6 @@
 #include "cli/stream.h"
 #include "cli/verbs.h"
 #include "eval/report/html.h"
-#include "kernels/cpu_device.h"
 
 namespace mneme::cli {
 namespace {
@@ -73,10 +73,9 @@ std::vector<int64_t> ParseList(const std::string& text, const std::string& optio
 // ---- the machine
 
 int Machine(const BenchArguments& arguments) {
-  CpuDevice device(arguments.model.engine.num_threads);
-  WarnOfFewerThreads(device.pool());
-  PrintMessage("measuring the machine with {} threads...\n", device.num_threads());
-  const MachineLimits limits = MeasureMachine(device.pool());
+  const Engine engine = MakeEngine(arguments.model.engine);
+  PrintMessage("measuring the machine with {} threads...\n", engine.num_threads());
+  const MachineLimits limits = MeasureMachine(engine);
   if (arguments.json) {
     WriteOut(MachineJson(limits).dump(1) + "\n");
   } else {
@@ -90,17 +89,15 @@ int Machine(const BenchArguments& arguments) {
 int Kernels(const BenchArguments& arguments) {
   constexpr double kSecondsPerKernel = 0.3;
   const std::vector<KernelCase> cases = FindKernels(arguments.kernels);
-  CpuDevice device(arguments.model.engine.num_threads);
-  WarnOfFewerThreads(device.pool());
-  PrintMessage("measuring the machine with {} threads...\n", device.num_threads());
-  const MachineLimits limits = MeasureMachine(device.pool());
+  const Engine engine = MakeEngine(arguments.model.engine);
+  PrintMessage("measuring the machine with {} threads...\n", engine.num_threads());
+  const MachineLimits limits = MeasureMachine(engine);
   ConsoleProgress progress("kernels");
   std::vector<KernelRow> rows;
   for (const KernelCase& one : cases) {
     if (StopRequested()) break;
     progress.Update(static_cast<int64_t>(rows.size()), static_cast<int64_t>(cases.size()), one.name);
-    rows.push_back(one.measure(limits, kSecondsPerKernel, device));
-    rows.back().name = one.name;
+    rows.push_back(MeasureKernel(one, limits, kSecondsPerKernel, engine));
   }
   progress.Finish("");
   WriteOut(arguments.json ? KernelsJson(rows).dump(1) + "\n" : FormatTable(KernelsTable(rows)));
@@ -146,52 +143,55 @@ int Speed(const BenchArguments& arguments) {
   if (!arguments.threads.empty()) thread_counts = ParseList(arguments.threads, "--threads", false);
   std::vector<std::string> specs = arguments.contexts;
   if (specs.empty()) specs.push_back("auto");
-  const MemoryCap cap = ToMemoryCap(arguments.context.engine);
   ModelArguments model_options = arguments.model;
-  model_options.engine.num_threads = 0;
-  LoadedModel loaded(model_options, /*load_tokenizer=*/false);
+  EngineOptions engine_options = arguments.context.engine;
+  engine_options.max_rows = std::max(engine_options.max_rows, arguments.batch);
+  std::unique_ptr<OpenedModel> opened;
   std::vector<BenchRow> rows;
   for (const int64_t num_threads : thread_counts) {
     if (num_threads < 0 || num_threads > 1024) FailUsage("--threads: 1 to 1024");
-    CpuDevice device(static_cast<size_t>(num_threads));
+    model_options.engine.num_threads = static_cast<size_t>(num_threads);
+    opened.reset();  // one at a time
+    opened = std::make_unique<OpenedModel>(model_options, engine_options, /*load_tokenizer=*/false);
+    const Model& model = opened->model;
     MachineFloor floor;
     if (!arguments.no_floor) {
       // Large enough for weights that come from memory, small where they come from a cache.
       const size_t footprint =
-          std::clamp(loaded.model->read_bytes_per_token(), size_t{1} << 20, size_t{1} << 30);
-      floor = FloorOf(MeasureMachine(device.pool(), 1.0, footprint), *loaded.model);
+          std::clamp(model.info().read_bytes_per_token, size_t{1} << 20, size_t{1} << 30);
+      floor = FloorOf(MeasureMachine(model.engine(), 1.0, footprint), model);
     }
     for (const std::string& spec : specs) {
       BenchSettings settings;
       settings.stop = UserStop();
-      settings.context = ContextFor(arguments.context, spec);
+      settings.session = OptionsFor(arguments.context, spec);
       settings.depths = depths;
       settings.num_prefill = arguments.prefill;
       settings.num_decode = arguments.decode;
       settings.batch = arguments.batch;
       settings.num_repeats = arguments.repeats;
       settings.max_seconds = arguments.max_seconds;
-      settings.cap_bytes = cap.bytes;
       settings.state_folder = arguments.state_folder;
       const std::vector<BenchRow> measured =
-          MeasureContext(loaded.model, settings, arguments.no_floor ? nullptr : &floor, device);
+          MeasureContext(model, settings, arguments.no_floor ? nullptr : &floor);
       rows.insert(rows.end(), measured.begin(), measured.end());
       if (StopRequested()) break;
     }
   }
-  if (!arguments.svg_path.empty()) WritePlot(arguments, DecodePlot(loaded.model->config().name, rows));
+  const ModelInfo& info = opened->model.info();
+  if (!arguments.svg_path.empty()) WritePlot(arguments, DecodePlot(info.name, rows));
   if (arguments.json) {
     Json json;
-    json["model"] = loaded.model->config().name;
-    json["weight_bytes"] = loaded.model->weight_bytes();
-    json["packed_bytes"] = loaded.model->packed_bytes();
-    json["load_seconds"] = loaded.load_seconds;
+    json["model"] = info.name;
+    json["weight_bytes"] = info.weight_bytes;
+    json["packed_bytes"] = info.packed_bytes;
+    json["load_seconds"] = opened->load_seconds;
     json["rows"] = RowsJson(rows);
     WriteOut(json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n");
   } else {
-    WriteOut(fmt::format("{} ({}), {} of weights, {} repacked, loaded in {}\n\n", loaded.model->config().name,
-                         loaded.model->config().family, FormatBytes(loaded.model->weight_bytes()),
-                         FormatBytes(loaded.model->packed_bytes()), FormatSeconds(loaded.load_seconds)));
+    WriteOut(fmt::format("{} ({}), {} of weights, {} repacked, loaded in {}\n\n", info.name, info.family,
+                         FormatBytes(info.weight_bytes), FormatBytes(info.packed_bytes),
+                         FormatSeconds(opened->load_seconds)));
     WriteOut(FormatTable(RowsTable(rows)) + RowsNotes(rows));
   }
   return StopRequested() ? kExitInterrupted : 0;
@@ -200,15 +200,13 @@ int Speed(const BenchArguments& arguments) {
 // ---- where the time goes
 
 int Profile(const BenchArguments& arguments) {
-  const MemoryCap cap = ToMemoryCap(arguments.context.engine);
-  const ContextSettings context =
-      ContextFor(arguments.context, arguments.contexts.empty() ? "auto" : arguments.contexts.front());
-  LoadedModel loaded(arguments.model, /*load_tokenizer=*/false);
+  const SessionOptions options =
+      OptionsFor(arguments.context, arguments.contexts.empty() ? "auto" : arguments.contexts.front());
+  const OpenedModel opened(arguments.model, arguments.context.engine, /*load_tokenizer=*/false);
   const int64_t depth = ParseList(arguments.depths, "--depth", true).front();
   Json json;
   for (const int64_t num_rows : {int64_t{1}, std::max<int64_t>(arguments.prefill, 2)}) {
-    const std::vector<ProfileRow> rows =
-        ProfileModel(loaded.model, context, num_rows, depth, cap.bytes, loaded.device, UserStop());
+    const std::vector<ProfileRow> rows = ProfileModel(opened.model, options, num_rows, depth, UserStop());
     const std::string name = num_rows == 1 ? "decode" : fmt::format("prefill {}", num_rows);
     json[name] = ProfileJson(rows);
     if (!arguments.json) WriteOut(FormatTable(ProfileTable(name, rows)) + "\n");

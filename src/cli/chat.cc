@@ -21,7 +21,7 @@
 #include "cli/state_file.h"
 #include "cli/stream.h"
 #include "cli/verbs.h"
-#include "session/report.h"
+#include "mneme/report.h"
 
 namespace mneme::cli {
 namespace {
@@ -87,46 +87,49 @@ class Chat {
   void FeedTurn(const TurnText& turn, std::string_view message);
   // Turns before those of the list: of a restored state, or out of reach.
   bool HasEarlierTurns() const { return stream_->is_restored || num_old_turns_ > 0; }
-  Session& session() { return *stream_->session; }
+  Session& session() { return stream_->session; }
   static void Say(const std::string& text) { PrintMessage("{}\n", text); }
 
   const ChatArguments& arguments_;
   StateFile state_;
-  LoadedModel loaded_;
+  OpenedModel opened_;
   const ChatTemplate* format_ = nullptr;
+  Lease input_lease_;
   std::unique_ptr<Stream> stream_;
   ChatRenderer renderer_;
   std::deque<Turn> turns_;  // those that can still be taken back
   size_t num_old_turns_ = 0;
-  std::vector<ChatSegment> pending_;  // the end of the last reply, before the next message
-  std::string failure_;               // what ended the conversation, if it was no wish
+  std::vector<Segment> pending_;  // the end of the last reply, before the next message
+  std::string failure_;           // what ended the conversation, if it was no wish
 };
 
 Chat::Chat(const ChatArguments& arguments)
     : arguments_(arguments),
       state_(arguments.state, arguments.save_every),
-      loaded_(arguments.model, /*load_tokenizer=*/true, arguments.state),
+      opened_(arguments.model, arguments.context.engine, /*load_tokenizer=*/true, arguments.state),
       renderer_(nullptr) {
-  const Tokenizer& tokenizer = loaded_.model->tokenizer();
+  const Tokenizer& tokenizer = opened_.model.tokenizer();
   std::string note;
   std::string template_name = arguments.template_name;
-  if (template_name.empty() && loaded_.saved) template_name = loaded_.saved->notes["template"];
+  if (template_name.empty() && opened_.saved) template_name = opened_.saved->notes["template"];
   format_ = &ChooseChatTemplate(tokenizer, template_name, &note);
   if (!note.empty()) Say("chat: " + note);
-  renderer_ = MakeRenderer(loaded_.model->tokenizer(), *format_);
+  renderer_ = MakeRenderer(opened_.model.tokenizer(), *format_);
   StreamSettings settings(arguments.context);
   settings.state = arguments.state;
-  settings.input_bytes = LineEditor::kSmallLineBytes;
   if (arguments.pin_system) {
-    settings.options.context.num_pinned = std::max<int64_t>(
-        settings.options.context.num_pinned,
+    settings.options.num_pinned = std::max<int64_t>(
+        settings.options.num_pinned,
         static_cast<int64_t>(ChatText(tokenizer, *format_, arguments.system).num_head_tokens()));
   }
-  stream_ = std::make_unique<Stream>(loaded_, settings);
+  // A cap that is too small for both is refused with the one that would do.
+  ChooseContext(opened_.model, settings.options, LineEditor::kSmallLineBytes);
+  input_lease_ = opened_.model.engine().Reserve(LineEditor::kSmallLineBytes, "the lines of the input");
+  stream_ = std::make_unique<Stream>(opened_.model, settings);
   stream_->Bind("--system", SystemNote(arguments.system));
   stream_->Bind("--pin-system", arguments.pin_system ? "true" : "");
   stream_->Bind("--template", std::string(format_->name), /*may_come_later=*/true);
-  PrintStart(*stream_, loaded_);
+  stream_->PrintStart(arguments.context.engine);
   Say(fmt::format("template: {}; /help lists the commands", format_->name));
   if (stream_->is_restored) {
     AfterRestore();
@@ -140,28 +143,28 @@ void Chat::AfterRestore() {
   turns_.clear();
   num_old_turns_ = 0;
   pending_.clear();
-  renderer_ = MakeRenderer(loaded_.model->tokenizer(), *format_);
-  std::vector<ChatSegment> said_before;
+  renderer_ = MakeRenderer(opened_.model.tokenizer(), *format_);
+  std::vector<Segment> said_before;
   renderer_.Add({ChatRole::kUser, "said before"}, &said_before);
   EndReply();
   Say(fmt::format("state: restored, {} tokens", FormatCount(session().num_tokens())));
 }
 
-// What follows the reply at the end of the stream. Whether the model wrote the end itself is seen there, also after a
-// state was taken or tokens were taken back: a reply that was cut is owed one.
+// What follows the reply at the end of the stream. Whether the model wrote the end itself is seen there, also
+// after a state was taken or tokens were taken back: a reply that was cut is owed one.
 void Chat::EndReply() {
   const std::vector<TokenId> recent = session().RecentTokens();
-  renderer_.EndReply(!recent.empty() && loaded_.model->tokenizer().is_eog(recent.back()), &pending_);
+  renderer_.EndReply(!recent.empty() && opened_.model.tokenizer().is_eog(recent.back()), &pending_);
 }
 
 void Chat::FeedTurn(const TurnText& turn, std::string_view message) {
-  const Tokenizer& tokenizer = loaded_.model->tokenizer();
+  const Tokenizer& tokenizer = opened_.model.tokenizer();
   const bool add_bos = session().num_tokens() == 0 && tokenizer.adds_bos();
   StreamEncoder encoder(tokenizer, {.parse_special = true, .add_bos = add_bos});
-  const auto chunk = static_cast<size_t>(session().options().context.max_chunk);
+  const auto chunk = static_cast<size_t>(session().max_rows());
   std::vector<TokenId> ids;
   const auto feed = [&] {
-    const bool is_whole = session().Feed(ids, UserStop()) == ids.size();
+    const bool is_whole = session().Feed(ids, UserStop()) == static_cast<int64_t>(ids.size());
     ids.clear();
     return is_whole;
   };
@@ -262,7 +265,7 @@ void Chat::Rewind(const std::string& argument) {
   if (!turns_.empty() || HasEarlierTurns()) {
     EndReply();
   } else if (!arguments_.system.empty()) {
-    renderer_ = MakeRenderer(loaded_.model->tokenizer(), *format_);
+    renderer_ = MakeRenderer(opened_.model.tokenizer(), *format_);
     renderer_.Add({ChatRole::kSystem, arguments_.system}, &pending_);
   }
   Say(fmt::format("took back {} {}, {} tokens are left", count, count == 1 ? "turn" : "turns",
@@ -270,13 +273,13 @@ void Chat::Rewind(const std::string& argument) {
 }
 
 void Chat::Load(const std::string& path) {
-  const SnapshotInfo saved = ReadSnapshotInfo(path);
-  session().Restore(path);
+  const StateInfo saved = ReadStateInfo(path);
+  session().Reload(path);
   stream_->is_restored = true;
   // The conversation goes on in the format in which it began.
   if (const auto found = saved.notes.find("template"); found != saved.notes.end()) {
     std::string note;
-    format_ = &ChooseChatTemplate(loaded_.model->tokenizer(), found->second, &note);
+    format_ = &ChooseChatTemplate(opened_.model.tokenizer(), found->second, &note);
   }
   AfterRestore();
 }
@@ -287,14 +290,14 @@ bool Chat::Command(const std::string& line) {
   if (name == "/help") {
     PrintMessage("{}", kHelp);
   } else if (name == "/context") {
-    Say(fmt::format("{}, {} tokens so far", session().context().Describe(),
+    Say(fmt::format("{}, {} tokens so far", session().options().context,
                     FormatCount(session().num_tokens())));
-    for (const LedgerRange& range : session().context().Ledger()) {
+    for (const LedgerRange& range : session().Ledger()) {
       Say(fmt::format("  {:>14} .. {:<14} {}", FormatCount(range.begin), FormatCount(range.end - 1),
                       TokenFateName(range.fate)));
     }
   } else if (name == "/stats") {
-    PrintMessage("{}", ReportText(session(), stream_->budget));
+    PrintMessage("{}", ReportText(session()));
   } else if (name == "/save" || name == "/load") {
     if (argument.empty()) Fail(ErrorKind::kInput, "{} needs a file name", name);
     if (name == "/load") {
@@ -348,7 +351,7 @@ bool Chat::Next(LineEditor& editor) {
 }
 
 int Chat::operator()() {
-  LineEditor editor("> ", stream_->input_lease);
+  LineEditor editor("> ", input_lease_);
   while (!StopRequested() && Next(editor)) {  // SIGTERM in a reply is the end of the conversation too
   }
   const bool was_interrupted = StopRequested();
@@ -379,7 +382,7 @@ void AddChat(Command& program) {
   verb.Text("--state", &arguments->state, "FILE", "Go on where this file says, and save to it at the end");
   verb.Text("--save-every", &arguments->save_every, "N|TIME",
             "Save to it also after a reply, once so many tokens (10K) or so long (30s, 5min) went by");
-  arguments->context.options.context.max_rewind = 256;
+  arguments->context.options.max_rewind = 256;
   AddContextOptions(verb, &arguments->context);
   AddSamplerOptions(verb, &arguments->context);
   verb.SetFooter(std::string("Commands:\n") + kHelp + "\n" + ContextHelp());

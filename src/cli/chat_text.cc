@@ -57,17 +57,17 @@ ChatRenderer MakeRenderer(const Tokenizer& tokenizer, const ChatTemplate& format
   return ChatRenderer(&format, tokenizer.Piece(tokenizer.eos_id()));
 }
 
-TurnText RenderTurn(ChatRenderer& renderer, std::vector<ChatSegment> before) {
+TurnText RenderTurn(ChatRenderer& renderer, std::vector<Segment> before) {
   TurnText turn{.head = std::move(before), .tail = {}};
   renderer.Add({ChatRole::kUser, std::string(kMark)}, &turn.head);
   renderer.StartReply(&turn.head);
   // The last one: a system text may hold the mark too.
   size_t at = turn.head.size() - 1;
   while (at > 0 && turn.head[at].text.rfind(kMark) == std::string::npos) --at;
-  ChatSegment& segment = turn.head[at];
+  Segment& segment = turn.head[at];
   const size_t mark = segment.text.rfind(kMark);
   const std::string rest = segment.text.substr(mark + kMark.size());
-  if (!rest.empty()) turn.tail.push_back({rest, segment.parse_special});
+  if (!rest.empty()) turn.tail.push_back({rest, segment.kind});
   turn.tail.insert(turn.tail.end(), turn.head.begin() + static_cast<ptrdiff_t>(at) + 1, turn.head.end());
   segment.text.resize(mark);
   turn.head.resize(at + 1, {});
@@ -79,7 +79,7 @@ ChatText::ChatText(const Tokenizer& tokenizer, const ChatTemplate& format, std::
       format_(format),
       encoder_(tokenizer, {.parse_special = true, .add_bos = tokenizer.adds_bos()}) {
   ChatRenderer renderer = MakeRenderer(tokenizer, format);
-  std::vector<ChatSegment> segments;
+  std::vector<Segment> segments;
   if (!system.empty()) renderer.Add({ChatRole::kSystem, std::string(system)}, &segments);
   turn_ = RenderTurn(renderer, std::move(segments));
 }

@@ -5,8 +5,8 @@
 #include <string_view>
 #include <vector>
 
-#include "chat/chat_template.h"
-#include "tokenizer/tokenizer.h"
+#include "mneme/chat.h"
+#include "mneme/tokenizer.h"
 
 namespace mneme::cli {
 
@@ -28,11 +28,11 @@ std::vector<std::string> StopStrings(const ChatTemplate& format);
 
 // What stands around a user's message of a turn: all that the format writes up to the reply.
 struct TurnText {
-  std::vector<ChatSegment> head;  // before the message
-  std::vector<ChatSegment> tail;  // behind it
+  std::vector<Segment> head;  // before the message
+  std::vector<Segment> tail;  // behind it
 };
 // Renders a user's turn and the opening of the reply behind `before`.
-TurnText RenderTurn(ChatRenderer& renderer, std::vector<ChatSegment> before);
+TurnText RenderTurn(ChatRenderer& renderer, std::vector<Segment> before);
 
 // One system text, one user's message that comes in pieces, and the opening of the reply.
 class ChatText {

@@ -1,5 +1,5 @@
 // mneme convert: from any container to GGUF, with quantising; and models with random weights, for measuring.
-#include "model/convert.h"
+#include "mneme/convert.h"
 
 #include <fmt/core.h>
 
@@ -11,15 +11,11 @@
 #include "base/error.h"
 #include "base/message.h"
 #include "base/progress.h"
-#include "base/thread_pool.h"
 #include "base/units.h"
 #include "cli/console.h"
 #include "cli/options.h"
 #include "cli/signals.h"
-#include "cli/stream.h"
 #include "cli/verbs.h"
-#include "formats/quant.h"
-#include "model/random_model.h"
 
 namespace mneme::cli {
 namespace {
@@ -35,7 +31,7 @@ struct ConvertArguments {
 
 int Convert(const ConvertArguments& arguments) {
   const std::optional<Encoding> encoding = ParseEncoding(arguments.encoding);
-  if (!encoding || !CanEncode(*encoding)) {
+  if (!encoding || !CanWrite(*encoding)) {
     FailUsage(fmt::format(
         "--encoding: '{}' is not one that can be written; there are f32, f16, bf16, q8_0, q4_0, q4_1, "
         "q5_0, q5_1, q2_k, q3_k, q4_k, q5_k, q6_k",
@@ -50,10 +46,10 @@ int Convert(const ConvertArguments& arguments) {
   if (!arguments.random.empty() && !arguments.tokenizer.empty()) {
     FailUsage("--tokenizer: a random model has a vocabulary of its own, of made-up words; leave it out");
   }
-  if (arguments.random.empty() && arguments.seed) FailUsage("--seed is of random weights: it needs --random SHAPE");
+  if (arguments.random.empty() && arguments.seed)
+    FailUsage("--seed is of random weights: it needs --random SHAPE");
   CheckOutputs({arguments.paths.back()});
-  ThreadPool pool(arguments.num_threads);
-  WarnOfFewerThreads(pool);
+  const Engine engine = MakeEngine({.num_threads = arguments.num_threads});
   const std::string& out = arguments.paths.back();
   ConsoleProgress progress(arguments.random.empty() ? "converting" : "writing");
   if (!arguments.random.empty()) {
@@ -63,14 +59,15 @@ int Convert(const ConvertArguments& arguments) {
     } catch (const Error& error) {
       FailUsage(error.what());
     }
-    WriteRandomModel(shape, *encoding, arguments.seed.value_or(0), out, pool, progress, UserStop());
+    WriteRandomModel(engine, shape, *encoding, arguments.seed.value_or(0), out, progress, UserStop());
     progress.Finish(out);
     return 0;
   }
   ConvertOptions options;
   options.encoding = *encoding;
-  options.tokenizer_path = arguments.tokenizer;
-  const ConvertReport report = ConvertModel(arguments.paths.front(), out, options, pool, progress, UserStop());
+  options.tokenizer = arguments.tokenizer;
+  const ConvertReport report =
+      ConvertModel(engine, arguments.paths.front(), out, options, progress, UserStop());
   progress.Finish(fmt::format("{}, {} tensors, {} from {}", out, report.num_tensors,
                               FormatBytes(report.written_bytes), FormatBytes(report.read_bytes)));
   for (const std::string& warning : report.warnings) PrintMessage("note: {}\n", warning);

@@ -24,7 +24,8 @@
 #include "eval/perplexity/recompute.h"
 #include "eval/perplexity/report.h"
 #include "eval/tasks/logits.h"
-#include "session/plan.h"
+#include "mneme/plan.h"
+#include "mneme/system.h"
 
 namespace mneme::cli {
 namespace {
@@ -39,17 +40,16 @@ struct LogitsArguments {
 int Logits(const LogitsArguments& arguments) {
   CheckOutputs({arguments.out}, {arguments.ids, arguments.model.path});
   StreamSettings settings(arguments.context);
-  LoadedModel loaded(arguments.model, /*load_tokenizer=*/false);
+  const OpenedModel opened(arguments.model, arguments.context.engine, /*load_tokenizer=*/false);
   // Others compute exact attention; a model with a memory has no other meaning than with it.
-  const bool has_memory = loaded.model->context_shape().memory.segment > 0;
-  ContextSettings& context = settings.options.context;
-  if (context.spec == "auto" && !has_memory) context.spec = "dense";
-  Stream stream(loaded, settings);
-  PrintStart(stream, loaded);
-  const size_t vocab_size = loaded.model->config().vocab_size;
-  IdReader reader(arguments.ids, static_cast<int64_t>(vocab_size), UserStop());
+  if (settings.options.context == "auto" && !opened.model.info().has_memory)
+    settings.options.context = "dense";
+  Stream stream(opened.model, settings);
+  stream.PrintStart(arguments.context.engine);
+  const int64_t vocab_size = opened.model.info().vocab_size;
+  IdReader reader(arguments.ids, vocab_size, UserStop());
   const int64_t num_ids = WriteLogits(
-      *stream.session, [&](std::vector<TokenId>* ids) { return reader.Read(ids); }, arguments.out, UserStop());
+      stream.session, [&](std::vector<TokenId>* ids) { return reader.Read(ids); }, arguments.out, UserStop());
   if (StopRequested()) Fail(ErrorKind::kInterrupted, "interrupted after {} tokens", num_ids);
   PrintMessage("{}: float32 [{}, {}]\n", arguments.out, num_ids, vocab_size);
   return 0;
@@ -76,7 +76,7 @@ class PerplexityVerb {
   int operator()();
 
  private:
-  PerplexityOptions Resolve(const Model& model, size_t num_threads, size_t cap_bytes) const;
+  PerplexityOptions Resolve(const Model& model) const;
   std::vector<std::string> Specs() const;
   void FeedText();
   void FeedIds();
@@ -88,10 +88,8 @@ class PerplexityVerb {
 
   const PerplexityArguments& arguments_;
   int64_t max_tokens_ = -1;
-  std::unique_ptr<LoadedModel> loaded_;
-  std::unique_ptr<Budget> budget_;  // outlives what it leases, also when something is thrown
+  std::unique_ptr<OpenedModel> opened_;
   std::unique_ptr<PerplexityRun> run_;
-  ContextSettings encodings_;  // of the first context; all have the same
 };
 
 // Those that were named, and those of the table of sinks by cache size.
@@ -114,26 +112,26 @@ std::vector<std::string> PerplexityVerb::Specs() const {
   return specs;
 }
 
-PerplexityOptions PerplexityVerb::Resolve(const Model& model, size_t num_threads, size_t cap_bytes) const {
+PerplexityOptions PerplexityVerb::Resolve(const Model& model) const {
   PerplexityOptions options;
   options.stop = UserStop();
   options.num_even_bins = arguments_.num_bins;
   if (!arguments_.lengths.empty()) options.lengths = ParseCounts(arguments_.lengths, "--lengths");
   std::sort(options.lengths.begin(), options.lengths.end());
+  options.session = arguments_.context.options;
   const std::vector<std::string> specs = Specs();
-  const size_t num_contexts = specs.size();
   for (const std::string& spec : specs) {
     if (const std::optional<RecomputeSpec> recompute = ParseRecompute(spec)) {
-      options.contexts.push_back(ContextFor(arguments_.context, "dense"));
-      options.contexts.back().spec = recompute->ToString();
+      options.contexts.push_back(recompute->ToString());
       continue;
     }
-    SessionOptions session;
-    session.context = ContextFor(arguments_.context, spec);
-    const ResolvedContext resolved = ResolveSessionContext(model, session, cap_bytes / num_contexts,
-                                                           spec == "auto" ? max_tokens_ : -1, num_threads);
-    if (!resolved.reason.empty()) PrintMessage("context: {} ({})\n", resolved.settings.spec, resolved.reason);
-    options.contexts.push_back(resolved.settings);
+    SessionOptions session = OptionsFor(arguments_.context, spec);
+    // They run side by side.
+    session.memory_bytes = model.engine().options().memory_bytes / specs.size();
+    if (spec == "auto") session.expected_tokens = max_tokens_;
+    const ContextChoice choice = ChooseContext(model, session);
+    if (!choice.reason.empty()) PrintMessage("context: {} ({})\n", choice.context, choice.reason);
+    options.contexts.push_back(choice.context);
   }
   return options;
 }
@@ -160,7 +158,7 @@ void PerplexityVerb::Update(Progress& progress, int64_t done, int64_t total) {
 }
 
 void PerplexityVerb::FeedText() {
-  const Tokenizer& tokenizer = loaded_->model->tokenizer();
+  const Tokenizer& tokenizer = opened_->model.tokenizer();
   EncodeOptions encode;
   encode.add_bos = tokenizer.adds_bos();
   StreamEncoder encoder(tokenizer, encode);
@@ -190,7 +188,7 @@ void PerplexityVerb::FeedIds() {
   std::vector<TokenId> ids;
   bool goes_on = true;
   for (const std::string& path : arguments_.files) {
-    IdReader reader(path, static_cast<int64_t>(loaded_->model->config().vocab_size), UserStop());
+    IdReader reader(path, opened_->model.info().vocab_size, UserStop());
     while (goes_on && reader.Read(&ids)) {
       goes_on = Take(&ids);
       Update(progress, reader.source().position_bytes(), reader.source().size_bytes());
@@ -203,8 +201,8 @@ void PerplexityVerb::FeedIds() {
 void PerplexityVerb::Write() const {
   const std::vector<PerplexityResult> results = run_->Results();
   PerplexityHeader header;
-  header.model = fmt::format("{} ({})", loaded_->model->config().name, loaded_->model->config().family);
-  header.trained_length = loaded_->model->config().trained_length;
+  header.model = fmt::format("{} ({})", opened_->model.info().name, opened_->model.info().family);
+  header.trained_length = opened_->model.info().trained_length;
   std::string files;
   for (const std::string& path : arguments_.files) {
     const std::string name = path == "-" ? "standard input" : path.substr(path.rfind('/') + 1);
@@ -216,15 +214,15 @@ void PerplexityVerb::Write() const {
   for (const PerplexityResult& result : results) header.command += " --context " + result.context;
   if (!arguments_.lengths.empty()) header.command += " --lengths " + arguments_.lengths;
   if (max_tokens_ >= 0) header.command += fmt::format(" --max-tokens {}", max_tokens_);
-  header.run = MakeEvalHeader(*loaded_->model, loaded_->device.num_threads());
+  header.run = MakeEvalHeader(opened_->model);
   header.run->task = "perplexity";
   header.run->title = "Perplexity by position: " + header.model;
   header.run->command = header.command;
   header.run->program_version = MNEME_VERSION;
   header.run->settings = {{"input", files},
                           {"tokens", FormatCount(run_->num_tokens())},
-                          {"keys", std::string(EncodingName(encodings_.key_encoding))},
-                          {"values", std::string(EncodingName(encodings_.value_encoding))}};
+                          {"keys", std::string(EncodingName(arguments_.context.options.keys))},
+                          {"values", std::string(EncodingName(arguments_.context.options.values))}};
   const bool is_piped = arguments_.json == "-" || arguments_.html == "-";
   WriteReports({{arguments_.json, PerplexityJson(header, results)},
                 {arguments_.html, PerplexityHtml(header, results)},
@@ -249,12 +247,9 @@ std::string PerplexityVerb::Tables(const std::vector<PerplexityResult>& results)
 int PerplexityVerb::operator()() {
   max_tokens_ = arguments_.max_tokens;
   CheckOutputs({arguments_.json, arguments_.html}, arguments_.files);
-  const MemoryCap cap = ToMemoryCap(arguments_.context.engine);
-  loaded_ = std::make_unique<LoadedModel>(arguments_.model, !arguments_.ids);
-  budget_ = std::make_unique<Budget>(cap.bytes);
-  const PerplexityOptions options = Resolve(*loaded_->model, loaded_->device.num_threads(), cap.bytes);
-  encodings_ = options.contexts.front();
-  run_ = std::make_unique<PerplexityRun>(loaded_->model, options, *budget_, loaded_->device);
+  opened_ = std::make_unique<OpenedModel>(arguments_.model, arguments_.context.engine, !arguments_.ids);
+  const Model& model = opened_->model;
+  run_ = std::make_unique<PerplexityRun>(model, Resolve(model));
   if (arguments_.ids) {
     FeedIds();
   } else {
@@ -264,7 +259,8 @@ int PerplexityVerb::operator()() {
     Fail(ErrorKind::kInput, "the input has {} tokens; perplexity needs at least 2", run_->num_tokens());
   }
   Write();
-  PrintMessage("memory: peak {} of {}\n", FormatBytes(budget_->peak_bytes()), FormatBytes(cap.bytes));
+  const MemoryReport memory = model.engine().memory();
+  PrintMessage("memory: peak {} of {}\n", FormatBytes(memory.peak_bytes), FormatBytes(memory.cap_bytes));
   if (StopRequested()) {
     PrintMessage("mneme: interrupted; the figures are of what was read\n");
     return kExitInterrupted;
@@ -281,13 +277,15 @@ void AddLogits(Command& eval) {
       .is_required = true;
   verb.Text("--out", &arguments->out, "FILE", "float32 little-endian [number of ids, vocabulary]")
       .is_required = true;
-  ContextSettings& context = arguments->context.options.context;
-  context.key_encoding = context.value_encoding = Encoding::kF32;
+  arguments->context.options.keys = arguments->context.options.values = Encoding::kF32;
   AddContextOptions(verb, &arguments->context);
   verb.SetFooter(
-      "Made for comparing implementations: the defaults here are --context dense and --kv f32, which round nothing. Products are\n"
-      "those of the model as it runs: weights of integer blocks (Q8_0, Q4_K...) meet activations in blocks of 8 bits, and F16 and\n"
-      "BF16 weights are multiplied as blocks of 14-bit integers where the processor has an instruction for it. --pack float32\n"
+      "Made for comparing implementations: the defaults here are --context dense and --kv f32, which round "
+      "nothing. Products are\n"
+      "those of the model as it runs: weights of integer blocks (Q8_0, Q4_K...) meet activations in blocks "
+      "of 8 bits, and F16 and\n"
+      "BF16 weights are multiplied as blocks of 14-bit integers where the processor has an instruction for "
+      "it. --pack float32\n"
       "multiplies F32, F16 and BF16 weights in float32.");
   verb.SetAction([=] { return Logits(*arguments); });
 }

@@ -22,7 +22,7 @@
 #include "cli/stream.h"
 #include "eval/datasets/dataset_run.h"
 #include "eval/report/grid.h"
-#include "session/plan.h"
+#include "mneme/plan.h"
 
 namespace mneme::cli {
 namespace {
@@ -93,14 +93,12 @@ class DatasetVerb {
   std::vector<int64_t> lengths_ = {0};
   std::map<std::string, std::string> prompts_;
   std::unique_ptr<BabiBook> book_;
-  std::unique_ptr<LoadedModel> loaded_;
+  std::unique_ptr<OpenedModel> opened_;
   const ChatTemplate* chat_ = nullptr;
-  MemoryCap cap_;
   size_t largest_record_ = 0;
 };
 
 void DatasetVerb::Prepare() {
-  cap_ = ToMemoryCap(arguments_.context.engine);
   files_ = FindDatasetFiles(arguments_.benchmark, arguments_.data, arguments_.tasks);
   if (!arguments_.prompts.empty()) prompts_ = ReadPromptFile(arguments_.prompts);
   if (arguments_.book.empty() != arguments_.lengths.empty())
@@ -109,6 +107,7 @@ void DatasetVerb::Prepare() {
     book_ = std::make_unique<BabiBook>(arguments_.book);
     lengths_ = ParseCounts(arguments_.lengths, "--lengths");
   }
+  opened_ = std::make_unique<OpenedModel>(arguments_.model, arguments_.context.engine);
   CheckFiles();
 }
 
@@ -119,8 +118,8 @@ void DatasetVerb::CheckFiles() {
   for (const DatasetFile& file : files_) {
     num_examples += CountExamples(
         arguments_.benchmark, file, arguments_.limit,
-        [&](const std::string& message) { bad.push_back(message); }, MaxRecordBytes(cap_.bytes),
-        &largest_record_);
+        [&](const std::string& message) { bad.push_back(message); },
+        MaxRecordBytes(opened_->model.engine().options().memory_bytes), &largest_record_);
   }
   const bool is_listed = bad.size() > 1 || arguments_.skip_bad;
   for (size_t i = 0; i < std::min<size_t>(bad.size(), 10) && is_listed; ++i) PrintMessage("{}\n", bad[i]);
@@ -134,7 +133,7 @@ void DatasetVerb::CheckFiles() {
 }
 
 EvalHeader DatasetVerb::Header() const {
-  EvalHeader header = MakeEvalHeader(*loaded_->model, loaded_->device.num_threads());
+  EvalHeader header = MakeEvalHeader(opened_->model);
   header.task = BenchmarkName(arguments_.benchmark);
   header.title = fmt::format("{}: {}", header.task, header.model_name);
   header.command = fmt::format("mneme eval {} {} --data {} --out {}", header.task,
@@ -143,7 +142,7 @@ EvalHeader DatasetVerb::Header() const {
   header.program_version = MNEME_VERSION;
   header.seed = arguments_.seed;
   header.model_file = fs::path(ModelPath(arguments_.model.path)).filename().string();
-  const ContextSettings& context = arguments_.context.options.context;
+  const SessionOptions& session = arguments_.context.options;
   header.settings = {
       {"data", HashText(HashData(arguments_.benchmark, arguments_.data))},
       {"prompts", arguments_.prompts.empty() ? "built in" : NameAndHash(arguments_.prompts)},
@@ -151,8 +150,8 @@ EvalHeader DatasetVerb::Header() const {
       {"answer tokens", arguments_.max_tokens < 0 ? "the task's own" : FormatCount(arguments_.max_tokens)},
       {"truncated to", arguments_.truncate == 0 ? "not" : FormatCount(arguments_.truncate)},
       {"book", arguments_.book.empty() ? "none" : NameAndHash(arguments_.book)},
-      {"kv", fmt::format("{}, {}", EncodingName(context.key_encoding), EncodingName(context.value_encoding))},
-      {"start position", std::to_string(context.start_position)}};
+      {"kv", fmt::format("{}, {}", EncodingName(session.keys), EncodingName(session.values))},
+      {"start position", std::to_string(session.start_position)}};
   return header;
 }
 
@@ -186,16 +185,16 @@ bool DatasetVerb::RunFile(DatasetRun& run, const DatasetSettings& settings, cons
 }
 
 bool DatasetVerb::RunContext(const std::string& spec, EvalLog* log) {
-  SessionOptions session;
-  session.context = ContextFor(arguments_.context, spec);
-  const size_t text_bytes = kRecordCopies * largest_record_;
-  const ResolvedContext resolved = ResolveSessionContext(*loaded_->model, session, cap_.bytes, -1,
-                                                         loaded_->device.num_threads(), text_bytes);
-  PrintMessage("context: {}{}\n", resolved.settings.spec,
-               resolved.reason.empty() ? "" : " (" + resolved.reason + ")");
+  const Model& model = opened_->model;
+  const Lease text =
+      model.engine().Reserve(kRecordCopies * largest_record_, "the text of the longest question");
+  SessionOptions session = OptionsFor(arguments_.context, spec);
+  const ContextChoice choice = ChooseContext(model, session);
+  PrintMessage("context: {}{}\n", choice.context, choice.reason.empty() ? "" : " (" + choice.reason + ")");
+  session.context = choice.context;
   DatasetSettings settings;
   settings.stop = UserStop();
-  settings.context = resolved.settings;
+  settings.session = session;
   settings.prompts = prompts_;
   settings.max_tokens = arguments_.max_tokens;
   settings.limit = arguments_.limit;
@@ -203,17 +202,15 @@ bool DatasetVerb::RunContext(const std::string& spec, EvalLog* log) {
   settings.chat = chat_;
   settings.book = book_.get();
   settings.seed = arguments_.seed;
-  const std::string folder = (fs::path(arguments_.out) / FolderName(resolved.settings.spec)).string();
+  const std::string folder = (fs::path(arguments_.out) / FolderName(choice.context)).string();
   std::error_code error;
   fs::create_directories(folder, error);
   if (error) Fail(ErrorKind::kFile, "{}: cannot be made: {}", folder, error.message());
   for (const DatasetFile& file : files_) {
     for (const int64_t length : lengths_) {
       settings.length = length;
-      Budget budget(cap_.bytes);
-      const Lease text = budget.Reserve(MemoryTag::kInput, text_bytes, "the text of the longest question");
-      DatasetRun run(loaded_->model, settings, budget, loaded_->device);
-      if (!RunFile(run, settings, file, resolved.settings.spec, folder, log)) return false;
+      DatasetRun run(model, settings);
+      if (!RunFile(run, settings, file, choice.context, folder, log)) return false;
     }
   }
   return true;
@@ -239,9 +236,8 @@ void DatasetVerb::Print(const EvalLog& log) const {
 
 int DatasetVerb::operator()() {
   Prepare();
-  loaded_ = std::make_unique<LoadedModel>(arguments_.model);
   if (arguments_.chat == "auto") {
-    chat_ = RecogniseChatTemplate(loaded_->model->tokenizer().chat_template());
+    chat_ = RecogniseChatTemplate(opened_->model.tokenizer().chat_template());
     if (chat_ == nullptr) FailUsage("--chat-template auto: the model names none that is known");
   } else if (arguments_.chat != "none") {
     chat_ = FindChatTemplate(arguments_.chat);

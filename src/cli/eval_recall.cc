@@ -112,17 +112,15 @@ class RecallVerb {
  public:
   RecallVerb(const RecallArguments& arguments, std::string task)
       : arguments_(arguments),
-        cap_(ToMemoryCap(arguments.context.engine)),
-        loaded_(AfterChecks(arguments)),
+        opened_(AfterChecks(arguments), arguments.context.engine),
         command_(fmt::format("mneme eval {} {}", task, ModelPath(arguments.model.path))) {
     // An unknown context is refused before the model is read.
-    for (const std::string& spec : arguments.specs) ContextFor(arguments.context, spec);
-    options_.context = arguments.context.options.context;
-    options_.specs = arguments.specs;
-    options_.cap_bytes = cap_.bytes;
+    for (const std::string& spec : arguments.specs) OptionsFor(arguments.context, spec);
+    options_.session = arguments.context.options;
+    options_.contexts = arguments.specs;
     options_.ask = ToAsk(arguments.score);
     options_.stop = UserStop();
-    header_ = MakeEvalHeader(*loaded_.model, loaded_.device.num_threads());
+    header_ = MakeEvalHeader(opened_.model);
     header_.task = std::move(task);
     header_.program_version = MNEME_VERSION;
     header_.seed = arguments.seed;
@@ -153,14 +151,14 @@ class RecallVerb {
     Say("score", arguments_.score, false);
     Say("candidates", std::to_string(arguments_.candidates), true);
     Say("seed", std::to_string(arguments_.seed), false);
-    const ContextSettings& context = options_.context;
-    header_.settings.emplace_back("kv", fmt::format("{}, {}", EncodingName(context.key_encoding),
-                                                    EncodingName(context.value_encoding)));
+    const SessionOptions& session = options_.session;
+    header_.settings.emplace_back(
+        "kv", fmt::format("{}, {}", EncodingName(session.keys), EncodingName(session.values)));
     for (const char* name : {"kv", "memory"}) {
       const std::string typed = arguments_.context.Typed(name);
       if (!typed.empty()) command_ += fmt::format(" --{} {}", name, typed);
     }
-    header_.settings.emplace_back("start position", std::to_string(context.start_position));
+    header_.settings.emplace_back("start position", std::to_string(session.start_position));
     header_.command = command_;
     log_ = std::make_unique<EvalLog>(header_, arguments_.json, arguments_.html);
     if (log_->num_resumed() > 0)
@@ -170,7 +168,7 @@ class RecallVerb {
 
   int Run(const Haystack& haystack, std::vector<RecallCell> cells) {
     EvalLog& log = Log();
-    RecallRun run(loaded_.model, haystack, options_, loaded_.device);
+    RecallRun run(opened_.model, haystack, options_);
     ShowReasons(run, cells);
     ConsoleProgress progress(header_.task);
     bool finished = false;
@@ -193,7 +191,7 @@ class RecallVerb {
     return kExitInterrupted;
   }
 
-  LoadedModel& loaded() { return loaded_; }
+  const Model& model() const { return opened_.model; }
   const RecallOptions& options() const { return options_; }
 
  private:
@@ -216,8 +214,7 @@ class RecallVerb {
   }
 
   const RecallArguments& arguments_;
-  MemoryCap cap_;
-  LoadedModel loaded_;
+  OpenedModel opened_;
   RecallOptions options_;
   EvalHeader header_;
   std::string command_;
@@ -300,7 +297,7 @@ int DistanceStream(const StreamArguments& arguments) {
   task.num_candidates = arguments.candidates;
   RecallVerb verb(arguments, "stream");
   const Haystack haystack = verb.OpenHaystack(Haystack::Grass(1, " "));
-  StreamTask run(verb.loaded().model, haystack, verb.options(), task, verb.loaded().device);
+  StreamTask run(verb.model(), haystack, verb.options(), task);
   verb.Say("length", arguments.length, true);
   verb.Say("distances", arguments.distances, false);
   verb.Say("spacing", std::to_string(run.spacing()), true);

@@ -20,7 +20,7 @@
 #include "cli/options.h"
 #include "cli/signals.h"
 #include "cli/stream.h"
-#include "session/plan.h"
+#include "mneme/plan.h"
 
 namespace mneme::cli {
 namespace {
@@ -56,14 +56,13 @@ class SpeedVerb {
   const SpeedArguments& arguments_;
   std::vector<int64_t> depths_;
   std::vector<int64_t> caches_;
-  MemoryCap cap_;
-  std::unique_ptr<LoadedModel> loaded_;
+  std::unique_ptr<OpenedModel> opened_;
   std::unique_ptr<EvalLog> log_;
   double bytes_per_second_ = 0;
 };
 
 EvalHeader SpeedVerb::Header() const {
-  EvalHeader header = MakeEvalHeader(*loaded_->model, loaded_->device.num_threads());
+  EvalHeader header = MakeEvalHeader(opened_->model);
   header.task = "speed";
   header.title = fmt::format("Speed by depth: {}", header.model_name);
   header.command =
@@ -71,28 +70,28 @@ EvalHeader SpeedVerb::Header() const {
   for (const std::string& spec : arguments_.specs) header.command += " --context " + spec;
   if (!arguments_.caches.empty()) header.command += " --cache " + arguments_.caches;
   header.program_version = MNEME_VERSION;
-  const ContextSettings& context = arguments_.context.options.context;
-  header.settings = {
-      {"prompt tokens", FormatCount(arguments_.prompt)},
-      {"prefill tokens", FormatCount(arguments_.prefill)},
-      {"decode tokens", FormatCount(arguments_.decode)},
-      {"repeats", FormatCount(arguments_.repeats)},
-      {"threads", FormatCount(static_cast<int64_t>(loaded_->device.num_threads()))},
-      {"kv", fmt::format("{}, {}", EncodingName(context.key_encoding), EncodingName(context.value_encoding))},
-      {"start position", std::to_string(context.start_position)}};
+  const SessionOptions& session = arguments_.context.options;
+  header.settings = {{"prompt tokens", FormatCount(arguments_.prompt)},
+                     {"prefill tokens", FormatCount(arguments_.prefill)},
+                     {"decode tokens", FormatCount(arguments_.decode)},
+                     {"repeats", FormatCount(arguments_.repeats)},
+                     {"threads", FormatCount(static_cast<int64_t>(opened_->model.engine().num_threads()))},
+                     {"kv", fmt::format("{}, {}", EncodingName(session.keys), EncodingName(session.values))},
+                     {"start position", std::to_string(session.start_position)}};
   return header;
 }
 
 void SpeedVerb::Depths(const std::string& spec) {
-  SessionOptions session;
-  session.context = ContextFor(arguments_.context, spec);
+  const Model& model = opened_->model;
+  SessionOptions session = OptionsFor(arguments_.context, spec);
   // Clones are measured beside the stream: two sessions at a time.
-  const ResolvedContext resolved =
-      ResolveSessionContext(*loaded_->model, session, cap_.bytes / 2, spec == "auto" ? depths_.back() : -1,
-                            loaded_->device.num_threads());
+  session.memory_bytes = model.engine().options().memory_bytes / 2;
+  if (spec == "auto") session.expected_tokens = depths_.back();
+  session.context = ChooseContext(model, session).context;
+  session.memory_bytes = 0;
   SpeedSettings settings;
   settings.stop = UserStop();
-  settings.context = resolved.settings;
+  settings.session = session;
   settings.num_prompt = arguments_.prompt;
   settings.num_prefill = arguments_.prefill;
   settings.num_decode = arguments_.decode;
@@ -103,29 +102,26 @@ void SpeedVerb::Depths(const std::string& spec) {
   for (const int64_t depth : depths_) {
     SpeedPoint cell;
     cell.depth = depth;
-    if (log_->Find(SpeedRow(resolved.settings.spec, cell, 1)) == nullptr) settings.depths.push_back(depth);
+    if (log_->Find(SpeedRow(session.context, cell, 1)) == nullptr) settings.depths.push_back(depth);
   }
   if (settings.depths.empty()) return;
-  Budget budget(cap_.bytes);
   ConsoleProgress progress("speed");
-  MeasureSpeedByDepth(loaded_->model, settings, budget, loaded_->device, progress,
-                      [&](const SpeedPoint& point) {
-                        log_->Add(SpeedRow(resolved.settings.spec, point, arguments_.repeats));
-                      });
-  progress.Finish(resolved.settings.spec);
+  MeasureSpeedByDepth(model, settings, progress, [&](const SpeedPoint& point) {
+    log_->Add(SpeedRow(session.context, point, arguments_.repeats));
+  });
+  progress.Finish(session.context);
 }
 
 void SpeedVerb::Recompute() {
-  const ContextSettings base = ContextFor(arguments_.context, "dense");
+  const SessionOptions base = OptionsFor(arguments_.context, "dense");
   ConsoleProgress progress("recompute");
   for (const int64_t cache : caches_) {
     RecomputePoint empty;
     empty.cache = cache;
     if (log_->Find(RecomputeRow(empty, 1)) != nullptr) continue;
     progress.Update(cache, caches_.back(), fmt::format("cache {}", FormatCount(cache)));
-    Budget budget(cap_.bytes);
-    const RecomputePoint point = MeasureRecompute(loaded_->model, cache, arguments_.num_sinks, base,
-                                                  arguments_.repeats, budget, loaded_->device, UserStop());
+    const RecomputePoint point =
+        MeasureRecompute(opened_->model, cache, arguments_.num_sinks, base, arguments_.repeats, UserStop());
     log_->Add(RecomputeRow(point, arguments_.repeats));
   }
   progress.Finish("");
@@ -149,14 +145,14 @@ int SpeedVerb::operator()() {
   std::sort(depths_.begin(), depths_.end());
   if (!arguments_.caches.empty()) caches_ = ParseCounts(arguments_.caches, "--cache");
   CheckOutputs({arguments_.json, arguments_.html});
-  cap_ = ToMemoryCap(arguments_.context.engine);
-  loaded_ = std::make_unique<LoadedModel>(arguments_.model, /*load_tokenizer=*/false);
+  opened_ =
+      std::make_unique<OpenedModel>(arguments_.model, arguments_.context.engine, /*load_tokenizer=*/false);
   log_ = std::make_unique<EvalLog>(Header(), arguments_.json == "-" ? "" : arguments_.json, "");
   if (!arguments_.no_floor) {
-    const size_t bytes = loaded_->model->read_bytes_per_token();
+    const size_t bytes = opened_->model.info().read_bytes_per_token;
     const size_t footprint = std::clamp(bytes, size_t{1} << 20, size_t{1} << 30);
-    bytes_per_second_ =
-        MeasureMachine(loaded_->device.pool(), 1.0, footprint).ReadBandwidth(bytes, loaded_->device.num_threads() > 1);
+    bytes_per_second_ = MeasureMachine(opened_->model.engine(), 1.0, footprint)
+                            .ReadBandwidth(bytes, opened_->model.engine().num_threads() > 1);
   }
   std::vector<std::string> specs = arguments_.specs;
   if (specs.empty()) specs.push_back("auto");

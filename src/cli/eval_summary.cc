@@ -22,7 +22,7 @@
 #include "eval/report/html.h"
 #include "eval/scores/scores.h"
 #include "eval/tasks/summary.h"
-#include "session/plan.h"
+#include "mneme/plan.h"
 
 namespace mneme::cli {
 namespace {
@@ -58,15 +58,14 @@ class SummaryVerb {
   std::string Html() const;
 
   const SummaryArguments& arguments_;
-  MemoryCap cap_;
   std::string reference_;
-  std::unique_ptr<LoadedModel> loaded_;
+  std::unique_ptr<OpenedModel> opened_;
   EvalReport report_;
   std::vector<std::pair<std::string, std::string>> summaries_;  // context, text
 };
 
 EvalHeader SummaryVerb::Header() const {
-  EvalHeader header = MakeEvalHeader(*loaded_->model, loaded_->device.num_threads());
+  EvalHeader header = MakeEvalHeader(opened_->model);
   header.task = "summary";
   header.title = fmt::format("Summary: {}", header.model_name);
   header.command = fmt::format("mneme eval summary {}", ModelPath(arguments_.model.path));
@@ -92,37 +91,34 @@ std::string SummaryVerb::OutPath(const std::string& context, bool is_only) const
 }
 
 bool SummaryVerb::RunContext(const std::string& spec, bool is_only) {
-  SessionOptions session;
-  session.context = ContextFor(arguments_.context, spec);
-  const ResolvedContext resolved =
-      ResolveSessionContext(*loaded_->model, session, cap_.bytes, -1, loaded_->device.num_threads());
-  const std::string out = OutPath(resolved.settings.spec, is_only);
+  const Model& model = opened_->model;
+  SessionOptions session = OptionsFor(arguments_.context, spec);
+  session.context = ChooseContext(model, session).context;
+  const std::string out = OutPath(session.context, is_only);
   SummarySettings settings;
   settings.stop = UserStop();
-  settings.context = resolved.settings;
+  settings.session = session;
   settings.max_tokens = arguments_.max_tokens;
   settings.passes = arguments_.passes;
   if (!arguments_.part.empty()) settings.part_tokens = ParseCount(arguments_.part, "--part", true);
   if (!arguments_.before.empty()) settings.before = ReadWholeFile(arguments_.before);
   if (!arguments_.after.empty()) settings.after = ReadWholeFile(arguments_.after);
   if (!out.empty() && arguments_.passes > 1) settings.parts_path = out + ".parts.jsonl";
-  Budget budget(cap_.bytes);
   InputFiles input(arguments_.files, UserStop());
   std::vector<char> buffer(16384);
   ConsoleProgress progress("summary");
   const SummaryResult result = Summarize(
-      loaded_->model, settings, [&] { return std::string(buffer.data(), input.Read(buffer)); }, budget,
-      loaded_->device, progress);
-  progress.Finish(fmt::format("{}: {} tokens read, {} parts", resolved.settings.spec,
-                              FormatCount(result.num_tokens), FormatCount(result.num_parts)));
+      model, settings, [&] { return std::string(buffer.data(), input.Read(buffer)); }, progress);
+  progress.Finish(fmt::format("{}: {} tokens read, {} parts", session.context, FormatCount(result.num_tokens),
+                              FormatCount(result.num_parts)));
   if (result.is_interrupted) return false;
   if (!out.empty()) WriteReport(out, result.text + "\n");
   EvalRow row;
   row.task = "summary";
-  row.context = resolved.settings.spec;
+  row.context = session.context;
   row.length = result.num_tokens;
   row.seconds = result.seconds;
-  row.peak_bytes = budget.peak_bytes();
+  row.peak_bytes = result.peak_bytes;
   row.metric = "rouge_l";
   row.numbers["parts"] = static_cast<double>(result.num_parts);
   if (reference_.empty()) {
@@ -137,7 +133,7 @@ bool SummaryVerb::RunContext(const std::string& spec, bool is_only) {
     row.numbers["rouge_l_sum"] = scores.rouge_l_sum.f;
   }
   report_.rows.push_back(std::move(row));
-  summaries_.emplace_back(resolved.settings.spec, result.text);
+  summaries_.emplace_back(session.context, result.text);
   return true;
 }
 
@@ -175,8 +171,7 @@ int SummaryVerb::operator()() {
       std::find(arguments_.files.begin(), arguments_.files.end(), "-") != arguments_.files.end())
     FailUsage("standard input cannot be read once for each context; name a file with -f");
   CheckOutputs({arguments_.out, arguments_.json, arguments_.html}, arguments_.files);
-  cap_ = ToMemoryCap(arguments_.context.engine);
-  loaded_ = std::make_unique<LoadedModel>(arguments_.model);
+  opened_ = std::make_unique<OpenedModel>(arguments_.model, arguments_.context.engine);
   report_.header = Header();
   std::vector<std::string> specs = arguments_.specs;
   if (specs.empty()) specs.push_back("auto");

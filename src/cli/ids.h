@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "base/file.h"
-#include "base/stop.h"
 #include "base/types.h"
+#include "mneme/stop.h"
 
 namespace mneme::cli {
 

@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "base/file.h"
-#include "base/stop.h"
-#include "session/text_hash.h"
-#include "tokenizer/tokenizer.h"
+#include "base/text_hash.h"
+#include "mneme/stop.h"
+#include "mneme/tokenizer.h"
 
 namespace mneme::cli {
 

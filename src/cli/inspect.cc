@@ -1,10 +1,13 @@
 // mneme inspect: what is in a model file, whether it can be run here, and how.
+#include "mneme/inspect.h"
+
 #include <fmt/core.h>
 
 #include <algorithm>
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,8 +19,7 @@
 #include "cli/options.h"
 #include "cli/stream.h"
 #include "cli/verbs.h"
-#include "formats/tensor_source.h"
-#include "session/plan.h"
+#include "mneme/plan.h"
 
 namespace mneme::cli {
 namespace {
@@ -44,28 +46,16 @@ std::string ShapeText(const std::vector<uint64_t>& shape) {
   return "[" + text + "]";
 }
 
-std::string_view ContainerName(const TensorSource& source) {
-  switch (source.container()) {
-    case Container::kGguf:
-      return "GGUF";
-    case Container::kSafetensors:
-      return "safetensors folder";
-    case Container::kLlama2c:
-      return "llama2.c checkpoint";
-  }
-  return "?";
-}
-
 // What one number per layer says: "8", or "4 .. 8" where layers differ.
-std::string PerLayer(const std::vector<size_t>& values) {
+std::string PerLayer(const std::vector<int64_t>& values) {
   if (values.empty()) return "-";
   const auto [low, high] = std::minmax_element(values.begin(), values.end());
   return *low == *high ? fmt::format("{}", *low) : fmt::format("{} .. {}", *low, *high);
 }
 
-std::string WindowText(const ModelConfig& config) {
+std::string WindowText(const ModelShape& shape) {
   std::map<int64_t, int> counts;
-  for (const int64_t window : config.layer_window) ++counts[window];
+  for (const int64_t window : shape.layer_window) ++counts[window];
   if (counts.empty() || (counts.size() == 1 && counts.begin()->first == 0)) return "none";
   std::string text;
   for (const auto& [window, count] : counts) {
@@ -75,62 +65,44 @@ std::string WindowText(const ModelConfig& config) {
   return text;
 }
 
-std::string_view PositionName(PositionKind kind) {
-  switch (kind) {
-    case PositionKind::kRope:
-      return "RoPE";
-    case PositionKind::kAlibi:
-      return "ALiBi";
-    case PositionKind::kLearned:
-      return "learned";
-  }
-  return "?";
-}
-
 // Everything that inspect found; the model may be missing with a reason.
 struct Findings {
-  std::unique_ptr<TensorSource> source;
+  FileInfo file;
   std::map<std::string, EncodingShare> encodings;
   uint64_t num_values = 0;
   size_t bytes = 0;
-  std::unique_ptr<LoadedModel> loaded;
+  std::optional<OpenedModel> opened;
   std::string refusal;  // why it cannot be run
   std::string tokenizer_refusal;
   std::vector<PlanRow> contexts;
-  MemoryCap cap;
 };
 
 Findings Find(const InspectArguments& arguments) {
   Findings found;
-  found.cap = ToMemoryCap(arguments.context.engine);
   ModelArguments model_options = arguments.model;
   model_options.path = ModelPath(arguments.model.path);
   model_options.options.pack = PackMode::kNever;
-  found.source = OpenTensorSource(model_options.path);
-  for (const TensorInfo& tensor : found.source->tensors()) {
+  found.file = InspectFile(model_options.path);
+  for (const TensorEntry& tensor : found.file.tensors) {
     EncodingShare& share = found.encodings[std::string(EncodingName(tensor.encoding))];
     ++share.num_tensors;
-    share.num_values += tensor.num_values();
+    share.num_values += tensor.num_values;
     share.bytes += tensor.bytes;
-    found.num_values += tensor.num_values();
+    found.num_values += tensor.num_values;
     found.bytes += tensor.bytes;
   }
   try {
     try {
-      found.loaded = std::make_unique<LoadedModel>(model_options);
+      found.opened.emplace(model_options, arguments.context.engine);
     } catch (const Error& error) {
       found.tokenizer_refusal = error.what();
-      found.loaded = std::make_unique<LoadedModel>(model_options, /*load_tokenizer=*/false);
+      found.opened.emplace(model_options, arguments.context.engine, /*load_tokenizer=*/false);
     }
   } catch (const Error& error) {
     found.refusal = error.what();
     return found;
   }
-  PlanOptions options;
-  options.session.context = arguments.context.options.context;
-  options.cap_bytes = found.cap.bytes;
-  options.num_threads = found.loaded->device.num_threads();
-  found.contexts = PlanRun(*found.loaded->model, options);
+  found.contexts = PlanRun(found.opened->model, arguments.context.options);
   return found;
 }
 
@@ -139,53 +111,56 @@ using Lines = std::vector<std::pair<std::string, std::string>>;
 Lines FileLines(const Findings& found) {
   Lines lines;
   lines.reserve(16);
-  std::string container(ContainerName(*found.source));
-  if (const GgufFile* gguf = found.source->gguf()) container += fmt::format(" version {}", gguf->version());
-  lines.emplace_back("file", fmt::format("{} ({})", found.source->path(), container));
+  std::string container = found.file.container;
+  if (found.file.version != 0) container += fmt::format(" version {}", found.file.version);
+  lines.emplace_back("file", fmt::format("{} ({})", found.file.path, container));
   std::string histogram;
   for (const auto& [name, share] : found.encodings) {
     histogram += fmt::format("{}{} {} ({} {})", histogram.empty() ? "" : ", ", FormatBytes(share.bytes), name,
                              share.num_tensors, share.num_tensors == 1 ? "tensor" : "tensors");
   }
   lines.emplace_back(
-      "tensors", fmt::format("{}, {} values, {}", found.source->tensors().size(),
+      "tensors", fmt::format("{}, {} values, {}", found.file.tensors.size(),
                              FormatCount(static_cast<int64_t>(found.num_values)), FormatBytes(found.bytes)));
   lines.emplace_back("encodings", histogram);
   return lines;
 }
 
 Lines ModelLines(const Model& model) {
-  const ModelConfig& config = model.config();
+  const ModelInfo& info = model.info();
+  const ModelShape shape = ShapeOf(model);
   Lines lines;
-  lines.emplace_back("name", config.name);
-  lines.emplace_back("family", config.family);
-  lines.emplace_back("layers", fmt::format("{}", config.num_layers));
-  lines.emplace_back("model_dim", fmt::format("{}", config.model_dim));
-  lines.emplace_back("heads", fmt::format("{}, {} for keys and values, {} wide", config.num_heads,
-                                          PerLayer(config.num_kv_heads), config.key_dim));
-  lines.emplace_back("ffn_dim", PerLayer(config.ffn_dim));
-  lines.emplace_back("vocabulary", fmt::format("{}", config.vocab_size));
+  lines.emplace_back("name", info.name);
+  lines.emplace_back("family", info.family);
+  lines.emplace_back("layers", fmt::format("{}", info.num_layers));
+  lines.emplace_back("model_dim", fmt::format("{}", info.model_dim));
+  lines.emplace_back("heads", fmt::format("{}, {} for keys and values, {} wide", shape.num_heads,
+                                          PerLayer(shape.num_kv_heads), shape.key_dim));
+  lines.emplace_back("ffn_dim", PerLayer(shape.ffn_dim));
+  lines.emplace_back("vocabulary", fmt::format("{}", info.vocab_size));
   lines.emplace_back("trained length",
-                     config.trained_length > 0 ? FormatCount(config.trained_length) : "unknown");
-  lines.emplace_back("positions", std::string(PositionName(config.position)));
-  lines.emplace_back("own windows", WindowText(config));
-  lines.emplace_back("read per token", FormatBytes(model.read_bytes_per_token()));
+                     info.trained_length > 0 ? FormatCount(info.trained_length) : "unknown");
+  lines.emplace_back("positions", shape.positions);
+  lines.emplace_back("own windows", WindowText(shape));
+  lines.emplace_back("read per token", FormatBytes(info.read_bytes_per_token));
   return lines;
 }
 
 Lines TokenizerLines(const Findings& found) {
   Lines lines;
-  const Model& model = *found.loaded->model;
+  const Model& model = found.opened->model;
   if (!model.has_tokenizer()) {
-    lines.emplace_back("tokenizer", found.tokenizer_refusal.empty() ? "none" : "none: " + found.tokenizer_refusal);
+    lines.emplace_back("tokenizer",
+                       found.tokenizer_refusal.empty() ? "none" : "none: " + found.tokenizer_refusal);
     return lines;
   }
   const Tokenizer& tokenizer = model.tokenizer();
   const int32_t num_padding = tokenizer.vocab_size() - tokenizer.num_pieces();
-  lines.emplace_back("tokenizer",
-                     fmt::format("{}, pre-tokenizer {}, {} pieces{}", tokenizer.kind(), tokenizer.pre_tokenizer(),
-                                 tokenizer.num_pieces(),
-                                 num_padding == 0 ? "" : fmt::format("; {} rows of the model have none", num_padding)));
+  lines.emplace_back(
+      "tokenizer",
+      fmt::format("{}, pre-tokenizer {}, {} pieces{}", tokenizer.kind(), tokenizer.pre_tokenizer(),
+                  tokenizer.num_pieces(),
+                  num_padding == 0 ? "" : fmt::format("; {} rows of the model have none", num_padding)));
   lines.emplace_back("bos, eos",
                      fmt::format("{}{}, {}{}", tokenizer.bos_id(), tokenizer.adds_bos() ? " (added)" : "",
                                  tokenizer.eos_id(), tokenizer.adds_eos() ? " (added)" : ""));
@@ -202,27 +177,28 @@ std::string FitText(const PlanRow& row) {
 
 void PrintFindings(const Findings& found, const InspectArguments& arguments) {
   Lines lines = FileLines(found);
-  if (found.loaded) {
-    for (const Lines& more : {ModelLines(*found.loaded->model), TokenizerLines(found)}) {
+  if (found.opened) {
+    for (const Lines& more : {ModelLines(found.opened->model), TokenizerLines(found)}) {
       lines.insert(lines.end(), more.begin(), more.end());
     }
   }
   for (const auto& [name, value] : lines) WriteOut(fmt::format("{:<16}{}\n", name, Printable(value)));
   if (!found.refusal.empty()) WriteOut(fmt::format("{:<16}no: {}\n", "can be run", Printable(found.refusal)));
   if (!found.contexts.empty()) {
-    WriteOut(fmt::format("\ncontexts (cap {}):\n", found.cap.ToString()));
+    WriteOut(fmt::format("\ncontexts (cap {}):\n",
+                         CapText(found.opened->model.engine(), arguments.context.engine)));
     for (const PlanRow& row : found.contexts)
-      WriteOut(fmt::format("  {:<10}{:<40} {}\n", row.name, row.spec, FitText(row)));
+      WriteOut(fmt::format("  {:<10}{:<40} {}\n", row.name, row.context, FitText(row)));
   }
-  if (arguments.metadata && found.source->gguf() != nullptr) {
+  if (arguments.metadata && !found.file.metadata.empty()) {
     WriteOut("\nmetadata:\n");
-    for (const GgufValue& value : found.source->gguf()->metadata()) {
-      WriteOut(fmt::format("  {} = {}\n", Printable(value.key), PrintableLines(value.ToString())));
+    for (const MetadataEntry& entry : found.file.metadata) {
+      WriteOut(fmt::format("  {} = {}\n", Printable(entry.key), PrintableLines(entry.text)));
     }
   }
   if (arguments.tensors) {
     std::vector<std::vector<std::string>> rows = {{"tensor", "encoding", "shape", "bytes"}};
-    for (const TensorInfo& tensor : found.source->tensors()) {
+    for (const TensorEntry& tensor : found.file.tensors) {
       rows.push_back({tensor.name, std::string(EncodingName(tensor.encoding)), ShapeText(tensor.shape),
                       FormatCount(static_cast<int64_t>(tensor.bytes))});
     }
@@ -235,40 +211,41 @@ Json FindingsJson(const Findings& found, const InspectArguments& arguments) {
   const auto add = [](Json& object, const Lines& lines) {
     for (const auto& [name, value] : lines) object[name] = value;
   };
-  json["path"] = found.source->path();
-  json["container"] = ContainerName(*found.source);
-  json["num_tensors"] = found.source->tensors().size();
+  json["path"] = found.file.path;
+  json["container"] = found.file.container;
+  json["num_tensors"] = found.file.tensors.size();
   json["num_values"] = found.num_values;
   json["weight_bytes"] = found.bytes;
   for (const auto& [name, share] : found.encodings) {
     json["encodings"][name] = {
         {"tensors", share.num_tensors}, {"values", share.num_values}, {"bytes", share.bytes}};
   }
-  json["can_run"] = found.loaded != nullptr;
+  json["can_run"] = found.opened.has_value();
   json["refusal"] = found.refusal;
-  if (found.loaded) {
-    const ModelConfig& config = found.loaded->model->config();
+  if (found.opened) {
+    const ModelInfo& info = found.opened->model.info();
+    const ModelShape shape = ShapeOf(found.opened->model);
     Json& model = json["model"];
-    model["name"] = config.name;
-    model["family"] = config.family;
-    model["num_layers"] = config.num_layers;
-    model["model_dim"] = config.model_dim;
-    model["num_heads"] = config.num_heads;
-    model["num_kv_heads"] = config.num_kv_heads;
-    model["key_dim"] = config.key_dim;
-    model["ffn_dim"] = config.ffn_dim;
-    model["vocab_size"] = config.vocab_size;
-    model["trained_length"] = config.trained_length;
-    model["positions"] = PositionName(config.position);
-    model["read_bytes_per_token"] = found.loaded->model->read_bytes_per_token();
+    model["name"] = info.name;
+    model["family"] = info.family;
+    model["num_layers"] = info.num_layers;
+    model["model_dim"] = info.model_dim;
+    model["num_heads"] = shape.num_heads;
+    model["num_kv_heads"] = shape.num_kv_heads;
+    model["key_dim"] = shape.key_dim;
+    model["ffn_dim"] = shape.ffn_dim;
+    model["vocab_size"] = info.vocab_size;
+    model["trained_length"] = info.trained_length;
+    model["positions"] = shape.positions;
+    model["read_bytes_per_token"] = info.read_bytes_per_token;
     add(json["tokenizer"], TokenizerLines(found));
   }
-  json["cap_bytes"] = found.cap.bytes;
+  json["cap_bytes"] = found.opened ? Json(found.opened->model.engine().options().memory_bytes) : Json();
   json["contexts"] = Json::array();
   for (const PlanRow& row : found.contexts) {
     json["contexts"].push_back(
         {{"name", row.name},
-         {"context", row.spec},
+         {"context", row.context},
          {"fits", row.fits},
          {"bounded", row.bytes.is_bounded},
          {"total_bytes", row.bytes.total() == SIZE_MAX ? Json() : Json(row.bytes.total())},
@@ -276,7 +253,7 @@ Json FindingsJson(const Findings& found, const InspectArguments& arguments) {
   }
   if (arguments.tensors) {
     json["tensors"] = Json::array();
-    for (const TensorInfo& tensor : found.source->tensors()) {
+    for (const TensorEntry& tensor : found.file.tensors) {
       json["tensors"].push_back({{"name", tensor.name},
                                  {"encoding", EncodingName(tensor.encoding)},
                                  {"shape", tensor.shape},

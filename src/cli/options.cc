@@ -8,11 +8,11 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "base/fields.h"
 #include "base/file.h"
+#include "base/message.h"
 #include "base/types.h"
 #include "base/units.h"
-#include "context/registry.h"
-#include "formats/gguf.h"
 
 namespace mneme::cli {
 namespace {
@@ -26,24 +26,6 @@ std::string ProgramFolder() {
   const std::string path(buffer, static_cast<size_t>(length));
   const size_t slash = path.rfind('/');
   return slash == std::string::npos ? "." : path.substr(0, slash);
-}
-
-// A number in a file of one number, or after a label; 0 where it is absent.
-size_t ReadNumber(const char* path, const char* label) {
-  std::FILE* file = std::fopen(path, "r");
-  if (file == nullptr) return 0;
-  char line[256];
-  unsigned long long value = 0;
-  while (std::fgets(line, sizeof(line), file) != nullptr) {
-    const char* start = line;
-    if (label != nullptr) {
-      if (std::strncmp(line, label, std::strlen(label)) != 0) continue;
-      start += std::strlen(label);
-    }
-    if (std::sscanf(start, "%llu", &value) == 1) break;
-  }
-  std::fclose(file);
-  return static_cast<size_t>(value);
 }
 
 // "repetition_penalty,s" -> "--repetition-penalty,-s".
@@ -90,7 +72,7 @@ void AddFields(Command& verb, std::string_view names, Options* options, std::vec
 }
 template void AddFields(Command&, std::string_view, EngineOptions*, std::vector<Setting>*);
 template void AddFields(Command&, std::string_view, ModelOptions*, std::vector<Setting>*);
-template void AddFields(Command&, std::string_view, SamplerSettings*, std::vector<Setting>*);
+template void AddFields(Command&, std::string_view, SamplerOptions*, std::vector<Setting>*);
 template void AddFields(Command&, std::string_view, GenerateOptions*, std::vector<Setting>*);
 template void AddFields(Command&, std::string_view, SessionOptions*, std::vector<Setting>*);
 
@@ -115,7 +97,9 @@ void AddContextOptions(Command& verb, SessionArguments* arguments, bool with_con
   verb.SetGroup("Context and memory");
   AddFields(verb, "memory", &arguments->engine, &arguments->typed_engine);
   const std::string one_stream = with_context ? "context,pin,max_rewind," : "";
-  AddFields(verb, one_stream + "kv,kv_k,kv_v,chunk,start_position", &arguments->options, &arguments->typed);
+  AddFields(verb, one_stream + "kv,kv_k,kv_v", &arguments->options, &arguments->typed);
+  AddFields(verb, "chunk", &arguments->engine, &arguments->typed_engine);
+  AddFields(verb, "start_position", &arguments->options, &arguments->typed);
   verb.SetGroup("");
 }
 
@@ -127,11 +111,11 @@ void AddSamplerOptions(Command& verb, SessionArguments* arguments) {
 
 std::string ContextHelp() {
   std::string text = "Contexts (--context NAME[:key=value,...]):\n";
-  for (const PolicyRow& row : PolicyTable()) {
+  for (const ContextInfo& row : ContextTable()) {
     text += fmt::format("  {:<10}{}\n", row.name, row.help);
     if (row.paper.size() > 1) text += fmt::format("  {:<10}{}\n", "", row.paper);
-    for (const PolicyKey& key : row.keys) {
-      text += fmt::format("  {:<10}  {} (default {}): {}\n", "", key.name, key.DefaultText(), key.help);
+    for (const ContextKey& key : row.keys) {
+      text += fmt::format("  {:<10}  {} (default {}): {}\n", "", key.name, key.default_value, key.help);
     }
   }
   return text;
@@ -181,56 +165,37 @@ std::string ModelPath(const std::string& given) {
        kDefaultModel);
 }
 
-std::shared_ptr<const Model> LoadModel(const ModelArguments& arguments, Device& device,
-                                       bool load_tokenizer) {
-  LoadOptions load;
-  load.tokenizer_path = arguments.options.tokenizer;
-  load.load_tokenizer = load_tokenizer;
-  load.pack = arguments.options.pack;
-  return Model::Load(ModelPath(arguments.path), load, device);
-}
-
-ContextSettings ContextFor(const SessionArguments& arguments, const std::string& spec) {
+SessionOptions OptionsFor(const SessionArguments& arguments, const std::string& context) {
   SessionOptions options = arguments.options;
   try {
-    ApplyOne({"context", spec}, "--context", &options);
+    ApplyOne({"context", context}, "--context", &options);
   } catch (const Error& error) {
     if (error.kind() != ErrorKind::kInput) throw;
     FailUsage(error.what());
   }
-  return options.context;
+  return options;
 }
 
-std::string MemoryCap::ToString() const {
-  if (is_given) return FormatBytes(bytes);
-  return FormatBytes(bytes) + ", half of the free memory; --memory sets another";
-}
-
-MemoryCap ToMemoryCap(const EngineOptions& options) {
-  if (options.memory_bytes != 0) return {options.memory_bytes, true};
-  const size_t available = AvailableMemoryBytes();
-  return {available == 0 ? size_t{4} << 30 : available / 2, false};
-}
-
-size_t AvailableMemoryBytes() {
-  size_t available = ReadNumber("/proc/meminfo", "MemAvailable:") * 1024;
-  const size_t limit = ReadNumber("/sys/fs/cgroup/memory.max", nullptr);
-  if (limit != 0) {
-    const size_t used = ReadNumber("/sys/fs/cgroup/memory.current", nullptr);
-    available = std::min(available, limit > used ? limit - used : size_t{0});
+Engine MakeEngine(const EngineOptions& threads, const EngineOptions& rest) {
+  EngineOptions options = rest;
+  options.num_threads = threads.num_threads;
+  Engine engine(options);
+  if (engine.num_threads() < engine.options().num_threads) {
+    PrintMessage(
+        "mneme: the system gave {} of {} threads (`ulimit -u` may be the limit); the results are the same, "
+        "later\n",
+        engine.num_threads(), engine.options().num_threads);
   }
-  return available;
+  return engine;
+}
+
+std::string CapText(const Engine& engine, const EngineOptions& asked) {
+  const std::string text = FormatBytes(engine.options().memory_bytes);
+  return asked.memory_bytes != 0 ? text : text + ", half of the free memory; --memory sets another";
 }
 
 Tokenizer OpenTokenizer(const std::string& model, const std::string& tokenizer_path) {
-  if (!tokenizer_path.empty()) return LoadTokenizerFile(tokenizer_path);
-  const std::string path = ModelPath(model);
-  if (IsDirectory(path)) return LoadTokenizerFolder(path);
-  const MappedFile probe(path);
-  const auto bytes = probe.bytes();
-  const bool is_gguf =
-      bytes.size() >= 4 && std::string_view(reinterpret_cast<const char*>(bytes.data()), 4) == "GGUF";
-  return is_gguf ? LoadTokenizer(GgufFile(path)) : LoadTokenizerFile(path);
+  return LoadTokenizerFile(tokenizer_path.empty() ? ModelPath(model) : tokenizer_path);
 }
 
 }  // namespace mneme::cli

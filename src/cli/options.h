@@ -8,10 +8,9 @@
 #include <vector>
 
 #include "cli/command.h"
-#include "context/context.h"
-#include "kernels/device.h"
-#include "model/model.h"
-#include "session/fields.h"
+#include "mneme/engine.h"
+#include "mneme/model.h"
+#include "mneme/options.h"
 
 namespace mneme::cli {
 
@@ -27,7 +26,7 @@ struct ModelArguments {
 struct SessionArguments {
   SessionOptions options;
   std::vector<Setting> typed;  // of the session, as they were written
-  EngineOptions engine;        // the cap
+  EngineOptions engine;        // the cap and the chunk
   std::vector<Setting> typed_engine;
 
   // As it was typed; empty if it was not.
@@ -35,7 +34,7 @@ struct SessionArguments {
 };
 
 // An option for each field of *options that `names` lists ("context,pin"; all if it is empty), made from the
-// table in session/fields.cc. Values go into *options, and as they were written into *typed.
+// table of mneme/options.h. Values go into *options, and as they were written into *typed.
 template <typename Options>
 void AddFields(Command& verb, std::string_view names, Options* options, std::vector<Setting>* typed);
 
@@ -48,7 +47,7 @@ void AddModelOptions(Command& verb, ModelArguments* arguments,
 // --context,
 // --pin, --max-rewind.
 void AddContextOptions(Command& verb, SessionArguments* arguments, bool with_context = true);
-// Every field of SamplerSettings.
+// Every field of SamplerOptions.
 void AddSamplerOptions(Command& verb, SessionArguments* arguments);
 // What `--context` takes: every policy with its keys and paper. For the end of a help text.
 std::string ContextHelp();
@@ -58,25 +57,15 @@ std::string_view HintForOption(std::string_view option);
 // The model file that is meant: `given`, or the model that ships with the program. Throws Error(kInput), with
 // where it was looked for, if neither is there.
 std::string ModelPath(const std::string& given);
-// Throws what Model::Load throws.
-std::shared_ptr<const Model> LoadModel(const ModelArguments& arguments, Device& device,
-                                       bool load_tokenizer = true);
-
 // The settings of a verb that compares contexts, for one of them. Throws UsageError for a context that is not
 // known.
-ContextSettings ContextFor(const SessionArguments& arguments, const std::string& spec);
+SessionOptions OptionsFor(const SessionArguments& arguments, const std::string& context);
 
-// --memory, or half of what the machine has free now.
-struct MemoryCap {
-  size_t bytes = 0;
-  bool is_given = false;
-  // "256 MiB" or "5.2 GiB, half of the free memory; --memory sets another".
-  std::string ToString() const;
-};
-MemoryCap ToMemoryCap(const EngineOptions& options);
-// What the machine can still give to this process: /proc/meminfo, and the limits of the control group. 0 if
-// unknown.
-size_t AvailableMemoryBytes();
+// The engine of a verb: threads of the one, cap and chunk of the other. Says so if the system gave fewer
+// threads than were asked for.
+Engine MakeEngine(const EngineOptions& threads, const EngineOptions& rest = {});
+// "256 MiB" or "5.2 GiB, half of the free memory; --memory sets another".
+std::string CapText(const Engine& engine, const EngineOptions& asked);
 
 // The tokenizer of `model` (a model, or a file with only a vocabulary), or `tokenizer_path` if it is not
 // empty. Costs no model: only the vocabulary is read. Throws as the loaders in tokenizer/tokenizer.h do.

@@ -1,5 +1,5 @@
 // mneme plan: memory and time of every context, before anything is run.
-#include "session/plan.h"
+#include "mneme/plan.h"
 
 #include <fmt/core.h>
 
@@ -33,7 +33,7 @@ void PrintRows(const std::vector<PlanRow>& rows) {
   std::vector<std::vector<std::string>> table = {{"context", "KV", "scratch", "total", "time", "fits"}};
   std::string notes;
   for (const PlanRow& row : rows) {
-    table.push_back({row.name == "auto" ? "auto: " + row.spec : row.spec, BytesCell(row.bytes.kv_bytes),
+    table.push_back({row.name == "auto" ? "auto: " + row.context : row.context, BytesCell(row.bytes.kv_bytes),
                      BytesCell(row.bytes.scratch_bytes), BytesCell(row.bytes.total()), TimeCell(row),
                      row.fits ? "yes" : "no"});
     if (!row.note.empty()) notes += fmt::format("  {}: {}\n", row.name, row.note);
@@ -50,7 +50,7 @@ nlohmann::ordered_json RowsJson(const std::vector<PlanRow>& rows) {
   for (const PlanRow& row : rows) {
     json.push_back(
         {{"name", row.name},
-         {"context", row.spec},
+         {"context", row.context},
          {"kv_bytes", bytes(row.bytes.kv_bytes)},
          {"scratch_bytes", bytes(row.bytes.scratch_bytes)},
          {"other_bytes", bytes(row.bytes.other_bytes)},
@@ -64,41 +64,34 @@ nlohmann::ordered_json RowsJson(const std::vector<PlanRow>& rows) {
 }
 
 int Plan(const PlanArguments& arguments) {
-  PlanOptions options;
-  options.session.context = arguments.context.options.context;
-  const MemoryCap cap = ToMemoryCap(arguments.context.engine);
-  options.cap_bytes = cap.bytes;
-  options.num_tokens = arguments.num_tokens;
-  LoadedModel loaded(arguments.model);
-  options.num_threads = loaded.device.num_threads();
+  const OpenedModel opened(arguments.model, arguments.context.engine);
+  const Model& model = opened.model;
+  const ModelInfo& info = model.info();
+  SessionOptions options = arguments.context.options;
+  options.expected_tokens = arguments.num_tokens;
   SpeedEstimate speed;
-  if (!arguments.no_time) {
-    speed = MeasureSpeed(loaded.model, loaded.device);
-    options.speed = &speed;
-  }
-  const Model& model = *loaded.model;
-  const MemorySum sum = loaded.SumWith(cap.bytes);
-  const std::vector<PlanRow> rows = PlanRun(model, options);
+  if (!arguments.no_time) speed = MeasureSpeed(model);
+  const MemorySum sum = SumMemory(model);
+  const std::vector<PlanRow> rows = PlanRun(model, options, arguments.no_time ? nullptr : &speed);
   if (arguments.json) {
     nlohmann::ordered_json json;
-    json["model"] = model.config().name;
-    json["num_tokens"] = options.num_tokens;
-    json["cap_bytes"] = cap.bytes;
-    json["weight_bytes"] = model.weight_bytes();
-    json["packed_bytes"] = model.packed_bytes();
+    json["model"] = info.name;
+    json["num_tokens"] = arguments.num_tokens;
+    json["cap_bytes"] = sum.cap_bytes;
+    json["weight_bytes"] = info.weight_bytes;
+    json["packed_bytes"] = info.packed_bytes;
     json["program_bytes"] = sum.program_bytes;
     json["at_most_bytes"] = sum.total_bytes();
     json["contexts"] = RowsJson(rows);
     WriteOut(json.dump(1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
     return 0;
   }
-  WriteOut(fmt::format("{} ({}), {} of weights, {} besides where repacked\n", model.config().name,
-                       model.config().family, FormatBytes(model.weight_bytes()),
-                       FormatBytes(model.packed_bytes())));
+  WriteOut(fmt::format("{} ({}), {} of weights, {} besides where repacked\n", info.name, info.family,
+                       FormatBytes(info.weight_bytes), FormatBytes(info.packed_bytes)));
   WriteOut(fmt::format(
       "{}, memory cap {}\nmemory: {}\n\n",
-      options.num_tokens < 0 ? "a stream without end" : FormatCount(options.num_tokens) + " tokens",
-      cap.ToString(), sum.ToString()));
+      arguments.num_tokens < 0 ? "a stream without end" : FormatCount(arguments.num_tokens) + " tokens",
+      CapText(model.engine(), arguments.context.engine), sum.ToString()));
   PrintRows(rows);
   return 0;
 }

@@ -21,6 +21,7 @@
 #include "cli/state_file.h"
 #include "cli/stream.h"
 #include "cli/verbs.h"
+#include "mneme/system.h"
 
 namespace mneme::cli {
 namespace {
@@ -93,7 +94,7 @@ class Run {
 
   const RunArguments& arguments_;
   Clock::time_point start_;
-  std::unique_ptr<LoadedModel> loaded_;
+  std::unique_ptr<OpenedModel> opened_;
   std::unique_ptr<StateFile> state_;
   std::unique_ptr<InputFiles> input_;
   std::unique_ptr<Stream> stream_;
@@ -113,10 +114,11 @@ void Run::Open() {
   if (!arguments_.ids) input_ = std::make_unique<InputFiles>(arguments_.files, UserStop());
   CheckOutputs({arguments_.state, arguments_.report}, InputPaths(arguments_));
   state_ = std::make_unique<StateFile>(arguments_.state, arguments_.save_every);
-  loaded_ = std::make_unique<LoadedModel>(arguments_.model, /*load_tokenizer=*/true, arguments_.state);
-  system_ = loaded_->saved ? std::string_view() : arguments_.system;  // a saved stream begins with its own
+  opened_ = std::make_unique<OpenedModel>(arguments_.model, arguments_.context.engine,
+                                          /*load_tokenizer=*/true, arguments_.state);
+  system_ = opened_->saved ? std::string_view() : arguments_.system;  // a saved stream begins with its own
   prompt_ = arguments_.prompt;
-  const Model& model = *loaded_->model;
+  const Model& model = opened_->model;
   const bool uses_text = !arguments_.ids;
   if (uses_text) {
     const Tokenizer& tokenizer = model.tokenizer();
@@ -126,44 +128,45 @@ void Run::Open() {
       if (!note.empty()) Say("chat: " + note);
       chat_ = std::make_unique<ChatText>(tokenizer, format, system_);
     }
-    settings.options.encode.add_bos = chat_ == nullptr && tokenizer.adds_bos();
+    settings.options.add_bos = chat_ == nullptr;
     if (arguments_.pin_system) {
-      settings.options.context.num_pinned = std::max<int64_t>(
-          settings.options.context.num_pinned,
+      settings.options.num_pinned = std::max<int64_t>(
+          settings.options.num_pinned,
           chat_ ? static_cast<int64_t>(chat_->num_head_tokens())
-                : static_cast<int64_t>(tokenizer.Encode(arguments_.system, settings.options.encode).size()));
+                : static_cast<int64_t>(
+                      tokenizer.Encode(arguments_.system, {.add_bos = tokenizer.adds_bos()}).size()));
     }
     if (!arguments_.no_generate || !arguments_.files.empty()) {
-      const int64_t trained = std::max<int64_t>(model.context_shape().trained_length, 2048);
+      const int64_t trained = std::max<int64_t>(model.info().trained_length, 2048);
       const int64_t num_read =
           CountTokens(tokenizer, arguments_.files, input_->size_bytes(), trained, UserStop());
       const int64_t num_other =
           static_cast<int64_t>(tokenizer.Encode(arguments_.system + arguments_.prompt).size()) + 16;
       const int64_t num_new = arguments_.no_generate ? 0 : arguments_.generate.max_tokens;
-      if (num_read >= 0 && num_new >= 0) settings.num_tokens = num_read + num_other + num_new;
+      if (num_read >= 0 && num_new >= 0) settings.options.expected_tokens = num_read + num_other + num_new;
     }
   }
-  stream_ = std::make_unique<Stream>(*loaded_, settings);
-  num_restored_ = stream_->session->num_tokens();
+  stream_ = std::make_unique<Stream>(model, settings);
+  num_restored_ = stream_->session.num_tokens();
   stream_->Bind("--system", SystemNote(arguments_.system));
   stream_->Bind("--pin-system", arguments_.pin_system ? "true" : "");
   if (chat_) stream_->Bind("--template", std::string(chat_->format().name), /*may_come_later=*/true);
-  if (!arguments_.quiet) PrintStart(*stream_, *loaded_);
+  if (!arguments_.quiet) stream_->PrintStart(arguments_.context.engine);
   if (stream_->is_restored) {
     Say(fmt::format("state: {} restored, {} tokens were read before", arguments_.state,
-                    FormatCount(stream_->session->num_tokens())));
+                    FormatCount(stream_->session.num_tokens())));
   }
 }
 
 // As typed, else as the saved stream had it.
 std::string Run::TemplateName() const {
-  if (!arguments_.template_name.empty() || !loaded_->saved) return arguments_.template_name;
-  const auto found = loaded_->saved->notes.find("template");
-  return found == loaded_->saved->notes.end() ? "" : found->second;
+  if (!arguments_.template_name.empty() || !opened_->saved) return arguments_.template_name;
+  const auto found = opened_->saved->notes.find("template");
+  return found == opened_->saved->notes.end() ? "" : found->second;
 }
 
 std::string Run::ProgressNote() const {
-  const Session& session = *stream_->session;
+  const Session& session = stream_->session;
   return fmt::format("{} tokens, {} tok/s, {}", FormatCount(session.num_tokens()),
                      FormatCount(static_cast<int64_t>(session.stats().prefill.tokens_per_second())),
                      FormatBytes(ResidentBytes()));
@@ -174,23 +177,23 @@ void Run::UpdateProgress(Progress& progress, int64_t done, int64_t total) const 
 }
 
 void Run::FeedSystem() {
-  Session& session = *stream_->session;
+  Session& session = stream_->session;
   if (chat_) {
     chat_->Begin(&chat_ids_);
     FeedChatIds();
   } else if (!system_.empty()) {
-    session.FeedText(system_, UserStop());
+    session.FeedText(system_, TextKind::kPlain, UserStop());
   }
 }
 
 void Run::FeedChatIds() {
-  stream_->session->Feed(chat_ids_, UserStop());
+  stream_->session.Feed(chat_ids_, UserStop());
   chat_ids_.clear();
 }
 
 void Run::FeedPiece(std::string_view text) {
   if (!chat_) {
-    stream_->session->FeedText(text, UserStop());
+    stream_->session.FeedText(text, TextKind::kPlain, UserStop());
     return;
   }
   chat_->Feed(text, &chat_ids_);
@@ -204,7 +207,7 @@ void Run::PassOver() {
     Say("nothing to resume: the state does not exist yet; reading from the start");
     return;
   }
-  const Session& session = *stream_->session;
+  const Session& session = stream_->session;
   int64_t left = session.text_bytes();
   TextHash hash;
   const auto pass = [&](std::string_view text) {
@@ -247,14 +250,14 @@ void Run::FeedFiles() {
     if (seconds < 0.1) piece = std::min(piece * 2, kMaxPieceBytes);
     if (seconds > 0.4) piece = std::max(piece / 2, kMinPieceBytes);
     UpdateProgress(progress, input_->position_bytes(), input_->size_bytes());
-    state_->SaveIfDue(*stream_->session);
+    state_->SaveIfDue(stream_->session);
   }
   if (!StopRequested()) progress.Finish(ProgressNote());
 }
 
 void Run::FeedIdFiles() {
-  Session& session = *stream_->session;
-  const int64_t vocab_size = static_cast<int64_t>(loaded_->model->config().vocab_size);
+  Session& session = stream_->session;
+  const int64_t vocab_size = opened_->model.info().vocab_size;
   ConsoleProgress console("reading");
   NoProgress none;
   Progress& progress = arguments_.quiet ? static_cast<Progress&>(none) : console;
@@ -272,20 +275,20 @@ void Run::FeedIdFiles() {
 }
 
 void Run::FeedPrompt() {
-  Session& session = *stream_->session;
+  Session& session = stream_->session;
   if (!prompt_.empty()) FeedPiece(prompt_);
   if (chat_) {
     chat_->End(&chat_ids_);
     FeedChatIds();
   }
-  if (session.num_tokens() > 0 || session.pending_text_bytes() > 0 || arguments_.no_generate) return;
+  if (session.num_tokens() > 0 || session.pending_bytes() > 0 || arguments_.no_generate) return;
   // Nothing was given: the model writes from its beginning-of-text token.
-  const TokenId bos = loaded_->model->tokenizer().bos_id();
+  const TokenId bos = opened_->model.tokenizer().bos_id();
   if (bos >= 0) session.Feed(std::span(&bos, 1));
 }
 
 void Run::Generate() {
-  Session& session = *stream_->session;
+  Session& session = stream_->session;
   GenerateOptions options = arguments_.generate;
   if (chat_) {
     const std::vector<std::string> stops = StopStrings(chat_->format());
@@ -311,36 +314,36 @@ void Run::Generate() {
 }
 
 void Run::SaveState() {
-  const Session& session = *stream_->session;
+  const Session& session = stream_->session;
   // What failed before it read anything has nothing to add to the state that is there.
   if (!state_->is_named() || (!failures_.empty() && session.num_tokens() == num_restored_)) return;
   state_->Save(session);
-  const size_t pending = session.pending_text_bytes();
+  const int64_t pending = session.pending_bytes();
   Say(fmt::format("state: saved to {} after {} tokens{}", arguments_.state, FormatCount(session.num_tokens()),
                   pending > 0 ? fmt::format(" ({} bytes of text wait for what follows them)", pending) : ""));
 }
 
 void Run::Report() {
-  const Session& session = *stream_->session;
+  const Session& session = stream_->session;
   if (outcome_.has_generated) {
     const GenerateResult& result = outcome_.result;
-    const std::string taken_back =
-        arguments_.generate.backspace ? fmt::format(", took {} back", FormatCount(result.num_backspaces)) : "";
+    const std::string taken_back = arguments_.generate.backspace
+                                       ? fmt::format(", took {} back", FormatCount(result.num_backspaces))
+                                       : "";
     Say(fmt::format("wrote {} tokens{}, ended by: {}{}", FormatCount(result.num_tokens), taken_back,
                     StopReasonName(result.reason),
                     result.message.empty() ? "" : fmt::format(" ({})", result.message)));
   }
-  if (!arguments_.quiet) WriteMessage(ReportText(session, stream_->budget));
+  if (!arguments_.quiet) WriteMessage(ReportText(session));
   if (arguments_.report.empty()) return;
   outcome_.facts.program_version = MNEME_VERSION;
-  outcome_.facts.context_asked = arguments_.context.options.context.spec;
-  outcome_.facts.context_reason = stream_->context_reason;
+  outcome_.facts.context_asked = arguments_.context.options.context;
+  outcome_.facts.context_reason = stream_->ContextReason();
   outcome_.facts.wall_seconds = SecondsSince(start_);
-  outcome_.facts.num_threads = loaded_->device.num_threads();
   outcome_.input_bytes = input_ ? input_->position_bytes() : 0;
   outcome_.is_interrupted = StopRequested();
   if (!failures_.empty()) outcome_.refused = failures_.front();
-  WriteReport(arguments_.report, RunReportJson(*loaded_, *stream_, outcome_));
+  WriteReport(arguments_.report, RunReportJson(*opened_, *stream_, outcome_));
 }
 
 // Runs a step of which the others do not depend: what was read is saved whatever became of the writing, and
@@ -366,7 +369,7 @@ void Run::ReadAndWrite() {
   // With a state and nothing to write, the end of the text stays open: the next run goes on in the middle of
   // a word.
   if (!StopRequested() && !(arguments_.no_generate && state_->is_named())) {
-    stream_->session->FinishText();
+    stream_->session.FinishText();
   }
   if (!StopRequested() && !arguments_.no_generate) Generate();
 }
@@ -375,7 +378,7 @@ int Run::End() const {
   for (const std::string& failure : failures_) PrintMessage("mneme: {}\n", failure);
   if (!failures_.empty()) return kExitError;
   if (!StopRequested()) return 0;
-  PrintMessage("mneme: interrupted after {} tokens{}\n", FormatCount(stream_->session->num_tokens()),
+  PrintMessage("mneme: interrupted after {} tokens{}\n", FormatCount(stream_->session.num_tokens()),
                state_->is_named() ? "; the same command with --resume goes on from there"
                                   : "; nothing was saved (--state FILE saves)");
   return kExitInterrupted;

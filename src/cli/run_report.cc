@@ -4,15 +4,15 @@
 
 namespace mneme::cli {
 
-std::string RunReportJson(const LoadedModel& loaded, const Stream& stream, const RunOutcome& outcome) {
+std::string RunReportJson(const OpenedModel& opened, const Stream& stream, const RunOutcome& outcome) {
   using Json = nlohmann::ordered_json;
-  Json json = Json::parse(ReportJson(*stream.session, stream.budget, outcome.facts));
-  const MemorySum sum = loaded.SumWith(stream.cap.bytes);
+  Json json = Json::parse(ReportJson(stream.session, outcome.facts));
+  const MemorySum sum = SumMemory(opened.model);
   json["memory"]["program_bytes"] = sum.program_bytes;
   json["memory"]["at_most_bytes"] = sum.total_bytes();
   Json& run = json["run"];
-  run["load_seconds"] = loaded.load_seconds;
-  run["packed_weight_bytes"] = loaded.model->packed_bytes();
+  run["load_seconds"] = opened.load_seconds;
+  run["packed_weight_bytes"] = opened.model.info().packed_bytes;
   run["input_bytes"] = outcome.input_bytes;
   run["interrupted"] = outcome.is_interrupted;
   run["refused"] = outcome.refused.empty() ? Json() : Json(outcome.refused);

@@ -6,8 +6,8 @@
 
 #include "cli/answer_record.h"
 #include "cli/stream.h"
-#include "session/report.h"
-#include "session/session.h"
+#include "mneme/report.h"
+#include "mneme/session.h"
 
 namespace mneme::cli {
 
@@ -22,6 +22,6 @@ struct RunOutcome {
 };
 
 // The library's report with an object "run" beside the rest.
-std::string RunReportJson(const LoadedModel& loaded, const Stream& stream, const RunOutcome& outcome);
+std::string RunReportJson(const OpenedModel& opened, const Stream& stream, const RunOutcome& outcome);
 
 }  // namespace mneme::cli

@@ -2,7 +2,7 @@
 // it did.
 #pragma once
 
-#include "base/stop.h"
+#include "mneme/stop.h"
 
 namespace mneme::cli {
 

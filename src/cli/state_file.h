@@ -8,7 +8,7 @@
 #include <string>
 
 #include "base/file.h"
-#include "session/session.h"
+#include "mneme/session.h"
 
 namespace mneme::cli {
 

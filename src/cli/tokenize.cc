@@ -18,8 +18,7 @@
 #include "cli/options.h"
 #include "cli/signals.h"
 #include "cli/verbs.h"
-#include "formats/tensor_source.h"
-#include "tokenizer/tokenizer.h"
+#include "mneme/tokenizer.h"
 
 namespace mneme::cli {
 namespace {

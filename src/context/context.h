@@ -25,6 +25,7 @@
 #include "kernels/attend/rope.h"
 #include "kernels/device.h"
 #include "kernels/memory/memory.h"
+#include "mneme/ledger.h"
 
 namespace mneme {
 
@@ -94,18 +95,6 @@ struct ContextSettings {
 
 // The last position that a stream may come to.
 inline constexpr Position kMostPosition = INT64_MAX / 4;
-
-enum class TokenFate : uint8_t { kSink, kWindow, kMiddle, kCompressed, kStored, kRecalled, kDropped };
-// "sink", "window", "middle", "compressed", "stored", "recalled", "dropped".
-std::string_view TokenFateName(TokenFate fate);
-
-// What became of tokens [begin, end) of the stream.
-struct LedgerRange {
-  Position begin = 0;
-  Position end = 0;
-  TokenFate fate = TokenFate::kWindow;
-  bool operator==(const LedgerRange&) const = default;
-};
 
 // Peak bytes of a context, before the run.
 struct ContextBytes {

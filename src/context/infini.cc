@@ -98,7 +98,7 @@ ContextBytes InfiniContext::PeakBytes(const ContextShape& shape, const ContextSe
 }
 
 InfiniContext::InfiniContext(const ContextShape& shape, const ContextSettings& settings,
-                             std::shared_ptr<const Policy> policy, Budget& budget, size_t num_threads)
+                             std::shared_ptr<const Policy> policy, const Budget& budget, size_t num_threads)
     : shape_(shape),
       settings_(settings),
       options_(*policy->memory()),

@@ -40,7 +40,7 @@ class InfiniContext : public Context {
   // The policy has a memory, and every layer of the shape a memory_gate. Throws Error(kBudget) before
   // anything is allocated.
   InfiniContext(const ContextShape& shape, const ContextSettings& settings,
-                std::shared_ptr<const Policy> policy, Budget& budget, size_t num_threads);
+                std::shared_ptr<const Policy> policy, const Budget& budget, size_t num_threads);
   static ContextBytes PeakBytes(const ContextShape& shape, const ContextSettings& settings,
                                 const Policy& policy, size_t num_threads);
 
@@ -102,7 +102,7 @@ class InfiniContext : public Context {
   const InfiniOptions options_;
   const int64_t kept_tokens_;
   const int64_t num_snapshots_;
-  Budget& budget_;
+  const Budget& budget_;
   const size_t num_threads_;
   std::unique_ptr<SpanContext> local_;
   Lease memory_lease_;

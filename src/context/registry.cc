@@ -270,7 +270,7 @@ ContextBytes PeakContextBytes(const ContextShape& shape, const ContextSettings& 
 }
 
 std::unique_ptr<Context> MakeContext(const ContextShape& shape, const ContextSettings& settings,
-                                     Budget& budget, size_t num_threads) {
+                                     const Budget& budget, size_t num_threads) {
   CheckContextNumbers(settings);
   std::shared_ptr<const Policy> policy = PolicyOf(shape, settings);
   if (policy->memory() != nullptr) {

@@ -47,6 +47,6 @@ ContextBytes PeakContextBytes(const ContextShape& shape, const ContextSettings& 
 // Makes a context. Bounded ones reserve all of PeakContextBytes here, `dense` reserves as it grows. Throws
 // Error(kInput, kUnsupported, kBudget). shape and budget must outlive the context.
 std::unique_ptr<Context> MakeContext(const ContextShape& shape, const ContextSettings& settings,
-                                     Budget& budget, size_t num_threads);
+                                     const Budget& budget, size_t num_threads);
 
 }  // namespace mneme

@@ -30,8 +30,7 @@ class SpanContext : public Context {
   // shape, budget and sink (may be null) must outlive the context. Throws Error(kBudget) before anything is
   // allocated.
   SpanContext(const ContextShape& shape, const ContextSettings& settings,
-              std::shared_ptr<const Policy> policy, Budget& budget,
-              EvictionSink* sink = nullptr);
+              std::shared_ptr<const Policy> policy, const Budget& budget, EvictionSink* sink = nullptr);
 
   // num_tokens: length of the stream, or -1 for no end (kv_bytes is SIZE_MAX then if the policy is
   // unbounded).
@@ -126,7 +125,7 @@ class SpanContext : public Context {
   const ContextShape& shape_;
   const ContextSettings settings_;
   const std::shared_ptr<const Policy> policy_;
-  Budget& budget_;
+  const Budget& budget_;
   EvictionSink* const sink_;
   std::vector<const Rope*> ropes_;  // the distinct ones
   // Tables go before the quotas that pay for them, and these before the pools.
@@ -142,10 +141,10 @@ class SpanContext : public Context {
   std::vector<TokenId> ids_;  // of tokens [ids_begin_, num_tokens_ + chunk_tokens_)
   int64_t ids_begin_ = 0;
 
-  int64_t chunk_tokens_ = 0;                         // 0: no chunk begun
-  std::vector<SpanView> views_;                      // [rows][slots]
-  std::vector<Tables> position_tables_;              // per distinct rope
-  std::vector<KvWrite> writes_;                      // of the layer that was planned last
+  int64_t chunk_tokens_ = 0;             // 0: no chunk begun
+  std::vector<SpanView> views_;          // [rows][slots]
+  std::vector<Tables> position_tables_;  // per distinct rope
+  std::vector<KvWrite> writes_;          // of the layer that was planned last
   std::vector<KvSpan> spans_;
 };
 

@@ -81,7 +81,7 @@ ContextBytes SpanContext::PeakBytes(const ContextShape& shape, const ContextSett
 }
 
 SpanContext::SpanContext(const ContextShape& shape, const ContextSettings& settings,
-                         std::shared_ptr<const Policy> policy, Budget& budget, EvictionSink* sink)
+                         std::shared_ptr<const Policy> policy, const Budget& budget, EvictionSink* sink)
     : shape_(shape),
       settings_(settings),
       policy_(std::move(policy)),

@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "base/error.h"
-#include "formats/json.h"
+#include "base/json.h"
 
 namespace mneme {
 namespace {

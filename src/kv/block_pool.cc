@@ -24,7 +24,7 @@ struct Slab {
 }  // namespace
 
 struct BlockPool::Impl {
-  Impl(const KvLayout& layout, Budget& budget, MemoryTag tag)
+  Impl(const KvLayout& layout, const Budget& budget, MemoryTag tag)
       : layout(layout), block_bytes(layout.block_bytes()), lease(budget.Reserve(tag, 0, "blocks")) {}
 
   const KvLayout layout;
@@ -79,7 +79,7 @@ struct BlockPool::Impl {
   }
 };
 
-BlockPool::BlockPool(const KvLayout& layout, Budget& budget, MemoryTag tag)
+BlockPool::BlockPool(const KvLayout& layout, const Budget& budget, MemoryTag tag)
     : impl_(std::make_shared<Impl>(layout, budget, tag)) {
   CheckKvLayout(layout);
 }

@@ -26,7 +26,7 @@ using BlockRef = std::shared_ptr<uint8_t>;
 // Thread-safe. Refs and quotas keep what they need of the pool alive.
 class BlockPool {
  public:
-  BlockPool(const KvLayout& layout, Budget& budget, MemoryTag tag);
+  BlockPool(const KvLayout& layout, const Budget& budget, MemoryTag tag);
   BlockPool(const BlockPool&) = delete;
   BlockPool& operator=(const BlockPool&) = delete;
 

@@ -8,7 +8,7 @@
 #include "base/testing.h"
 #include "kernels/cpu_device.h"
 #include "kernels/pointwise/elementwise.h"
-#include "model/model.h"
+#include "model/runner.h"
 #include "model/test_util.h"
 #include "reference/model.h"
 
@@ -189,7 +189,7 @@ TEST(Conformance, SameBitsInABatchOfSessions) {
   }
 }
 
-std::string GreedyText(const Model& model, TokenId first, int num_steps) {
+std::string GreedyText(const LoadedModel& model, TokenId first, int num_steps) {
   CpuDevice device(1);
   Budget budget;
   Runner runner(model, 8, device, budget);

@@ -14,6 +14,7 @@
 #include "base/units.h"
 #include "formats/gguf.h"
 #include "formats/quant.h"
+#include "model/engine.h"
 #include "model/families.h"
 #include "model/hyperparameters.h"
 #include "model/tensor_map.h"
@@ -340,13 +341,14 @@ class Converter {
   size_t NumTokens() const {
     if (source_->gguf() == nullptr) return config_.vocab_size;
     for (const TensorInfo& tensor : source_->tensors())
-      if (tensor.name == "token_embd.weight" && tensor.shape.size() == 2) return static_cast<size_t>(tensor.shape.front());
+      if (tensor.name == "token_embd.weight" && tensor.shape.size() == 2)
+        return static_cast<size_t>(tensor.shape.front());
     return 0;
   }
 
   void AddTokenizer() {
-    if (source_->gguf() != nullptr && options_.tokenizer_path.empty()) return;
-    std::string from = options_.tokenizer_path;
+    if (source_->gguf() != nullptr && options_.tokenizer.empty()) return;
+    std::string from = options_.tokenizer;
     if (from.empty() && source_->safetensors() != nullptr) from = source_->path();
     const bool is_folder = !from.empty() && IsDirectory(from);
     const std::string json = is_folder ? from + "/tokenizer.json" : from;
@@ -390,6 +392,13 @@ ConvertReport ConvertModel(const std::string& path, const std::string& out_path,
                            const ConvertOptions& options, ThreadPool& pool, Progress& progress,
                            StopToken stop) {
   return Converter(path, options, pool, progress, stop).Run(out_path);
+}
+
+bool CanWrite(Encoding encoding) { return CanEncode(encoding); }
+
+ConvertReport ConvertModel(const Engine& engine, const std::string& path, const std::string& out_path,
+                           const ConvertOptions& options, Progress& progress, StopToken stop) {
+  return ConvertModel(path, out_path, options, engine.impl().device.pool(), progress, stop);
 }
 
 }  // namespace mneme

@@ -1,5 +1,5 @@
 // Loading: every container and family, conversion, and files that are not what they claim.
-#include "model/model.h"
+#include "reference/model.h"
 
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -23,9 +23,9 @@
 #include "model/convert.h"
 #include "model/families.h"
 #include "model/random_model.h"
+#include "model/runner.h"
 #include "model/test_util.h"
 #include "model/weights.h"
-#include "reference/model.h"
 
 namespace mneme {
 namespace {
@@ -258,7 +258,8 @@ TEST(Model, RefusesAnOversizedTokenizer) {
   }
 }
 
-// A few rows without a piece are padding: such an id has no text. So many that it cannot be are another model's tokenizer.
+// A few rows without a piece are padding: such an id has no text. So many that it cannot be are another
+// model's tokenizer.
 TEST(Model, MissingPiecesArePaddingOrRefused) {
   TemporaryFolder folder;
   const std::string path = WriteTiny(folder);  // 512 rows
@@ -289,7 +290,7 @@ TEST(Model, MissingPiecesArePaddingOrRefused) {
     EXPECT_NE(std::string(error.what()).find("another model"), std::string::npos) << error.what();
   }
   ConvertOptions options;
-  options.tokenizer_path = path;
+  options.tokenizer = path;
   EXPECT_THROW(ConvertModel(large, folder / "converted.gguf", options, device.pool(), progress), Error);
 }
 
@@ -298,7 +299,8 @@ TEST(Model, NamesAreCleanedWhereTheyAreShown) {
   TemporaryFolder folder;
   const std::string name("a\x1b]0;b\x07\0c\xE2\x80\xAE", 12);
   const std::string path = Rewrite(
-      WriteTiny(folder), folder / "named.gguf", [&](GgufWriter& w) { w.Set("general.name", name); }, kKeepAll);
+      WriteTiny(folder), folder / "named.gguf", [&](GgufWriter& w) { w.Set("general.name", name); },
+      kKeepAll);
   EXPECT_EQ(LoadModel(path)->config().name, "a\\x1b]0;b\\x07\\x00c\\u{202e}");
   CpuDevice device(1);
   NoProgress progress;
@@ -389,7 +391,7 @@ TEST(Runner, ReservesBeforeItAllocates) {
 // the family's own description of such folders.
 class FolderWriter {
  public:
-  FolderWriter(const Model& model, const Family& family)
+  FolderWriter(const LoadedModel& model, const Family& family)
       : model_(model), family_(family), c_(model.config()) {}
 
   void Write(const std::string& folder, const std::string& config_json) {
@@ -540,7 +542,7 @@ class FolderWriter {
     AddBias("ffn_down", layer, w.down.bias);
   }
 
-  const Model& model_;
+  const LoadedModel& model_;
   const Family& family_;
   const ModelConfig& c_;
   bool two_norms_ = false;
@@ -716,9 +718,11 @@ TEST(Model, AStopEndsAConversionAndLeavesNothing) {
   StopSoon converting, writing;
   const std::string out = folder / "out/model.gguf";
   std::filesystem::create_directory(folder / "out");
-  EXPECT_TRUE(is_interrupted([&] { ConvertModel(path, out, {}, device.pool(), converting, &converting.stop); }));
+  EXPECT_TRUE(
+      is_interrupted([&] { ConvertModel(path, out, {}, device.pool(), converting, &converting.stop); }));
   EXPECT_TRUE(is_interrupted([&] {
-    WriteRandomModel(ParseRandomShape("tiny"), Encoding::kQ8_0, 1, out, device.pool(), writing, &writing.stop);
+    WriteRandomModel(ParseRandomShape("tiny"), Encoding::kQ8_0, 1, out, device.pool(), writing,
+                     &writing.stop);
   }));
   EXPECT_TRUE(std::filesystem::is_empty(folder / "out"));
 }

@@ -11,6 +11,7 @@
 #include "formats/gguf.h"
 #include "formats/quant.h"
 #include "model/convert.h"
+#include "model/engine.h"
 
 namespace mneme {
 namespace {
@@ -201,7 +202,8 @@ void WriteRandomModel(const RandomShape& shape, Encoding encoding, uint64_t seed
     writer.AddTensor(name, actual, {cols, rows},
                      [&, pattern, rows, cols, this_seed = ++tensor_seed, actual](const GgufSink& sink) {
                        pattern->Produce(rows * cols, this_seed, sink);
-                       if (stop.stop_requested()) Fail(ErrorKind::kInterrupted, "interrupted; nothing was written");
+                       if (stop.stop_requested())
+                         Fail(ErrorKind::kInterrupted, "interrupted; nothing was written");
                        done_bytes += static_cast<int64_t>(EncodedBytes(actual, rows * cols));
                        progress.Update(done_bytes, total_bytes, "");
                      });
@@ -226,6 +228,11 @@ void WriteRandomModel(const RandomShape& shape, Encoding encoding, uint64_t seed
   if (!shape.tied_head) add_matrix("output.weight", shape.vocab_size, shape.model_dim);
   writer.Write(path);
   progress.Finish(FormatBytes(static_cast<size_t>(total_bytes)));
+}
+
+void WriteRandomModel(const Engine& engine, const RandomShape& shape, Encoding encoding, uint64_t seed,
+                      const std::string& path, Progress& progress, StopToken stop) {
+  WriteRandomModel(shape, encoding, seed, path, engine.impl().device.pool(), progress, stop);
 }
 
 }  // namespace mneme

@@ -12,7 +12,7 @@
 #include "base/file.h"
 #include "context/registry.h"
 #include "kernels/cpu_device.h"
-#include "model/model.h"
+#include "model/runner.h"
 
 namespace mneme::testing {
 
@@ -30,17 +30,18 @@ inline std::vector<float> ReadFloats(const std::string& path) {
   return values;
 }
 
-inline std::shared_ptr<const Model> LoadModel(const std::string& path, PackMode pack = PackMode::kNever,
-                                              size_t num_threads = 1, const std::string& tokenizer = "") {
+inline std::shared_ptr<const LoadedModel> LoadModel(const std::string& path, PackMode pack = PackMode::kNever,
+                                                    size_t num_threads = 1,
+                                                    const std::string& tokenizer = "") {
   CpuDevice device(num_threads);
-  LoadOptions options;
+  ModelOptions options;
   options.pack = pack;
-  options.tokenizer_path = tokenizer;
-  return Model::Load(path, options, device);
+  options.tokenizer = tokenizer;
+  return LoadedModel::Load(path, options, device);
 }
 
-inline std::unique_ptr<Context> DenseContext(const Model& model, Budget& budget, size_t num_threads,
-                                             int64_t max_chunk = 512) {
+inline std::unique_ptr<Context> DenseContext(const LoadedModel& model, const Budget& budget,
+                                             size_t num_threads, int64_t max_chunk = 512) {
   ContextSettings settings;
   settings.spec = "dense";
   settings.key_encoding = Encoding::kF32;
@@ -50,8 +51,8 @@ inline std::unique_ptr<Context> DenseContext(const Model& model, Budget& budget,
 }
 
 // Logits after each token, fed in chunks.
-inline std::vector<float> EngineLogits(const Model& model, std::span<const TokenId> tokens, size_t chunk = 64,
-                                       size_t num_threads = 1) {
+inline std::vector<float> EngineLogits(const LoadedModel& model, std::span<const TokenId> tokens,
+                                       size_t chunk = 64, size_t num_threads = 1) {
   CpuDevice device(num_threads);
   Budget budget;
   Runner runner(model, static_cast<int64_t>(chunk), device, budget);

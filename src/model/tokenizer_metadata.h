@@ -5,14 +5,14 @@
 #include <string>
 
 #include "formats/gguf.h"
-#include "tokenizer/tokenizer.h"
+#include "mneme/tokenizer.h"
 
 namespace mneme {
 
-// Throws Error(kMismatch) where the tokenizer is not that of a model with `num_rows` token embeddings: it has more pieces, or so
-// many fewer that what is missing cannot be padding. Matrices are padded to round sizes (905 of 51,200 rows are the most we have
-// seen in a published model); rows beyond max(256, num_rows / 32) are taken for tokens that another tokenizer has. `from`: where
-// it came from, for the message.
+// Throws Error(kMismatch) where the tokenizer is not that of a model with `num_rows` token embeddings: it has
+// more pieces, or so many fewer that what is missing cannot be padding. Matrices are padded to round sizes
+// (905 of 51,200 rows are the most we have seen in a published model); rows beyond max(256, num_rows / 32)
+// are taken for tokens that another tokenizer has. `from`: where it came from, for the message.
 void CheckTokenizerFits(const Tokenizer& tokenizer, size_t num_rows, const std::string& from);
 
 // Sets the keys tokenizer.ggml.* and tokenizer.chat_template. merges_json: content of the tokenizer.json that

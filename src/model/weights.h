@@ -10,7 +10,7 @@
 #include "kernels/device.h"
 #include "kernels/linear/linear.h"
 #include "model/families.h"
-#include "model/model.h"
+#include "model/loaded_model.h"
 
 namespace mneme {
 

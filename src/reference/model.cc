@@ -209,7 +209,7 @@ void RunLayer(const ModelConfig& c, const LayerWeights& w, size_t layer, Positio
 
 }  // namespace
 
-std::vector<double> ReferenceLogits(const Model& model, std::span<const TokenId> tokens,
+std::vector<double> ReferenceLogits(const LoadedModel& model, std::span<const TokenId> tokens,
                                     Position start_position) {
   const ModelConfig& c = model.config();
   const ModelWeights& weights = model.weights();

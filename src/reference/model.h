@@ -7,13 +7,13 @@
 #include <vector>
 
 #include "base/types.h"
-#include "model/model.h"
+#include "model/loaded_model.h"
 
 namespace mneme {
 
 // Logits [tokens.size(), vocab_size] of the whole sequence, its first token at start_position. Throws
 // Error(kInput) for a token outside the vocabulary.
-std::vector<double> ReferenceLogits(const Model& model, std::span<const TokenId> tokens,
+std::vector<double> ReferenceLogits(const LoadedModel& model, std::span<const TokenId> tokens,
                                     Position start_position = 0);
 
 }  // namespace mneme

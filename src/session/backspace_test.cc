@@ -36,7 +36,7 @@ GenerateOptions WithBackspace(TokenId token, int64_t max_tokens) {
   return options;
 }
 
-TokenId Favourite(const Model& model) { return model.tokenizer().Encode("the cat.").back(); }
+TokenId Favourite(const LoadedModel& model) { return model.tokenizer().Encode("the cat.").back(); }
 
 // T40: what was taken back leaves no trace, whatever the context evicts meanwhile.
 TEST(BackspaceTest, TheStreamIsThatOfTheTokensThatStay) {
@@ -49,7 +49,7 @@ TEST(BackspaceTest, TheStreamIsThatOfTheTokensThatStay) {
       options.sampler.temperature = temperature;
       options.sampler.repetition_penalty = 1.1f;
       const std::vector<TokenId> prompt = TestTokens(*model, 30);
-      Session session(model, options, budget, TestDevice()), plain(model, options, budget, TestDevice());
+      TestSession session(model, options, budget, TestDevice()), plain(model, options, budget, TestDevice());
       session.Feed(prompt);
       plain.Feed(prompt);
       const Kept kept = Write(session, WithBackspace(Favourite(*model), 60));
@@ -61,11 +61,33 @@ TEST(BackspaceTest, TheStreamIsThatOfTheTokensThatStay) {
       EXPECT_EQ(kept.text, model->tokenizer().Decode(kept.ids, {.at_text_start = false}));
       for (const TokenId id : kept.ids) plain.Feed({&id, 1});
       EXPECT_TRUE(SameBits(LogitsOf(session), LogitsOf(plain))) << spec;
-      EXPECT_EQ(session.context().Ledger(), plain.context().Ledger()) << spec;
+      EXPECT_EQ(session.impl().context->Ledger(), plain.impl().context->Ledger()) << spec;
       // And it goes on the same.
       EXPECT_EQ(Write(session, {.max_tokens = 10}).ids, Write(plain, {.max_tokens = 10}).ids) << spec;
     }
   }
+}
+
+// A filter hears of every token that stays, and of what is taken back.
+TEST(BackspaceTest, AFilterHearsOfWhatIsTakenBack) {
+  MNEME_REQUIRE_DATA(data);
+  const auto model = TestModel(data);
+  class Listening : public TokenFilter {
+   public:
+    void Mask(std::span<float>) override {}
+    void Accept(TokenId token) override { tokens.push_back(token); }
+    void Undo(int64_t count) override { tokens.resize(tokens.size() - static_cast<size_t>(count)); }
+    std::vector<TokenId> tokens;
+  };
+  Budget budget;
+  TestSession session(model, TestOptions("dense"), budget, TestDevice());
+  session.Feed(TestTokens(*model, 30));
+  GenerateOptions options = WithBackspace(Favourite(*model), 60);
+  const auto filter = std::make_shared<Listening>();
+  options.filter = filter;
+  const Kept kept = Write(session, options);
+  EXPECT_GT(kept.result.num_backspaces, 0);
+  EXPECT_EQ(filter->tokens, kept.ids);
 }
 
 TEST(BackspaceTest, OneDetourIsBitForBitNoDetour) {
@@ -73,17 +95,17 @@ TEST(BackspaceTest, OneDetourIsBitForBitNoDetour) {
   const auto model = TestModel(data);
   for (const std::string& spec : TestContexts()) {
     Budget budget;
-    Session session(model, TestOptions(spec), budget, TestDevice());
+    TestSession session(model, TestOptions(spec), budget, TestDevice());
     const std::vector<TokenId> tokens = TestTokens(*model, 60);
     for (const TokenId id : tokens) {
       session.Feed({&id, 1});
       const std::vector<float> before = LogitsOf(session);
-      const auto ledger = session.context().Ledger();
+      const auto ledger = session.impl().context->Ledger();
       const TokenId wrong = (id + 77) % 512;
       session.Feed({&wrong, 1});
       session.Rewind(1);
       ASSERT_TRUE(SameBits(before, LogitsOf(session))) << spec << " at " << session.num_tokens();
-      EXPECT_EQ(ledger, session.context().Ledger());
+      EXPECT_EQ(ledger, session.impl().context->Ledger());
     }
   }
 }
@@ -93,7 +115,7 @@ TEST(BackspaceTest, AnAnswerThatIsDroppedLeavesWhatWasHandedOut) {
   MNEME_REQUIRE_DATA(data);
   const auto model = TestModel(data);
   Budget budget;
-  Session session(model, TestOptions("dense"), budget, TestDevice()),
+  TestSession session(model, TestOptions("dense"), budget, TestDevice()),
       plain(model, TestOptions("dense"), budget, TestDevice());
   const std::vector<TokenId> prompt = TestTokens(*model, 12);
   session.Feed(prompt);
@@ -116,7 +138,7 @@ TEST(BackspaceTest, ThePromptIsNeverTakenBack) {
   const auto model = TestModel(data);
   Budget budget;
   SessionOptions options = TestOptions("dense");
-  Session session(model, options, budget, TestDevice());
+  TestSession session(model, options, budget, TestDevice());
   const std::vector<TokenId> prompt = TestTokens(*model, 12);
   session.Feed(prompt);
   const TokenId first = session.Sample();  // what it would write at once stands for the backspace
@@ -127,7 +149,7 @@ TEST(BackspaceTest, ThePromptIsNeverTakenBack) {
   expected.insert(expected.end(), kept.ids.begin(), kept.ids.end());
   EXPECT_EQ(session.RecentTokens(), expected);
   // Nor pauses before the answer.
-  Session paused(model, options, budget, TestDevice());
+  TestSession paused(model, options, budget, TestDevice());
   paused.Feed(prompt);
   GenerateOptions both = WithBackspace(first, 8);
   both.num_pauses = 3;
@@ -148,14 +170,14 @@ TEST(BackspaceTest, GreedyDecodingDoesNotLoop) {
   for (TokenId id = 0; id < 512; ++id) {
     if (id != backspace && (id < 410 || id > 420)) options.sampler.banned.push_back(id);
   }
-  Session session(model, options, budget, TestDevice());
+  TestSession session(model, options, budget, TestDevice());
   session.Feed(TestTokens(*model, 12));
   GenerateOptions generate = WithBackspace(backspace, 5);
   const Kept kept = Write(session, generate);
   EXPECT_EQ(kept.result.num_tokens, 5);
   EXPECT_EQ(kept.result.reason, StopReason::kMaxTokens);
   EXPECT_GE(kept.result.num_backspaces, 5);
-  Session few(model, options, budget, TestDevice());
+  TestSession few(model, options, budget, TestDevice());
   few.Feed(TestTokens(*model, 12));
   generate.max_backspaces = 3;
   EXPECT_EQ(Write(few, generate).result.num_backspaces, 3);
@@ -165,7 +187,7 @@ TEST(BackspaceTest, StopStringsEndTheStreamWhereTheyEnd) {
   MNEME_REQUIRE_DATA(data);
   const auto model = TestModel(data);
   Budget budget;
-  Session session(model, TestOptions("dense"), budget, TestDevice()),
+  TestSession session(model, TestOptions("dense"), budget, TestDevice()),
       plain(model, TestOptions("dense"), budget, TestDevice());
   for (Session* one : {&session, &plain}) one->FeedText("Once upon a time");
   GenerateOptions options;
@@ -187,7 +209,7 @@ TEST(BackspaceTest, WhatCannotBeIsRefused) {
   MNEME_REQUIRE_DATA(data);
   const auto model = TestModel(data);
   Budget budget;
-  Session session(model, TestOptions("dense"), budget, TestDevice());
+  TestSession session(model, TestOptions("dense"), budget, TestDevice());
   session.FeedText("Once");
   const auto message = [&](ErrorKind kind, const GenerateOptions& options) {
     return ErrorOf(kind, [&] { Write(session, options); });
@@ -198,7 +220,7 @@ TEST(BackspaceTest, WhatCannotBeIsRefused) {
   GenerateOptions none = WithBackspace(5, 5);
   none.backspace_depth = 0;
   EXPECT_NE(message(ErrorKind::kInput, none).find("at least 1"), std::string::npos);
-  Session stiff(model, TestOptions("dense", 16, 0), budget, TestDevice());
+  TestSession stiff(model, TestOptions("dense", 16, 0), budget, TestDevice());
   stiff.FeedText("Once");
   EXPECT_NE(ErrorOf(ErrorKind::kInput, [&] { Write(stiff, WithBackspace(5, 5)); }).find("max_rewind"),
             std::string::npos);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 
+#include "base/fields.h"
 #include "context/registry.h"
 
 namespace mneme {
@@ -36,6 +37,8 @@ void Visit(V& v, EngineOptions& s) {
   v("threads,t", s.num_threads, Range{1, 1024}, InState::kNo, "Threads (default: all cores)");
   v("memory", s.memory_bytes, Range{1, kMostCount, Unit::kBytes}, InState::kNo,
     "Cap for everything beside the weights: 256M, 4G (default: half of the free memory)");
+  v("chunk,max_rows", s.max_rows, Range{1, 65536, Unit::kThousands}, InState::kNo,
+    "Most tokens in one pass through the model");
 }
 
 template <typename V>
@@ -50,7 +53,7 @@ void Visit(V& v, ModelOptions& s) {
 }
 
 template <typename V>
-void Visit(V& v, SamplerSettings& s) {
+void Visit(V& v, SamplerOptions& s) {
   v("temperature,temp", s.temperature, Range{0, 1e6}, InState::kFree, "0 always takes the likeliest token");
   v("top_k", s.top_k, Range{0, 1e9}, InState::kFree, "Keep the K likeliest (0: all)");
   v("top_p", s.top_p, Range{1e-6, 1}, InState::kFree,
@@ -67,26 +70,27 @@ void Visit(V& v, SamplerSettings& s) {
 
 template <typename V>
 void Visit(V& v, SessionOptions& s) {
-  ContextSettings& c = s.context;
   const Choices<Encoding> encodings{kKvEncodings, "ENC"};
-  v("context", c.spec, ContextWords{}, InState::kBound, "What of the past a token sees");
-  v("pin,keep", c.num_pinned, Range{0, kMostTokens, Unit::kThousands}, InState::kBound,
+  v("context", s.context, ContextWords{}, InState::kBound, "What of the past a token sees");
+  v("pin,keep", s.num_pinned, Range{0, kMostTokens, Unit::kThousands}, InState::kBound,
     "The first N tokens are never dropped");
-  Pair<Encoding> both{&c.key_encoding, &c.value_encoding};
+  Pair<Encoding> both{&s.keys, &s.values};
   v("kv", both, encodings, InState::kNo,
     "Encoding of cached keys and values: f32, f16, bf16, q8_0, q4_0; two with a comma are for keys and for "
     "values");
-  v("kv_k,cache_type_k", c.key_encoding, encodings, InState::kBound, "The same for keys alone");
-  v("kv_v,cache_type_v", c.value_encoding, encodings, InState::kBound, "The same for values alone");
-  v("chunk", c.max_chunk, Range{1, 65536, Unit::kThousands}, InState::kFree,
-    "Most tokens in one pass through the model");
-  v("max_rewind", c.max_rewind, Range{0, 1 << 20, Unit::kThousands}, InState::kBound,
+  v("kv_k,cache_type_k", s.keys, encodings, InState::kBound, "The same for keys alone");
+  v("kv_v,cache_type_v", s.values, encodings, InState::kBound, "The same for values alone");
+  v("max_rewind", s.max_rewind, Range{0, 1 << 20, Unit::kThousands}, InState::kBound,
     "How many tokens can be taken back");
-  v("start_position", c.start_position, Range{0, static_cast<double>(kMostPosition), Unit::kBinary},
+  v("start_position", s.start_position, Range{0, static_cast<double>(kMostPosition), Unit::kBinary},
     InState::kBound, "Position of the first token of the stream; K is 1024");
+  v("expected_tokens", s.expected_tokens, Range{-1, kMostCount, Unit::kThousands}, InState::kNo,
+    "Length of the stream, for the choice of a context; -1: no end is known");
+  v("session_memory", s.memory_bytes, Range{0, kMostCount, Unit::kBytes}, InState::kNo,
+    "The most that one session may take of the cap (0: what is left)");
   v("special", s.show_special, Switch{}, InState::kFree, "Show control tokens in the text");
-  v("add_bos", s.encode.add_bos, Switch{}, InState::kFree,
-    "An empty stream of text begins with the BOS token");
+  v("add_bos", s.add_bos, Switch{}, InState::kFree,
+    "An empty stream of text begins with the BOS token, where the tokenizer says so");
   Visit(v, s.sampler);
 }
 
@@ -100,6 +104,8 @@ void Visit(V& v, GenerateOptions& s) {
     "Pause tokens before the answer, for models that have them");
   v("backspace", s.backspace, Switch{}, InState::kNo,
     "Let the model take tokens back, if it was trained to; text comes 16 tokens late");
+  v("num_top", s.num_top, Range{0, 1024}, InState::kNo,
+    "So many of the likeliest tokens at each place, with log-probabilities");
 }
 
 // ---- visitors
@@ -180,6 +186,20 @@ std::vector<SettingInfo> SettingsOf(const Options& options) {
   return std::move(describer.rows);
 }
 
+std::span<const ContextInfo> ContextTable() {
+  static const std::vector<ContextInfo> table = [] {
+    std::vector<ContextInfo> rows;
+    for (const PolicyRow& row : PolicyTable()) {
+      ContextInfo info{row.name, row.help, row.paper, {}};
+      for (const PolicyKey& key : row.keys)
+        info.keys.push_back({std::string(key.name), key.DefaultText(), key.help});
+      rows.push_back(std::move(info));
+    }
+    return rows;
+  }();
+  return table;
+}
+
 std::string OptionName(std::string_view name) {
   std::string text = (name.size() == 1 ? "-" : "--") + std::string(name);
   std::replace(text.begin(), text.end(), '_', '-');
@@ -230,15 +250,15 @@ void CheckOptions(const Options& options) {
   Visit(checker, copy);
 }
 
-#define MNEME_OPTIONS(Options)                                        \
-  template std::vector<SettingInfo> SettingsOf(const Options&);       \
-  template void Apply(std::span<const Setting>, Options*);            \
-  template bool ApplyOne(const Setting&, std::string_view, Options*); \
-  template std::vector<Setting> ValuesOf(const Options&);             \
+#define MNEME_OPTIONS(Options)                                                  \
+  template MNEME_API std::vector<SettingInfo> SettingsOf(const Options&);       \
+  template MNEME_API void Apply(std::span<const Setting>, Options*);            \
+  template MNEME_API bool ApplyOne(const Setting&, std::string_view, Options*); \
+  template MNEME_API std::vector<Setting> ValuesOf(const Options&);             \
   template void CheckOptions(const Options&);
 MNEME_OPTIONS(EngineOptions)
 MNEME_OPTIONS(ModelOptions)
-MNEME_OPTIONS(SamplerSettings)
+MNEME_OPTIONS(SamplerOptions)
 MNEME_OPTIONS(SessionOptions)
 MNEME_OPTIONS(GenerateOptions)
 #undef MNEME_OPTIONS
@@ -261,8 +281,8 @@ SessionOptions ChangedOptions(const SessionOptions& saved, std::span<const Setti
                               const std::string& name) {
   SessionOptions changed = saved;
   Apply(changes, &changed);
-  if (ContextAgrees(changed.context.spec, saved.context.spec, saved.context.num_pinned)) {
-    changed.context.spec = saved.context.spec;
+  if (ContextAgrees(changed.context, saved.context, saved.num_pinned)) {
+    changed.context = saved.context;
   }
   CompareOptions(saved, changed, name);
   return changed;

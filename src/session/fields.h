@@ -1,5 +1,5 @@
-// Options by name: settings given as text, the table of all that there are, and what a saved state says of
-// them. The tables themselves are in fields.cc, one row per field.
+// What mneme/options.h does not say of options: their ranges, and what a saved state says of them. The tables
+// themselves are in fields.cc, one row per field.
 #pragma once
 
 #include <span>
@@ -7,33 +7,11 @@
 #include <string_view>
 #include <vector>
 
-#include "session/options.h"
-#include "session/session.h"
+#include "mneme/options.h"
 
 namespace mneme {
 
-// As the command line writes it, which is how messages name options: "--max-rewind", "-t".
-std::string OptionName(std::string_view name);
-
-// Every option of the library: of the engine, the model, the session with its sampler, and an answer.
-std::span<const SettingInfo> SettingTable();
-// Those of one struct; their defaults are the values that `options` has.
-template <typename Options>
-std::vector<SettingInfo> SettingsOf(const Options& options);
-
-// Puts settings, in their order, into the fields that they name. Throws Error(kInput) naming the setting:
-// unknown (the known ones are listed), or a value that the field does not take; the options are unchanged
-// then. Options: EngineOptions, ModelOptions, SamplerSettings, SessionOptions, GenerateOptions.
-template <typename Options>
-void Apply(std::span<const Setting> settings, Options* options);
-// One setting; `what` names it in messages ("--top-k"). False, and nothing else, if there is no such name.
-template <typename Options>
-bool ApplyOne(const Setting& setting, std::string_view what, Options* options);
-
-// The value of every field as text, in the order of the table: what a report shows, and what a state's header
-// holds (those with an InState other than kNo).
-template <typename Options>
-std::vector<Setting> ValuesOf(const Options& options);
+// What a state's header holds: fields with an InState other than kNo.
 std::vector<Setting> StateValuesOf(const SessionOptions& options);
 
 // The options to go on with from a state that was saved with `saved`: those, with `changes` (what the user

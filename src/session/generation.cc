@@ -4,9 +4,11 @@
 
 #include <algorithm>
 #include <chrono>
+#include <numeric>
 
 #include "base/error.h"
 #include "context/policy.h"
+#include "kernels/pointwise/elementwise.h"
 
 namespace mneme {
 namespace {
@@ -36,13 +38,13 @@ std::string_view StopReasonName(StopReason reason) {
 }
 
 TokenId Session::Impl::PauseToken(TokenId asked) const {
-  if (asked < 0) asked = model->config().actions.pause;
+  if (asked < 0) asked = loaded().config().actions.pause;
   if (asked < 0) {
-    const auto found = model->has_tokenizer() ? model->tokenizer().FindToken("<pause>") : std::nullopt;
+    const auto found = model.has_tokenizer() ? model.tokenizer().FindToken("<pause>") : std::nullopt;
     if (!found.has_value()) {
       Fail(ErrorKind::kUnsupported,
            "{}: the vocabulary has no token <pause>, so the model was not trained to pause: run it without",
-           model->path());
+           model.info().path);
     }
     asked = *found;
   }
@@ -83,7 +85,7 @@ void Session::FeedPauses(int64_t num_pauses, TokenId pause_token, StopToken stop
 }
 
 void Session::Impl::StartDecoder() {
-  const Tokenizer& tokenizer = model->tokenizer();
+  const Tokenizer& tokenizer = model.tokenizer();
   // A text begins here if nothing but control tokens came before: then SentencePiece's leading space is not
   // part of it.
   const auto entries = history.Last(history.size());
@@ -98,8 +100,13 @@ void Session::Impl::StartDecoder() {
 Generation::Impl::Impl(Session::Impl& session, const GenerateOptions& options)
     : session_(session), options_(options), matcher_(options.stop_strings) {
   session_.FinishText();
-  has_text_ = session_.model->has_tokenizer();
+  has_text_ = session_.model.has_tokenizer();
   Check();
+  if (options_.filter != nullptr) {
+    masked_lease_ = session_.budget.Reserve(MemoryTag::kSession, session_.vocab_size() * sizeof(float),
+                                            "the logits that a filter masks");
+    masked_.resize(session_.vocab_size());
+  }
   FindActions();
   PreparePauses();
   session_.holder = "a Generation";
@@ -128,12 +135,16 @@ void Generation::Impl::Check() {
   }
   if (!has_text_ && !options_.stop_strings.empty()) {
     Fail(ErrorKind::kUnsupported, "{}: stop strings need a tokenizer, and the model has none",
-         session_.model->path());
+         session_.model.info().path);
+  }
+  constexpr int64_t kMostTop = 1024;
+  if (options_.num_top < 0 || options_.num_top > kMostTop) {
+    Fail(ErrorKind::kInput, "num_top is {}; it takes 0 to {}", options_.num_top, kMostTop);
   }
 }
 
 void Generation::Impl::FindActions() {
-  const ActionTokens& actions = session_.model->config().actions;
+  const ActionTokens& actions = session_.loaded().config().actions;
   for (const TokenId id : {actions.pause, actions.sink}) {
     if (id >= 0) never_.push_back(id);
   }
@@ -146,13 +157,13 @@ void Generation::Impl::FindActions() {
     Fail(ErrorKind::kUnsupported,
          "{}: the model was not trained to take tokens back (mneme.backspace_token_id is missing): run it "
          "without",
-         session_.model->path());
+         session_.model.info().path);
   }
   session_.CheckTokens({&backspace_, 1});
   if (options_.backspace_depth < 1) {
     Fail(ErrorKind::kInput, "backspace_depth is {}; it must be at least 1", options_.backspace_depth);
   }
-  if (session_.options.context.max_rewind < 1) {
+  if (session_.options.max_rewind < 1) {
     Fail(ErrorKind::kInput, "backspace needs a context with max_rewind of at least 1 token");
   }
 }
@@ -165,7 +176,33 @@ TokenId Generation::Impl::Pick() {
                          result_.num_backspaces < options_.max_backspaces && session_.MaxRewind() >= 1;
     if (!is_free) banned_.push_back(backspace_);
   }
-  return session_.Sample(banned_);
+  if (options_.filter == nullptr) return session_.Sample(banned_);
+  session_.EnsureLogits();
+  std::copy_n(session_.logits.get(), masked_.size(), masked_.begin());
+  options_.filter->Mask(masked_);
+  return session_.SampleFrom(masked_, banned_);
+}
+
+// The likeliest tokens now. Natural log-probabilities: the sum of the exponentials in double precision.
+std::vector<std::pair<TokenId, float>> Generation::Impl::Top() {
+  if (options_.num_top == 0) return {};
+  session_.EnsureLogits();
+  const std::span<const float> logits(session_.logits.get(), session_.vocab_size());
+  std::vector<TokenId> ids(logits.size());
+  std::iota(ids.begin(), ids.end(), 0);
+  const size_t count = std::min(logits.size(), static_cast<size_t>(options_.num_top));
+  const auto likelier = [&](TokenId a, TokenId b) {
+    const float x = logits[static_cast<size_t>(a)], y = logits[static_cast<size_t>(b)];
+    return x > y || (x == y && a < b);
+  };
+  std::partial_sort(ids.begin(), ids.begin() + static_cast<ptrdiff_t>(count), ids.end(), likelier);
+  const double sum = LogSumExp(logits.data(), logits.size());
+  std::vector<std::pair<TokenId, float>> top;
+  for (size_t i = 0; i < count; ++i) {
+    const double logit = logits[static_cast<size_t>(ids[i])];
+    top.emplace_back(ids[i], static_cast<float>(logit - sum));
+  }
+  return top;
 }
 
 void Generation::Impl::PreparePauses() {
@@ -262,16 +299,18 @@ void Generation::Impl::TakeBack() {
   bans_.pop_back();
   bans_.back().push_back(open_.back());
   open_.pop_back();
+  open_top_.pop_back();
+  if (options_.filter != nullptr) options_.filter->Undo(1);
   --result_.num_tokens;
   --session_.stats.num_generated;
   ++result_.num_backspaces;
   ++session_.stats.num_backspaces;
 }
 
-void Generation::Impl::HandOut(TokenId token) {
+void Generation::Impl::HandOut(TokenId token, std::vector<std::pair<TokenId, float>> top) {
   text_.clear();
   if (has_text_) session_.decoder->Feed(token, &text_);
-  pieces_.push_back({matcher_.Add(text_), token});
+  pieces_.push_back({matcher_.Add(text_), token, std::move(top)});
   if (options_.stop_strings.empty()) return;
   said_.push_back({token, said_bytes_, text_});
   said_bytes_ += static_cast<int64_t>(text_.size());
@@ -279,8 +318,9 @@ void Generation::Impl::HandOut(TokenId token) {
 }
 
 void Generation::Impl::HandOutOldest() {
-  HandOut(open_.front());
+  HandOut(open_.front(), std::move(open_top_.front()));
   open_.pop_front();
+  open_top_.pop_front();
   bans_.pop_front();
 }
 
@@ -302,17 +342,20 @@ bool Generation::Impl::EndsBefore() {
 void Generation::Impl::Choose() {
   if (EndsBefore()) return;
   if (has_text_ && !session_.decoder.has_value()) session_.StartDecoder();
+  std::vector<std::pair<TokenId, float>> top = Top();
   const TokenId token = Pick();
   if (session_.stats.first_token_seconds < 0) session_.stats.first_token_seconds = SecondsSince(start_);
   if (token == backspace_) return TakeBack();
+  if (options_.filter != nullptr) options_.filter->Accept(token);
   ++result_.num_tokens;
   ++session_.stats.num_generated;
-  const bool is_eog = has_text_ && options_.stop_at_eog && session_.model->tokenizer().is_eog(token);
+  const bool is_eog = has_text_ && options_.stop_at_eog && session_.model.tokenizer().is_eog(token);
   last_is_fed_ = false;
   if (backspace_ < 0) {
-    HandOut(token);
+    HandOut(token, std::move(top));
   } else {
     open_.push_back(token);
+    open_top_.push_back(std::move(top));
     bans_.emplace_back();
     if (open_.size() > static_cast<size_t>(options_.backspace_depth)) HandOutOldest();
   }
@@ -339,6 +382,7 @@ void Generation::Impl::DropOpen() {
   TakeOut(count - (last_is_fed_ ? 0 : 1));
   last_is_fed_ = true;
   open_.clear();
+  open_top_.clear();
 }
 
 // The tokens of the stop string leave the stream, or the next turn of a conversation would stand behind its
@@ -355,7 +399,7 @@ void Generation::Impl::DropStopString() {
   std::vector<TokenId> instead;
   if (said_[first].begin < begin) {
     const std::string kept = said_[first].text.substr(0, static_cast<size_t>(begin - said_[first].begin));
-    const Tokenizer& tokenizer = session_.model->tokenizer();
+    const Tokenizer& tokenizer = session_.model.tokenizer();
     instead = tokenizer.Encode(kept);
     // A tokenizer that puts a space before every text: the token stays as it is.
     if (tokenizer.Decode(instead, {.at_text_start = false}) != kept) instead = {said_[first].token};

@@ -15,7 +15,7 @@ namespace mneme {
 
 // A token is chosen as soon as there are logits to choose from, handed out at once, and fed by the next call.
 // With backspace, tokens that can still be taken back are open: their text is not handed out yet.
-class Generation::Impl : public Work {
+class MNEME_LOCAL Generation::Impl : public Work {
  public:
   // Holds the session until it is over. Throws Error(kInput, kUnsupported) for what cannot be.
   Impl(Session::Impl& session, const GenerateOptions& options);
@@ -46,8 +46,9 @@ class Generation::Impl : public Work {
   bool EndsBefore();
   void Choose();
   TokenId Pick();
+  std::vector<std::pair<TokenId, float>> Top();
   void TakeBack();
-  void HandOut(TokenId token);
+  void HandOut(TokenId token, std::vector<std::pair<TokenId, float>> top);
   void HandOutOldest();
   void DropOpen();
   void DropStopString();
@@ -77,10 +78,13 @@ class Generation::Impl : public Work {
   std::vector<TokenId> never_;   // control tokens that are not text
   std::vector<TokenId> banned_;  // of one choice
   std::deque<TokenId> open_;
+  std::deque<std::vector<std::pair<TokenId, float>>> open_top_;  // of open_
   // bans_[i]: what was taken back at the place of open_[i], with all before it as it is now; one entry more
   // for the place after the last.
   std::deque<std::vector<TokenId>> bans_{1};
   std::string text_;
+  Lease masked_lease_;
+  std::vector<float> masked_;  // logits behind the filter
 
   // The tokens handed out last, whose text may still turn out to be part of a stop string.
   struct Said {

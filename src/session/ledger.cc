@@ -1,4 +1,4 @@
-#include "session/ledger.h"
+#include "mneme/ledger.h"
 
 #include <fmt/core.h>
 

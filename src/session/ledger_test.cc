@@ -1,9 +1,9 @@
-#include "session/ledger.h"
+#include "mneme/ledger.h"
 
 #include <gtest/gtest.h>
 
+#include "mneme/stats.h"
 #include "session/history.h"
-#include "session/stats.h"
 
 namespace mneme {
 namespace {

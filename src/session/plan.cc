@@ -1,4 +1,4 @@
-#include "session/plan.h"
+#include "mneme/plan.h"
 
 #include <fmt/core.h>
 
@@ -9,18 +9,13 @@
 #include "base/checked.h"
 #include "base/error.h"
 #include "base/units.h"
+#include "model/model_impl.h"
+#include "session/fields.h"
+#include "session/resolve.h"
+#include "session/session_impl.h"
 
 namespace mneme {
 namespace {
-
-// Below this many rows a chunk no longer saves much memory.
-constexpr int64_t kSmallestChunk = 16;
-
-// Activations, and what the session keeps beside its context.
-size_t FixedBytes(const Model& model, const SessionOptions& options, size_t num_threads) {
-  return SaturatingAdd(Runner::ScratchBytes(model, options.context.max_chunk, num_threads),
-                       Session::OwnBytes(model, options));
-}
 
 // Bytes of keys and values of one token.
 double KvBytesPerToken(const ContextShape& shape, const ContextSettings& settings) {
@@ -46,134 +41,43 @@ double MeanVisible(const ContextShape& shape, const ContextSettings& settings, s
   return n <= kept ? n / 2 : (kept * kept / 2 + (n - kept) * kept) / n;
 }
 
+constexpr size_t kMiB = size_t{1} << 20;
+// Measured (x86-64, glibc): program and libraries 13 MiB if all of it is touched; what a report of the
+// longest kept answer takes while it is written, 6; the arguments, at most 2; the last huge page of packed
+// weights, 2.
+constexpr size_t kProgramBytes = 24 * kMiB;
+// Stack and malloc arena of a thread.
+constexpr size_t kThreadBytes = kMiB / 4;
+
+size_t RoundUp(size_t bytes) { return (bytes / kMiB + (bytes % kMiB != 0 ? 1 : 0)) * kMiB; }
+
 }  // namespace
 
 size_t SessionBytes::total() const {
   return SaturatingAdd(kv_bytes, SaturatingAdd(scratch_bytes, other_bytes));
 }
 
-namespace {
-
-// A run that ResolveSessionContext is asked about, under some cap.
-struct RunToResolve {
-  const Model& model;
-  const SessionOptions& options;
-  int64_t num_tokens;
-  size_t num_threads;
-  size_t reserved_bytes;
-};
-
-// Throws Error(kBudget) with what does not fit, without the cap that would do.
-ResolvedContext ResolveUnder(const RunToResolve& run, size_t cap_bytes) {
-  const auto fixed = [&run](const SessionOptions& options, size_t num_threads) {
-    return SaturatingAdd(FixedBytes(run.model, options, num_threads), run.reserved_bytes);
-  };
-  SessionOptions chosen = run.options;
-  while (chosen.context.max_chunk > kSmallestChunk && fixed(chosen, 0) > cap_bytes / 4) {
-    chosen.context.max_chunk = std::max(chosen.context.max_chunk / 2, kSmallestChunk);
-  }
-  const size_t fixed_bytes = fixed(chosen, run.num_threads);
-  const size_t left_bytes = cap_bytes > fixed_bytes ? cap_bytes - fixed_bytes : 0;
-  ResolvedContext resolved;
-  try {
-    resolved = ResolveContext(run.model.context_shape(), Session::InnerContext(chosen.context), left_bytes,
-                              run.num_tokens, run.num_threads);
-  } catch (const Error& error) {
-    if (error.kind() != ErrorKind::kBudget) throw;
-    Fail(ErrorKind::kBudget, "{} (of the memory cap of {}; activations and buffers take {})", error.what(),
-         FormatBytes(cap_bytes), FormatBytes(fixed_bytes));
-  }
-  resolved.settings.max_rewind = run.options.context.max_rewind;
-  chosen.context = resolved.settings;
-  const SessionBytes bytes = PeakSessionBytes(run.model, chosen, run.num_tokens, run.num_threads);
-  const size_t total = SaturatingAdd(bytes.total(), run.reserved_bytes);
-  if (bytes.kv_bytes != SIZE_MAX && total > cap_bytes) {
-    Fail(ErrorKind::kBudget,
-         "context {} needs {} for {} tokens ({} for keys and values, {} for activations, {} for the rest), "
-         "and the memory cap is {}",
-         resolved.settings.spec, FormatBytes(total),
-         run.num_tokens < 0 ? "any number of" : FormatCount(run.num_tokens), FormatBytes(bytes.kv_bytes),
-         FormatBytes(bytes.scratch_bytes), FormatBytes(SaturatingAdd(bytes.other_bytes, run.reserved_bytes)),
-         FormatBytes(cap_bytes));
-  }
-  return resolved;
+ContextChoice ChooseContext(const Model& model, const SessionOptions& options, size_t more_bytes) {
+  CheckOptions(options);
+  SessionLimits limits = LimitsOf(model);
+  limits.used_bytes = SaturatingAdd(limits.used_bytes, more_bytes);
+  ResolvedContext resolved = ResolveSession(*model.impl()->loaded, options, limits);
+  return {std::move(resolved.settings.spec), std::move(resolved.reason)};
 }
 
-// A cap, as FormatBytesUp writes it, under which the run resolves: at most a 64th above the smallest. 0 if
-// there is none. Tried, not computed: under another cap the chunk is another.
-size_t CapThatWouldDo(const RunToResolve& run, size_t too_small) {
-  constexpr size_t kLargest = size_t{1} << 50;
-  const auto fits = [&run](size_t cap_bytes) {
-    try {
-      ResolveUnder(run, cap_bytes);
-      return true;
-    } catch (const Error&) {
-      return false;
-    }
-  };
-  const auto round_up = [](size_t bytes) {
-    const size_t unit = bytes >= (size_t{64} << 20) ? size_t{1} << 20 : 1024;
-    return (bytes + unit - 1) / unit * unit;
-  };
-  if (too_small >= kLargest) return 0;
-  size_t low = too_small;
-  size_t high = round_up(std::max<size_t>(low, 1) * 2);
-  while (!fits(high)) {
-    if (high >= kLargest) return 0;
-    low = high;
-    high *= 2;
-  }
-  while (high - low > std::max<size_t>(high / 64, 1024)) {
-    const size_t middle = round_up(low + (high - low) / 2);
-    if (middle >= high) break;
-    (fits(middle) ? high : low) = middle;
-  }
-  return high;
-}
-
-}  // namespace
-
-ResolvedContext ResolveSessionContext(const Model& model, const SessionOptions& options, size_t cap_bytes,
-                                      int64_t num_tokens, size_t num_threads, size_t reserved_bytes) {
-  if (options.context.max_chunk < 1) {
-    Fail(ErrorKind::kInput, "the chunk is {} tokens; it must be at least 1", options.context.max_chunk);
-  }
-  const RunToResolve run{model, options, num_tokens, num_threads, reserved_bytes};
-  try {
-    return ResolveUnder(run, cap_bytes);
-  } catch (const Error& error) {
-    if (error.kind() != ErrorKind::kBudget) throw;
-    const size_t enough = CapThatWouldDo(run, cap_bytes);
-    if (enough == 0) throw;
-    Fail(ErrorKind::kBudget, "{}: give --memory at least {}, or choose a smaller context", error.what(),
-         FormatBytesUp(enough));
-  }
-}
-
-SessionBytes PeakSessionBytes(const Model& model, const SessionOptions& options, int64_t num_tokens,
-                              size_t num_threads) {
-  const ContextBytes context = PeakContextBytes(model.context_shape(), Session::InnerContext(options.context),
-                                                num_tokens, num_threads);
-  return {.kv_bytes = context.kv_bytes,
-          .scratch_bytes = SaturatingAdd(
-              context.scratch_bytes, Runner::ScratchBytes(model, options.context.max_chunk, num_threads)),
-          .other_bytes = Session::OwnBytes(model, options),
-          .is_bounded = context.is_bounded};
-}
-
-SpeedEstimate MeasureSpeed(std::shared_ptr<const Model> model, Device& device, double max_seconds) {
+SpeedEstimate MeasureSpeed(const Model& model, double max_seconds) {
   using Clock = std::chrono::steady_clock;
-  const int64_t trained = model->config().trained_length;
+  const int64_t trained = model.info().trained_length;
   // A learned-position model cannot go beyond its length; others are not asked to, for the measure's sake.
   const int64_t max_tokens = trained > 0 ? std::min<int64_t>(trained, 4096) : 2048;
   SpeedEstimate estimate;
   estimate.chunk = std::clamp<int64_t>(max_tokens / 4, 1, 64);
   Budget budget;
   SessionOptions options;
-  options.context.spec = "dense";
-  options.context.max_chunk = estimate.chunk;
-  options.context.max_rewind = 0;
-  Session session(model, options, budget, device);
+  options.context = "dense";
+  options.max_rewind = 0;
+  Session session =
+      MakeSession(model.impl()->loaded, options, estimate.chunk, budget, model.engine().impl().device);
   const std::vector<TokenId> tokens(static_cast<size_t>(estimate.chunk), 0);
   const auto begin = Clock::now();
   const auto elapsed = [](Clock::time_point start) {
@@ -212,38 +116,50 @@ SpeedEstimate MeasureSpeed(std::shared_ptr<const Model> model, Device& device, d
   return estimate;
 }
 
-std::vector<PlanRow> PlanRun(const Model& model, const PlanOptions& options) {
+namespace {
+
+// Fills what a resolved context takes.
+void FillRow(const LoadedModel& model, const SessionOptions& options, const ContextSettings& settings,
+             const SpeedEstimate* speed, size_t num_threads, PlanRow* row) {
+  row->context = settings.spec;
+  row->bytes = PeakSessionBytes(model, options, settings, options.expected_tokens, num_threads);
+  if (speed == nullptr || options.expected_tokens < 0) return;
+  const double visible =
+      MeanVisible(model.context_shape(), settings, row->bytes.kv_bytes, options.expected_tokens);
+  row->seconds = static_cast<double>(options.expected_tokens) * speed->SecondsFor(visible);
+}
+
+}  // namespace
+
+std::vector<PlanRow> PlanRun(const Model& model, const SessionOptions& options, const SpeedEstimate* speed) {
+  const LoadedModel& loaded = *model.impl()->loaded;
+  const SessionLimits limits = LimitsOf(model);
   std::vector<PlanRow> rows;
-  for (const PolicyRow& context : PolicyTable()) {
-    PlanRow row;
-    row.name = std::string(context.name);
-    row.spec = row.name;
-    row.help = std::string(context.help);
-    row.paper = std::string(context.paper);
-    SessionOptions session = options.session;
-    session.context.spec = row.name;
-    const auto fill = [&](const ContextSettings& settings) {
-      session.context = settings;
-      row.spec = settings.spec;
-      row.bytes = PeakSessionBytes(model, session, options.num_tokens, options.num_threads);
-      if (options.speed == nullptr || options.num_tokens < 0) return;
-      const double visible =
-          MeanVisible(model.context_shape(), settings, row.bytes.kv_bytes, options.num_tokens);
-      row.seconds = static_cast<double>(options.num_tokens) * options.speed->SecondsFor(visible);
+  for (const ContextInfo& context : ContextTable()) {
+    PlanRow row{.name = std::string(context.name),
+                .context = std::string(context.name),
+                .help = std::string(context.help),
+                .paper = std::string(context.paper)};
+    SessionOptions session = options;
+    session.context = row.name;
+    const auto fill = [&](const SessionLimits& under) {
+      FillRow(loaded, session, ResolveSession(loaded, session, under).settings, speed, limits.num_threads,
+              &row);
     };
     try {
-      fill(ResolveSessionContext(model, session, options.cap_bytes, options.num_tokens, options.num_threads)
-               .settings);
-      row.fits = row.bytes.total() <= options.cap_bytes && row.bytes.kv_bytes != SIZE_MAX;
+      fill(limits);
+      row.fits = row.bytes.total() <= limits.cap_bytes && row.bytes.kv_bytes != SIZE_MAX;
       if (row.bytes.kv_bytes == SIZE_MAX) {
         row.note = "grows without bound; give the number of tokens to see how far the cap reaches";
       }
     } catch (const Error& error) {
       row.note = error.what();
       // What it would take with room enough, if it can be at all.
+      SessionLimits endless = limits;
+      endless.cap_bytes = SIZE_MAX;
+      session.memory_bytes = 0;
       try {
-        fill(ResolveSessionContext(model, session, SIZE_MAX, options.num_tokens, options.num_threads)
-                 .settings);
+        fill(endless);
       } catch (const Error&) {
         row.bytes = {};  // the note says why
       }
@@ -251,6 +167,37 @@ std::vector<PlanRow> PlanRun(const Model& model, const PlanOptions& options) {
     rows.push_back(std::move(row));
   }
   return rows;
+}
+
+// ---- one sum
+
+size_t MemorySum::total_bytes() const {
+  const size_t parts =
+      RoundUp(weight_bytes) + RoundUp(packed_bytes) + RoundUp(cap_bytes) + RoundUp(program_bytes);
+  return std::max(parts, RoundUp(load_peak_bytes));
+}
+
+std::string MemorySum::ToString() const {
+  const auto in_mib = [](size_t bytes) { return RoundUp(bytes) / kMiB; };
+  std::string text = fmt::format("weights {} MiB", in_mib(weight_bytes));
+  for (const auto& [name, bytes] : {std::pair("packed", packed_bytes), std::pair("cap", cap_bytes),
+                                    std::pair("program", program_bytes)}) {
+    if (bytes > 0) text += fmt::format(" + {} {} MiB", name, in_mib(bytes));
+  }
+  const size_t total = total_bytes();
+  if (total == RoundUp(load_peak_bytes)) text += fmt::format("; while loading {} MiB", in_mib(total));
+  return text + fmt::format(" = {0} MiB at most (MemoryMax={0}M)", in_mib(total));
+}
+
+MemorySum SumMemory(const Model& model) {
+  const ModelInfo& info = model.info();
+  // A quarter more for what allocation loses between blocks.
+  const size_t tables = info.table_bytes + info.table_bytes / 4;
+  return {.weight_bytes = info.mapped_bytes,
+          .packed_bytes = info.packed_bytes,
+          .cap_bytes = model.engine().options().memory_bytes,
+          .program_bytes = kProgramBytes + model.engine().num_threads() * kThreadBytes + tables,
+          .load_peak_bytes = info.load_peak_bytes};
 }
 
 }  // namespace mneme

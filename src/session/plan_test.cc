@@ -1,12 +1,12 @@
-#include "session/plan.h"
+#include "mneme/plan.h"
 
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
 
 #include "base/units.h"
-#include "session/memory_sum.h"
-#include "session/report.h"
+#include "mneme/report.h"
+#include "session/resolve.h"
 #include "session/session_test_util.h"
 
 namespace mneme {
@@ -16,16 +16,17 @@ using namespace mneme::testing;
 
 #define MNEME_SESSION_TEST_MODEL() \
   MNEME_REQUIRE_DATA(data);        \
-  const std::shared_ptr<const Model> model = TestModel(data)
+  const std::shared_ptr<const LoadedModel> model = TestModel(data)
 
 // The promise that a run rests on: what is planned is what is reserved.
 TEST(PlanTest, PlannedBytesAreTheReservedOnes) {
   MNEME_SESSION_TEST_MODEL();
   for (const std::string& spec : TestContexts()) {
-    const SessionOptions options = TestOptions(spec);
-    const SessionBytes bytes = PeakSessionBytes(*model, options, 2000, TestDevice().num_threads());
+    const TestSettings options = TestOptions(spec);
+    const SessionBytes bytes = PeakSessionBytes(*model, options, InnerContext(options, options.max_rows),
+                                                2000, TestDevice().num_threads());
     Budget budget;
-    Session session(model, options, budget, TestDevice());
+    TestSession session(model, options, budget, TestDevice());
     session.Feed(TestTokens(*model, 2000));
     EXPECT_LE(budget.peak_bytes(), bytes.total() + (spec == "dense" ? bytes.scratch_bytes : 0)) << spec;
     EXPECT_GE(budget.peak_bytes(), bytes.total() * 95 / 100) << spec;
@@ -37,55 +38,87 @@ TEST(PlanTest, PlannedBytesAreTheReservedOnes) {
 }
 
 TEST(PlanTest, ARunThatResolvesUnderACapFitsUnderIt) {
-  MNEME_SESSION_TEST_MODEL();
+  MNEME_REQUIRE_DATA(data);
   for (const size_t cap : {size_t{4} << 20, size_t{8} << 20, size_t{64} << 20}) {
-    for (const char* spec : {"auto", "sinks", "lambda", "window", "xl"}) {
-      SessionOptions options = TestOptions(spec, 512);
-      const ResolvedContext resolved =
-          ResolveSessionContext(*model, options, cap, -1, TestDevice().num_threads());
-      EXPECT_EQ(resolved.settings.max_rewind, options.context.max_rewind);
-      options.context = resolved.settings;
-      Budget budget(cap);
-      Session session(model, options, budget, TestDevice());
-      session.Feed(TestTokens(*model, 700));
-      EXPECT_LE(budget.peak_bytes(), cap);
+    for (const char* context : {"auto", "sinks", "lambda", "window", "xl"}) {
+      const Model model = TestModelUnder(data, cap);
+      Session session(model, TestOptions(context));
+      EXPECT_EQ(session.options().max_rewind, 20);
+      session.Feed(TestTokens(*model.impl()->loaded, 700));
+      EXPECT_LE(model.engine().memory().peak_bytes, cap);
+      // Another finds what is left, or is refused with the cap that would do.
+      try {
+        const Session second(model, TestOptions(context));
+      } catch (const Error& error) {
+        EXPECT_NE(std::string(error.what()).find("--memory at least"), std::string::npos) << error.what();
+      }
+      EXPECT_LE(model.engine().memory().peak_bytes, cap);
     }
   }
 }
 
+TEST(PlanTest, ASessionStaysWithinItsShare) {
+  MNEME_REQUIRE_DATA(data);
+  const Model model = TestModelUnder(data, size_t{256} << 20);
+  SessionOptions options = TestOptions("sinks");
+  options.memory_bytes = size_t{4} << 20;
+  const Session session(model, options), other(model, options);
+  for (const Session* one : {&session, &other}) {
+    EXPECT_EQ(one->memory().cap_bytes, options.memory_bytes);
+    EXPECT_LE(one->memory().peak_bytes, options.memory_bytes);
+    EXPECT_GE(one->memory().peak_bytes, options.memory_bytes / 2);  // it uses it
+  }
+  EXPECT_EQ(model.engine().memory().used_bytes,
+            session.memory().used_bytes + other.memory().used_bytes + model.activation_bytes());
+  // A dense one grows up to it, and no further.
+  options.context = "dense";
+  Session dense(model, options);
+  const std::string message =
+      ErrorOf(ErrorKind::kBudget, [&] { dense.Feed(std::vector<TokenId>(100000, 5)); });
+  EXPECT_NE(message.find("--session-memory"), std::string::npos) << message;
+  EXPECT_LE(dense.memory().peak_bytes, options.memory_bytes);
+  // What does not fit is refused with the share that would do.
+  options.context = "sinks:sinks=4,window=40000";
+  const std::string refusal = ErrorOf(ErrorKind::kBudget, [&] { Session(model, options); });
+  const std::string before = "--session-memory at least ";
+  const size_t at = refusal.find(before);
+  ASSERT_NE(at, std::string::npos) << refusal;
+  const size_t begin = at + before.size();
+  options.memory_bytes = ParseBytes(refusal.substr(begin, refusal.find(',', begin) - begin), "share");
+  EXPECT_NO_THROW(Session(model, options)) << refusal;
+}
+
 TEST(PlanTest, WhatCannotFitIsRefusedWithTheNumberThatWouldDo) {
   MNEME_SESSION_TEST_MODEL();
-  const size_t num_threads = TestDevice().num_threads();
-  const std::string message = ErrorOf(ErrorKind::kBudget, [&] {
-    ResolveSessionContext(*model, TestOptions("sinks:sinks=4,window=100000"), size_t{4} << 20, -1,
-                          num_threads);
-  });
+  const auto resolve = [&](SessionOptions options, size_t cap) {
+    ResolveSession(*model, options, {.cap_bytes = cap, .max_rows = 16, .num_threads = 1});
+  };
+  const std::string message = ErrorOf(
+      ErrorKind::kBudget, [&] { resolve(TestOptions("sinks:sinks=4,window=100000"), size_t{4} << 20); });
   EXPECT_NE(message.find("--memory at least "), std::string::npos) << message;
-  const std::string tiny = ErrorOf(ErrorKind::kBudget, [&] {
-    ResolveSessionContext(*model, TestOptions("auto"), size_t{200} << 10, -1, num_threads);
-  });
+  const std::string tiny =
+      ErrorOf(ErrorKind::kBudget, [&] { resolve(TestOptions("auto"), size_t{200} << 10); });
   EXPECT_NE(tiny.find("--memory"), std::string::npos) << tiny;
   // The number does do.
   SessionOptions options = TestOptions("sinks:sinks=4,window=100000");
-  const size_t enough = PeakSessionBytes(*model, options, -1, num_threads).total();
-  EXPECT_NO_THROW(ResolveSessionContext(*model, options, enough * 4, -1, num_threads));
-  const std::string dense = ErrorOf(ErrorKind::kBudget, [&] {
-    ResolveSessionContext(*model, TestOptions("dense"), size_t{16} << 20, 10000000, num_threads);
-  });
+  const size_t enough = PeakSessionBytes(*model, options, InnerContext(options, 16), -1, 1).total();
+  EXPECT_NO_THROW(resolve(options, enough * 4));
+  options = TestOptions("dense");
+  options.expected_tokens = 10000000;
+  const std::string dense = ErrorOf(ErrorKind::kBudget, [&] { resolve(options, size_t{16} << 20); });
   EXPECT_NE(dense.find("10,000,000 tokens"), std::string::npos) << dense;
 }
 
 TEST(PlanTest, OneRowPerContextWithBytesAndTime) {
-  MNEME_SESSION_TEST_MODEL();
-  const SpeedEstimate speed = MeasureSpeed(model, TestDevice(), 0.1);
+  MNEME_REQUIRE_DATA(data);
+  const size_t cap = size_t{16} << 20;
+  const Model model = TestModelUnder(data, cap);
+  const SpeedEstimate speed = MeasureSpeed(model, 0.1);
   EXPECT_GT(speed.SecondsFor(100), 0);
-  PlanOptions options{.session = TestOptions("auto"),
-                      .cap_bytes = size_t{16} << 20,
-                      .num_tokens = 10000000,
-                      .num_threads = TestDevice().num_threads(),
-                      .speed = &speed};
-  std::vector<PlanRow> rows = PlanRun(*model, options);
-  ASSERT_EQ(rows.size(), PolicyTable().size());
+  SessionOptions options = TestOptions("auto");
+  options.expected_tokens = 10000000;
+  std::vector<PlanRow> rows = PlanRun(model, options, &speed);
+  ASSERT_EQ(rows.size(), ContextTable().size());
   for (const PlanRow& row : rows) {
     if (row.name == "infini") {  // the test's model has no memory; the row stays and says so
       EXPECT_FALSE(row.fits);
@@ -100,81 +133,78 @@ TEST(PlanTest, OneRowPerContextWithBytesAndTime) {
       EXPECT_TRUE(row.fits) << row.name << ": " << row.note;
       EXPECT_EQ(row.note, "");
       EXPECT_GT(row.seconds, 0);
-      EXPECT_LE(row.bytes.total(), options.cap_bytes);
+      EXPECT_LE(row.bytes.total(), cap);
     }
   }
-  options.num_tokens = -1;
-  rows = PlanRun(*model, options);
+  options.expected_tokens = -1;
+  rows = PlanRun(model, options);
   for (const PlanRow& row : rows) {
     EXPECT_EQ(row.fits, row.name != "dense" && row.name != "infini") << row.name;
   }
 }
 
 TEST(ReportTest, JsonHoldsWhatTheRunDid) {
-  MNEME_SESSION_TEST_MODEL();
-  Budget budget(size_t{16} << 20);
-  Session session(model, TestOptions("sinks:sinks=4,window=20"), budget, TestDevice());
-  session.Feed(TestTokens(*model, 100));
+  MNEME_REQUIRE_DATA(data);
+  const Model model = TestModelUnder(data, size_t{16} << 20);
+  Session session(model, TestOptions("sinks:sinks=4,window=20"));
+  session.Feed(TestTokens(*model.impl()->loaded, 100));
   GenerateText(session, {.max_tokens = 10, .stop_at_eog = false});
-  const std::string text = ReportJson(session, budget,
-                                      {.program_version = "1.2.3",
-                                       .context_asked = "auto",
-                                       .context_reason = "because",
-                                       .wall_seconds = 1,
-                                       .num_threads = 2});
+  const std::string text = ReportJson(
+      session,
+      {.program_version = "1.2.3", .context_asked = "auto", .context_reason = "because", .wall_seconds = 1});
   const auto json = nlohmann::json::parse(text);
   EXPECT_EQ(json["version"], "1.2.3");
   EXPECT_EQ(json["context"]["resolved"], "sinks:sinks=4,window=20");
   EXPECT_EQ(json["stream"]["tokens"], 110);
   EXPECT_EQ(json["stream"]["generated"], 10);
   EXPECT_EQ(json["memory"]["cap_bytes"], size_t{16} << 20);
-  EXPECT_EQ(json["memory"]["peak_bytes"], budget.peak_bytes());
+  EXPECT_EQ(json["memory"]["peak_bytes"], model.engine().memory().peak_bytes);
   EXPECT_EQ(json["ledger"]["totals"]["sink"], 4);
   EXPECT_EQ(json["ledger"]["ranges"].back()["end"], 110);
   EXPECT_GT(json["speed"]["decode"]["tokens_per_second"].get<double>(), 0);
   EXPECT_EQ(json["options"]["seed"], 0);
+  EXPECT_EQ(json["options"]["chunk"], 512);
   EXPECT_FALSE(json["resident"]["samples"].empty());
-  const std::string lines = ReportText(session, budget);
+  const std::string lines = ReportText(session);
   EXPECT_NE(lines.find("0-3: sink"), std::string::npos) << lines;
   EXPECT_NE(lines.find("peak"), std::string::npos) << lines;
 }
 
 TEST(ReportTest, MemoryHasARowForEachUse) {
-  MNEME_SESSION_TEST_MODEL();
-  Budget budget(size_t{16} << 20);
-  const Lease packed = budget.Reserve(MemoryTag::kPacked, 3 << 20, "the repacked weights");
-  Session session(model, TestOptions("sinks:sinks=4,window=20"), budget, TestDevice());
-  const auto json = nlohmann::json::parse(ReportJson(session, budget, {}));
+  MNEME_REQUIRE_DATA(data);
+  const Model model = TestModelUnder(data, size_t{16} << 20);
+  const Session session(model, TestOptions("sinks:sinks=4,window=20"));
+  const auto json = nlohmann::json::parse(ReportJson(session, {}));
   const auto& rows = json["memory"]["by_tag"];
-  EXPECT_EQ(rows["packed"]["used_bytes"], 3 << 20);
+  EXPECT_EQ(rows["packed"]["used_bytes"], model.info().packed_bytes);
   EXPECT_EQ(rows["packed"]["under_cap"], false);
   size_t used = 0;
   for (const auto& row : rows) {
     if (row["under_cap"]) used += row["used_bytes"].get<size_t>();
   }
   EXPECT_EQ(json["memory"]["used_bytes"], used);
-  EXPECT_EQ(used, budget.used_bytes());
-  const std::string lines = ReportText(session, budget);
-  EXPECT_NE(lines.find("memory beside the cap: packed 3.00 MiB"), std::string::npos) << lines;
+  EXPECT_EQ(used, model.engine().memory().used_bytes);
+  const std::string lines = ReportText(session);
+  EXPECT_NE(lines.find("memory beside the cap: weights 1."), std::string::npos) << lines;
 }
 
 TEST(PlanTest, TheCapThatARefusalNamesDoes) {
   MNEME_SESSION_TEST_MODEL();
-  const size_t num_threads = TestDevice().num_threads();
-  for (const char* spec : {"auto", "sinks", "lambda", "window", "xl", "sinks:sinks=4,window=5000", "dense"}) {
-    for (const size_t reserved : {size_t{0}, size_t{1} << 20}) {
-      const SessionOptions options = TestOptions(spec, 512);
-      const int64_t num_tokens = std::string(spec) == "dense" ? 30000 : -1;
-      const std::string message = ErrorOf(ErrorKind::kBudget, [&] {
-        ResolveSessionContext(*model, options, size_t{64} << 10, num_tokens, num_threads, reserved);
-      });
+  for (const char* context :
+       {"auto", "sinks", "lambda", "window", "xl", "sinks:sinks=4,window=5000", "dense"}) {
+    for (const size_t used : {size_t{0}, size_t{1} << 20}) {
+      SessionOptions options = TestOptions(context);
+      options.expected_tokens = std::string(context) == "dense" ? 30000 : -1;
+      SessionLimits limits{
+          .cap_bytes = size_t{64} << 10, .used_bytes = used, .max_rows = 512, .num_threads = 1};
+      const std::string message =
+          ErrorOf(ErrorKind::kBudget, [&] { ResolveSession(*model, options, limits); });
       const std::string before = "--memory at least ";
       const size_t at = message.find(before);
       ASSERT_NE(at, std::string::npos) << message;
       const size_t begin = at + before.size();
-      const size_t cap = ParseBytes(message.substr(begin, message.find(',', begin) - begin), "cap");
-      EXPECT_NO_THROW(ResolveSessionContext(*model, options, cap, num_tokens, num_threads, reserved))
-          << spec << ": " << message;
+      limits.cap_bytes = ParseBytes(message.substr(begin, message.find(',', begin) - begin), "cap");
+      EXPECT_NO_THROW(ResolveSession(*model, options, limits)) << context << ": " << message;
     }
   }
 }

@@ -1,12 +1,13 @@
-#include "session/report.h"
+#include "mneme/report.h"
 
 #include <fmt/core.h>
 
 #include <nlohmann/json.hpp>
 
 #include "base/units.h"
+#include "mneme/ledger.h"
+#include "mneme/system.h"
 #include "session/fields.h"
-#include "session/ledger.h"
 
 namespace mneme {
 namespace {
@@ -48,20 +49,20 @@ Json ResidentJson(const SessionStats& stats) {
   return json;
 }
 
-Json MemoryJson(const Session& session, const Budget& budget) {
-  const MemoryReport report = budget.Report();
+Json MemoryJson(const Model& model) {
+  const MemoryReport report = model.engine().memory();
   Json tags = Json::object();
   for (const MemoryReport::Row& row : report.rows) {
     tags[std::string(row.tag)] = {
         {"used_bytes", row.used_bytes}, {"peak_bytes", row.peak_bytes}, {"under_cap", row.is_under_cap}};
   }
-  const bool has_cap = report.cap_bytes != Budget::kUnlimited;
+  const bool has_cap = report.cap_bytes != SIZE_MAX;
   return {{"cap_bytes", has_cap ? Json(report.cap_bytes) : Json(nullptr)},
           {"used_bytes", report.used_bytes},
           {"peak_bytes", report.peak_bytes},
           {"by_tag", std::move(tags)},
-          {"weight_bytes", session.model().weight_bytes()},
-          {"packed_bytes", session.model().packed_bytes()}};
+          {"weight_bytes", model.info().weight_bytes},
+          {"packed_bytes", model.info().packed_bytes}};
 }
 
 // As numbers, true or false where a value reads as one.
@@ -75,39 +76,39 @@ Json SettingsJson(const std::vector<Setting>& settings) {
 }
 
 Json OptionsJson(const Session& session) {
-  SessionOptions options = session.options();
-  options.context.spec = session.context().Describe();
-  return SettingsJson(ValuesOf(options));
+  Json json = SettingsJson(ValuesOf(session.options()));
+  json.update(SettingsJson(ValuesOf(session.model().engine().options())));
+  return json;
 }
 
 }  // namespace
 
-std::string ReportJson(const Session& session, const Budget& budget, const RunFacts& facts) {
+std::string ReportJson(const Session& session, const RunFacts& facts) {
   const Model& model = session.model();
   const SessionStats& stats = session.stats();
-  const std::vector<LedgerRange> ledger = session.context().Ledger();
+  const std::vector<LedgerRange> ledger = session.Ledger();
   Json totals = Json::object();
   for (const LedgerTotal& total : LedgerTotals(ledger)) {
     totals[std::string(TokenFateName(total.fate))] = total.num_tokens;
   }
   Json json;
   json["version"] = facts.program_version;
-  json["model"] = {{"path", model.path()},
-                   {"name", model.config().name},
-                   {"family", model.config().family},
+  json["model"] = {{"path", model.info().path},
+                   {"name", model.info().name},
+                   {"family", model.info().family},
                    {"fingerprint", fmt::format("{:016x}", model.fingerprint())}};
   json["context"] = {{"asked", facts.context_asked},
-                     {"resolved", session.context().Describe()},
+                     {"resolved", session.options().context},
                      {"reason", facts.context_reason}};
   json["options"] = OptionsJson(session);
-  json["memory"] = MemoryJson(session, budget);
-  json["stream"] = {{"start_position", session.context().start_position()},
+  json["memory"] = MemoryJson(model);
+  json["stream"] = {{"start_position", session.options().start_position},
                     {"tokens", session.num_tokens()},
                     {"generated", stats.num_generated},
                     {"backspaces", stats.num_backspaces},
                     {"text_bytes", session.text_bytes()}};
   json["ledger"] = {{"totals", std::move(totals)}, {"ranges", Json::parse(LedgerJson(ledger))}};
-  json["speed"] = {{"threads", facts.num_threads},
+  json["speed"] = {{"threads", session.model().engine().num_threads()},
                    {"wall_seconds", facts.wall_seconds},
                    {"prefill", SpeedJson(stats.prefill)},
                    {"decode", SpeedJson(stats.decode)},
@@ -138,7 +139,7 @@ std::string RowsText(const MemoryReport& report, bool under_cap) {
 std::string MemoryText(const MemoryReport& report) {
   std::string text = fmt::format("memory beside the weights: {}, peak {}", FormatBytes(report.used_bytes),
                                  FormatBytes(report.peak_bytes));
-  if (report.cap_bytes != Budget::kUnlimited) {
+  if (report.cap_bytes != SIZE_MAX) {
     text += fmt::format(" of the cap of {}", FormatBytes(report.cap_bytes));
   }
   const std::string rows = RowsText(report, true);
@@ -150,7 +151,7 @@ std::string MemoryText(const MemoryReport& report) {
 
 }  // namespace
 
-std::string ReportText(const Session& session, const Budget& budget) {
+std::string ReportText(const Session& session) {
   const SessionStats& stats = session.stats();
   std::string text;
   const auto add_speed = [&text](const char* name, const SpeedLog& log) {
@@ -172,8 +173,8 @@ std::string ReportText(const Session& session, const Budget& budget) {
         fmt::format("resident memory: first tenth {}, last tenth {}\n",
                     FormatBytes(flatness.first_resident_bytes), FormatBytes(flatness.last_resident_bytes));
   }
-  text += MemoryText(budget.Report());
-  text += fmt::format("{}: {}\n", session.context().Describe(), LedgerText(session.context().Ledger()));
+  text += MemoryText(session.model().engine().memory());
+  text += fmt::format("{}: {}\n", session.options().context, LedgerText(session.Ledger()));
   return text;
 }
 

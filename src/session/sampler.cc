@@ -32,7 +32,7 @@ double DrawFor(uint64_t seed, int64_t index) {
 
 }  // namespace
 
-void CheckSampler(const SamplerSettings& settings, size_t vocab_size) {
+void CheckSampler(const SamplerOptions& settings, size_t vocab_size) {
   CheckOptions(settings);
   for (const TokenId id : settings.banned) {
     if (static_cast<size_t>(id) < vocab_size) continue;
@@ -40,14 +40,14 @@ void CheckSampler(const SamplerSettings& settings, size_t vocab_size) {
   }
 }
 
-Sampler::Sampler(const SamplerSettings& settings, size_t vocab_size, Budget& budget)
+Sampler::Sampler(const SamplerOptions& settings, size_t vocab_size, const Budget& budget)
     : vocab_size_(vocab_size) {
   set_settings(settings);
   lease_ = budget.Reserve(MemoryTag::kSession, BufferBytes(vocab_size), "the sampler's candidates");
   candidates_.resize(vocab_size);
 }
 
-void Sampler::set_settings(const SamplerSettings& settings) {
+void Sampler::set_settings(const SamplerOptions& settings) {
   CheckSampler(settings, vocab_size_);
   settings_ = settings;
 }

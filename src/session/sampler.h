@@ -13,25 +13,12 @@
 #include <vector>
 
 #include "base/budget.h"
-#include "base/types.h"
+#include "mneme/options.h"
 
 namespace mneme {
 
-struct SamplerSettings {
-  float temperature = 0.0f;         // 0: greedy, the highest logit, the lowest id among equals
-  int32_t top_k = 0;                // keep the k most likely; 0: all
-  float top_p = 1.0f;               // keep the most likely until their sum reaches p; 1: all
-  float min_p = 0.0f;               // drop what is less likely than min_p times the most likely; 0: none
-  float repetition_penalty = 1.0f;  // divides positive, multiplies negative logits of recent tokens; 1: none
-  int32_t repetition_window = 64;   // how many recent tokens, fed or generated, the penalty looks at
-  uint64_t seed = 0;
-  std::vector<TokenId> banned = {};  // never picked
-
-  bool operator==(const SamplerSettings&) const = default;
-};
-
 // Throws Error(kInput) naming the setting and its range, or a banned token outside the vocabulary.
-void CheckSampler(const SamplerSettings& settings, size_t vocab_size);
+void CheckSampler(const SamplerOptions& settings, size_t vocab_size);
 
 // Thread rule: one thread at a time. Allocates in the constructor only.
 class Sampler {
@@ -40,11 +27,11 @@ class Sampler {
   static size_t BufferBytes(size_t vocab_size) { return vocab_size * sizeof(Candidate); }
 
   // Throws Error(kInput) for settings out of range, Error(kBudget).
-  Sampler(const SamplerSettings& settings, size_t vocab_size, Budget& budget);
+  Sampler(const SamplerOptions& settings, size_t vocab_size, const Budget& budget);
 
-  const SamplerSettings& settings() const { return settings_; }
+  const SamplerOptions& settings() const { return settings_; }
   // Throws Error(kInput); the old settings stay then.
-  void set_settings(const SamplerSettings& settings);
+  void set_settings(const SamplerOptions& settings);
 
   // logits [vocab_size] of the token before the one to pick; recent: the last repetition_window tokens
   // (negative ones are passed over: pauses); index: of the token to pick in the stream, from 0. Throws
@@ -65,7 +52,7 @@ class Sampler {
   size_t KeepTopP(size_t count);
   TokenId Draw(size_t count, int64_t index);
 
-  SamplerSettings settings_;
+  SamplerOptions settings_;
   size_t vocab_size_;
   Lease lease_;
   std::vector<Candidate> candidates_;

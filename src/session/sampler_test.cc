@@ -26,12 +26,12 @@ std::string MessageOf(const std::function<void()>& call) {
 
 class SamplerTest : public ::testing::Test {
  protected:
-  TokenId Sample(const SamplerSettings& settings, const std::vector<float>& logits, int64_t index = 0,
+  TokenId Sample(const SamplerOptions& settings, const std::vector<float>& logits, int64_t index = 0,
                  const std::vector<TokenId>& recent = {}) {
     Sampler sampler(settings, logits.size(), budget_);
     return sampler.Sample(logits, recent, index);
   }
-  std::map<TokenId, int> Counts(const SamplerSettings& settings, const std::vector<float>& logits,
+  std::map<TokenId, int> Counts(const SamplerOptions& settings, const std::vector<float>& logits,
                                 int num_draws = 4000) {
     Sampler sampler(settings, logits.size(), budget_);
     std::map<TokenId, int> counts;
@@ -98,7 +98,7 @@ TEST_F(SamplerTest, MinPIsRelativeToTheLikeliest) {
 }
 
 TEST_F(SamplerTest, RepetitionPenaltyHitsEachRecentTokenOnceAndPassesOverPauses) {
-  const SamplerSettings settings{.repetition_penalty = 1.5f};
+  const SamplerOptions settings{.repetition_penalty = 1.5f};
   EXPECT_EQ(Sample(settings, {2.f, 1.5f}), 0);
   EXPECT_EQ(Sample(settings, {2.f, 1.5f}, 0, {0}), 1);
   // Twice in the window is still 2 / 1.5 = 1.33, not 0.89.
@@ -119,8 +119,8 @@ TEST_F(SamplerTest, BannedTokensAreNeverPicked) {
 
 TEST_F(SamplerTest, DrawsDependOnSeedAndIndexOnly) {
   const std::vector<float> logits(64, 0.f);
-  const SamplerSettings settings{.temperature = 1, .seed = 7};
-  SamplerSettings other = settings;
+  const SamplerOptions settings{.temperature = 1, .seed = 7};
+  SamplerOptions other = settings;
   other.seed = 8;
   int num_same = 0;
   for (int64_t index = 0; index < 200; ++index) {
@@ -148,7 +148,7 @@ TEST_F(SamplerTest, BadLogitsAreAnErrorThatNamesTheIndex) {
 }
 
 TEST_F(SamplerTest, SettingsOutOfRangeAreNamed) {
-  const auto message = [](const SamplerSettings& settings) {
+  const auto message = [](const SamplerOptions& settings) {
     return MessageOf([&] { CheckSampler(settings, 10); });
   };
   EXPECT_NE(message({.temperature = -1}).find("temperature"), std::string::npos);

@@ -1,4 +1,4 @@
-#include "session/scheduler.h"
+#include "mneme/scheduler.h"
 
 #include <algorithm>
 #include <utility>
@@ -69,13 +69,13 @@ std::vector<TokenId> TokensOf(const Job& job) {
     session.CheckTokens(job.tokens);
     return job.tokens;
   }
-  const bool add_bos = session.options.encode.add_bos && session.context->num_tokens() == 0;
-  return EncodeSegments(session.model->tokenizer(), job.text, add_bos);
+  const bool add_bos = session.context->num_tokens() == 0 && session.StartsWithBos();
+  return EncodeSegments(session.model.tokenizer(), job.text, add_bos);
 }
 
 }  // namespace
 
-struct Scheduler::Impl {
+struct MNEME_LOCAL Scheduler::Impl {
   // Calls `step`; an Error fails the job.
   template <typename Fn>
   void Guarded(const std::shared_ptr<RunningJob>& job, const Fn& step);
@@ -90,8 +90,10 @@ struct Scheduler::Impl {
   void Run();
   void Deliver();
 
-  std::shared_ptr<Runner> runner;
-  int64_t rows_per_step = 0;
+  explicit Impl(const Model& of) : model(of) {}
+
+  Model model;
+  int64_t asked_rows = 0;
   std::vector<std::shared_ptr<RunningJob>> jobs;
   size_t first = 0;  // whose turn it is to be asked first
   // Of the present step.
@@ -101,10 +103,8 @@ struct Scheduler::Impl {
   std::vector<Event> events;
 };
 
-Scheduler::Scheduler(std::shared_ptr<Runner> runner, int64_t rows_per_step)
-    : impl_(std::make_unique<Impl>()) {
-  impl_->rows_per_step = rows_per_step > 0 ? std::min(rows_per_step, runner->max_rows()) : runner->max_rows();
-  impl_->runner = std::move(runner);
+Scheduler::Scheduler(const Model& model, int64_t rows_per_step) : impl_(std::make_unique<Impl>(model)) {
+  impl_->asked_rows = rows_per_step;
 }
 
 Scheduler::~Scheduler() = default;
@@ -114,8 +114,8 @@ size_t Scheduler::num_jobs() const { return impl_->jobs.size(); }
 void Scheduler::Add(Job job) {
   Session::Impl& session = job.session->impl();
   session.CheckFree();
-  if (session.runner != impl_->runner) {
-    mneme::Fail(ErrorKind::kInput, "sessions that run together must share one Runner; this one has another");
+  if (session.model.impl() != impl_->model.impl()) {
+    mneme::Fail(ErrorKind::kInput, "a scheduler runs sessions of one model object; this one is of another");
   }
   session.FinishText();
   std::vector<TokenId> tokens = TokensOf(job);
@@ -204,7 +204,8 @@ void Scheduler::Impl::Ask(const std::shared_ptr<RunningJob>& job, int64_t most_r
 void Scheduler::Impl::Collect() {
   asked.clear();
   rows.clear();
-  rows_left = rows_per_step;
+  rows_left = jobs.empty() ? 0 : jobs[0]->session.MaxRows();
+  if (asked_rows > 0) rows_left = std::min(rows_left, asked_rows);
   std::vector<std::shared_ptr<RunningJob>> prompts;
   for (size_t i = 0; i < jobs.size(); ++i) {
     const auto& job = jobs[(first + i) % jobs.size()];

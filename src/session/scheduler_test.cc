@@ -1,8 +1,9 @@
-#include "session/scheduler.h"
+#include "mneme/scheduler.h"
 
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <optional>
 
 #include "session/session_test_util.h"
 
@@ -45,12 +46,12 @@ class SchedulerTest : public ::testing::Test {
   void SetUp() override {
     data_ = DataFolder();
     if (data_.empty()) GTEST_SKIP() << kSkipMessage;
-    model_ = TestModel(data_);
-    runner_ = Session::MakeRunner(model_, 40, TestDevice(), budget_);
-    tokens_ = TestTokens(*model_, 200);
+    model_.emplace(Model::Load(Engine({.num_threads = 1, .memory_bytes = size_t{1} << 30, .max_rows = 40}),
+                               data_ + kTestModelFile));
+    tokens_ = TestTokens(*model_->impl()->loaded, 200);
   }
   std::unique_ptr<Session> New(const SessionOptions& options, size_t num_tokens = 0) {
-    auto session = std::make_unique<Session>(model_, options, budget_, TestDevice(), runner_);
+    auto session = std::make_unique<Session>(*model_, options);
     session->Feed(Tokens(num_tokens));
     return session;
   }
@@ -70,9 +71,7 @@ class SchedulerTest : public ::testing::Test {
   }
 
   std::string data_;
-  std::shared_ptr<const Model> model_;
-  Budget budget_;
-  std::shared_ptr<Runner> runner_;
+  std::optional<Model> model_;
   std::vector<TokenId> tokens_;
 };
 
@@ -81,7 +80,7 @@ TEST_F(SchedulerTest, EachGetsTheBitsOfRunningAlone) {
   for (const int64_t rows_per_step : {3, 17, 0}) {
     std::vector<std::unique_ptr<Session>> together, alone;
     std::vector<Log> logs(TestContexts().size());
-    Scheduler scheduler(runner_, rows_per_step);
+    Scheduler scheduler(*model_, rows_per_step);
     for (size_t i = 0; i < logs.size(); ++i) {
       SessionOptions options = TestOptions(TestContexts()[i]);
       options.sampler.temperature = i % 2 == 0 ? 0.0f : 0.8f;
@@ -117,7 +116,7 @@ TEST_F(SchedulerTest, AnAnswerGetsARowOfEveryStepAndPromptsShareTheRest) {
   const auto first = New(TestOptions("dense"), 10), second = New(TestOptions("dense"), 12);
   const auto reads = New(TestOptions("dense", 64)), reads_too = New(TestOptions("dense", 64));
   Log answers[2], prompts[2];
-  Scheduler scheduler(runner_, 20);
+  Scheduler scheduler(*model_, 20);
   scheduler.Add({.session = first.get(),
                  .generate = GenerateOptions{.max_tokens = 9},
                  .on_event = answers[0].Listener()});
@@ -139,8 +138,9 @@ TEST_F(SchedulerTest, AnAnswerGetsARowOfEveryStepAndPromptsShareTheRest) {
 }
 
 TEST_F(SchedulerTest, OneIsCancelledOneFailsAndTheThirdNoticesNothing) {
-  Budget small(size_t{4} << 20);
-  const auto failing = std::make_unique<Session>(model_, TestOptions("dense"), small, TestDevice(), runner_);
+  SessionOptions small = TestOptions("dense");
+  small.memory_bytes = size_t{3} << 20;
+  const auto failing = New(small);
   const auto cancelled = New(TestOptions("sinks:sinks=4,window=20"), 10);
   const auto steady = New(TestOptions("sinks:sinks=4,window=20"), 15),
              alone = New(TestOptions("sinks:sinks=4,window=20"), 15);
@@ -148,7 +148,7 @@ TEST_F(SchedulerTest, OneIsCancelledOneFailsAndTheThirdNoticesNothing) {
   while (endless.size() < 20000) endless.insert(endless.end(), tokens_.begin(), tokens_.end());
   std::atomic<bool> stop{false};
   Log log_cancelled, log_failing, log_steady;
-  Scheduler scheduler(runner_);
+  Scheduler scheduler(*model_);
   scheduler.Add({.session = cancelled.get(),
                  .generate = GenerateOptions{.max_tokens = -1, .stop_at_eog = false},
                  .stop = &stop,
@@ -176,12 +176,13 @@ TEST_F(SchedulerTest, OneIsCancelledOneFailsAndTheThirdNoticesNothing) {
 }
 
 TEST_F(SchedulerTest, AnAnswerWhoseContextIsFullEndsAndSaysSo) {
-  Budget own(size_t{4} << 20);
-  Session full(model_, TestOptions("dense"), own, TestDevice(), runner_);
+  SessionOptions small = TestOptions("dense");
+  small.memory_bytes = size_t{3} << 20;
+  Session full(*model_, small);
   const auto other = New(TestOptions("dense"), 10);
   full.Feed(Tokens(50));
   Log log, log_other;
-  Scheduler scheduler(runner_);
+  Scheduler scheduler(*model_);
   scheduler.Add({.session = &full,
                  .generate = GenerateOptions{.max_tokens = -1, .stop_at_eog = false},
                  .on_event = log.Listener()});
@@ -197,34 +198,33 @@ TEST_F(SchedulerTest, AnAnswerWhoseContextIsFullEndsAndSaysSo) {
 
 TEST_F(SchedulerTest, ACloneOfOneThatAnswersGoesItsOwnWay) {
   const auto base = New(TestOptions("sinks:sinks=4,window=20"), 30);
-  const auto clone = base->Clone(), alone = base->Clone();
+  Session clone = base->Clone(), alone = base->Clone();
   Log log;
-  Scheduler scheduler(runner_);
+  Scheduler scheduler(*model_);
   scheduler.Add(
       {.session = base.get(), .generate = GenerateOptions{.max_tokens = 20}, .on_event = log.Listener()});
   for (int i = 0; i < 8; ++i) scheduler.Step();
-  const auto middle = base->Clone();  // holds what was fed
-  EXPECT_EQ(middle->num_tokens(), base->num_tokens());
+  const Session middle = base->Clone();  // holds what was fed
+  EXPECT_EQ(middle.num_tokens(), base->num_tokens());
   Log log_clone;
-  scheduler.Add({.session = clone.get(),
-                 .generate = GenerateOptions{.max_tokens = 20},
-                 .on_event = log_clone.Listener()});
+  scheduler.Add(
+      {.session = &clone, .generate = GenerateOptions{.max_tokens = 20}, .on_event = log_clone.Listener()});
   while (scheduler.Step()) {
   }
   EXPECT_EQ(log.ids, log_clone.ids);
-  EXPECT_EQ(log.ids, Alone(*alone, {.max_tokens = 20}).ids);
+  EXPECT_EQ(log.ids, Alone(alone, {.max_tokens = 20}).ids);
 }
 
 TEST_F(SchedulerTest, WhatCannotRunTogetherIsRefused) {
   const auto session = New(TestOptions("dense"), 10);
-  Session stranger(model_, TestOptions("dense"), budget_, TestDevice());
-  Scheduler scheduler(runner_);
+  Session stranger(Model::Load(model_->engine(), data_ + kTestModelFile), TestOptions("dense"));
+  Scheduler scheduler(*model_);
   scheduler.Add({.session = session.get(), .tokens = Tokens(100)});
   const auto refused = [&](Job job) {
     return ErrorOf(ErrorKind::kInput, [&] { scheduler.Add(std::move(job)); });
   };
   EXPECT_NE(refused({.session = session.get()}).find("job is in the middle"), std::string::npos);
-  EXPECT_NE(refused({.session = &stranger}).find("share one Runner"), std::string::npos);
+  EXPECT_NE(refused({.session = &stranger}).find("one model object"), std::string::npos);
   const auto other = New(TestOptions("dense"), 10);
   EXPECT_NE(refused({.session = other.get(), .tokens = {1, 700}}).find("token 1 of the input"),
             std::string::npos);
@@ -246,7 +246,7 @@ TEST_F(SchedulerTest, ASchedulerThatGoesLeavesItsSessionsInOrder) {
   const auto session = New(TestOptions("dense"), 10), alone = New(TestOptions("dense"), 10);
   Log log;
   {
-    Scheduler scheduler(runner_);
+    Scheduler scheduler(*model_);
     scheduler.Add({.session = session.get(),
                    .text = {},
                    .generate = GenerateOptions{.max_tokens = 50},
@@ -260,8 +260,8 @@ TEST_F(SchedulerTest, ASchedulerThatGoesLeavesItsSessionsInOrder) {
 
 TEST_F(SchedulerTest, TextOfAJobIsOneTextWithItsBos) {
   const auto session = New(TestOptions("dense")), alone = New(TestOptions("dense"));
-  Scheduler scheduler(runner_);
-  scheduler.Add({.session = session.get(), .text = {{"Once upon ", false}, {"a time", false}}});
+  Scheduler scheduler(*model_);
+  scheduler.Add({.session = session.get(), .text = {{"Once upon "}, {"a time"}}});
   while (scheduler.Step()) {
   }
   alone->FeedText("Once upon a time");

@@ -1,4 +1,4 @@
-#include "session/session.h"
+#include "mneme/session.h"
 
 #include <algorithm>
 #include <chrono>
@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "context/registry.h"
+#include "kernels/pointwise/elementwise.h"
 #include "session/fields.h"
 #include "session/session_impl.h"
 
@@ -28,96 +29,116 @@ constexpr size_t kIdsBytes = (2 * kMaxWordBytes + kTextSliceBytes) * sizeof(Toke
 
 }  // namespace
 
-std::shared_ptr<Runner> Session::MakeRunner(std::shared_ptr<const Model> model, int64_t max_rows,
-                                            Device& device, Budget& budget) {
-  const Model& borrowed = *model;
-  return std::shared_ptr<Runner>(new Runner(borrowed, max_rows, device, budget),
-                                 [model = std::move(model)](Runner* runner) { delete runner; });
-}
-
-ContextSettings Session::InnerContext(const ContextSettings& settings) {
-  ContextSettings inner = settings;
-  inner.max_rewind += 1;
-  return inner;
-}
-
 size_t Session::Impl::HistoryCapacity(const SessionOptions& options) {
-  return static_cast<size_t>(options.sampler.repetition_window) +
-         static_cast<size_t>(options.context.max_rewind) + 1;
+  return static_cast<size_t>(options.sampler.repetition_window) + static_cast<size_t>(options.max_rewind) + 1;
 }
 
-size_t Session::OwnBytes(const Model& model, const SessionOptions& options) {
+size_t Session::Impl::OwnBytes(const LoadedModel& model, const SessionOptions& options) {
   const size_t vocab_size = model.config().vocab_size;
   return vocab_size * sizeof(float) + Sampler::BufferBytes(vocab_size) +
-         TokenHistory::BufferBytes(Impl::HistoryCapacity(options)) +
+         TokenHistory::BufferBytes(HistoryCapacity(options)) +
          2 * SpeedLog::kMaxSamples * sizeof(SpeedSample) +
          (model.has_tokenizer() ? kEncoderBytes + kIdsBytes : 0);
 }
 
-namespace {
-
-// With the policy of the context, which every context that the session makes shares.
-SessionOptions Checked(const SessionOptions& options, const Model& model) {
-  CheckOptions(options);
-  CheckSampler(options.sampler, model.config().vocab_size);
-  if (options.context.spec == "auto") {
-    Fail(ErrorKind::kInput, "a session needs a definite context; ResolveSessionContext chooses for auto");
-  }
-  SessionOptions checked = options;
-  checked.context.policy = PolicyOf(model.context_shape(), options.context);
-  return checked;
-}
-
-}  // namespace
-
-Session::Impl::Impl(std::shared_ptr<const Model> model_in, const SessionOptions& options_in,
-                    Budget& budget_in, Device& device_in, std::shared_ptr<Runner> runner_in,
+Session::Impl::Impl(SessionHome home, const SessionOptions& options_in, ContextSettings settings,
                     std::unique_ptr<Context> context_in)
-    : model(std::move(model_in)),
-      options(Checked(options_in, *model)),
-      inner_settings(InnerContext(options.context)),
-      budget(budget_in),
-      device(device_in),
+    : model(std::move(home.model)),
+      options(options_in),
+      inner_settings(std::move(settings)),
+      budget(home.budget),
+      device(*home.device),
       logits_lease(budget.Reserve(MemoryTag::kScratch, vocab_size() * sizeof(float), "the last logits")),
       history_lease(budget.Reserve(MemoryTag::kSession,
                                    TokenHistory::BufferBytes(HistoryCapacity(options)) +
                                        2 * SpeedLog::kMaxSamples * sizeof(SpeedSample),
                                    "the recent tokens and speed samples")),
-      text_lease(budget.Reserve(MemoryTag::kTokenizer, model->has_tokenizer() ? kEncoderBytes + kIdsBytes : 0,
+      text_lease(budget.Reserve(MemoryTag::kTokenizer, model.has_tokenizer() ? kEncoderBytes + kIdsBytes : 0,
                                 "the text that a tokenizer holds back")),
-      runner(runner_in != nullptr ? std::move(runner_in)
-                                  : MakeRunner(model, options.context.max_chunk, device, budget)),
+      runner(std::move(home.runner)),
       context(context_in != nullptr
                   ? std::move(context_in)
-                  : MakeContext(model->context_shape(), inner_settings, budget, device.num_threads())),
+                  : MakeContext(loaded().context_shape(), inner_settings, budget, device.num_threads())),
       sampler(options.sampler, vocab_size(), budget),
       history(HistoryCapacity(options)),
-      logits(MakeAligned<float>(vocab_size())) {}
+      logits(MakeAligned<float>(vocab_size())) {
+  options.context = context->Describe();
+}
 
-Session::Session(std::shared_ptr<const Model> model, const SessionOptions& options, Budget& budget,
-                 Device& device)
-    : impl_(std::make_unique<Impl>(std::move(model), options, budget, device, nullptr)) {}
+namespace {
 
-Session::Session(std::shared_ptr<const Model> model, const SessionOptions& options, Budget& budget,
-                 Device& device, std::shared_ptr<Runner> runner)
-    : impl_(std::make_unique<Impl>(std::move(model), options, budget, device, std::move(runner))) {}
+void Check(const SessionOptions& options, const LoadedModel& model) {
+  CheckOptions(options);
+  CheckSampler(options.sampler, model.config().vocab_size);
+}
+
+// The activations of an engine's model, made where there are none yet.
+std::shared_ptr<Runner> RunnerOf(const Model& model, int64_t max_rows) {
+  std::shared_ptr<Runner>& runner = model.impl()->runner;
+  if (runner == nullptr) {
+    Engine::Impl& engine = model.engine().impl();
+    runner = std::make_shared<Runner>(*model.impl()->loaded, max_rows, engine.device, engine.budget);
+  }
+  return runner;
+}
+
+}  // namespace
+
+Session::Session(const Model& model, const SessionOptions& options) {
+  const LoadedModel& loaded = *model.impl()->loaded;
+  Check(options, loaded);
+  ResolvedContext resolved = ResolveSession(loaded, options, LimitsOf(model));
+  Engine::Impl& engine = model.engine().impl();
+  const size_t share = options.memory_bytes == 0 ? Budget::kUnlimited : options.memory_bytes;
+  impl_ = std::make_unique<Impl>(SessionHome{model, Budget(share, engine.budget), &engine.device,
+                                             RunnerOf(model, resolved.settings.max_chunk)},
+                                 options, std::move(resolved.settings));
+  impl_->context_reason = std::move(resolved.reason);
+}
+
+Session MakeSession(std::shared_ptr<const LoadedModel> model, const SessionOptions& options, int64_t max_rows,
+                    const Budget& budget, Device& device) {
+  Check(options, *model);
+  std::shared_ptr<Runner> runner = MakeRunner(model, max_rows, device, budget);
+  return MakeSession(std::move(model), options, budget, device, std::move(runner));
+}
+
+Session MakeSession(std::shared_ptr<const LoadedModel> model, const SessionOptions& options,
+                    const Budget& budget, Device& device, std::shared_ptr<Runner> runner) {
+  return MakeSession(SessionHome{Model(std::make_shared<Model::Impl>(std::nullopt, std::move(model))), budget,
+                                 &device, std::move(runner)},
+                     options);
+}
+
+Session MakeSession(const SessionHome& home, const SessionOptions& options) {
+  const LoadedModel& model = *home.model.impl()->loaded;
+  Check(options, model);
+  if (options.context == "auto")
+    Fail(ErrorKind::kInput, "a session without an engine needs a definite context");
+  ContextSettings settings = InnerContext(options, home.runner->max_rows());
+  settings.policy = PolicyOf(model.context_shape(), settings);
+  return Session(std::make_unique<Session::Impl>(home, options, std::move(settings)));
+}
 
 Session::Session(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
-
+Session::Session(Session&&) noexcept = default;
+Session& Session::operator=(Session&&) noexcept = default;
 Session::~Session() = default;
 
-const Model& Session::model() const { return *impl_->model; }
+const Model& Session::model() const { return impl_->model; }
 const SessionOptions& Session::options() const { return impl_->options; }
-const Context& Session::context() const { return *impl_->context; }
-const std::shared_ptr<Runner>& Session::runner() const { return impl_->runner; }
+const std::string& Session::context_reason() const { return impl_->context_reason; }
 const SessionStats& Session::stats() const { return impl_->stats; }
+MemoryReport Session::memory() const { return impl_->budget.Report(); }
+std::vector<LedgerRange> Session::Ledger() const { return impl_->context->Ledger(); }
 int64_t Session::num_tokens() const { return impl_->context->num_tokens(); }
 Position Session::next_position() const { return impl_->context->next_position(); }
+int64_t Session::max_rows() const { return impl_->MaxRows(); }
 int64_t Session::text_bytes() const { return impl_->text_bytes; }
 uint64_t Session::text_hash() const { return impl_->text_hash.digest(); }
 
-size_t Session::pending_text_bytes() const {
-  return impl_->encoder.has_value() ? impl_->encoder->pending_bytes() : 0;
+int64_t Session::pending_bytes() const {
+  return impl_->encoder.has_value() ? static_cast<int64_t>(impl_->encoder->pending_bytes()) : 0;
 }
 
 std::vector<TokenId> Session::RecentTokens() const {
@@ -135,7 +156,7 @@ void Session::Impl::CheckFree() const {
        "{} is in the middle of this session: let it end, or destroy it, before the session changes", holder);
 }
 
-int64_t Session::Impl::MaxRows() const { return std::min(options.context.max_chunk, runner->max_rows()); }
+int64_t Session::Impl::MaxRows() const { return runner->max_rows(); }
 
 void Session::Impl::CheckTokens(std::span<const TokenId> tokens) const {
   for (size_t i = 0; i < tokens.size(); ++i) {
@@ -189,12 +210,13 @@ size_t Session::Impl::FeedChunks(std::span<const TokenId> tokens, bool is_pause,
   return done;
 }
 
-size_t Session::Feed(std::span<const TokenId> tokens, StopToken stop, const RowCallback& on_row) {
+int64_t Session::Feed(std::span<const TokenId> tokens, StopToken stop, const RowCallback& on_row) {
   impl_->CheckFree();
   impl_->CheckTokens(tokens);
   impl_->FinishText();
   impl_->decoder.reset();
-  return impl_->FeedChunks(tokens, /*is_pause=*/false, stop, on_row ? &on_row : nullptr);
+  return static_cast<int64_t>(
+      impl_->FeedChunks(tokens, /*is_pause=*/false, stop, on_row ? &on_row : nullptr));
 }
 
 // ---- text
@@ -205,17 +227,23 @@ void Session::Impl::DropText() {
   text_open = false;
 }
 
-size_t Session::Impl::FeedText(std::string_view text, StopToken stop) {
-  const Tokenizer& tokenizer = model->tokenizer();
+bool Session::Impl::StartsWithBos() const {
+  const Tokenizer& tokenizer = model.tokenizer();
+  return options.add_bos && tokenizer.adds_bos() && tokenizer.bos_id() >= 0;
+}
+
+int64_t Session::Impl::FeedText(std::string_view text, TextKind kind, StopToken stop) {
+  const Tokenizer& tokenizer = model.tokenizer();
   decoder.reset();
-  if (!encoder.has_value()) encoder.emplace(tokenizer, InnerEncode(options));
+  // BOS comes once per stream, not once per text, so the encoder does not add it.
+  if (!encoder.has_value()) encoder.emplace(tokenizer, kSessionEncode);
   const bool at_start = context->num_tokens() == 0 && !text_open;
-  if (at_start && options.encode.add_bos && tokenizer.bos_id() >= 0) ids.push_back(tokenizer.bos_id());
+  if (at_start && StartsWithBos()) ids.push_back(tokenizer.bos_id());
   text_open = true;
   size_t taken = 0;
   while (taken < text.size() && !stop.stop_requested()) {
     const std::string_view slice = text.substr(taken, kTextSliceBytes);
-    encoder->Feed(slice, &ids);
+    kind == TextKind::kFormat ? encoder->Feed(slice, &ids) : encoder->FeedPlain(slice, &ids);
     taken += slice.size();
     text_bytes += static_cast<int64_t>(slice.size());
     text_hash.Add(slice);
@@ -224,7 +252,7 @@ size_t Session::Impl::FeedText(std::string_view text, StopToken stop) {
     FeedWaiting(ids.size() / num_rows * num_rows);
   }
   FeedWaiting(ids.size());
-  return taken;
+  return static_cast<int64_t>(taken);
 }
 
 // Feeds the first `count` of the ids that wait. What a failure leaves waits on: text_bytes counts its text,
@@ -250,9 +278,9 @@ void Session::Impl::FinishText() {
   text_open = false;
 }
 
-size_t Session::FeedText(std::string_view text, StopToken stop) {
+int64_t Session::FeedText(std::string_view text, TextKind kind, StopToken stop) {
   impl_->CheckFree();
-  return impl_->FeedText(text, stop);
+  return impl_->FeedText(text, kind, stop);
 }
 
 void Session::FinishText() {
@@ -274,9 +302,7 @@ void Session::Impl::EnsureLogits() {
   ForwardChunkOf({&id, 1}, entry < 0, false, nullptr);
 }
 
-bool Session::has_logits() const { return num_tokens() > 0; }
-
-std::span<const float> Session::logits() {
+std::span<const float> Session::Logits() {
   if (!impl_->has_logits) impl_->CheckFree();  // they are computed by going back
   impl_->EnsureLogits();
   return {impl_->logits.get(), impl_->vocab_size()};
@@ -284,8 +310,11 @@ std::span<const float> Session::logits() {
 
 TokenId Session::Impl::Sample(std::span<const TokenId> banned) {
   EnsureLogits();
-  return sampler.Sample({logits.get(), vocab_size()},
-                        history.Last(static_cast<size_t>(sampler.settings().repetition_window)),
+  return SampleFrom({logits.get(), vocab_size()}, banned);
+}
+
+TokenId Session::Impl::SampleFrom(std::span<const float> from, std::span<const TokenId> banned) {
+  return sampler.Sample(from, history.Last(static_cast<size_t>(sampler.settings().repetition_window)),
                         context->num_tokens(), banned);
 }
 
@@ -307,7 +336,7 @@ void Session::Impl::Rewind(int64_t count) {
          "cannot go back by {} tokens: {} can be taken back now (the longest rewind is set to {} tokens when "
          "a "
          "session is made, and what was taken back before counts until as many were fed again)",
-         count, MaxRewind(), options.context.max_rewind);
+         count, MaxRewind(), options.max_rewind);
   }
   DropText();
   if (count == 0) return;
@@ -323,7 +352,7 @@ void Session::Rewind(int64_t count) {
   impl_->Rewind(count);
 }
 
-void Session::Impl::SetSampler(const SamplerSettings& settings) {
+void Session::Impl::SetSampler(const SamplerOptions& settings) {
   CheckSampler(settings, vocab_size());
   SessionOptions changed = options;
   changed.sampler = settings;
@@ -339,9 +368,13 @@ void Session::Impl::SetSampler(const SamplerSettings& settings) {
   options.sampler = settings;
 }
 
-void Session::set_sampler(const SamplerSettings& settings) {
+void Session::SetSampler(const SamplerOptions& settings) {
   impl_->CheckFree();
   impl_->SetSampler(settings);
+}
+
+double LogProbability(std::span<const float> logits, TokenId token) {
+  return static_cast<double>(logits[static_cast<size_t>(token)]) - LogSumExp(logits.data(), logits.size());
 }
 
 // ---- several sessions

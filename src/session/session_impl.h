@@ -11,27 +11,43 @@
 
 #include "base/aligned.h"
 #include "base/serial.h"
+#include "base/text_hash.h"
+#include "context/context.h"
+#include "kernels/device.h"
+#include "mneme/session.h"
+#include "model/model_impl.h"
+#include "session/fields.h"
 #include "session/history.h"
-#include "session/session.h"
+#include "session/resolve.h"
+#include "session/sampler.h"
 #include "session/snapshot.h"
-#include "session/text_hash.h"
 #include "session/work.h"
 
 namespace mneme {
 
-struct Session::Impl {
-  Impl(std::shared_ptr<const Model> model, const SessionOptions& options, Budget& budget, Device& device,
-       std::shared_ptr<Runner> runner, std::unique_ptr<Context> context = nullptr);
+// What a session shares with others.
+struct SessionHome {
+  Model model;
+  Budget budget;  // its part of the engine's, or what whoever makes it gives
+  Device* device;
+  std::shared_ptr<Runner> runner;
+};
+
+struct MNEME_LOCAL Session::Impl {
+  // settings: InnerContext of the options, resolved, for the runner's rows. context: null makes one.
+  Impl(SessionHome home, const SessionOptions& options, ContextSettings settings,
+       std::unique_ptr<Context> context = nullptr);
 
   // session.cc
-  size_t vocab_size() const { return model->config().vocab_size; }
+  const LoadedModel& loaded() const { return *model.impl()->loaded; }
+  size_t vocab_size() const { return loaded().config().vocab_size; }
   static size_t HistoryCapacity(const SessionOptions& options);
-  // Of the encoder: BOS comes once per stream, not once per text, so the session feeds it itself.
-  static EncodeOptions InnerEncode(const SessionOptions& options) {
-    EncodeOptions encode = options.encode;
-    encode.add_bos = false;
-    return encode;
-  }
+  // What a session takes beside its context and the activations.
+  static size_t OwnBytes(const LoadedModel& model, const SessionOptions& options);
+  // Whether a text that begins the stream begins with BOS.
+  bool StartsWithBos() const;
+  // How the text of a stream is read: what is plain in it is fed as such.
+  static constexpr EncodeOptions kSessionEncode{.parse_special = true};
   // Throws Error(kInput) while a Generation or a Scheduler's job is in the middle of this session.
   void CheckFree() const;
   int64_t MaxRows() const;
@@ -44,14 +60,15 @@ struct Session::Impl {
                     const RowCallback* on_logits);
   void Committed(std::span<const TokenId> tokens, bool is_pause, double seconds);
   void EnsureLogits();
-  size_t FeedText(std::string_view text, StopToken stop);
+  int64_t FeedText(std::string_view text, TextKind kind, StopToken stop);
   void FinishText();
   void DropText();
   void FeedWaiting(size_t count);
   void Rewind(int64_t count);
   int64_t MaxRewind() const;
   TokenId Sample(std::span<const TokenId> banned = {});
-  void SetSampler(const SamplerSettings& settings);
+  TokenId SampleFrom(std::span<const float> from, std::span<const TokenId> banned);
+  void SetSampler(const SamplerOptions& settings);
 
   // generation.cc
   // The pause token that is meant. Throws Error(kUnsupported) if there is none.
@@ -86,15 +103,16 @@ struct Session::Impl {
   void Empty();
 
   // The order matters: what is declared later is destroyed first, and refers to what is above it.
-  std::shared_ptr<const Model> model;
-  SessionOptions options;
-  ContextSettings inner_settings;
-  Budget& budget;
+  const Model model;
+  SessionOptions options;  // with the resolved context
+  const ContextSettings inner_settings;
+  Budget budget;
   Device& device;
   Lease logits_lease;
   Lease history_lease;
   Lease text_lease;
   std::shared_ptr<Runner> runner;
+  std::string context_reason;
   std::unique_ptr<Context> context;
   Sampler sampler;
   TokenHistory history;
@@ -116,15 +134,28 @@ struct Session::Impl {
   SessionStats stats;
 };
 
+// Sessions without an engine, for measurements and tests: options.context is definite. The second makes
+// activations for max_rows rows of its own, the third takes a Runner of the same model and device. Those of
+// one home can run together.
+Session MakeSession(const SessionHome& home, const SessionOptions& options);
+Session MakeSession(std::shared_ptr<const LoadedModel> model, const SessionOptions& options, int64_t max_rows,
+                    const Budget& budget, Device& device);
+Session MakeSession(std::shared_ptr<const LoadedModel> model, const SessionOptions& options,
+                    const Budget& budget, Device& device, std::shared_ptr<Runner> runner);
+// Session::RestoreBytes under a budget and on a device.
+Session RestoreSession(std::shared_ptr<const LoadedModel> model, std::string_view bytes,
+                       const std::string& name, std::span<const Setting> changes, int64_t max_rows,
+                       const Budget& budget, Device& device);
+
 // The rows of one session in a common forward call.
-struct SessionRows {
+struct MNEME_LOCAL SessionRows {
   Session::Impl* session = nullptr;
   RowRequest request;
   std::optional<Error> refused = std::nullopt;  // out: why the context did not take them
 };
-// Runs them in one call of the Runner that all share: weights are read once. The bits are those of running each
-// alone. Each session at most once. Rows that their context refuses are left out and say so; the others run. Any
-// other error is thrown, and no session has changed then.
+// Runs them in one call of the Runner that all share: weights are read once. The bits are those of running
+// each alone. Each session at most once. Rows that their context refuses are left out and say so; the others
+// run. Any other error is thrown, and no session has changed then.
 void ForwardRows(std::span<SessionRows> rows);
 
 }  // namespace mneme

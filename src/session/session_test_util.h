@@ -9,7 +9,8 @@
 #include "base/error.h"
 #include "base/testing.h"
 #include "kernels/cpu_device.h"
-#include "session/session.h"
+#include "mneme/session.h"
+#include "session/session_impl.h"
 
 namespace mneme::testing {
 
@@ -19,24 +20,46 @@ inline Device& TestDevice() {
   return device;
 }
 
-// stories260K: 5 layers, 512 tokens, trained at 512. Loaded once per test program.
-inline std::shared_ptr<const Model> TestModel(const std::string& data) {
-  static const std::shared_ptr<const Model> model =
-      Model::Load(data + "/models/stories260K/stories260K.gguf", {}, TestDevice());
+// stories260K: 5 layers, 512 tokens, trained at 512.
+inline constexpr const char* kTestModelFile = "/models/stories260K/stories260K.gguf";
+
+// The same, loaded once per test program.
+inline std::shared_ptr<const LoadedModel> TestModel(const std::string& data) {
+  static const std::shared_ptr<const LoadedModel> model =
+      LoadedModel::Load(data + kTestModelFile, {}, TestDevice());
   return model;
 }
 
-inline SessionOptions TestOptions(const std::string& spec, int64_t max_chunk = 16, int64_t max_rewind = 20) {
-  SessionOptions options;
-  options.context.spec = spec;
-  options.context.max_chunk = max_chunk;
-  options.context.max_rewind = max_rewind;
-  options.encode.add_bos = true;
+// The same of an engine with this cap.
+inline Model TestModelUnder(const std::string& data, size_t cap_bytes) {
+  return Model::Load(Engine({.num_threads = 1, .memory_bytes = cap_bytes}), data + kTestModelFile);
+}
+
+// Options with the most rows of a forward call.
+struct TestSettings : SessionOptions {
+  TestSettings() = default;
+  TestSettings(const SessionOptions& options) : SessionOptions(options) {}  // NOLINT: meant
+  int64_t max_rows = 16;
+};
+
+inline TestSettings TestOptions(const std::string& context, int64_t max_rows = 16, int64_t max_rewind = 20) {
+  TestSettings options;
+  options.context = context;
+  options.max_rows = max_rows;
+  options.max_rewind = max_rewind;
   return options;
 }
 
+// A session under a budget and on a device of the test's own.
+class TestSession : public Session {
+ public:
+  TestSession(std::shared_ptr<const LoadedModel> model, const TestSettings& options, const Budget& budget,
+              Device& device)
+      : Session(MakeSession(std::move(model), options, options.max_rows, budget, device)) {}
+};
+
 // Text in, as many tokens as wanted, the same every time.
-inline std::vector<TokenId> TestTokens(const Model& model, size_t count) {
+inline std::vector<TokenId> TestTokens(const LoadedModel& model, size_t count) {
   std::string text;
   while (text.size() < 6 * count) {
     text += "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. ";
@@ -48,7 +71,7 @@ inline std::vector<TokenId> TestTokens(const Model& model, size_t count) {
 }
 
 inline std::vector<float> LogitsOf(Session& session) {
-  const auto logits = session.logits();
+  const auto logits = session.Logits();
   return {logits.begin(), logits.end()};
 }
 

@@ -50,7 +50,7 @@ bool GetBool(StateReader& reader) {
 }
 
 // What is lost when a state goes on under other instructions.
-std::string SimdNote(const SnapshotInfo& saved) {
+std::string SimdNote(const StateInfo& saved) {
   if (saved.simd_target == SimdTargetName()) return "";
   return fmt::format(
       "the state was saved where the kernels ran on {}, and here they run on {}: it goes on to the same "
@@ -97,7 +97,7 @@ std::string PackName(PackMode pack) {
 constexpr std::string_view kNoTokenizer = "none";
 constexpr std::string_view kNotePrefix = "note.";
 
-std::string HeaderText(const SnapshotInfo& info) {
+std::string HeaderText(const StateInfo& info) {
   std::string text;
   const auto add = [&text](std::string_view name, std::string_view value) {
     text += fmt::format("{}={}\n", name, Escaped(value));
@@ -124,7 +124,7 @@ uint64_t ParseHex(const std::string& text, std::string_view what) {
 }
 
 // One line into the header. Options are in the range of the table, or Error(kInput).
-void ReadLine(const std::string& name, const std::string& value, SnapshotInfo* info) {
+void ReadLine(const std::string& name, const std::string& value, StateInfo* info) {
   if (name == "model") {
     info->model_fingerprint = ParseHex(value, name);
   } else if (name == "model_name") {
@@ -149,9 +149,9 @@ void ReadLine(const std::string& name, const std::string& value, SnapshotInfo* i
   }
 }
 
-SnapshotInfo ReadInfo(StateReader& reader) {
+StateInfo ReadInfo(StateReader& reader) {
   const std::string text = reader.GetString();
-  SnapshotInfo info;
+  StateInfo info;
   std::set<std::string> seen;
   for (size_t begin = 0; begin < text.size();) {
     const size_t end = std::min(text.find('\n', begin), text.size());
@@ -166,7 +166,7 @@ SnapshotInfo ReadInfo(StateReader& reader) {
   for (const char* name : {"model", "tokenizer", "products", "tokens", "context"}) {
     if (!seen.contains(name)) Fail(ErrorKind::kFile, "'{}' is missing", name);
   }
-  if (info.options.context.spec == "auto") Fail(ErrorKind::kFile, "its context is not resolved");
+  if (info.options.context == "auto") Fail(ErrorKind::kFile, "its context is not resolved");
   return info;
 }
 
@@ -207,13 +207,13 @@ Snapshot ParseSnapshot(std::string_view bytes, const std::string& name) {
   return snapshot;
 }
 
-SnapshotInfo ReadSnapshotInfo(const std::string& path) {
+StateInfo ReadStateInfo(const std::string& path) {
   const MappedFile file(path);
   return ParseSnapshot(BytesOf(file), path).info;
 }
 
-SnapshotInfo SnapshotInfoOf(const Model& model) {
-  SnapshotInfo info;
+StateInfo StateInfoOf(const LoadedModel& model) {
+  StateInfo info;
   info.model_fingerprint = model.fingerprint();
   info.model_name = model.config().name;
   info.has_tokenizer = model.has_tokenizer();
@@ -224,15 +224,14 @@ SnapshotInfo SnapshotInfoOf(const Model& model) {
   return info;
 }
 
-SnapshotInfo SnapshotInfoOf(const Session& session) {
-  SnapshotInfo info = SnapshotInfoOf(session.model());
-  info.options = session.options();
-  info.options.context.spec = session.context().Describe();
-  info.num_tokens = session.num_tokens();
+StateInfo StateInfoOf(const Session::Impl& session) {
+  StateInfo info = StateInfoOf(session.loaded());
+  info.options = session.options;
+  info.num_tokens = session.context->num_tokens();
   return info;
 }
 
-void CompareModels(const SnapshotInfo& saved, const SnapshotInfo& here, const std::string& name) {
+void CompareModels(const StateInfo& saved, const StateInfo& here, const std::string& name) {
   if (saved.model_fingerprint != here.model_fingerprint) {
     Fail(ErrorKind::kMismatch,
          "{}: state belongs to another model: saved with {} ({:016x}), this session has {} ({:016x})", name,
@@ -308,17 +307,16 @@ Session::Impl::Restored Session::Impl::ReadBody(StateReader& reader, int64_t num
   }
   const bool has_encoder = GetBool(reader);
   if (restored.text_bytes < 0 || ((restored.text_open || !restored.ids.empty()) && !has_encoder) ||
-      (!restored.ids.empty() && !restored.text_open) ||
-      (has_encoder && !model->has_tokenizer())) {
+      (!restored.ids.empty() && !restored.text_open) || (has_encoder && !model.has_tokenizer())) {
     Fail(ErrorKind::kFile, "its pending text is inconsistent");
   }
   if (has_encoder) {
-    restored.encoder.emplace(model->tokenizer(), InnerEncode(options));
+    restored.encoder.emplace(model.tokenizer(), kSessionEncode);
     restored.encoder->RestoreState(reader.GetString());
   }
   if (GetBool(reader)) {
-    if (!model->has_tokenizer()) Fail(ErrorKind::kFile, "it has text without a tokenizer");
-    restored.decoder.emplace(model->tokenizer(), DecodeOptions{.show_special = options.show_special});
+    if (!model.has_tokenizer()) Fail(ErrorKind::kFile, "it has text without a tokenizer");
+    restored.decoder.emplace(model.tokenizer(), DecodeOptions{.show_special = options.show_special});
     restored.decoder->RestoreState(reader.GetString());
   }
   return restored;
@@ -326,7 +324,7 @@ Session::Impl::Restored Session::Impl::ReadBody(StateReader& reader, int64_t num
 
 std::unique_ptr<Context> Session::Impl::RestoredContext(BufferReader reader, int64_t num_tokens) const {
   std::unique_ptr<Context> restored =
-      MakeContext(model->context_shape(), inner_settings, budget, device.num_threads());
+      MakeContext(loaded().context_shape(), inner_settings, budget, device.num_threads());
   restored->Restore(reader);
   if (reader.remaining_bytes() != 0 || restored->num_tokens() != num_tokens ||
       restored->start_position() != inner_settings.start_position) {
@@ -347,7 +345,7 @@ void Session::Impl::Clear() {
 void Session::Impl::Empty() {
   Clear();
   context.reset();  // first, or there must be room for two
-  context = MakeContext(model->context_shape(), inner_settings, budget, device.num_threads());
+  context = MakeContext(loaded().context_shape(), inner_settings, budget, device.num_threads());
 }
 
 void Session::Impl::Restore(const Snapshot& snapshot, const std::string& name) {
@@ -370,7 +368,7 @@ void Session::Impl::Restore(const Snapshot& snapshot, const std::string& name) {
     is_tight = true;
   }
   // A longer penalty window needs a longer history: the last thing that may be refused.
-  const SamplerSettings old_sampler = sampler.settings();
+  const SamplerOptions old_sampler = sampler.settings();
   SetSampler(snapshot.info.options.sampler);
   if (is_tight) {
     // No room for two contexts. The old one has to go first.
@@ -410,7 +408,7 @@ void Session::Save(const std::string& path) const {
   ChecksumWriter writer(file);
   writer.Write(kMagic.data(), kMagic.size());
   writer.Put(kSnapshotVersion);
-  SnapshotInfo info = SnapshotInfoOf(*this);
+  StateInfo info = StateInfoOf(*impl_);
   info.notes = impl_->notes;
   writer.PutString(HeaderText(info));
   impl_->WriteBody(writer);
@@ -420,9 +418,9 @@ void Session::Save(const std::string& path) const {
   file.Commit();
 }
 
-void Session::Restore(const std::string& path) {
+void Session::Reload(const std::string& path) {
   const MappedFile file(path);
-  RestoreBytes(BytesOf(file), path);
+  ReloadBytes(BytesOf(file), path);
   try {
     file.CheckUnchanged();  // after the last look at it
   } catch (const Error& error) {
@@ -431,34 +429,66 @@ void Session::Restore(const std::string& path) {
   }
 }
 
-void Session::RestoreBytes(std::string_view bytes, const std::string& name) {
+void Session::ReloadBytes(std::string_view bytes, const std::string& name) {
   impl_->CheckFree();
   const Snapshot snapshot = ParseSnapshot(bytes, name);
-  const SnapshotInfo here = SnapshotInfoOf(*this);
+  const StateInfo here = StateInfoOf(*impl_);
   CompareModels(snapshot.info, here, name);
   CompareOptions(snapshot.info.options, here.options, name);
   impl_->Restore(snapshot, name);
 }
 
-std::unique_ptr<Session> Session::Restore(std::shared_ptr<const Model> model, const std::string& path,
-                                          std::span<const Setting> changes, Budget& budget,
-                                          Device& device) {
+namespace {
+
+// The options to go on with.
+SessionOptions OptionsFor(const Snapshot& snapshot, const LoadedModel& model,
+                          std::span<const Setting> changes, const std::string& name) {
+  CompareModels(snapshot.info, StateInfoOf(model), name);
+  return ChangedOptions(snapshot.info.options, changes, name);
+}
+
+// A refusal for lack of memory says which state it is about.
+Session NewSession(const Model& model, const SessionOptions& options, const std::string& name) {
+  try {
+    return Session(model, options);
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::kBudget) throw;
+    Fail(error.kind(), "{}: the saved {}", name, error.what());
+  }
+}
+
+}  // namespace
+
+Session Session::Restore(const Model& model, const std::string& path, std::span<const Setting> changes) {
   const MappedFile file(path);
-  std::unique_ptr<Session> session =
-      RestoreBytes(std::move(model), BytesOf(file), path, changes, budget, device);
+  Session session = RestoreBytes(model, BytesOf(file), path, changes);
   file.CheckUnchanged();  // after the last look at it
   return session;
 }
 
-std::unique_ptr<Session> Session::RestoreBytes(std::shared_ptr<const Model> model, std::string_view bytes,
-                                               const std::string& name, std::span<const Setting> changes,
-                                               Budget& budget, Device& device) {
+Session Session::RestoreBytes(const Model& model, std::string_view bytes, const std::string& name,
+                              std::span<const Setting> changes) {
+  const LoadedModel& loaded = *model.impl()->loaded;
   const Snapshot snapshot = ParseSnapshot(bytes, name);
-  CompareModels(snapshot.info, SnapshotInfoOf(*model), name);
-  const SessionOptions options = ChangedOptions(snapshot.info.options, changes, name);
-  auto session = std::make_unique<Session>(std::move(model), options, budget, device);
-  session->impl_->Restore(snapshot, name);
-  session->set_sampler(options.sampler);
+  SessionOptions options = OptionsFor(snapshot, loaded, changes, name);
+  // The context is taken as it is: it fits, or the cap that would do is named.
+  const ContextSettings settings = InnerContext(options, 1);
+  const bool is_bounded = PeakContextBytes(loaded.context_shape(), settings, -1, 1).is_bounded;
+  options.expected_tokens = is_bounded ? -1 : snapshot.info.num_tokens;
+  Session session = NewSession(model, options, name);
+  session.impl_->Restore(snapshot, name);
+  session.SetSampler(options.sampler);
+  return session;
+}
+
+Session RestoreSession(std::shared_ptr<const LoadedModel> model, std::string_view bytes,
+                       const std::string& name, std::span<const Setting> changes, int64_t max_rows,
+                       const Budget& budget, Device& device) {
+  const Snapshot snapshot = ParseSnapshot(bytes, name);
+  const SessionOptions options = OptionsFor(snapshot, *model, changes, name);
+  Session session = MakeSession(std::move(model), options, max_rows, budget, device);
+  session.impl().Restore(snapshot, name);
+  session.SetSampler(options.sampler);
   return session;
 }
 
@@ -484,16 +514,17 @@ std::string Session::note(const std::string& name) const {
   return found == impl_->notes.end() ? "" : found->second;
 }
 
-std::unique_ptr<Session> Session::Clone() const {
+Session Session::Clone() const {
   // Its keys and values are those of this session until one of the two writes; the rest is small.
-  auto copy = std::make_unique<Impl>(impl_->model, impl_->options, impl_->budget, impl_->device, impl_->runner,
-                                     impl_->context->Fork());
+  auto copy = std::make_unique<Impl>(SessionHome{impl_->model, impl_->budget, &impl_->device, impl_->runner},
+                                     impl_->options, impl_->inner_settings, impl_->context->Fork());
   BufferWriter writer;
   impl_->WriteOwn(writer);
   BufferReader reader(writer.buffer());
   copy->Take(copy->ReadBody(reader, num_tokens()));
   copy->notes = impl_->notes;
-  return std::unique_ptr<Session>(new Session(std::move(copy)));
+  copy->context_reason = impl_->context_reason;
+  return Session(std::move(copy));
 }
 
 }  // namespace mneme

@@ -19,41 +19,25 @@
 #include <string_view>
 
 #include "base/serial.h"
-#include "session/session.h"
+#include "mneme/session.h"
+#include "model/loaded_model.h"
 
 namespace mneme {
 
-inline constexpr uint32_t kSnapshotVersion = 3;
-
-// The header.
-struct SnapshotInfo {
-  uint64_t model_fingerprint = 0;
-  std::string model_name;  // for people
-  bool has_tokenizer = false;
-  uint64_t tokenizer_fingerprint = 0;
-  PackMode pack = PackMode::kAuto;  // what was asked for; `products` is what came of it
-  std::string products;             // Model::products
-  std::string simd_target;          // SimdTargetName
-  int64_t num_tokens = 0;
-  SessionOptions options;  // with the resolved context: a session made with it takes the state
-  std::map<std::string, std::string> notes;
-};
-
-// Reads a state file whole and checks it (magic, version, length, checksum). Throws Error(kFile).
-SnapshotInfo ReadSnapshotInfo(const std::string& path);
+inline constexpr uint32_t kSnapshotVersion = 4;
 
 // The two halves of a state, for Session and for tests.
 struct Snapshot {
-  SnapshotInfo info;
+  StateInfo info;
   std::string_view body;  // into the bytes that were parsed
 };
 // Throws Error(kFile), naming `name`, for anything that Save did not write.
 Snapshot ParseSnapshot(std::string_view bytes, const std::string& name);
-SnapshotInfo SnapshotInfoOf(const Session& session);
+StateInfo StateInfoOf(const Session::Impl& session);
 // The part that a model decides.
-SnapshotInfo SnapshotInfoOf(const Model& model);
+StateInfo StateInfoOf(const LoadedModel& model);
 // Throws Error(kMismatch) if the state belongs to another model or tokenizer, or to other arithmetic, and
 // names it. Options are compared by CompareOptions (session/fields.h).
-void CompareModels(const SnapshotInfo& saved, const SnapshotInfo& here, const std::string& name);
+void CompareModels(const StateInfo& saved, const StateInfo& here, const std::string& name);
 
 }  // namespace mneme

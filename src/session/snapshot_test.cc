@@ -22,7 +22,7 @@ using namespace mneme::testing;
 
 #define MNEME_SESSION_TEST_MODEL() \
   MNEME_REQUIRE_DATA(data);        \
-  const std::shared_ptr<const Model> model = TestModel(data)
+  const std::shared_ptr<const LoadedModel> model = TestModel(data)
 
 // A folder of its own that goes away with the test.
 class SnapshotTest : public ::testing::Test {
@@ -59,14 +59,14 @@ TEST_F(SnapshotTest, GoingOnAfterRestoreIsBitIdentical) {
   for (const std::string& spec : TestContexts()) {
     // Empty, inside a chunk, at and around the first evictions, far beyond.
     for (const size_t at : {0u, 3u, 16u, 24u, 25u, 26u, 100u}) {
-      Session original(model, TestOptions(spec), budget_, TestDevice());
+      TestSession original(model, TestOptions(spec), budget_, TestDevice());
       original.Feed(all.first(at));
       original.Save(Path());
-      Session restored(model, TestOptions(spec), budget_, TestDevice());
-      restored.Restore(Path());
+      TestSession restored(model, TestOptions(spec), budget_, TestDevice());
+      restored.Reload(Path());
       EXPECT_EQ(restored.num_tokens(), static_cast<int64_t>(at));
       EXPECT_EQ(restored.RecentTokens(), original.RecentTokens());
-      EXPECT_EQ(restored.context().Ledger(), original.context().Ledger());
+      EXPECT_EQ(restored.impl().context->Ledger(), original.impl().context->Ledger());
       if (at > 0) {
         EXPECT_TRUE(SameBits(LogitsOf(restored), LogitsOf(original))) << spec << " at " << at;
       }
@@ -89,10 +89,10 @@ TEST_F(SnapshotTest, EveryEncodingOfKeysAndValues) {
   for (const Encoding encoding :
        {Encoding::kF32, Encoding::kF16, Encoding::kBF16, Encoding::kQ8_0, Encoding::kQ4_0}) {
     SessionOptions options = TestOptions("sinks:sinks=4,window=20");
-    options.context.key_encoding = options.context.value_encoding = encoding;
+    options.keys = options.values = encoding;
     std::unique_ptr<Session> original;
     try {
-      original = std::make_unique<Session>(model, options, budget_, TestDevice());
+      original = std::make_unique<Session>(TestSession(model, options, budget_, TestDevice()));
     } catch (const Error& error) {
       EXPECT_NE(std::string(error.what()).find(EncodingName(encoding)), std::string::npos) << error.what();
       continue;
@@ -100,8 +100,8 @@ TEST_F(SnapshotTest, EveryEncodingOfKeysAndValues) {
     ++num_tried;
     original->Feed(std::span(tokens).first(45));
     original->Save(Path());
-    Session restored(model, options, budget_, TestDevice());
-    restored.Restore(Path());
+    TestSession restored(model, options, budget_, TestDevice());
+    restored.Reload(Path());
     original->Feed(std::span(tokens).subspan(45));
     restored.Feed(std::span(tokens).subspan(45));
     EXPECT_TRUE(SameBits(LogitsOf(restored), LogitsOf(*original))) << EncodingName(encoding);
@@ -115,12 +115,12 @@ TEST_F(SnapshotTest, PendingTextAndSamplingGoOn) {
   options.sampler = {.temperature = 1.0f, .top_k = 40, .repetition_penalty = 1.3f, .seed = 99};
   const std::string text = "Once upon a time there was a \xE2\x82\xAC in the gar";
   for (const size_t cut : {4u, 9u, 30u, 31u, static_cast<unsigned>(text.size())}) {
-    Session original(model, options, budget_, TestDevice());
+    TestSession original(model, options, budget_, TestDevice());
     original.FeedText(std::string_view(text).substr(0, cut));
     original.Save(Path());
-    Session restored(model, TestOptions("sinks:sinks=4,window=20"), budget_, TestDevice());
-    restored.Restore(Path());
-    EXPECT_EQ(restored.pending_text_bytes(), original.pending_text_bytes());
+    TestSession restored(model, TestOptions("sinks:sinks=4,window=20"), budget_, TestDevice());
+    restored.Reload(Path());
+    EXPECT_EQ(restored.pending_bytes(), original.pending_bytes());
     EXPECT_EQ(restored.text_bytes(), static_cast<int64_t>(cut));
     EXPECT_EQ(restored.options().sampler, options.sampler);
     for (Session* session : {&original, &restored}) session->FeedText(std::string_view(text).substr(cut));
@@ -128,7 +128,7 @@ TEST_F(SnapshotTest, PendingTextAndSamplingGoOn) {
     EXPECT_EQ(GenerateText(restored, {.max_tokens = 30, .stop_at_eog = false}), first) << cut;
     // Once more in the middle of the answer.
     original.Save(Path());
-    restored.Restore(Path());
+    restored.Reload(Path());
     EXPECT_EQ(GenerateText(restored, {.max_tokens = 30, .stop_at_eog = false}),
               GenerateText(original, {.max_tokens = 30, .stop_at_eog = false}));
     EXPECT_TRUE(SameBits(LogitsOf(restored), LogitsOf(original)));
@@ -137,11 +137,11 @@ TEST_F(SnapshotTest, PendingTextAndSamplingGoOn) {
 
 TEST_F(SnapshotTest, SavingTwiceGivesTheSameBytes) {
   MNEME_SESSION_TEST_MODEL();
-  Session session(model, TestOptions("sinks:sinks=4,window=20"), budget_, TestDevice());
+  TestSession session(model, TestOptions("sinks:sinks=4,window=20"), budget_, TestDevice());
   session.Feed(TestTokens(*model, 60));
   session.Save(Path("a"));
-  Session restored(model, TestOptions("sinks:sinks=4,window=20"), budget_, TestDevice());
-  restored.Restore(Path("a"));
+  TestSession restored(model, TestOptions("sinks:sinks=4,window=20"), budget_, TestDevice());
+  restored.Reload(Path("a"));
   restored.Save(Path("b"));
   EXPECT_EQ(Bytes(Path("a")), Bytes(Path("b")));
 }
@@ -149,19 +149,17 @@ TEST_F(SnapshotTest, SavingTwiceGivesTheSameBytes) {
 TEST_F(SnapshotTest, TheHeaderTellsHowToGoOn) {
   MNEME_SESSION_TEST_MODEL();
   SessionOptions options = TestOptions("lambda:starts=5,window=24,distance=24");
-  options.context.start_position = Position{1} << 33;
-  options.context.key_encoding = Encoding::kBF16;
-  Session session(model, options, budget_, TestDevice());
+  options.start_position = Position{1} << 33;
+  options.keys = Encoding::kBF16;
+  TestSession session(model, options, budget_, TestDevice());
   session.Feed(TestTokens(*model, 33));
   session.Save(Path());
-  const SnapshotInfo info = ReadSnapshotInfo(Path());
+  const StateInfo info = ReadStateInfo(Path());
   EXPECT_EQ(info.num_tokens, 33);
-  EXPECT_EQ(info.options.context.start_position, Position{1} << 33);
+  EXPECT_EQ(info.options.start_position, Position{1} << 33);
   EXPECT_EQ(info.model_fingerprint, model->fingerprint());
-  SessionOptions same;
-  same.context = info.options.context;
-  Session restored(model, same, budget_, TestDevice());
-  restored.Restore(Path());
+  TestSession restored(model, info.options, budget_, TestDevice());
+  restored.Reload(Path());
   EXPECT_EQ(restored.next_position(), (Position{1} << 33) + 33);
 }
 
@@ -169,30 +167,29 @@ TEST_F(SnapshotTest, AStateGoesOnWithAnotherChunk) {
   MNEME_SESSION_TEST_MODEL();
   const std::vector<TokenId> tokens = TestTokens(*model, 300);
   for (const std::string& context : TestContexts()) {
-    Session session(model, TestOptions(context, 16), budget_, TestDevice());
+    TestSession session(model, TestOptions(context, 16), budget_, TestDevice());
     session.Feed(std::span(tokens).first(200));
     session.Save(Path());
     session.Feed(std::span(tokens).subspan(200));
     for (const int64_t chunk : {1, 7, 90}) {
-      const std::vector<Setting> changes = {{"chunk", std::to_string(chunk)}};
-      const auto other = Session::Restore(model, Path(), changes, budget_, TestDevice());
-      EXPECT_EQ(other->options().context.max_chunk, chunk);
-      other->Feed(std::span(tokens).subspan(200));
-      EXPECT_TRUE(SameBits(LogitsOf(*other), LogitsOf(session))) << context << " chunk " << chunk;
+      Session other = RestoreSession(model, ReadWholeFile(Path()), Path(), {}, chunk, budget_, TestDevice());
+      EXPECT_EQ(other.max_rows(), chunk);
+      other.Feed(std::span(tokens).subspan(200));
+      EXPECT_TRUE(SameBits(LogitsOf(other), LogitsOf(session))) << context << " chunk " << chunk;
     }
   }
 }
 
 TEST_F(SnapshotTest, EveryMismatchIsNamed) {
   MNEME_SESSION_TEST_MODEL();
-  Session saved(model, TestOptions("sinks:sinks=4,window=20"), budget_, TestDevice());
+  TestSession saved(model, TestOptions("sinks:sinks=4,window=20"), budget_, TestDevice());
   saved.Feed(TestTokens(*model, 30));
   saved.Save(Path());
   const auto refuse = [&](const SessionOptions& options, const char* word) {
-    Session session(model, options, budget_, TestDevice());
+    TestSession session(model, options, budget_, TestDevice());
     session.Feed(TestTokens(*model, 9));
     const std::vector<float> before = LogitsOf(session);
-    const std::string message = ErrorOf(ErrorKind::kMismatch, [&] { session.Restore(Path()); });
+    const std::string message = ErrorOf(ErrorKind::kMismatch, [&] { session.Reload(Path()); });
     EXPECT_NE(message.find(word), std::string::npos) << message;
     EXPECT_NE(message.find(Path()), std::string::npos) << message;
     EXPECT_EQ(session.num_tokens(), 9);
@@ -201,22 +198,22 @@ TEST_F(SnapshotTest, EveryMismatchIsNamed) {
   SessionOptions options = TestOptions("sinks:sinks=4,window=21");
   refuse(options, "another --context: it was saved with sinks:sinks=4,window=20");
   options = TestOptions("sinks:sinks=4,window=20");
-  options.context.key_encoding = Encoding::kF32;
+  options.keys = Encoding::kF32;
   refuse(options, "--kv-k: it was saved with f16, and here is f32");
   options = TestOptions("sinks:sinks=4,window=20");
-  options.context.value_encoding = Encoding::kF32;
+  options.values = Encoding::kF32;
   refuse(options, "--kv-v");
   options = TestOptions("sinks:sinks=4,window=20");
-  options.context.start_position = 5;
+  options.start_position = 5;
   refuse(options, "--start-position");
   refuse(TestOptions("sinks:sinks=4,window=20", 16, 21), "--max-rewind");
 
-  SnapshotInfo here = SnapshotInfoOf(saved);
-  const auto compare = [&](const SnapshotInfo& other) {
+  StateInfo here = StateInfoOf(saved.impl());
+  const auto compare = [&](const StateInfo& other) {
     return ErrorOf(ErrorKind::kMismatch, [&] { CompareModels(other, here, "x"); });
   };
   EXPECT_EQ(compare(here), "(no error)");
-  SnapshotInfo other = here;
+  StateInfo other = here;
   other.model_fingerprint ^= 1;
   EXPECT_NE(compare(other).find("state belongs to another model"), std::string::npos);
   other = here;
@@ -232,13 +229,13 @@ TEST_F(SnapshotTest, EveryMismatchIsNamed) {
 
 TEST_F(SnapshotTest, DamagedFilesAreRefusedAndNothingChanges) {
   MNEME_SESSION_TEST_MODEL();
-  Session session(model, TestOptions("sinks:sinks=4,window=20"), budget_, TestDevice());
+  TestSession session(model, TestOptions("sinks:sinks=4,window=20"), budget_, TestDevice());
   session.Feed(TestTokens(*model, 30));
   session.Save(Path());
   const std::string good = Bytes(Path());
   const std::vector<float> before = LogitsOf(session);
   const auto refuse = [&](std::string_view bytes) {
-    EXPECT_THROW(session.RestoreBytes(bytes), Error);
+    EXPECT_THROW(session.ReloadBytes(bytes), Error);
     ASSERT_EQ(session.num_tokens(), 30);
     ASSERT_TRUE(SameBits(LogitsOf(session), before));
   };
@@ -252,19 +249,19 @@ TEST_F(SnapshotTest, DamagedFilesAreRefusedAndNothingChanges) {
   }
   std::string version = good;
   version[8] = 9;
-  EXPECT_NE(ErrorOf(ErrorKind::kFile, [&] { session.RestoreBytes(Resealed(version)); }).find("version 9"),
+  EXPECT_NE(ErrorOf(ErrorKind::kFile, [&] { session.ReloadBytes(Resealed(version)); }).find("version 9"),
             std::string::npos);
-  EXPECT_NE(ErrorOf(ErrorKind::kFile, [&] { session.RestoreBytes("GGUF and so on, certainly no state"); })
+  EXPECT_NE(ErrorOf(ErrorKind::kFile, [&] { session.ReloadBytes("GGUF and so on, certainly no state"); })
                 .find("not a state file"),
             std::string::npos);
-  session.RestoreBytes(good);
+  session.ReloadBytes(good);
   EXPECT_TRUE(SameBits(LogitsOf(session), before));
 }
 
 // Bytes that pass the checksum and are wrong all the same: whatever they are, an Error or a usable session.
 TEST_F(SnapshotTest, HostileBytesWithARightChecksum) {
   MNEME_SESSION_TEST_MODEL();
-  Session session(model, TestOptions("sinks:sinks=4,window=20"), budget_, TestDevice());
+  TestSession session(model, TestOptions("sinks:sinks=4,window=20"), budget_, TestDevice());
   session.FeedText("Once upon a");
   session.Save(Path());
   const std::string good = Bytes(Path());
@@ -279,7 +276,7 @@ TEST_F(SnapshotTest, HostileBytesWithARightChecksum) {
     bad[at] = static_cast<char>(round % 3 == 0 ? 0xFF : bad[at] ^ (1 << (random >> 60)));
     if (round % 5 == 0) bad.erase(at, 1 + (random >> 50) % 9);
     try {
-      session.RestoreBytes(Resealed(bad));
+      session.ReloadBytes(Resealed(bad));
     } catch (const Error&) {
       ++num_refused;
     }
@@ -291,12 +288,12 @@ TEST_F(SnapshotTest, HostileBytesWithARightChecksum) {
     }
   }
   EXPECT_GT(num_refused, 300);
-  session.RestoreBytes(good);
+  session.ReloadBytes(good);
 }
 
 TEST_F(SnapshotTest, AFullDiskLeavesTheOldState) {
   MNEME_SESSION_TEST_MODEL();
-  Session session(model, TestOptions("sinks:sinks=4,window=200"), budget_, TestDevice());
+  TestSession session(model, TestOptions("sinks:sinks=4,window=200"), budget_, TestDevice());
   session.Feed(TestTokens(*model, 30));
   session.Save(Path());
   const std::string old = Bytes(Path());
@@ -322,7 +319,7 @@ TEST_F(SnapshotTest, AFullDiskLeavesTheOldState) {
 
 TEST_F(SnapshotTest, KilledInTheMiddleOfASaveTheOldStateIsWhole) {
   MNEME_SESSION_TEST_MODEL();
-  Session session(model, TestOptions("sinks:sinks=4,window=400"), budget_, TestDevice());
+  TestSession session(model, TestOptions("sinks:sinks=4,window=400"), budget_, TestDevice());
   session.Feed(TestTokens(*model, 30));
   session.Save(Path());
   const std::string first = Bytes(Path());
@@ -344,8 +341,8 @@ TEST_F(SnapshotTest, KilledInTheMiddleOfASaveTheOldStateIsWhole) {
     const std::string now = Bytes(Path());
     num_old += now == first;
     EXPECT_TRUE(now == first || now == second) << "round " << round;
-    Session restored(model, TestOptions("sinks:sinks=4,window=400"), budget_, TestDevice());
-    EXPECT_NO_THROW(restored.Restore(Path()));
+    TestSession restored(model, TestOptions("sinks:sinks=4,window=400"), budget_, TestDevice());
+    EXPECT_NO_THROW(restored.Reload(Path()));
   }
   RecordProperty("rounds_with_the_old_state", num_old);
 }
@@ -353,37 +350,37 @@ TEST_F(SnapshotTest, KilledInTheMiddleOfASaveTheOldStateIsWhole) {
 TEST_F(SnapshotTest, ACloneGoesItsOwnWay) {
   MNEME_SESSION_TEST_MODEL();
   for (const std::string& spec : TestContexts()) {
-    Session session(model, TestOptions(spec), budget_, TestDevice());
+    TestSession session(model, TestOptions(spec), budget_, TestDevice());
     session.FeedText("Once upon a time there was a dog who lived in a big house with a red doo");
-    const std::unique_ptr<Session> clone = session.Clone();
+    Session clone = session.Clone();
     const std::vector<TokenId> other = TestTokens(*model, 30);
-    const std::unique_ptr<Session> third = clone->Clone();
-    third->Feed(other);
-    for (Session* each : {&session, clone.get()}) each->FeedText("r and a cat.");
-    EXPECT_EQ(GenerateText(session, {.max_tokens = 30}), GenerateText(*clone, {.max_tokens = 30})) << spec;
-    EXPECT_TRUE(SameBits(LogitsOf(session), LogitsOf(*clone))) << spec;
+    Session third = clone.Clone();
+    third.Feed(other);
+    for (Session* each : {static_cast<Session*>(&session), &clone}) each->FeedText("r and a cat.");
+    EXPECT_EQ(GenerateText(session, {.max_tokens = 30}), GenerateText(clone, {.max_tokens = 30})) << spec;
+    EXPECT_TRUE(SameBits(LogitsOf(session), LogitsOf(clone))) << spec;
   }
 }
 
 TEST_F(SnapshotTest, RestoringUnderATightCap) {
   MNEME_SESSION_TEST_MODEL();
   const SessionOptions options = TestOptions("sinks:sinks=4,window=300");
-  Session source(model, options, budget_, TestDevice());
+  TestSession source(model, options, budget_, TestDevice());
   source.Feed(TestTokens(*model, 400));
   source.Save(Path());
   size_t needed = 0;
   {
     Budget budget;
-    Session session(model, options, budget, TestDevice());
+    TestSession session(model, options, budget, TestDevice());
     needed = budget.used_bytes();
   }
   // Room for exactly one.
   Budget tight(needed);
-  Session session(model, options, tight, TestDevice());
-  session.Restore(Path());
+  TestSession session(model, options, tight, TestDevice());
+  session.Reload(Path());
   EXPECT_TRUE(SameBits(LogitsOf(session), LogitsOf(source)));
   session.Feed(TestTokens(*model, 20));
-  session.Restore(Path());
+  session.Reload(Path());
   EXPECT_TRUE(SameBits(LogitsOf(session), LogitsOf(source)));
   EXPECT_EQ(tight.used_bytes(), needed);
   EXPECT_NE(ErrorOf(ErrorKind::kBudget, [&] { session.Clone(); }).find("--memory"), std::string::npos);

@@ -1,39 +1,8 @@
-#include "session/stats.h"
+#include "mneme/stats.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
-#include <cstdlib>
-#include <cstring>
+#include "mneme/system.h"
 
 namespace mneme {
-
-size_t ResidentBytes() {
-  const int fd = ::open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return 0;
-  char text[128];
-  const ssize_t count = ::read(fd, text, sizeof(text) - 1);
-  ::close(fd);
-  if (count <= 0) return 0;
-  text[count] = '\0';
-  char* rest = nullptr;
-  std::strtoull(text, &rest, 10);  // the first number is the virtual size
-  const unsigned long long pages = std::strtoull(rest, nullptr, 10);
-  return static_cast<size_t>(pages) * static_cast<size_t>(::sysconf(_SC_PAGESIZE));
-}
-
-size_t PeakResidentBytes() {
-  const int fd = ::open("/proc/self/status", O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return 0;
-  char text[4096];
-  const ssize_t count = ::read(fd, text, sizeof(text) - 1);
-  ::close(fd);
-  if (count <= 0) return 0;
-  text[count] = '\0';
-  const char* const line = std::strstr(text, "VmHWM:");
-  if (line == nullptr) return 0;
-  return static_cast<size_t>(std::strtoull(line + std::strlen("VmHWM:"), nullptr, 10)) * 1024;  // kB
-}
 
 SpeedLog::SpeedLog() { samples_.reserve(kMaxSamples); }
 

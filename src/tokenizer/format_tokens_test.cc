@@ -1,5 +1,5 @@
-// Tokens of a chat format that a vocabulary calls user-defined: meant where a format writes them, letters in what users wrote.
-// For each kind of file that may say so.
+// Tokens of a chat format that a vocabulary calls user-defined: meant where a format writes them, letters in
+// what users wrote. For each kind of file that may say so.
 #include "tokenizer/format_tokens.h"
 
 #include <gtest/gtest.h>
@@ -13,7 +13,8 @@
 
 #include "base/file.h"
 #include "formats/gguf.h"
-#include "tokenizer/tokenizer.h"
+#include "mneme/tokenizer.h"
+#include "tokenizer/load_gguf.h"
 
 namespace mneme {
 namespace {
@@ -84,12 +85,13 @@ Tokenizer FromJson(std::string_view chat_template) {
   for (size_t id = 0; id < pieces.size(); ++id) {
     vocabulary += (id == 0 ? "" : ", ") + Quoted(pieces[id].text) + ": " + std::to_string(id);
     if (pieces[id].type == kNormal) continue;
-    added += (added.empty() ? "" : ", ") + std::string("{\"id\": ") + std::to_string(id) + ", \"content\": " +
-             Quoted(pieces[id].text) + ", \"special\": " + (pieces[id].type == kUserDefined ? "false" : "true") + "}";
+    added += (added.empty() ? "" : ", ") + std::string("{\"id\": ") + std::to_string(id) +
+             ", \"content\": " + Quoted(pieces[id].text) +
+             ", \"special\": " + (pieces[id].type == kUserDefined ? "false" : "true") + "}";
   }
-  const std::string json = R"({"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false}, "added_tokens": [)" +
-                           added + R"(], "model": {"type": "BPE", "vocab": {)" + vocabulary +
-                           R"(}, "merges": ["a b"]}})";
+  const std::string json =
+      R"({"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false}, "added_tokens": [)" + added +
+      R"(], "model": {"type": "BPE", "vocab": {)" + vocabulary + R"(}, "merges": ["a b"]}})";
   const std::string config = "{\"chat_template\": " + Quoted(chat_template) + "}";
   return ParseTokenizerJson({reinterpret_cast<const uint8_t*>(json.data()), json.size()}, config);
 }
@@ -142,10 +144,13 @@ INSTANTIATE_TEST_SUITE_P(
                       Kind{"GgufUnigram", [](std::string_view t) { return FromGguf("t5", t); }},
                       Kind{"TokenizerJson", [](std::string_view t) { return FromJson(t); }},
                       Kind{"SentencePieceBpe", [](std::string_view t) { return FromSentencePiece(2, t); }},
-                      Kind{"SentencePieceUnigram", [](std::string_view t) { return FromSentencePiece(1, t); }}),
+                      Kind{"SentencePieceUnigram",
+                           [](std::string_view t) { return FromSentencePiece(1, t); }}),
     [](const auto& info) { return std::string(info.param.name); });
 
-bool Has(const std::vector<TokenId>& ids, TokenId id) { return std::find(ids.begin(), ids.end(), id) != ids.end(); }
+bool Has(const std::vector<TokenId>& ids, TokenId id) {
+  return std::find(ids.begin(), ids.end(), id) != ids.end();
+}
 
 TEST_P(FormatTokensTest, WhatUsersWroteStaysLetters) {
   const Tokenizer tokenizer = GetParam().load(kTemplate);
@@ -156,7 +161,8 @@ TEST_P(FormatTokensTest, WhatUsersWroteStaysLetters) {
   EXPECT_FALSE(Has(plain, start));
   EXPECT_FALSE(Has(plain, end));
   EXPECT_TRUE(Has(plain, heading)) << "no part of the format: as the model was trained";
-  EXPECT_TRUE(tokenizer.Decode(plain).ends_with("x<|im_end|>\n<|im_start|>system\nab")) << tokenizer.Decode(plain);
+  EXPECT_TRUE(tokenizer.Decode(plain).ends_with("x<|im_end|>\n<|im_start|>system\nab"))
+      << tokenizer.Decode(plain);
 
   // A user's message between the marks of the format, in pieces that cut the marks.
   for (size_t cut = 0; cut <= text.size(); ++cut) {
@@ -173,13 +179,15 @@ TEST_P(FormatTokensTest, WhatUsersWroteStaysLetters) {
   }
 }
 
-// Where a format is meant the ids are those of a file without a template, in which the tokens are always found.
+// Where a format is meant the ids are those of a file without a template, in which the tokens are always
+// found.
 TEST_P(FormatTokensTest, TheFormatItselfReadsTheSameIds) {
   const Tokenizer with = GetParam().load(kTemplate), without = GetParam().load("");
   for (const std::string text :
-       {"<|im_start|>user\nab", "ab<|im_end|>\n<|im_start|>", " <|im_start|> ab <|im_end|>x", "\xC3\xA9<|im_end|>\xC3\xA9",
-        "<|im_start|>", "x <h1><|im_end|><h1> y"}) {
-    EXPECT_EQ(with.Encode(text, {.parse_special = true}), without.Encode(text, {.parse_special = true})) << text;
+       {"<|im_start|>user\nab", "ab<|im_end|>\n<|im_start|>", " <|im_start|> ab <|im_end|>x",
+        "\xC3\xA9<|im_end|>\xC3\xA9", "<|im_start|>", "x <h1><|im_end|><h1> y"}) {
+    EXPECT_EQ(with.Encode(text, {.parse_special = true}), without.Encode(text, {.parse_special = true}))
+        << text;
   }
   EXPECT_TRUE(Has(without.Encode("<|im_start|>"), *without.FindToken("<|im_start|>")));
   EXPECT_NE(with.fingerprint(), without.fingerprint());
@@ -187,10 +195,12 @@ TEST_P(FormatTokensTest, TheFormatItselfReadsTheSameIds) {
 
 TEST(TemplateTextTest, FindsWhatIsWrittenAndNothingElse) {
   const TemplateText text(
-      "{# <|comment|> '#}<s>{%- if x == '}}' %}{{ '<|' + message['role'] + '|>' + \"it's [INST]\" }}raw </s>\n\n  {%- endif %}");
+      "{# <|comment|> '#}<s>{%- if x == '}}' %}{{ '<|' + message['role'] + '|>' + \"it's [INST]\" }}raw "
+      "</s>\n\n  {%- endif %}");
   for (const char* piece : {"<s>", "</s>", "[INST]", "<|user|>", "<|system|>", "<|assistant|>"})
     EXPECT_TRUE(text.Writes(piece)) << piece;
-  for (const char* piece : {"<|comment|>", "\n\n", "  ", "raw", "role", "{%-", "<|other|>", "<|userx|>", "if", "|>"})
+  for (const char* piece :
+       {"<|comment|>", "\n\n", "  ", "raw", "role", "{%-", "<|other|>", "<|userx|>", "if", "|>"})
     EXPECT_FALSE(text.Writes(piece)) << piece;
   EXPECT_FALSE(TemplateText("").Writes("<s>"));
   EXPECT_TRUE(TemplateText("{{ '<think>").Writes("<think>")) << "a block without an end";

@@ -6,9 +6,9 @@
 #include <limits>
 
 #include "base/error.h"
+#include "mneme/tokenizer.h"
 #include "tokenizer/model.h"
 #include "tokenizer/testing_util.h"
-#include "tokenizer/tokenizer.h"
 
 namespace mneme {
 namespace {

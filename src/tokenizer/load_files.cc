@@ -7,8 +7,9 @@
 #include "base/file.h"
 #include "formats/gguf.h"
 #include "formats/llama2c.h"
+#include "mneme/tokenizer.h"
+#include "tokenizer/load_gguf.h"
 #include "tokenizer/model.h"
-#include "tokenizer/tokenizer.h"
 
 namespace mneme {
 namespace {
@@ -39,6 +40,12 @@ bool DecodeBase64(std::string_view text, std::string* out) {
 
 std::span<const uint8_t> AsBytes(const std::string& text) {
   return {reinterpret_cast<const uint8_t*>(text.data()), text.size()};
+}
+
+bool StartsWithGguf(const std::string& path) {
+  const MappedFile file(path);
+  const auto bytes = file.bytes();
+  return bytes.size() >= 4 && std::string_view(reinterpret_cast<const char*>(bytes.data()), 4) == "GGUF";
 }
 
 }  // namespace
@@ -134,7 +141,7 @@ Tokenizer LoadTokenizerFile(const std::string& path) {
   if (IsDirectory(path)) return LoadTokenizerFolder(path);
   const std::string file_name = std::filesystem::path(path).filename().string();
   const auto named = [&](std::string_view part) { return file_name.find(part) != std::string::npos; };
-  if (file_name.ends_with(".gguf")) return LoadTokenizer(GgufFile(path));
+  if (file_name.ends_with(".gguf") || StartsWithGguf(path)) return LoadTokenizer(GgufFile(path));
   if (file_name.ends_with(".json"))
     return ParseTokenizerJson(AsBytes(ReadWholeFile(path, kMaxTokenizerBytes)), {}, path);
   if (file_name.ends_with(".tiktoken"))

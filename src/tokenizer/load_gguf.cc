@@ -1,10 +1,12 @@
 // Tokenizers in GGUF metadata (tokenizer.ggml.*).
+#include "tokenizer/load_gguf.h"
+
 #include <utility>
 
 #include "base/error.h"
 #include "formats/gguf.h"
+#include "mneme/tokenizer.h"
 #include "tokenizer/model.h"
-#include "tokenizer/tokenizer.h"
 
 namespace mneme {
 namespace {

@@ -4,10 +4,10 @@
 #include <utility>
 
 #include "base/error.h"
+#include "mneme/tokenizer.h"
 #include "tokenizer/charsmap.h"
 #include "tokenizer/load_config.h"
 #include "tokenizer/model.h"
-#include "tokenizer/tokenizer.h"
 
 namespace mneme {
 namespace {

@@ -3,9 +3,9 @@
 #include <utility>
 
 #include "base/error.h"
+#include "mneme/tokenizer.h"
 #include "tokenizer/load_config.h"
 #include "tokenizer/model.h"
-#include "tokenizer/tokenizer.h"
 
 namespace mneme {
 namespace {

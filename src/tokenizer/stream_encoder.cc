@@ -17,9 +17,9 @@
 #include <utility>
 
 #include "base/error.h"
+#include "mneme/tokenizer.h"
 #include "tokenizer/model.h"
 #include "tokenizer/piece_normalizer.h"
-#include "tokenizer/tokenizer.h"
 #include "tokenizer/unicode.h"
 #include "tokenizer/word_encoder.h"
 
@@ -71,7 +71,7 @@ class StateReader {
 
 }  // namespace
 
-struct StreamEncoder::Impl {
+struct MNEME_LOCAL StreamEncoder::Impl {
   Impl(Tokenizer t, EncodeOptions o)
       : tokenizer(std::move(t)), options(o), model(tokenizer.model()), words(&model), normalizer(&model) {}
 

@@ -9,9 +9,9 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/testing.h"
+#include "mneme/tokenizer.h"
 #include "tokenizer/model.h"
 #include "tokenizer/testing_util.h"
-#include "tokenizer/tokenizer.h"
 #include "tokenizer/unicode.h"
 
 namespace mneme {

@@ -1,4 +1,4 @@
-#include "tokenizer/tokenizer.h"
+#include "mneme/tokenizer.h"
 
 #include <algorithm>
 #include <utility>

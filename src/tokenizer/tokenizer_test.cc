@@ -1,5 +1,5 @@
 // The public suites: vocabularies and expected ids that others published.
-#include "tokenizer/tokenizer.h"
+#include "mneme/tokenizer.h"
 
 #include <gtest/gtest.h>
 
@@ -10,6 +10,7 @@
 #include "base/file.h"
 #include "base/testing.h"
 #include "formats/gguf.h"
+#include "tokenizer/load_gguf.h"
 #include "tokenizer/testing_util.h"
 
 namespace mneme {

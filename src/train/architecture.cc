@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "formats/gguf.h"
 #include "model/tensor_map.h"
+#include "tokenizer/load_gguf.h"
 #include "train/vocabulary.h"
 
 namespace mneme::train {

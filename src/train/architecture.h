@@ -9,10 +9,10 @@
 #include <vector>
 
 #include "formats/tensor_source.h"
+#include "mneme/tokenizer.h"
 #include "model/config.h"
 #include "model/families.h"
 #include "model/hyperparameters.h"
-#include "tokenizer/tokenizer.h"
 #include "train/config.h"
 
 namespace mneme::train {

@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "base/serial.h"
-#include "tokenizer/tokenizer.h"
+#include "mneme/tokenizer.h"
 #include "train/config.h"
 
 namespace mneme::train {

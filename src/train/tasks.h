@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "base/random.h"
-#include "tokenizer/tokenizer.h"
+#include "mneme/tokenizer.h"
 #include "train/config.h"
 
 namespace mneme::train {

@@ -8,8 +8,8 @@
 #include <string_view>
 #include <vector>
 
-#include "base/stop.h"
-#include "tokenizer/tokenizer.h"
+#include "mneme/stop.h"
+#include "mneme/tokenizer.h"
 #include "train/decoder.h"
 
 namespace mneme::train {

@@ -14,7 +14,7 @@
 #include <string>
 
 #include "base/progress.h"
-#include "base/stop.h"
+#include "mneme/stop.h"
 #include "train/config.h"
 
 namespace mneme::train {

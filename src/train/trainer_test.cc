@@ -17,7 +17,7 @@
 #include "base/testing.h"
 #include "context/registry.h"
 #include "kernels/cpu_device.h"
-#include "model/model.h"
+#include "model/runner.h"
 #include "train/architecture.h"
 #include "train/checkpoint.h"
 #include "train/decoder.h"
@@ -134,7 +134,7 @@ TEST_F(Training, WhatActsIsWrittenIntoTheModel) {
   const double whole = Train(Config(text, "a"), {}).loss;
   EXPECT_NE(Bytes("a/log.jsonl").find("\"backspace_loss\""), std::string::npos);
   CpuDevice device(1);
-  const auto model = Model::Load(folder_ / "a/model.gguf", {}, device);
+  const auto model = LoadedModel::Load(folder_ / "a/model.gguf", {}, device);
   const Tokenizer& tokenizer = model->tokenizer();
   EXPECT_EQ(model->config().actions.pause, *tokenizer.FindToken("<pause>"));
   EXPECT_EQ(model->config().actions.backspace, *tokenizer.FindToken("<backspace>"));
@@ -147,7 +147,7 @@ TEST_F(Training, WhatActsIsWrittenIntoTheModel) {
   EXPECT_NEAR(Train(Config(text, "b"), {}).loss, whole, 1e-4 * whole);
   // A model without any of it says so.
   Train(Config(ConfigText(), "c"), {});
-  const auto plain = Model::Load(folder_ / "c/model.gguf", {}, device);
+  const auto plain = LoadedModel::Load(folder_ / "c/model.gguf", {}, device);
   EXPECT_EQ(plain->config().actions.backspace, -1);
   EXPECT_EQ(plain->context_shape().num_sinks, 4);
   EXPECT_FALSE(plain->tokenizer().adds_bos());
@@ -344,9 +344,9 @@ TEST_F(Training, KilledAtAnyMomentItGoesOn) {
 std::vector<float> EngineLogits(const std::string& path, const std::string& spec,
                                 const std::vector<TokenId>& ids, size_t chunk) {
   CpuDevice device(1);
-  LoadOptions options;
+  ModelOptions options;
   options.pack = PackMode::kNever;
-  const auto model = Model::Load(path, options, device);
+  const auto model = LoadedModel::Load(path, options, device);
   Budget budget;
   ContextSettings settings;
   settings.spec = spec;

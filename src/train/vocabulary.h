@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "formats/gguf.h"
-#include "tokenizer/tokenizer.h"
+#include "mneme/tokenizer.h"
 #include "train/config.h"
 
 namespace mneme::train {

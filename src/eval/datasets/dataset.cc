@@ -10,10 +10,10 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "base/units.h"
 #include "eval/scores/text.h"
 #include "eval/tasks/babi.h"
-#include "formats/json.h"
 
 namespace mneme {
 namespace {

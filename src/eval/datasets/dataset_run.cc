@@ -12,9 +12,9 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "base/units.h"
 #include "eval/scores/text.h"
-#include "formats/json.h"
 
 namespace mneme {
 namespace {
@@ -119,26 +119,24 @@ std::string AnswersFileName(Benchmark benchmark, const DatasetFile& file, int64_
   return name + ".jsonl";
 }
 
-DatasetRun::DatasetRun(std::shared_ptr<const Model> model, const DatasetSettings& settings, Budget& budget,
-                       Device& device)
-    : model_(std::move(model)), settings_(settings), budget_(budget), device_(device) {
-  if (!model_->has_tokenizer()) {
+DatasetRun::DatasetRun(const Model& model, const DatasetSettings& settings)
+    : model_(model), settings_(settings) {
+  if (!model_.has_tokenizer()) {
     Fail(ErrorKind::kUnsupported,
          "{} carries no tokenizer, and the questions are text; name one with --tokenizer",
-         model_->config().name);
+         model_.info().name);
   }
-  runner_ = Session::MakeRunner(model_, settings_.context.max_chunk, device_, budget_);
 }
 
 std::vector<TokenId> DatasetRun::PromptIds(const DatasetTask& task, const DatasetExample& example) const {
-  const Tokenizer& tokenizer = model_->tokenizer();
+  const Tokenizer& tokenizer = model_.tokenizer();
   const auto own = settings_.prompts.find(task.name);
   std::string text = RenderPrompt(own == settings_.prompts.end() ? task.prompt : own->second, example);
   std::vector<TokenId> ids;
   if (settings_.chat != nullptr && !task.few_shot) {
     ChatRenderer renderer(settings_.chat, tokenizer.eos_id() >= 0 ? tokenizer.Piece(tokenizer.eos_id())
                                                                   : std::string_view("</s>"));
-    std::vector<ChatSegment> segments;
+    std::vector<Segment> segments;
     renderer.Add({ChatRole::kUser, std::move(text)}, &segments);
     renderer.StartReply(&segments);
     ids = EncodeSegments(tokenizer, segments, tokenizer.adds_bos());
@@ -157,10 +155,8 @@ DatasetRun::Answer DatasetRun::Ask(const DatasetTask& task, const DatasetExample
   Answer answer;
   const std::vector<TokenId> ids = PromptIds(task, example);
   const auto start = std::chrono::steady_clock::now();
-  SessionOptions options;
-  options.context = settings_.context;
-  Session session(model_, options, budget_, device_, runner_);
-  if (session.Feed(ids, settings_.stop) < ids.size()) return answer;
+  Session session(model_, settings_.session);
+  if (session.Feed(ids, settings_.stop) < static_cast<int64_t>(ids.size())) return answer;
   GenerateOptions generate;
   generate.max_tokens = settings_.max_tokens >= 0 ? settings_.max_tokens : task.max_tokens;
   if (settings_.chat != nullptr && !settings_.chat->stop.empty())
@@ -170,8 +166,10 @@ DatasetRun::Answer DatasetRun::Ask(const DatasetTask& task, const DatasetExample
     answer.text += piece->text;
     // Only the first line counts.
     const size_t begin = answer.text.find_first_not_of('\n');
-    if (task.first_line && begin != std::string::npos && answer.text.find('\n', begin) != std::string::npos) break;
+    if (task.first_line && begin != std::string::npos && answer.text.find('\n', begin) != std::string::npos)
+      break;
   }
+  peak_bytes_ = std::max(peak_bytes_, model_.activation_bytes() + session.memory().peak_bytes);
   answer.seconds = SecondsSince(start);
   answer.is_whole = generation.result().reason != StopReason::kInterrupted;
   return answer;
@@ -181,8 +179,8 @@ DatasetScore DatasetRun::Run(Benchmark benchmark, const DatasetFile& file, const
                              const std::function<void(const std::string& message)>& on_bad,
                              Progress& progress) {
   const DatasetTask& task = FindDatasetTask(benchmark, file.task);
-  const int64_t total =
-      CountExamples(benchmark, file, settings_.limit, on_bad, MaxRecordBytes(budget_.cap_bytes()));
+  const int64_t total = CountExamples(benchmark, file, settings_.limit, on_bad,
+                                      MaxRecordBytes(model_.engine().options().memory_bytes));
   Answered answered = ReadAnswers(answers_path);
   if (settings_.limit >= 0 && answered.ids.size() > static_cast<size_t>(settings_.limit)) {
     // The score is that of the first `limit` questions, however many are answered.
@@ -213,7 +211,7 @@ DatasetScore DatasetRun::Run(Benchmark benchmark, const DatasetFile& file, const
       std::vector<std::string> facts;
       for (const std::string_view fact : scores::Split(example.fields["input"], '\n'))
         facts.emplace_back(fact);
-      example.fields["input"] = settings_.book->Hide(facts, settings_.length, model_->tokenizer(),
+      example.fields["input"] = settings_.book->Hide(facts, settings_.length, model_.tokenizer(),
                                                      settings_.seed + static_cast<uint64_t>(index));
     }
     const Answer answer = Ask(task, example);
@@ -239,11 +237,11 @@ DatasetScore DatasetRun::Run(Benchmark benchmark, const DatasetFile& file, const
   if (settings_.limit != 0)
     ReadDataset(
         benchmark, file, on_example, on_bad == nullptr ? on_bad : [](const auto&) {},
-        MaxRecordBytes(budget_.cap_bytes()));
+        MaxRecordBytes(model_.engine().options().memory_bytes));
   DatasetScore score = Summarize(answered);
   score.num_resumed = num_resumed;
   score.is_interrupted = is_interrupted;
-  if (index > num_resumed) score.peak_bytes = budget_.peak_bytes();
+  if (index > num_resumed) score.peak_bytes = peak_bytes_;
   return score;
 }
 

@@ -9,20 +9,17 @@
 #include <string>
 #include <vector>
 
-#include "base/budget.h"
 #include "base/progress.h"
-#include "chat/chat_template.h"
-#include "context/context.h"
 #include "eval/datasets/dataset.h"
 #include "eval/tasks/babi.h"
-#include "kernels/device.h"
-#include "model/model.h"
-#include "session/session.h"
+#include "mneme/chat.h"
+#include "mneme/model.h"
+#include "mneme/session.h"
 
 namespace mneme {
 
 struct DatasetSettings {
-  ContextSettings context;                     // resolved
+  SessionOptions session;                      // with a resolved context
   std::map<std::string, std::string> prompts;  // by task; others have the built-in wording
   int64_t max_tokens = -1;                     // of an answer; -1: the task's own
   int64_t limit = -1;                          // questions of a file; -1: all
@@ -41,7 +38,7 @@ struct DatasetScore {
   double standard_error = 0;
   double seconds = 0;       // of reading and answering, from the answers' file
   int64_t num_resumed = 0;  // answers that were there already
-  size_t peak_bytes = 0;    // of the budget while this run asked; 0: it asked nothing
+  size_t peak_bytes = 0;    // of the cap while this run asked; 0: it asked nothing
   bool is_interrupted = false;
 };
 
@@ -55,12 +52,11 @@ int64_t CountExamples(Benchmark benchmark, const DatasetFile& file, int64_t limi
 // Name of the answers' file: "qasper.jsonl", "preds_passkey.jsonl", "qa1_16k.jsonl".
 std::string AnswersFileName(Benchmark benchmark, const DatasetFile& file, int64_t length);
 
-// Thread rule: one thread at a time. Model, budget and device outlive it.
+// Thread rule: the engine's.
 class DatasetRun {
  public:
-  // Throws what Session::MakeRunner throws, Error(kUnsupported) for a model without tokenizer.
-  DatasetRun(std::shared_ptr<const Model> model, const DatasetSettings& settings, Budget& budget,
-             Device& device);
+  // Throws Error(kUnsupported) for a model without tokenizer.
+  DatasetRun(const Model& model, const DatasetSettings& settings);
 
   // Asks what is not answered yet in answers_path. Throws Error(kMismatch) where the answers there are not
   // to this file's questions; Error(kInput, kBudget, kUnsupported) with the question's place. What was
@@ -77,11 +73,9 @@ class DatasetRun {
   Answer Ask(const DatasetTask& task, const DatasetExample& example);
   std::vector<TokenId> PromptIds(const DatasetTask& task, const DatasetExample& example) const;
 
-  std::shared_ptr<const Model> model_;
+  const Model model_;
   DatasetSettings settings_;
-  Budget& budget_;
-  Device& device_;
-  std::shared_ptr<Runner> runner_;
+  size_t peak_bytes_ = 0;
 };
 
 }  // namespace mneme

@@ -14,7 +14,6 @@
 #include "base/units.h"
 #include "eval/datasets/dataset_run.h"
 #include "eval/tasks/babi.h"
-#include "kernels/cpu_device.h"
 
 namespace mneme {
 namespace {
@@ -269,42 +268,39 @@ TEST_F(DatasetTest, PromptFile) {
 
 class DatasetRunTest : public DatasetTest {
  protected:
-  static std::shared_ptr<const Model> TestModel(const std::string& data, Device& device) {
-    return Model::Load(data + "/models/stories260K/stories260K.gguf", {}, device);
+  static Model TestModel(const std::string& data) {
+    return Model::Load(Engine({.num_threads = 1}), data + "/models/stories260K/stories260K.gguf");
   }
 };
 
 TEST_F(DatasetRunTest, HiddenFactsKeepTheirOrderAndLength) {
   MNEME_REQUIRE_DATA(data);
-  CpuDevice device(1);
-  const auto model = TestModel(data, device);
+  const Model model = TestModel(data);
   const BabiBook book(data + "/books/persuasion.txt");
   const std::vector<std::string> facts = {"Mary went to the kitchen.", "John went to the garden."};
-  const std::string text = book.Hide(facts, 2000, model->tokenizer(), 5);
-  EXPECT_EQ(text, book.Hide(facts, 2000, model->tokenizer(), 5));
-  EXPECT_NE(text, book.Hide(facts, 2000, model->tokenizer(), 6));
+  const std::string text = book.Hide(facts, 2000, model.tokenizer(), 5);
+  EXPECT_EQ(text, book.Hide(facts, 2000, model.tokenizer(), 5));
+  EXPECT_NE(text, book.Hide(facts, 2000, model.tokenizer(), 6));
   EXPECT_LT(text.find(facts[0]), text.find(facts[1]));
   EXPECT_NE(text.find(facts[1]), std::string::npos);
-  const auto length = static_cast<double>(model->tokenizer().Encode(text).size());
+  const auto length = static_cast<double>(model.tokenizer().Encode(text).size());
   EXPECT_LE(length, 2050);
   EXPECT_GE(length, 1500);
 }
 
 TEST_F(DatasetRunTest, AnswersAreKeptAndNotAskedAgain) {
   MNEME_REQUIRE_DATA(data);
-  CpuDevice device(1);
-  const auto model = TestModel(data, device);
+  const Model model = TestModel(data);
   const std::string path = Write("qa1_test.txt", kStories);
   const auto files = FindDatasetFiles(Benchmark::kBabi, path, {});
   const std::string answers = (folder_ / "out.jsonl").string();
   DatasetSettings settings;
-  settings.context.spec = "sinks:sinks=4,window=200";
+  settings.session.context = "sinks:sinks=4,window=200";
   settings.max_tokens = 4;
   settings.limit = 2;
-  Budget budget;
   NoProgress progress;
   const auto run = [&] {
-    DatasetRun once(model, settings, budget, device);
+    DatasetRun once(model, settings);
     return once.Run(Benchmark::kBabi, files[0], answers, nullptr, progress);
   };
   EXPECT_EQ(run().count, 2);
@@ -346,16 +342,14 @@ TEST_F(DatasetRunTest, AnswersAreKeptAndNotAskedAgain) {
 
 TEST_F(DatasetRunTest, AStopKeepsWhatIsDone) {
   MNEME_REQUIRE_DATA(data);
-  CpuDevice device(1);
-  const auto model = TestModel(data, device);
+  const Model model = TestModel(data);
   const auto files = FindDatasetFiles(Benchmark::kBabi, Write("qa1_test.txt", kStories), {});
   DatasetSettings settings;
-  settings.context.spec = "sinks:sinks=4,window=200";
-  Budget budget;
+  settings.session.context = "sinks:sinks=4,window=200";
   NoProgress progress;
   const std::atomic<bool> stop{true};
   settings.stop = &stop;
-  DatasetRun once(model, settings, budget, device);
+  DatasetRun once(model, settings);
   const DatasetScore score =
       once.Run(Benchmark::kBabi, files[0], (folder_ / "out.jsonl").string(), nullptr, progress);
   EXPECT_TRUE(score.is_interrupted);

@@ -6,11 +6,10 @@
 #include <bit>
 #include <chrono>
 #include <cmath>
+#include <optional>
 #include <utility>
 
 #include "base/error.h"
-#include "context/registry.h"
-#include "kernels/pointwise/elementwise.h"
 
 namespace mneme {
 namespace {
@@ -24,6 +23,16 @@ int64_t LogBinBegin(size_t bin) {
   const double begin = std::exp2(static_cast<double>(step) / kBinsPerOctave);
   return step % kBinsPerOctave == 0 ? int64_t{1} << (step / kBinsPerOctave)
                                     : static_cast<int64_t>(std::ceil(begin));
+}
+
+// Of keys, values and memories: what a bounded context reserves when it is made; an endless one has nothing
+// yet.
+size_t BoundedBytes(const Session& session) {
+  size_t bytes = 0;
+  for (const MemoryReport::Row& row : session.memory().rows) {
+    if (row.tag == "kv" || row.tag == "memory") bytes += row.used_bytes;
+  }
+  return bytes;
 }
 
 }  // namespace
@@ -84,7 +93,7 @@ std::vector<PositionBin> PositionBins::bins() const {
 PositionBin PositionBins::total() const { return total_; }
 
 struct PerplexityRun::Stream {
-  std::unique_ptr<Session> session;            // or
+  std::optional<Session> session;              // or
   std::unique_ptr<RecomputeWindow> recompute;  // with
   RecomputeSpec spec;
   int64_t num_windows = 0;  // recomputed
@@ -96,33 +105,22 @@ struct PerplexityRun::Stream {
   size_t kv_bytes = 0;
 };
 
-PerplexityRun::PerplexityRun(std::shared_ptr<const Model> model, const PerplexityOptions& options,
-                             Budget& budget, Device& device)
-    : model_(std::move(model)), lengths_(options.lengths), stop_(options.stop) {
+PerplexityRun::PerplexityRun(const Model& model, const PerplexityOptions& options)
+    : model_(model), lengths_(options.lengths), stop_(options.stop) {
   if (options.contexts.empty()) Fail(ErrorKind::kInput, "perplexity: no context was given");
-  int64_t max_chunk = 1;
-  for (const ContextSettings& settings : options.contexts)
-    max_chunk = std::max(max_chunk, settings.max_chunk);
-  chunk_ = static_cast<size_t>(max_chunk);
-  const std::shared_ptr<Runner> runner = Session::MakeRunner(model_, max_chunk, device, budget);
-  for (const ContextSettings& settings : options.contexts) {
+  for (const std::string& context : options.contexts) {
     auto stream = std::make_unique<Stream>();
-    ContextSettings inner = settings;
-    int64_t peak_tokens = -1;
-    if (const std::optional<RecomputeSpec> spec = ParseRecompute(settings.spec)) {
+    if (const std::optional<RecomputeSpec> spec = ParseRecompute(context)) {
       stream->spec = *spec;
-      stream->recompute =
-          std::make_unique<RecomputeWindow>(model_, spec->window, settings, budget, device, runner);
-      inner = RecomputeWindow::Options(spec->window, settings).context;
-      peak_tokens = spec->window;
+      stream->recompute = std::make_unique<RecomputeWindow>(model_, spec->window, options.session);
     } else {
-      SessionOptions session_options;
-      session_options.context = settings;
-      stream->session = std::make_unique<Session>(model_, session_options, budget, device, runner);
+      SessionOptions session = options.session;
+      session.context = context;
+      stream->session.emplace(model_, session);
     }
-    const ContextBytes bytes =
-        PeakContextBytes(model_->context_shape(), inner, peak_tokens, device.num_threads());
-    stream->kv_bytes = bytes.is_bounded || stream->recompute ? bytes.total() : 0;
+    const Session& session = stream->recompute ? stream->recompute->session() : *stream->session;
+    chunk_ = static_cast<size_t>(session.max_rows());
+    stream->kv_bytes = BoundedBytes(session);
     stream->bins = PositionBins(options.num_even_bins);
     for (const int64_t length : lengths_) stream->by_length.push_back({length / 2, length});
     streams_.push_back(std::move(stream));
@@ -132,8 +130,7 @@ PerplexityRun::PerplexityRun(std::shared_ptr<const Model> model, const Perplexit
 PerplexityRun::~PerplexityRun() = default;
 
 void PerplexityRun::Score(Stream& stream, int64_t index, std::span<const float> logits, TokenId target) {
-  const double nll =
-      LogSumExp(logits.data(), logits.size()) - static_cast<double>(logits[static_cast<size_t>(target)]);
+  const double nll = -LogProbability(logits, target);
   if (!std::isfinite(nll)) {
     Fail(ErrorKind::kInput, "the model's logits after token {} are not finite; is the file damaged?", index);
   }
@@ -166,7 +163,7 @@ bool PerplexityRun::FeedStream(Stream& stream, std::span<const TokenId> tokens) 
       const auto score = [&](int64_t index, std::span<const float> logits) {
         Score(stream, index, logits, tokens[static_cast<size_t>(index - first) + 1]);
       };
-      taken = stream.session->Feed(tokens.first(num_fed), stop_, score);
+      taken = static_cast<size_t>(stream.session->Feed(tokens.first(num_fed), stop_, score));
     }
   } catch (const Error& error) {
     if (error.kind() != ErrorKind::kBudget && error.kind() != ErrorKind::kUnsupported) throw;
@@ -189,9 +186,8 @@ bool PerplexityRun::RunPending(size_t count) {
 
 bool PerplexityRun::Feed(std::span<const TokenId> tokens) {
   for (const TokenId token : tokens) {
-    if (token < 0 || static_cast<size_t>(token) >= model_->config().vocab_size) {
-      Fail(ErrorKind::kInput, "token id {} is outside the vocabulary of {}", token,
-           model_->config().vocab_size);
+    if (token < 0 || token >= model_.info().vocab_size) {
+      Fail(ErrorKind::kInput, "token id {} is outside the vocabulary of {}", token, model_.info().vocab_size);
     }
   }
   num_tokens_ += static_cast<int64_t>(tokens.size());
@@ -228,7 +224,7 @@ std::vector<PerplexityResult> PerplexityRun::Results() const {
       result.num_tokens = stream->recompute->num_tokens();
       num_computed = stream->num_windows;
     } else {
-      result.context = stream->session->context().Describe();
+      result.context = stream->session->options().context;
       result.num_tokens = num_computed = stream->session->num_tokens();
       result.flatness = stream->session->stats().prefill.flatness();
     }

@@ -10,14 +10,11 @@
 #include <string>
 #include <vector>
 
-#include "base/budget.h"
-#include "context/context.h"
 #include "eval/perplexity/recompute.h"
 #include "eval/report/grid.h"
-#include "kernels/device.h"
-#include "model/model.h"
-#include "session/session.h"
-#include "session/stats.h"
+#include "mneme/model.h"
+#include "mneme/session.h"
+#include "mneme/stats.h"
 
 namespace mneme {
 
@@ -55,7 +52,8 @@ class PositionBins {
 };
 
 struct PerplexityOptions {
-  std::vector<ContextSettings> contexts;  // resolved; "recompute:window=256" is one too (eval/perplexity/recompute.h)
+  SessionOptions session;             // of every context
+  std::vector<std::string> contexts;  // "recompute:window=256" is one too (eval/perplexity/recompute.h)
   size_t num_even_bins = 0;
   // The tables of the papers: what a stream of each length gives in its second half, that is tokens with
   // index in [length / 2, length).
@@ -75,16 +73,15 @@ struct PerplexityResult {
   int64_t num_tokens = 0;
   double seconds = 0;
   double tokens_per_second = 0;
-  size_t kv_bytes = 0;  // peak, with attention scratch; 0 if it is not bounded
+  size_t kv_bytes = 0;  // of a bounded context, reserved from the beginning; 0 if it is not bounded
   Flatness flatness;
 };
 
-// Thread rule: one thread at a time. Model, budget and device outlive it.
+// Thread rule: the engine's.
 class PerplexityRun {
  public:
-  // Reserves one session per context and one Runner for all. Throws what Session throws.
-  PerplexityRun(std::shared_ptr<const Model> model, const PerplexityOptions& options, Budget& budget,
-                Device& device);
+  // Reserves one session per context. Throws what Session throws.
+  PerplexityRun(const Model& model, const PerplexityOptions& options);
   ~PerplexityRun();
 
   // More tokens of the stream. The first token of all is not scored: nothing predicts it. A context that
@@ -105,7 +102,7 @@ class PerplexityRun {
   bool FeedStream(Stream& stream, std::span<const TokenId> tokens);
   void Score(Stream& stream, int64_t index, std::span<const float> logits, TokenId target);
 
-  std::shared_ptr<const Model> model_;
+  const Model model_;
   std::vector<std::unique_ptr<Stream>> streams_;
   std::vector<TokenId> pending_;
   size_t chunk_ = 0;

@@ -13,7 +13,6 @@
 #include "base/error.h"
 #include "base/testing.h"
 #include "eval/perplexity/report.h"
-#include "kernels/cpu_device.h"
 
 namespace mneme {
 namespace {
@@ -28,27 +27,20 @@ class PerplexityTest : public ::testing::Test {
   void SetUp() override {
     data_ = testing::DataFolder();
     if (data_.empty()) GTEST_SKIP() << testing::kSkipMessage;
-    device_ = std::make_unique<CpuDevice>(1);
-    model_ = Model::Load(data_ + "/models/stories260K/stories260K.gguf", {}, *device_);
+    file_ = data_ + "/models/stories260K/stories260K.gguf";
     std::istringstream words(Read(data_ + "/conformance/real/tokens.txt"));
     for (TokenId id; words >> id;) tokens_.push_back(id);
   }
 
-  static ContextSettings Settings(const std::string& spec, int64_t chunk = 16) {
-    ContextSettings settings;
-    settings.spec = spec;
-    settings.max_chunk = chunk;
-    settings.key_encoding = settings.value_encoding = Encoding::kF32;
-    return settings;
-  }
-
-  std::vector<PerplexityResult> Run(const std::vector<ContextSettings>& contexts,
-                                    const std::vector<TokenId>& tokens, std::vector<int64_t> lengths = {}) {
+  std::vector<PerplexityResult> Run(const std::vector<std::string>& contexts,
+                                    const std::vector<TokenId>& tokens, std::vector<int64_t> lengths = {},
+                                    int64_t max_rows = 16) {
     PerplexityOptions options;
+    options.session.keys = options.session.values = Encoding::kF32;
     options.contexts = contexts;
     options.lengths = std::move(lengths);
-    Budget budget;
-    PerplexityRun run(model_, options, budget, *device_);
+    const Engine engine({.num_threads = 1, .memory_bytes = size_t{1} << 30, .max_rows = max_rows});
+    PerplexityRun run(Model::Load(engine, file_), options);
     run.Feed(tokens);
     run.Finish();
     return run.Results();
@@ -63,15 +55,14 @@ class PerplexityTest : public ::testing::Test {
   }
 
   std::string data_;
-  std::unique_ptr<CpuDevice> device_;
-  std::shared_ptr<const Model> model_;
+  std::string file_;
   std::vector<TokenId> tokens_;
 };
 
 // The logits of another implementation, through a softmax in double precision.
 TEST_F(PerplexityTest, AgreesWithADoublePrecisionTwin) {
   const std::string bytes = Read(data_ + "/conformance/real/stories260K.logits.f32");
-  const size_t vocab_size = model_->config().vocab_size;
+  const size_t vocab_size = 512;
   ASSERT_EQ(bytes.size(), tokens_.size() * vocab_size * sizeof(float));
   std::vector<float> logits(tokens_.size() * vocab_size);
   std::memcpy(logits.data(), bytes.data(), bytes.size());
@@ -82,27 +73,26 @@ TEST_F(PerplexityTest, AgreesWithADoublePrecisionTwin) {
     for (size_t j = 0; j < vocab_size; ++j) total += std::exp(static_cast<double>(row[j]));
     sum += std::log(total) - static_cast<double>(row[tokens_[i + 1]]);
   }
-  const PerplexityResult result = Run({Settings("dense")}, tokens_)[0];
+  const PerplexityResult result = Run({"dense"}, tokens_)[0];
   EXPECT_EQ(result.total.count, static_cast<int64_t>(tokens_.size()) - 1);
   EXPECT_NEAR(result.total.sum, sum, 1e-4 * sum);
 }
 
 TEST_F(PerplexityTest, ChunksDoNotMatterAndAWindowThatSeesAllIsDense) {
   const auto tokens = Long(200);
-  const double dense = Run({Settings("dense", 7)}, tokens)[0].total.sum;
+  const double dense = Run({"dense"}, tokens, {}, 7)[0].total.sum;
   for (const int64_t chunk : {1, 16, 64, 512})
-    EXPECT_EQ(Run({Settings("dense", chunk)}, tokens)[0].total.sum, dense) << chunk;
-  const auto others =
-      Run({Settings("window:window=300"), Settings("sinks:sinks=4,window=300"),
-           Settings("lambda:starts=10,window=300,distance=300"), Settings("recompute:window=300")},
-          tokens);
+    EXPECT_EQ(Run({"dense"}, tokens, {}, chunk)[0].total.sum, dense) << chunk;
+  const auto others = Run({"window:window=300", "sinks:sinks=4,window=300",
+                           "lambda:starts=10,window=300,distance=300", "recompute:window=300"},
+                          tokens);
   for (const PerplexityResult& result : others)
     EXPECT_NEAR(result.total.sum, dense, 1e-6 * dense) << result.context;
 }
 
 TEST_F(PerplexityTest, RecomputationSeesItsWindowAlone) {
   const auto tokens = Long(120);
-  const auto result = Run({Settings("recompute:window=32,every=10")}, tokens)[0];
+  const auto result = Run({"recompute:window=32,every=10"}, tokens)[0];
   EXPECT_EQ(result.context, "recompute:window=32,every=10");
   EXPECT_EQ(result.total.count, 11);
   double sum = 0;
@@ -110,11 +100,11 @@ TEST_F(PerplexityTest, RecomputationSeesItsWindowAlone) {
     const size_t begin = target > 32 ? target - 32 : 0;
     const std::vector<TokenId> piece(tokens.begin() + static_cast<ptrdiff_t>(begin),
                                      tokens.begin() + static_cast<ptrdiff_t>(target) + 1);
-    const auto bins = Run({Settings("dense")}, piece)[0].bins;
+    const auto bins = Run({"dense"}, piece)[0].bins;
     // The last token of the piece alone.
     std::vector<TokenId> shorter = piece;
     shorter.pop_back();
-    const double before = shorter.size() > 1 ? Run({Settings("dense")}, shorter)[0].total.sum : 0;
+    const double before = shorter.size() > 1 ? Run({"dense"}, shorter)[0].total.sum : 0;
     double all = 0;
     for (const PositionBin& bin : bins) all += bin.sum;
     sum += all - before;
@@ -124,23 +114,21 @@ TEST_F(PerplexityTest, RecomputationSeesItsWindowAlone) {
 
 TEST_F(PerplexityTest, LengthsAreTheirSecondHalves) {
   const auto tokens = Long(100);
-  const auto result = Run({Settings("dense")}, tokens, {32, 64, 256})[0];
+  const auto result = Run({"dense"}, tokens, {32, 64, 256})[0];
   ASSERT_EQ(result.by_length.size(), 3u);
   EXPECT_EQ(result.by_length[0].count, 16);
   EXPECT_EQ(result.by_length[1].count, 32);
   EXPECT_EQ(result.by_length[2].count, 0);
   const std::vector<TokenId> first(tokens.begin(), tokens.begin() + 32),
       half(tokens.begin(), tokens.begin() + 16);
-  EXPECT_NEAR(result.by_length[0].sum,
-              Run({Settings("dense")}, first)[0].total.sum - Run({Settings("dense")}, half)[0].total.sum,
+  EXPECT_NEAR(result.by_length[0].sum, Run({"dense"}, first)[0].total.sum - Run({"dense"}, half)[0].total.sum,
               1e-9);
   EXPECT_EQ(PerplexityLengthTable(std::vector{result}).size(), 4u);
 }
 
 TEST_F(PerplexityTest, TableOfSinksByCache) {
-  const auto results = Run({Settings("window:window=32"), Settings("sinks:sinks=4,window=28"),
-                            Settings("sinks:sinks=4,window=60"), Settings("dense")},
-                           Long(150));
+  const auto results =
+      Run({"window:window=32", "sinks:sinks=4,window=28", "sinks:sinks=4,window=60", "dense"}, Long(150));
   const auto table = PerplexitySinkTable(results);
   ASSERT_EQ(table.size(), 3u);
   EXPECT_EQ(table[0], (std::vector<std::string>{"sinks", "cache 32", "cache 64"}));

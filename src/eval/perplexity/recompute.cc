@@ -33,35 +33,34 @@ std::optional<RecomputeSpec> ParseRecompute(std::string_view spec) {
   return parsed;
 }
 
-SessionOptions RecomputeWindow::Options(int64_t window, const ContextSettings& base) {
+namespace {
+
+SessionOptions OptionsFor(int64_t window, const SessionOptions& base) {
   SessionOptions options;
-  options.context = base;
-  options.context.spec = "dense";
-  options.context.num_pinned = 0;
-  options.context.start_position = 0;
-  options.context.max_rewind = window;
+  options.context = "dense";
+  options.keys = base.keys;
+  options.values = base.values;
+  options.max_rewind = window;
+  options.expected_tokens = window;
   return options;
 }
 
-RecomputeWindow::RecomputeWindow(std::shared_ptr<const Model> model, int64_t window,
-                                 const ContextSettings& base, Budget& budget, Device& device,
-                                 std::shared_ptr<Runner> runner)
-    : window_(window), recent_(static_cast<size_t>(window)) {
-  session_ =
-      std::make_unique<Session>(std::move(model), Options(window, base), budget, device, std::move(runner));
-}
+}  // namespace
+
+RecomputeWindow::RecomputeWindow(const Model& model, int64_t window, const SessionOptions& base)
+    : window_(window), recent_(static_cast<size_t>(window)), session_(model, OptionsFor(window, base)) {}
 
 void RecomputeWindow::Push(TokenId token) { recent_[static_cast<size_t>(num_tokens_++ % window_)] = token; }
 
 std::span<const float> RecomputeWindow::Logits(StopToken stop) {
   if (num_tokens_ == 0) Fail(ErrorKind::kInput, "recompute: the stream is empty");
-  session_->Rewind(session_->num_tokens());
+  session_.Rewind(session_.num_tokens());
   const int64_t count = std::min(num_tokens_, window_);
   std::vector<TokenId> ids(static_cast<size_t>(count));
   for (int64_t i = 0; i < count; ++i)
     ids[static_cast<size_t>(i)] = recent_[static_cast<size_t>((num_tokens_ - count + i) % window_)];
-  if (session_->Feed(ids, stop) < ids.size()) return {};
-  return session_->logits();
+  if (session_.Feed(ids, stop) < count) return {};
+  return session_.Logits();
 }
 
 }  // namespace mneme

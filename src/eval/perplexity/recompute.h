@@ -12,11 +12,8 @@
 #include <string_view>
 #include <vector>
 
-#include "base/budget.h"
-#include "context/context.h"
-#include "kernels/device.h"
-#include "model/model.h"
-#include "session/session.h"
+#include "mneme/model.h"
+#include "mneme/session.h"
 
 namespace mneme {
 
@@ -29,13 +26,12 @@ struct RecomputeSpec {
 // Nothing where the name is another one. Throws Error(kInput) for an unknown key or a value out of range.
 std::optional<RecomputeSpec> ParseRecompute(std::string_view spec);
 
-// Thread rule: one thread at a time. Model, budget and device outlive it.
+// Thread rule: the engine's.
 class RecomputeWindow {
  public:
-  // base: encodings and chunk; the rest is not looked at. Reserves the session of one window. Throws what
-  // Session throws.
-  RecomputeWindow(std::shared_ptr<const Model> model, int64_t window, const ContextSettings& base,
-                  Budget& budget, Device& device, std::shared_ptr<Runner> runner);
+  // base: encodings; the rest is not looked at. Reserves the session of one window. Throws what Session
+  // throws.
+  RecomputeWindow(const Model& model, int64_t window, const SessionOptions& base);
   // Appends to the stream; computes nothing.
   void Push(TokenId token);
   int64_t num_tokens() const { return num_tokens_; }
@@ -43,14 +39,13 @@ class RecomputeWindow {
   // [vocab_size] after the last token, from the window alone; valid until the next call. Empty after a stop.
   // Throws Error(kInput) on an empty stream.
   std::span<const float> Logits(StopToken stop = {});
-  // What the session of one window reserves.
-  static SessionOptions Options(int64_t window, const ContextSettings& base);
+  const Session& session() const { return session_; }
 
  private:
   int64_t window_;
   std::vector<TokenId> recent_;  // ring of window_
   int64_t num_tokens_ = 0;
-  std::unique_ptr<Session> session_;
+  Session session_;
 };
 
 }  // namespace mneme

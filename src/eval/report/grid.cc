@@ -200,17 +200,17 @@ EvalMachine ThisMachine(size_t num_threads) {
   return machine;
 }
 
-EvalHeader MakeEvalHeader(const Model& model, size_t num_threads) {
+EvalHeader MakeEvalHeader(const Model& model) {
   EvalHeader header;
-  header.machine = ThisMachine(num_threads);
-  header.model_name = model.config().name;
-  header.model_family = model.config().family;
-  std::string path = model.path();
+  header.machine = ThisMachine(model.engine().num_threads());
+  header.model_name = model.info().name;
+  header.model_family = model.info().family;
+  std::string path = model.info().path;
   while (path.size() > 1 && path.back() == '/') path.pop_back();
   header.model_file = path.substr(path.rfind('/') + 1);
   header.model_fingerprint = model.fingerprint();
   if (model.has_tokenizer()) header.tokenizer_fingerprint = model.tokenizer().fingerprint();
-  header.trained_length = model.config().trained_length;
+  header.trained_length = model.info().trained_length;
   const std::time_t now = std::time(nullptr);
   std::tm utc{};
   gmtime_r(&now, &utc);

@@ -12,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-#include "model/model.h"
+#include "mneme/model.h"
 
 namespace mneme {
 
@@ -71,7 +71,7 @@ struct EvalReport {
 };
 
 // Model, machine and time of day; task, command, seed and settings are the caller's.
-EvalHeader MakeEvalHeader(const Model& model, size_t num_threads);
+EvalHeader MakeEvalHeader(const Model& model);
 EvalMachine ThisMachine(size_t num_threads);
 
 // {"format": "mneme eval", "version": 1, "task", "command", "seed", "program", "started", "model": {...},

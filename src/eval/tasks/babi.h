@@ -11,7 +11,7 @@
 #include <string_view>
 #include <vector>
 
-#include "tokenizer/tokenizer.h"
+#include "mneme/tokenizer.h"
 
 namespace mneme {
 

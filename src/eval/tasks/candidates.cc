@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <cctype>
 #include <cmath>
+#include <optional>
 
 #include "base/error.h"
-#include "kernels/pointwise/elementwise.h"
 
 namespace mneme {
 namespace {
@@ -47,9 +47,8 @@ bool IsDecided(const RecallQuestion& question, std::string_view text) {
   return ScoreAnswer(question, text) >= 1;
 }
 
-double LogProbability(std::span<const float> logits, TokenId token) {
-  const double value =
-      static_cast<double>(logits[static_cast<size_t>(token)]) - LogSumExp(logits.data(), logits.size());
+double LogProbabilityOf(std::span<const float> logits, TokenId token) {
+  const double value = LogProbability(logits, token);
   if (!std::isfinite(value))
     Fail(ErrorKind::kInput, "the model's logits are not finite; is the file damaged?");
   return value;
@@ -57,14 +56,15 @@ double LogProbability(std::span<const float> logits, TokenId token) {
 
 // Of the tokens `ids` after the stream as it is, which stays so where `rewind` says it.
 double ContinuationLikelihood(Session& session, std::span<const TokenId> ids, bool rewind, StopToken stop) {
-  double sum = LogProbability(session.logits(), ids[0]);
+  double sum = LogProbabilityOf(session.Logits(), ids[0]);
   if (ids.size() == 1) return sum;
   const int64_t first = session.num_tokens();
-  const size_t count = ids.size() - 1;
-  const size_t fed = session.Feed(ids.first(count), stop, [&](int64_t index, std::span<const float> logits) {
-    sum += LogProbability(logits, ids[static_cast<size_t>(index - first) + 1]);
-  });
-  if (rewind) session.Rewind(static_cast<int64_t>(fed));
+  const auto count = static_cast<int64_t>(ids.size()) - 1;
+  const int64_t fed =
+      session.Feed(ids.first(ids.size() - 1), stop, [&](int64_t index, std::span<const float> logits) {
+        sum += LogProbabilityOf(logits, ids[static_cast<size_t>(index - first) + 1]);
+      });
+  if (rewind) session.Rewind(fed);
   if (fed < count) Fail(ErrorKind::kInterrupted, "interrupted");
   return sum;
 }
@@ -89,19 +89,19 @@ RecallAnswer AskSession(RecallStream& stream, Session& session, const RecallQues
                         size_t common) {
   RecallAnswer answer;
   const int64_t start = session.num_tokens();
-  const size_t fed = session.Feed(std::span(endings[0]).first(common), stream.stop());
-  if (fed < common) Fail(ErrorKind::kInterrupted, "interrupted");
+  const int64_t fed = session.Feed(std::span(endings[0]).first(common), stream.stop());
+  if (fed < static_cast<int64_t>(common)) Fail(ErrorKind::kInterrupted, "interrupted");
   answer.num_tokens = session.num_tokens();
   if (options.likelihood) {
     double best_other = -INFINITY, right = -INFINITY;
     for (size_t i = 0; i < question.candidates.size(); ++i) {
       const auto ending = std::span(endings[i]).subspan(common);
-      std::unique_ptr<Session> copy;
-      if (static_cast<int64_t>(ending.size()) - 1 > session.options().context.max_rewind) {
+      std::optional<Session> copy;
+      if (static_cast<int64_t>(ending.size()) - 1 > session.options().max_rewind) {
         copy = session.Clone();
         stream.NotePeak();
       }
-      const double value = ContinuationLikelihood(copy ? *copy : session, ending, copy == nullptr, stream.stop());
+      const double value = ContinuationLikelihood(copy ? *copy : session, ending, !copy, stream.stop());
       if (i == 0) {
         right = value;
       } else {
@@ -167,10 +167,10 @@ RecallAnswer Ask(RecallStream& stream, const RecallQuestion& question, const Ask
   for (const auto& ending : endings) common = std::min(common, ending.size() - 1);
   Session& session = stream.session();
   const int64_t needed = static_cast<int64_t>(longest) + std::max(kMoreTokens, question.max_tokens) + 1;
-  if (needed <= session.options().context.max_rewind)
+  if (needed <= session.options().max_rewind)
     return AskSession(stream, session, question, options, endings, common);
-  const std::unique_ptr<Session> copy = session.Clone();
-  const RecallAnswer answer = AskSession(stream, *copy, question, options, endings, common);
+  Session copy = session.Clone();
+  const RecallAnswer answer = AskSession(stream, copy, question, options, endings, common);
   stream.NotePeak();
   return answer;
 }

@@ -10,11 +10,11 @@ int64_t WriteLogits(Session& session, const NextIds& next, const std::string& pa
   std::vector<TokenId> ids;
   int64_t num_ids = 0;
   while (next(&ids)) {
-    const size_t taken = session.Feed(ids, stop, [&](int64_t, std::span<const float> logits) {
+    const int64_t taken = session.Feed(ids, stop, [&](int64_t, std::span<const float> logits) {
       writer.Write(logits.data(), logits.size() * sizeof(float));
     });
-    num_ids += static_cast<int64_t>(taken);
-    if (taken < ids.size()) {
+    num_ids += taken;
+    if (taken < static_cast<int64_t>(ids.size())) {
       Fail(ErrorKind::kInterrupted, "interrupted after {} tokens; {} was not written", num_ids, path);
     }
   }

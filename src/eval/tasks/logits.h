@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "session/session.h"
+#include "mneme/session.h"
 
 namespace mneme {
 

@@ -134,35 +134,34 @@ class NeedleRunTest : public ::testing::Test {
     for (std::string word; stream >> word;) words.insert(word);
     for (const std::string_view word : RecallWords()) words.emplace(word);
     induction_ = new testing::InductionModel({words.begin(), words.end()});
-    device_ = new CpuDevice(1);
-    model_ = Model::Load(induction_->path(), {}, *device_);
+    model_ = new Model(ModelUnder(size_t{1} << 30));
     path_ = ::testing::TempDir() + "mneme_needle_" + std::to_string(getpid());
     std::ofstream file(path_);
     for (int i = 0; i < 6000; ++i) file << (i % 3 == 0 ? "red " : i % 2 == 0 ? "blue " : "round ");
   }
   static void TearDownTestSuite() {
     std::remove(path_.c_str());
-    model_.reset();
-    delete device_;
+    delete model_;
     delete induction_;
+  }
+  static Model ModelUnder(size_t cap_bytes) {
+    return Model::Load(Engine({.num_threads = 1, .memory_bytes = cap_bytes, .max_rows = 64}),
+                       induction_->path());
   }
   static RecallOptions Exact(std::vector<std::string> specs) {
     RecallOptions options;
-    options.context.key_encoding = options.context.value_encoding = Encoding::kF32;
-    options.context.max_chunk = 64;
-    options.specs = std::move(specs);
+    options.session.keys = options.session.values = Encoding::kF32;
+    options.contexts = std::move(specs);
     return options;
   }
 
   static testing::InductionModel* induction_;
-  static CpuDevice* device_;
-  static std::shared_ptr<const Model> model_;
+  static Model* model_;
   static std::string path_;
 };
 
 testing::InductionModel* NeedleRunTest::induction_ = nullptr;
-CpuDevice* NeedleRunTest::device_ = nullptr;
-std::shared_ptr<const Model> NeedleRunTest::model_;
+Model* NeedleRunTest::model_ = nullptr;
 std::string NeedleRunTest::path_;
 
 TEST_F(NeedleRunTest, AllKeysAreFoundAmongMany) {
@@ -173,7 +172,7 @@ TEST_F(NeedleRunTest, AllKeysAreFoundAmongMany) {
     options.lengths = {1200};
     options.num_trials = 2;
     options.num_queries = 6;
-    RecallRun run(model_, haystack, Exact({"dense"}), *device_);
+    RecallRun run(*model_, haystack, Exact({"dense"}));
     EvalLog log(EvalHeader{}, "", "");
     NoProgress progress;
     ASSERT_TRUE(run.Run(NeedleCells(options), log, progress));
@@ -198,7 +197,7 @@ TEST_F(NeedleRunTest, AStreamForgetsAtTheDistanceThatItsWindowHas) {
   task.spacing = 200;  // so that no statement is in the way of a question
   for (int64_t distance = edge - 4; distance <= edge + 4; ++distance) task.distances.push_back(distance);
   task.distances.push_back(410);
-  StreamTask stream(model_, haystack, Exact({"window:window=90", "dense"}), task, *device_);
+  StreamTask stream(*model_, haystack, Exact({"window:window=90", "dense"}), task);
   EvalLog log(EvalHeader{}, "", "");
   NoProgress progress;
   ASSERT_TRUE(stream.Run(log, progress));
@@ -225,7 +224,7 @@ TEST_F(NeedleRunTest, StreamsThatMakeNoSenseAreRefused) {
   const Haystack haystack = Haystack::Grass(1, " ");
   const auto refuse = [&](const StreamTaskOptions& task) -> std::string {
     try {
-      StreamTask stream(model_, haystack, Exact({"dense"}), task, *device_);
+      StreamTask stream(*model_, haystack, Exact({"dense"}), task);
     } catch (const Error& error) {
       return error.what();
     }

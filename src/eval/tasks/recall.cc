@@ -8,7 +8,7 @@
 
 #include "base/error.h"
 #include "base/units.h"
-#include "session/plan.h"
+#include "mneme/plan.h"
 
 namespace mneme {
 namespace {
@@ -121,29 +121,28 @@ std::vector<EvalRow> RowsOf(const EvalRow& cell, const RecallScores& scores, con
   return rows;
 }
 
-RecallRun::RecallRun(std::shared_ptr<const Model> model, const Haystack& haystack, RecallOptions options,
-                     Device& device)
-    : model_(std::move(model)), haystack_(haystack), options_(std::move(options)), device_(device) {
-  if (options_.specs.empty()) options_.specs = {"auto"};
+RecallRun::RecallRun(const Model& model, const Haystack& haystack, RecallOptions options)
+    : model_(model), haystack_(haystack), options_(std::move(options)) {
+  if (options_.contexts.empty()) options_.contexts = {"auto"};
   if (!options_.ask.generate && !options_.ask.likelihood)
     Fail(ErrorKind::kInput, "no way of scoring was given: generate, likelihood");
 }
 
-std::vector<ContextSettings> RecallRun::Resolve(int64_t num_tokens, std::vector<std::string>* reasons) const {
-  std::vector<ContextSettings> resolved;
-  for (const std::string& spec : options_.specs) {
-    SessionOptions session;
-    session.context = options_.context;
-    session.context.spec = spec;
+std::vector<std::string> RecallRun::Resolve(int64_t num_tokens, std::vector<std::string>* reasons) const {
+  std::vector<std::string> resolved;
+  for (const std::string& context : options_.contexts) {
+    SessionOptions session = options_.session;
+    session.context = context;
     // auto gets half, since a trunk and a branch are there at the same time. A context that was named is
     // taken as it is: what it cannot hold is seen cell by cell.
-    const bool is_auto = spec == "auto";
-    const ResolvedContext one =
-        ResolveSessionContext(*model_, session, is_auto ? options_.cap_bytes / 2 : options_.cap_bytes,
-                              is_auto ? num_tokens : -1, device_.num_threads());
-    if (!one.reason.empty() && reasons != nullptr)
-      reasons->push_back(fmt::format("{} ({})", one.settings.spec, one.reason));
-    resolved.push_back(one.settings);
+    if (context == "auto") {
+      session.memory_bytes = model_.engine().options().memory_bytes / 2;
+      session.expected_tokens = num_tokens;
+    }
+    ContextChoice choice = ChooseContext(model_, session);
+    if (!choice.reason.empty() && reasons != nullptr)
+      reasons->push_back(fmt::format("{} ({})", choice.context, choice.reason));
+    resolved.push_back(std::move(choice.context));
   }
   return resolved;
 }
@@ -153,24 +152,21 @@ namespace {
 // The cells of one context.
 class ContextRun {
  public:
-  ContextRun(std::shared_ptr<const Model> model, const Haystack& haystack, const RecallOptions& options,
-             const ContextSettings& settings, Device& device, const TokensRead& on_read)
-      : model_(std::move(model)),
+  ContextRun(const Model& model, const Haystack& haystack, const RecallOptions& options,
+             const std::string& context, const TokensRead& on_read)
+      : model_(model),
         haystack_(haystack),
         options_(options),
-        device_(device),
         on_read_(on_read),
-        budget_(options.cap_bytes) {
-    session_options_.context = settings;
-    runner_ = Session::MakeRunner(model_, settings.max_chunk, device, budget_);
-    runner_bytes_ = budget_.used_bytes();
+        session_options_(options.session) {
+    session_options_.context = context;
   }
 
   // Adds what was measured to `row`.
   RecallScores RunCell(const RecallCell& cell, EvalRow* row) {
     const auto start = Clock::now();
     std::vector<Plan> plans;
-    for (const RecallTrial& trial : cell.trials) plans.push_back(MakePlan(model_->tokenizer(), cell, trial));
+    for (const RecallTrial& trial : cell.trials) plans.push_back(MakePlan(model_.tokenizer(), cell, trial));
     std::vector<size_t> order(plans.size());
     for (size_t i = 0; i < order.size(); ++i) order[i] = i;
     std::stable_sort(order.begin(), order.end(),
@@ -182,17 +178,16 @@ class ContextRun {
     double tokens = 0;
     for (const size_t i : order) tokens += RunTrial(cell, plans[i], i, &scores);
     row->seconds = SecondsSince(start);
-    row->peak_bytes = runner_bytes_ + peak_bytes_;
+    row->peak_bytes = model_.activation_bytes() + peak_bytes_;
     row->numbers["tokens"] = tokens / static_cast<double>(plans.size());
     return scores;
   }
 
  private:
   std::unique_ptr<RecallStream> NewStream() {
-    const size_t used_before = budget_.used_bytes();
-    return std::make_unique<RecallStream>(
-        std::make_unique<Session>(model_, session_options_, budget_, device_, runner_), haystack_, budget_,
-        used_before, on_read_, options_.stop);
+    const size_t used_before = RecallStream::UsedBytes(model_);
+    return std::make_unique<RecallStream>(Session(model_, session_options_), haystack_, used_before, on_read_,
+                                          options_.stop);
   }
 
   std::unique_ptr<RecallStream> Begun(const RecallLayout& layout) {
@@ -251,15 +246,11 @@ class ContextRun {
     return tokens;
   }
 
-  std::shared_ptr<const Model> model_;
+  const Model& model_;
   const Haystack& haystack_;
   const RecallOptions& options_;
-  Device& device_;
   const TokensRead& on_read_;
-  Budget budget_;
   SessionOptions session_options_;
-  std::shared_ptr<Runner> runner_;
-  size_t runner_bytes_ = 0;
   size_t peak_bytes_ = 0;
   bool shares_ = true;
   std::unique_ptr<RecallStream> trunk_;
@@ -319,10 +310,10 @@ bool RecallRun::Run(std::vector<RecallCell> cells, EvalLog& log, Progress& progr
   std::stable_sort(cells.begin(), cells.end(), [](const RecallCell& a, const RecallCell& b) {
     return std::pair(a.row.length, a.row.depth) < std::pair(b.row.length, b.row.depth);
   });
-  const Tokenizer& tokenizer = model_->tokenizer();
+  const Tokenizer& tokenizer = model_.tokenizer();
   NoteWhatDoesNotFit(tokenizer, &cells);
-  options_.context.max_rewind = std::max(options_.context.max_rewind, RewindFor(tokenizer, cells));
-  const std::vector<ContextSettings> contexts = Resolve(cells.back().row.length + 64, nullptr);
+  options_.session.max_rewind = std::max(options_.session.max_rewind, RewindFor(tokenizer, cells));
+  const std::vector<std::string> contexts = Resolve(cells.back().row.length + 64, nullptr);
   int64_t total = 0, done = 0;
   for (const RecallCell& cell : cells) total += CellTokens(cell) * static_cast<int64_t>(contexts.size());
   std::string note;
@@ -331,16 +322,15 @@ bool RecallRun::Run(std::vector<RecallCell> cells, EvalLog& log, Progress& progr
     total = std::max(total, done);
     progress.Update(done, total, note);
   };
-  for (const ContextSettings& settings : contexts) {
-    ContextRun run(model_, haystack_, options_, settings, device_, on_read);
-    const std::string& spec = settings.spec;  // resolved: with every key
+  for (const std::string& context : contexts) {  // resolved: with every key
+    ContextRun run(model_, haystack_, options_, context, on_read);
     for (RecallCell& cell : cells) {
-      cell.row.context = spec;
+      cell.row.context = context;
       if (IsDone(log, cell.row, options_.ask)) {
         total = std::max(done, total - CellTokens(cell));
         continue;
       }
-      note = fmt::format("{}, length {}{}", spec, FormatCount(cell.row.length),
+      note = fmt::format("{}, length {}{}", context, FormatCount(cell.row.length),
                          cell.row.depth ? fmt::format(", depth {:g}", *cell.row.depth) : "");
       EvalRow row = cell.row;
       RecallScores scores;

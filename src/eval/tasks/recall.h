@@ -9,13 +9,11 @@
 #include <string>
 #include <vector>
 
-#include "base/budget.h"
 #include "base/progress.h"
 #include "eval/report/grid.h"
 #include "eval/tasks/candidates.h"
 #include "eval/tasks/haystack.h"
-#include "kernels/device.h"
-#include "model/model.h"
+#include "mneme/model.h"
 
 namespace mneme {
 
@@ -49,18 +47,16 @@ struct RecallCell {
 double ChanceOf(const std::vector<RecallTrial>& trials);
 
 struct RecallOptions {
-  ContextSettings context;         // spec is that of each run
-  std::vector<std::string> specs;  // as the user wrote them
-  size_t cap_bytes = SIZE_MAX;     // of everything beside the weights
+  SessionOptions session;             // the context is that of each run
+  std::vector<std::string> contexts;  // as the user wrote them
   AskOptions ask;
   StopToken stop = {};
 };
 
-// Thread rule: one thread at a time. Model, haystack, device and log outlive it.
+// Thread rule: the engine's. Haystack and log outlive it.
 class RecallRun {
  public:
-  RecallRun(std::shared_ptr<const Model> model, const Haystack& haystack, RecallOptions options,
-            Device& device);
+  RecallRun(const Model& model, const Haystack& haystack, RecallOptions options);
 
   // Every context with every cell that the log does not have yet: shorter texts first, shallow statements
   // first. Rows are added as cells finish: per way of scoring one, with the label "score". A cell that the
@@ -71,13 +67,12 @@ class RecallRun {
   bool Run(std::vector<RecallCell> cells, EvalLog& log, Progress& progress);
 
   // The contexts, resolved (auto included) for streams of num_tokens; reasons: what auto says, to be shown.
-  std::vector<ContextSettings> Resolve(int64_t num_tokens, std::vector<std::string>* reasons) const;
+  std::vector<std::string> Resolve(int64_t num_tokens, std::vector<std::string>* reasons) const;
 
  private:
-  std::shared_ptr<const Model> model_;
+  const Model model_;
   const Haystack& haystack_;
   RecallOptions options_;
-  Device& device_;
 };
 
 // Both ways of scoring as rows of the cell: mean and standard error over trials, with the labels "score".

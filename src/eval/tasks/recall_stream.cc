@@ -16,28 +16,31 @@ EncodeOptions OptionsFor(const Tokenizer& tokenizer) {
 
 }  // namespace
 
-RecallStream::RecallStream(std::unique_ptr<Session> session, const Haystack& haystack, Budget& budget,
-                           size_t used_before, const TokensRead& on_read, StopToken stop)
+RecallStream::RecallStream(Session session, const Haystack& haystack, size_t used_before,
+                           const TokensRead& on_read, StopToken stop)
     : session_(std::move(session)),
-      encoder_(session_->model().tokenizer(), OptionsFor(session_->model().tokenizer())),
-      chunk_(static_cast<size_t>(session_->options().context.max_chunk)),
+      encoder_(session_.model().tokenizer(), OptionsFor(session_.model().tokenizer())),
+      chunk_(static_cast<size_t>(session_.max_rows())),
       haystack_(&haystack),
-      budget_(&budget),
       used_before_(used_before),
       on_read_(&on_read),
       stop_(stop) {
   NotePeak();
 }
 
+size_t RecallStream::UsedBytes(const Model& model) {
+  return model.engine().memory().used_bytes - model.activation_bytes();
+}
+
 void RecallStream::NotePeak() {
-  const size_t used = budget_->used_bytes();
+  const size_t used = UsedBytes(session_.model());
   peak_bytes_ = std::max(peak_bytes_, used > used_before_ ? used - used_before_ : size_t{0});
 }
 
 void RecallStream::Take() {
   const size_t count = waiting_.size() / chunk_ * chunk_;
   if (count == 0) return;
-  const size_t fed = session_->Feed(std::span(waiting_).first(count), stop_);
+  const auto fed = static_cast<size_t>(session_.Feed(std::span(waiting_).first(count), stop_));
   waiting_.erase(waiting_.begin(), waiting_.begin() + static_cast<ptrdiff_t>(fed));
   NotePeak();
   (*on_read_)(static_cast<int64_t>(fed));
@@ -48,7 +51,7 @@ void RecallStream::Flush() {
   Take();
   if (waiting_.empty()) return;
   const size_t count = waiting_.size();
-  const size_t fed = session_->Feed(waiting_, stop_);
+  const auto fed = static_cast<size_t>(session_.Feed(waiting_, stop_));
   waiting_.erase(waiting_.begin(), waiting_.begin() + static_cast<ptrdiff_t>(fed));
   NotePeak();
   (*on_read_)(static_cast<int64_t>(fed));
@@ -67,7 +70,7 @@ void RecallStream::Append(const Haystack::Unit& unit) {
 }
 
 std::vector<TokenId> RecallStream::Ending(std::string_view text) const {
-  StreamEncoder copy(session_->model().tokenizer(), OptionsFor(session_->model().tokenizer()));
+  StreamEncoder copy(session_.model().tokenizer(), OptionsFor(session_.model().tokenizer()));
   copy.RestoreState(encoder_.SaveState());
   std::vector<TokenId> ids;
   copy.Feed(text, &ids);
@@ -155,9 +158,8 @@ void RecallStream::EndFiller(std::string_view end) {
 
 std::unique_ptr<RecallStream> RecallStream::Clone() {
   Flush();
-  const size_t used_before = budget_->used_bytes();
-  auto copy = std::make_unique<RecallStream>(session_->Clone(), *haystack_, *budget_, used_before, *on_read_,
-                                             stop_);
+  const size_t used_before = UsedBytes(session_.model());
+  auto copy = std::make_unique<RecallStream>(session_.Clone(), *haystack_, used_before, *on_read_, stop_);
   copy->encoder_.RestoreState(encoder_.SaveState());
   copy->cursor_ = cursor_;
   copy->in_filler_ = in_filler_;

@@ -9,21 +9,22 @@
 #include <string_view>
 #include <vector>
 
-#include "base/budget.h"
 #include "eval/tasks/haystack.h"
-#include "session/session.h"
+#include "mneme/session.h"
 
 namespace mneme {
 
 // Told how many more tokens were read.
 using TokensRead = std::function<void(int64_t num_tokens)>;
 
-// Thread rule: one thread at a time, as for the sessions. Haystack, budget and callback outlive it.
+// Thread rule: one thread at a time, as for the sessions. Haystack and callback outlive it.
 class RecallStream {
  public:
-  // Takes over an empty session of `budget`; used_before: budget.used_bytes() before it was made.
-  RecallStream(std::unique_ptr<Session> session, const Haystack& haystack, Budget& budget, size_t used_before,
-               const TokensRead& on_read, StopToken stop = {});
+  // Takes over an empty session; used_before: UsedBytes before it was made.
+  RecallStream(Session session, const Haystack& haystack, size_t used_before, const TokensRead& on_read,
+               StopToken stop = {});
+  // Of the engine's cap, beside the activations that all sessions share.
+  static size_t UsedBytes(const Model& model);
 
   // All of these throw what Session::Feed throws, and Error(kInterrupted) after a stop.
   void Text(std::string_view text);
@@ -43,12 +44,12 @@ class RecallStream {
   // Gives all certain tokens to the session.
   void Flush();
   // Certain tokens: read, and waiting for a full chunk.
-  int64_t num_tokens() const { return session_->num_tokens() + static_cast<int64_t>(waiting_.size()); }
+  int64_t num_tokens() const { return session_.num_tokens() + static_cast<int64_t>(waiting_.size()); }
   // Whether EndFiller would write something.
   bool in_filler() const { return in_filler_; }
-  Session& session() { return *session_; }
+  Session& session() { return session_; }
   StopToken stop() const { return stop_; }
-  // Of the budget, at most, for this stream alone.
+  // Of the cap, at most, for this stream alone.
   size_t peak_bytes() const { return peak_bytes_; }
   void NotePeak();
 
@@ -57,14 +58,13 @@ class RecallStream {
   void Append(const Haystack::Unit& unit);
   void FillExactly(int64_t end, std::string_view suffix, FillerCut cut);
 
-  std::unique_ptr<Session> session_;
+  Session session_;
   StreamEncoder encoder_;
   std::vector<TokenId> waiting_;
   size_t chunk_;
   const Haystack* haystack_;
   Haystack::Cursor cursor_;
   bool in_filler_ = false;
-  Budget* budget_;
   size_t used_before_;
   size_t peak_bytes_ = 0;
   const TokensRead* on_read_;

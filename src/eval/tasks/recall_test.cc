@@ -40,8 +40,7 @@ class RecallTest : public ::testing::Test {
  protected:
   static void SetUpTestSuite() {
     induction_ = new testing::InductionModel(TaskWords());
-    device_ = new CpuDevice(1);
-    model_ = Model::Load(induction_->path(), {}, *device_);
+    model_ = new Model(ModelUnder(size_t{1} << 30));
     // One token to a word, so that a text can have any length.
     haystack_path_ = ::testing::TempDir() + "mneme_words_" + std::to_string(getpid());
     std::ofstream file(haystack_path_);
@@ -51,16 +50,18 @@ class RecallTest : public ::testing::Test {
   }
   static void TearDownTestSuite() {
     std::remove(haystack_path_.c_str());
-    model_.reset();
-    delete device_;
+    delete model_;
     delete induction_;
   }
 
+  static Model ModelUnder(size_t cap_bytes) {
+    return Model::Load(Engine({.num_threads = 1, .memory_bytes = cap_bytes, .max_rows = 64}),
+                       induction_->path());
+  }
   static RecallOptions Options(const std::string& spec) {
     RecallOptions options;
-    options.context.key_encoding = options.context.value_encoding = Encoding::kF32;
-    options.context.max_chunk = 64;
-    options.specs = {spec};
+    options.session.keys = options.session.values = Encoding::kF32;
+    options.contexts = {spec};
     return options;
   }
 
@@ -77,7 +78,7 @@ class RecallTest : public ::testing::Test {
 
   static EvalReport RunCells(const std::string& spec, std::vector<RecallCell> cells) {
     const Haystack haystack = Haystack::File(haystack_path_, false);
-    RecallRun run(model_, haystack, Options(spec), *device_);
+    RecallRun run(*model_, haystack, Options(spec));
     EvalLog log(EvalHeader{}, "", "");
     NoProgress progress;
     EXPECT_TRUE(run.Run(std::move(cells), log, progress));
@@ -128,14 +129,12 @@ class RecallTest : public ::testing::Test {
   }
 
   static testing::InductionModel* induction_;
-  static CpuDevice* device_;
-  static std::shared_ptr<const Model> model_;
+  static Model* model_;
   static std::string haystack_path_;
 };
 
 testing::InductionModel* RecallTest::induction_ = nullptr;
-CpuDevice* RecallTest::device_ = nullptr;
-std::shared_ptr<const Model> RecallTest::model_;
+Model* RecallTest::model_ = nullptr;
 std::string RecallTest::haystack_path_;
 
 TEST_F(RecallTest, DenseRecallsAtEveryDistance) {
@@ -216,8 +215,8 @@ TEST_F(RecallTest, SharingThePrefixChangesNothing) {
   RecallOptions options = Options("dense");
   const Haystack haystack = Haystack::Grass(1, " ");
   const auto run = [&](size_t cap) {
-    options.cap_bytes = cap;
-    RecallRun recall(model_, haystack, options, *device_);
+    const Model model = ModelUnder(cap);
+    RecallRun recall(model, haystack, options);
     EvalLog log(EvalHeader{}, "", "");
     NoProgress progress;
     recall.Run(Cells({1200}, {0.9}, 3), log, progress);
@@ -244,13 +243,10 @@ TEST_F(RecallTest, QuestionsLongerThanARewindAreAskedOfACopy) {
   std::vector<RecallAnswer> answers;
   // All is taken back; nothing of the question; not even a candidate.
   for (const int64_t max_rewind : {200, 8, 2}) {
-    SessionOptions options;
-    options.context = Options("window:window=100").context;
-    options.context.spec = "window:window=100";
-    options.context.max_rewind = max_rewind;
-    Budget budget;
-    RecallStream stream(std::make_unique<Session>(model_, options, budget, *device_), haystack, budget, 0,
-                        on_read);
+    SessionOptions options = Options("").session;
+    options.context = "window:window=100";
+    options.max_rewind = max_rewind;
+    RecallStream stream(Session(*model_, options), haystack, 0, on_read);
     stream.Text(std::string(PasskeyIntroduction()));
     stream.Filler(300, "", FillerCut::kUnits);
     stream.EndFiller("\n");
@@ -272,7 +268,7 @@ TEST_F(RecallTest, QuestionsLongerThanARewindAreAskedOfACopy) {
 
 TEST_F(RecallTest, WhatDoesNotFitIsSaidAndFinishedCellsAreKept) {
   const Haystack haystack = Haystack::File(haystack_path_, false);
-  RecallRun run(model_, haystack, Options("window:window=100"), *device_);
+  RecallRun run(*model_, haystack, Options("window:window=100"));
   EvalLog log(EvalHeader{}, "", "");
   NoProgress progress;
   EXPECT_THROW(run.Run(Cells({20, 30}, {0}, 1), log, progress), Error) << "the question alone is longer";
@@ -295,7 +291,7 @@ TEST_F(RecallTest, WhatDoesNotFitIsSaidAndFinishedCellsAreKept) {
   }
   EXPECT_EQ(log.report().rows.size(), 2u);
   const Haystack repeated = Haystack::File(haystack_path_, true);
-  RecallRun again(model_, repeated, Options("window:window=100"), *device_);
+  RecallRun again(*model_, repeated, Options("window:window=100"));
   EXPECT_TRUE(again.Run(Cells({200, 3500}, {0}, 1), log, progress));
   EXPECT_EQ(log.report().rows.size(), 4u);
 }
@@ -311,7 +307,7 @@ TEST_F(RecallTest, AStopKeepsWhatIsFinished) {
   } progress;
   RecallOptions options = Options("window:window=100");
   options.stop = &progress.stop;
-  RecallRun run(model_, haystack, options, *device_);
+  RecallRun run(*model_, haystack, options);
   EvalLog log(EvalHeader{}, "", "");
   EXPECT_FALSE(run.Run(Cells({200, 4000}, {0}, 1), log, progress));
   progress.stop = false;

@@ -13,7 +13,7 @@
 
 #include "base/random.h"
 #include "formats/gguf.h"
-#include "model/model.h"
+#include "mneme/model.h"
 
 namespace mneme::testing {
 

@@ -33,8 +33,7 @@ RecallQuestion QuestionFor(const StreamTaskOptions& task, int64_t record, std::s
 }  // namespace
 
 struct StreamTask::Pass {
-  ContextSettings settings;
-  std::string spec;
+  std::string context;               // resolved
   std::vector<RecallScores> scores;  // per distance
   std::vector<double> between;       // sum of true distances
   std::string note;
@@ -43,14 +42,10 @@ struct StreamTask::Pass {
   size_t peak_bytes = 0;
 };
 
-StreamTask::StreamTask(std::shared_ptr<const Model> model, const Haystack& haystack, RecallOptions options,
-                       StreamTaskOptions task, Device& device)
-    : model_(std::move(model)),
-      haystack_(haystack),
-      options_(std::move(options)),
-      task_(std::move(task)),
-      device_(device) {
-  if (options_.specs.empty()) options_.specs = {"auto"};
+StreamTask::StreamTask(const Model& model, const Haystack& haystack, RecallOptions options,
+                       StreamTaskOptions task)
+    : model_(model), haystack_(haystack), options_(std::move(options)), task_(std::move(task)) {
+  if (options_.contexts.empty()) options_.contexts = {"auto"};
   if (task_.distances.empty()) Fail(ErrorKind::kInput, "stream: at least one distance is needed");
   std::sort(task_.distances.begin(), task_.distances.end());
   task_.distances.erase(std::unique(task_.distances.begin(), task_.distances.end()), task_.distances.end());
@@ -64,7 +59,7 @@ StreamTask::StreamTask(std::shared_ptr<const Model> model, const Haystack& hayst
          FormatCount(farthest), FormatCount(task_.length));
   std::string statement;
   QuestionFor(task_, 0, &statement);
-  const auto statement_tokens = static_cast<int64_t>(model_->tokenizer().Encode(statement + "\n").size());
+  const auto statement_tokens = static_cast<int64_t>(model_.tokenizer().Encode(statement + "\n").size());
   const int64_t closest = std::max(2 * statement_tokens, farthest / kLiveNames + 1);
   if (task_.spacing == 0) task_.spacing = closest;
   if (task_.spacing < closest)
@@ -77,11 +72,10 @@ StreamTask::StreamTask(std::shared_ptr<const Model> model, const Haystack& hayst
 
 void StreamTask::RunPass(Pass& pass, const TokensRead& on_read) {
   const auto start = std::chrono::steady_clock::now();
-  Budget budget(options_.cap_bytes);
-  SessionOptions session_options;
-  session_options.context = pass.settings;
-  RecallStream stream(std::make_unique<Session>(model_, session_options, budget, device_), haystack_, budget, 0,
-                      on_read, options_.stop);
+  SessionOptions session_options = options_.session;
+  session_options.context = pass.context;
+  const size_t used_before = RecallStream::UsedBytes(model_);
+  RecallStream stream(Session(model_, session_options), haystack_, used_before, on_read, options_.stop);
   struct Event {
     int64_t at;
     int64_t record;
@@ -126,7 +120,7 @@ void StreamTask::RunPass(Pass& pass, const TokensRead& on_read) {
       throw;
     pass.note = fmt::format("after {} tokens: {}", FormatCount(stream.num_tokens()), error.what());
   }
-  pass.peak_bytes = stream.peak_bytes();
+  pass.peak_bytes = model_.activation_bytes() + stream.peak_bytes();
   pass.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
@@ -135,7 +129,7 @@ std::vector<EvalRow> StreamTask::RowsOfPass(const Pass& pass) const {
   for (size_t i = 0; i < task_.distances.size(); ++i) {
     EvalRow row;
     row.task = "stream";
-    row.context = pass.spec;
+    row.context = pass.context;
     row.length = task_.length;
     row.labels["distance"] = std::to_string(task_.distances[i]);
     row.numbers["chance"] = 1.0 / static_cast<double>(task_.num_candidates);
@@ -155,16 +149,15 @@ std::vector<EvalRow> StreamTask::RowsOfPass(const Pass& pass) const {
 bool StreamTask::Run(EvalLog& log, Progress& progress) {
   std::string statement;
   const RecallQuestion sample = QuestionFor(task_, 0, &statement);
-  options_.context.max_rewind =
-      std::max(options_.context.max_rewind, std::min<int64_t>(512, AskTokens(model_->tokenizer(), sample)));
-  RecallRun resolver(model_, haystack_, options_, device_);
-  const std::vector<ContextSettings> contexts = resolver.Resolve(task_.length, nullptr);
+  options_.session.max_rewind =
+      std::max(options_.session.max_rewind, std::min<int64_t>(512, AskTokens(model_.tokenizer(), sample)));
+  RecallRun resolver(model_, haystack_, options_);
+  const std::vector<std::string> contexts = resolver.Resolve(task_.length, nullptr);
   int64_t done = 0;
   const int64_t total = task_.length * static_cast<int64_t>(contexts.size());
   for (size_t i = 0; i < contexts.size(); ++i) {
     Pass pass;
-    pass.settings = contexts[i];
-    pass.spec = pass.settings.spec;
+    pass.context = contexts[i];
     const std::vector<EvalRow> cells = RowsOfPass(pass);
     done = task_.length * static_cast<int64_t>(i);
     if (std::all_of(cells.begin(), cells.end(), [&](const EvalRow& row) { return log.Find(row) != nullptr; }))
@@ -173,7 +166,7 @@ bool StreamTask::Run(EvalLog& log, Progress& progress) {
     pass.between.resize(task_.distances.size());
     RunPass(pass, [&](int64_t count) {
       done += count;
-      progress.Update(std::min(done, total), total, pass.spec);
+      progress.Update(std::min(done, total), total, pass.context);
     });
     for (EvalRow& row : RowsOfPass(pass)) log.Add(std::move(row));
     if (pass.interrupted) {

@@ -23,8 +23,7 @@ struct StreamTaskOptions {
 class StreamTask {
  public:
   // Throws Error(kInput) for options that make no sense, naming them.
-  StreamTask(std::shared_ptr<const Model> model, const Haystack& haystack, RecallOptions options,
-             StreamTaskOptions task, Device& device);
+  StreamTask(const Model& model, const Haystack& haystack, RecallOptions options, StreamTaskOptions task);
 
   // One pass per context that the log does not have; rows "stream" with the label "distance". A pass that was
   // stopped, by its StopToken or by a context that cannot go on, gives rows of what was asked until then,
@@ -39,11 +38,10 @@ class StreamTask {
   void RunPass(Pass& pass, const TokensRead& on_read);
   std::vector<EvalRow> RowsOfPass(const Pass& pass) const;
 
-  std::shared_ptr<const Model> model_;
+  const Model model_;
   const Haystack& haystack_;
   RecallOptions options_;
   StreamTaskOptions task_;
-  Device& device_;
 };
 
 }  // namespace mneme

@@ -12,10 +12,10 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/hash.h"
+#include "base/json.h"
 #include "base/units.h"
 #include "eval/scores/text.h"
-#include "formats/json.h"
-#include "session/session.h"
+#include "mneme/session.h"
 
 namespace mneme {
 namespace {
@@ -99,16 +99,8 @@ class PartsFile {
 
 class Summarizer {
  public:
-  Summarizer(std::shared_ptr<const Model> model, const SummarySettings& settings, Budget& budget,
-             Device& device, Progress& progress)
-      : model_(std::move(model)),
-        settings_(settings),
-        budget_(budget),
-        device_(device),
-        progress_(progress),
-        parts_(settings.parts_path, RunKey()) {
-    runner_ = Session::MakeRunner(model_, settings.context.max_chunk, device, budget);
-  }
+  Summarizer(const Model& model, const SummarySettings& settings, Progress& progress)
+      : model_(model), settings_(settings), progress_(progress), parts_(settings.parts_path, RunKey()) {}
 
   SummaryResult Run(const NextText& next) {
     const auto start = Clock::now();
@@ -121,6 +113,7 @@ class Summarizer {
     }
     if (!interrupted_) result.text = LastPass(source, &result);
     result.is_interrupted = interrupted_;
+    result.peak_bytes = peak_bytes_;
     result.seconds = std::chrono::duration<double>(Clock::now() - start).count();
     return result;
   }
@@ -129,11 +122,11 @@ class Summarizer {
   // What decides the summaries of parts.
   std::string RunKey() const {
     Json json;
-    json["model"] = fmt::format("{:016x}", model_->fingerprint());
-    json["context"] = settings_.context.spec;
-    json["kv"] = fmt::format("{}, {}", EncodingName(settings_.context.key_encoding),
-                             EncodingName(settings_.context.value_encoding));
-    json["start_position"] = settings_.context.start_position;
+    json["model"] = fmt::format("{:016x}", model_.fingerprint());
+    json["context"] = settings_.session.context;
+    json["kv"] =
+        fmt::format("{}, {}", EncodingName(settings_.session.keys), EncodingName(settings_.session.values));
+    json["start_position"] = settings_.session.start_position;
     json["max_tokens"] = settings_.max_tokens;
     json["part_tokens"] = PartTokens();
     json["before"] = settings_.before;
@@ -143,7 +136,7 @@ class Summarizer {
 
   int64_t PartTokens() const {
     if (settings_.part_tokens > 0) return settings_.part_tokens;
-    const int64_t trained = model_->config().trained_length;
+    const int64_t trained = model_.info().trained_length;
     return trained > 0 ? std::max<int64_t>(trained / 2, 1) : kDefaultPartTokens;
   }
 
@@ -155,24 +148,22 @@ class Summarizer {
     };
   }
 
-  std::unique_ptr<Session> Begin() {
-    SessionOptions options;
-    options.context = settings_.context;
-    options.encode.add_bos = model_->tokenizer().adds_bos();
-    auto session = std::make_unique<Session>(model_, options, budget_, device_, runner_);
-    session->FeedText(settings_.before, settings_.stop);
+  Session Begin() {
+    Session session(model_, settings_.session);
+    session.FeedText(settings_.before, TextKind::kPlain, settings_.stop);
     return session;
   }
 
   // Empty after a stop.
   std::string Write(Session& session) {
-    session.FeedText(settings_.after, settings_.stop);
+    session.FeedText(settings_.after, TextKind::kPlain, settings_.stop);
     session.FinishText();
     std::string summary;
     GenerateOptions generate;
     generate.max_tokens = settings_.max_tokens;
     Generation generation = session.Generate(generate);
     while (const auto piece = generation.Next(settings_.stop)) summary += piece->text;
+    peak_bytes_ = std::max(peak_bytes_, model_.activation_bytes() + session.memory().peak_bytes);
     if (generation.result().reason != StopReason::kInterrupted) return std::string(scores::Trim(summary));
     interrupted_ = true;
     return "";
@@ -181,7 +172,7 @@ class Summarizer {
   // The summaries of the parts, a line each.
   std::string OnePass(int64_t pass, const NextText& source, SummaryResult* result) {
     std::string joined;
-    StreamEncoder encoder(model_->tokenizer());
+    StreamEncoder encoder(model_.tokenizer());
     std::vector<TokenId> ids;
     const auto flush = [&](size_t least) {
       const size_t size = static_cast<size_t>(PartTokens());
@@ -212,54 +203,53 @@ class Summarizer {
   std::string OnePart(std::span<const TokenId> ids) {
     std::string summary;
     if (parts_.Take(ids, &summary)) return summary;
-    const std::unique_ptr<Session> session = Begin();
-    session->FinishText();
-    if (session->Feed(ids, settings_.stop) < ids.size()) {
+    Session session = Begin();
+    session.FinishText();
+    if (session.Feed(ids, settings_.stop) < static_cast<int64_t>(ids.size())) {
       interrupted_ = true;
       return "";
     }
-    summary = Write(*session);
+    summary = Write(session);
     if (!interrupted_) parts_.Add(ids, summary);
     return summary;
   }
 
   std::string LastPass(const NextText& source, SummaryResult* result) {
-    const std::unique_ptr<Session> session = Begin();
-    const int64_t first = session->num_tokens();
+    Session session = Begin();
+    const int64_t first = session.num_tokens();
     int64_t num_bytes = 0;
     for (std::string piece = source(); !piece.empty(); piece = source()) {
       num_bytes += static_cast<int64_t>(piece.size());
-      if (session->FeedText(piece, settings_.stop) < piece.size()) interrupted_ = true;
+      if (session.FeedText(piece, TextKind::kPlain, settings_.stop) < static_cast<int64_t>(piece.size()))
+        interrupted_ = true;
       if (interrupted_ || settings_.stop.stop_requested()) {
         interrupted_ = true;
         return "";
       }
-      progress_.Update(num_bytes, -1, fmt::format("{} tokens read", FormatCount(session->num_tokens())));
+      progress_.Update(num_bytes, -1, fmt::format("{} tokens read", FormatCount(session.num_tokens())));
     }
     if (num_bytes == 0) Fail(ErrorKind::kInput, "there is no text to summarize");
-    if (settings_.passes == 1) result->num_tokens = session->num_tokens() - first;
-    return Write(*session);
+    if (settings_.passes == 1) result->num_tokens = session.num_tokens() - first;
+    return Write(session);
   }
 
-  std::shared_ptr<const Model> model_;
+  const Model& model_;
   const SummarySettings& settings_;
-  Budget& budget_;
-  Device& device_;
   Progress& progress_;
   PartsFile parts_;
-  std::shared_ptr<Runner> runner_;
+  size_t peak_bytes_ = 0;
   bool interrupted_ = false;
 };
 
 }  // namespace
 
-SummaryResult Summarize(std::shared_ptr<const Model> model, const SummarySettings& settings,
-                        const NextText& next, Budget& budget, Device& device, Progress& progress) {
-  if (!model->has_tokenizer()) {
-    Fail(ErrorKind::kUnsupported, "{} carries no tokenizer; name one with --tokenizer", model->config().name);
+SummaryResult Summarize(const Model& model, const SummarySettings& settings, const NextText& next,
+                        Progress& progress) {
+  if (!model.has_tokenizer()) {
+    Fail(ErrorKind::kUnsupported, "{} carries no tokenizer; name one with --tokenizer", model.info().name);
   }
   if (settings.passes < 1) Fail(ErrorKind::kInput, "passes: at least 1");
-  return Summarizer(std::move(model), settings, budget, device, progress).Run(next);
+  return Summarizer(model, settings, progress).Run(next);
 }
 
 }  // namespace mneme

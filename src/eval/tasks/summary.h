@@ -7,17 +7,14 @@
 #include <string>
 #include <vector>
 
-#include "base/budget.h"
 #include "base/progress.h"
-#include "base/stop.h"
-#include "context/context.h"
-#include "kernels/device.h"
-#include "model/model.h"
+#include "mneme/model.h"
+#include "mneme/stop.h"
 
 namespace mneme {
 
 struct SummarySettings {
-  ContextSettings context;   // resolved
+  SessionOptions session;    // with a resolved context
   int64_t max_tokens = 512;  // of a summary
   // 1: the whole text is one stream. More: the text is cut into parts of part_tokens, each is summarized by
   // itself, and what comes out is the text of the next pass; the last pass reads all that is left as one.
@@ -36,6 +33,7 @@ struct SummaryResult {
   int64_t num_tokens = 0;  // of the text
   int64_t num_parts = 0;   // summarized on the way, in all passes
   double seconds = 0;
+  size_t peak_bytes = 0;  // of the cap
   bool is_interrupted = false;
 };
 
@@ -45,7 +43,7 @@ using NextText = std::function<std::string()>;
 // Memory does not grow with the text beyond the summaries of one pass. Throws Error(kUnsupported) for a model
 // without tokenizer, Error(kInput) for an empty text, Error(kMismatch) where parts_path belongs to another
 // run or text, and what Session throws.
-SummaryResult Summarize(std::shared_ptr<const Model> model, const SummarySettings& settings,
-                        const NextText& next, Budget& budget, Device& device, Progress& progress);
+SummaryResult Summarize(const Model& model, const SummarySettings& settings, const NextText& next,
+                        Progress& progress);
 
 }  // namespace mneme

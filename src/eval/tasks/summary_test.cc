@@ -26,15 +26,14 @@ class SummaryTest : public ::testing::Test {
               ("mneme-parts-" + std::string(::testing::UnitTest::GetInstance()->current_test_info()->name())))
                  .string();
     fs::remove(parts_);
-    settings_.context.spec = "sinks:sinks=4,window=200";
+    settings_.session.context = "sinks:sinks=4,window=200";
     settings_.max_tokens = 6;
   }
   void TearDown() override { fs::remove(parts_); }
 
   SummaryResult Run(const std::string& data, const std::string& text, size_t piece = 7) {
-    CpuDevice device(1);
-    const auto model = Model::Load(data + "/models/stories260K/stories260K.gguf", {}, device);
-    Budget budget;
+    const Model model =
+        Model::Load(Engine({.num_threads = 1}), data + "/models/stories260K/stories260K.gguf");
     NoProgress progress;
     size_t at = 0;
     return Summarize(
@@ -44,7 +43,7 @@ class SummaryTest : public ::testing::Test {
           at += piece;
           return next;
         },
-        budget, device, progress);
+        progress);
   }
   static std::string Story() {
     std::string text;
@@ -82,9 +81,9 @@ TEST_F(SummaryTest, PassesCutPartsAndKeepThem) {
   std::ifstream again(parts_);
   EXPECT_EQ((std::string{std::istreambuf_iterator<char>(again), {}}), kept);
   EXPECT_THROW(Run(data, "Tom had a dog. " + Story()), Error);  // another text
-  settings_.context.key_encoding = Encoding::kQ8_0;
+  settings_.session.keys = Encoding::kQ8_0;
   EXPECT_THROW(Run(data, Story()), Error);
-  settings_.context.key_encoding = ContextSettings().key_encoding;
+  settings_.session.keys = SessionOptions().keys;
   settings_.part_tokens = 50;
   EXPECT_THROW(Run(data, Story()), Error);
 }

@@ -9,10 +9,11 @@
 #include <string>
 #include <vector>
 
-#include "base/error.h"
-#include "base/stop.h"
-#include "chat/chat_template.h"
-#include "session/session.h"
+#include "mneme/chat.h"
+#include "mneme/error.h"
+#include "mneme/export.h"
+#include "mneme/session.h"
+#include "mneme/stop.h"
 
 namespace mneme {
 
@@ -31,11 +32,12 @@ struct JobEvent {
 
 // Tokens to feed, then perhaps an answer to write.
 struct Job {
-  Session* session =
-      nullptr;  // outlives the job; until kDone or kFailed whatever would change it throws Error(kInput)
+  // Outlives the job, and stays where it is; until kDone or kFailed whatever would change it throws
+  // Error(kInput).
+  Session* session = nullptr;
   std::vector<TokenId> tokens = {};
-  std::vector<ChatSegment> text =
-      {};  // in place of tokens; one text, BOS first where the stream is empty and wants one
+  // In place of tokens; one text, BOS first where the stream is empty and wants one.
+  std::vector<Segment> text = {};
   std::optional<GenerateOptions> generate = std::nullopt;
   StopToken stop = {};  // the job ends before the next call
   // Called at the end of a Step, when the session is in order; it may Add. Must not throw. May be empty.
@@ -43,17 +45,19 @@ struct Job {
 };
 
 // Thread rule: one thread at a time, the one that uses the sessions.
-class Scheduler {
+class MNEME_API Scheduler {
  public:
-  // rows_per_step: most rows of one call, which is how long an answer may wait; 0: the Runner's max_rows.
-  explicit Scheduler(std::shared_ptr<Runner> runner, int64_t rows_per_step = 0);
+  // rows_per_step: most rows of one call, which is how long an answer may wait; 0: as many as a call can
+  // have.
+  explicit Scheduler(const Model& model, int64_t rows_per_step = 0);
   // Ends what is left: sessions hold what was fed and handed out.
   ~Scheduler();
   Scheduler(const Scheduler&) = delete;
   Scheduler& operator=(const Scheduler&) = delete;
 
-  // Throws Error(kInput) for a session that has a job or a Generation, or is of another Runner, and for
-  // tokens outside the vocabulary; Error(kUnsupported) for text without a tokenizer. Nothing is added then.
+  // Throws Error(kInput) for a session that has a job or a Generation, or is of another model object, and
+  // for tokens outside the vocabulary; Error(kUnsupported) for text without a tokenizer. Nothing is added
+  // then.
   void Add(Job job);
   // One forward call: one row of each answer, the other rows shared by the prompts. Returns whether jobs are
   // left. On an Error of the call itself all jobs of that call have failed.

@@ -1,4 +1,6 @@
 // The forward pass. It reads the configuration and the weights, and knows no family.
+#include "model/runner.h"
+
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -9,7 +11,6 @@
 
 #include "base/error.h"
 #include "kernels/device.h"
-#include "model/model.h"
 #include "model/weights.h"
 
 namespace mneme {
@@ -34,7 +35,7 @@ struct Layout {
   size_t attend_bytes = 0;  // scratch
   ActivationForm form;      // all that products of the model read
 
-  Layout(const Model& model, int64_t rows, size_t num_threads) : max_rows(static_cast<size_t>(rows)) {
+  Layout(const LoadedModel& model, int64_t rows, size_t num_threads) : max_rows(static_cast<size_t>(rows)) {
     const ModelConfig& c = model.config();
     model_dim = c.model_dim;
     const size_t num_kv_heads = *std::max_element(c.num_kv_heads.begin(), c.num_kv_heads.end());
@@ -66,7 +67,7 @@ struct Layout {
 }  // namespace
 
 struct Runner::Impl {
-  Impl(const Model& from, int64_t rows, Device& on_device, Budget& budget)
+  Impl(const LoadedModel& from, int64_t rows, Device& on_device, const Budget& budget)
       : model(from),
         config(model.config()),
         weights(model.weights()),
@@ -164,7 +165,7 @@ struct Runner::Impl {
   void Begin(const ForwardChunk& chunk) const;
   void RunBegun(std::span<const ForwardChunk> chunks, const LogitsCallback& on_logits);
 
-  const Model& model;
+  const LoadedModel& model;
   const ModelConfig& config;
   const ModelWeights& weights;
   Device& device;
@@ -177,10 +178,10 @@ struct Runner::Impl {
   float *q, *k, *v, *attended, *write_gate;
   float *up, *gate;  // over q, k, v and attended, which are done with by then
   size_t num_rows = 0;
-  std::vector<TokenId> ids;         // of all chunks
-  std::vector<Position> places;     // of the ids; only with learned positions
+  std::vector<TokenId> ids;              // of all chunks
+  std::vector<Position> places;          // of the ids; only with learned positions
   std::vector<AttendCall> attend_calls;  // of all chunks, in one layer
-  std::vector<size_t> logit_chunk;  // of the rows gathered in `normed`
+  std::vector<size_t> logit_chunk;       // of the rows gathered in `normed`
   std::vector<size_t> logit_row;
 };
 
@@ -370,17 +371,18 @@ void Runner::Impl::RunBegun(std::span<const ForwardChunk> chunks, const LogitsCa
   model.CheckUnchanged();  // else the rows may come from weights that are no longer there
 }
 
-Runner::Runner(const Model& model, int64_t max_rows, Device& device, Budget& budget) {
+Runner::Runner(const LoadedModel& model, int64_t max_rows, Device& device, const Budget& budget) {
   MNEME_CHECK(max_rows > 0);
   impl_ = std::make_unique<Impl>(model, max_rows, device, budget);
 }
 
 Runner::~Runner() = default;
 
-size_t Runner::ScratchBytes(const Model& model, int64_t max_rows, size_t num_threads) {
+size_t Runner::ScratchBytes(const LoadedModel& model, int64_t max_rows, size_t num_threads) {
   return Layout(model, max_rows, num_threads).bytes();
 }
 
+size_t Runner::reserved_bytes() const { return impl_->lease.bytes(); }
 int64_t Runner::max_rows() const { return static_cast<int64_t>(impl_->layout.max_rows); }
 
 void Runner::Forward(std::span<const ForwardChunk> chunks, const LogitsCallback& on_logits) {

@@ -8,7 +8,8 @@
 #include <string_view>
 #include <vector>
 
-#include "tokenizer/tokenizer.h"
+#include "mneme/export.h"
+#include "mneme/tokenizer.h"
 
 namespace mneme {
 
@@ -19,10 +20,10 @@ struct ChatMessage {
   std::string content;
 };
 
-// Text of one origin. parse_special: control tokens in it are meant.
-struct ChatSegment {
+// Text of one origin.
+struct Segment {
   std::string text;
-  bool parse_special;
+  TextKind kind = TextKind::kPlain;
 };
 
 // One format. BOS is not part of it (Tokenizer::adds_bos). "</s>" stands for the tokenizer's end of text.
@@ -43,18 +44,18 @@ struct ChatTemplate {
 };
 
 // All formats, in the order of help texts.
-std::span<const ChatTemplate> ChatTemplates();
+MNEME_API std::span<const ChatTemplate> ChatTemplates();
 // By name, in any case ("chatml", "llama-2", "llama-3", "mistral", "gemma", "phi-3", "zephyr", "alpaca",
 // "plain"); null if unknown.
-const ChatTemplate* FindChatTemplate(std::string_view name);
+MNEME_API const ChatTemplate* FindChatTemplate(std::string_view name);
 // The format that a Jinja template writes, by the markers in it; null if none is known.
-const ChatTemplate* RecogniseChatTemplate(std::string_view jinja_text);
+MNEME_API const ChatTemplate* RecogniseChatTemplate(std::string_view jinja_text);
 
 // A message's content as the format writes it: without the white space around it where the format trims.
-std::string_view TrimmedContent(const ChatTemplate& format, std::string_view content);
+MNEME_API std::string_view TrimmedContent(const ChatTemplate& format, std::string_view content);
 
 // Renders a conversation turn by turn. One thread at a time.
-class ChatRenderer {
+class MNEME_API ChatRenderer {
  public:
   // end_of_text: the piece of Tokenizer::eos_id(), for the formats that end replies with it.
   explicit ChatRenderer(const ChatTemplate* format, std::string_view end_of_text = "</s>")
@@ -62,14 +63,14 @@ class ChatRenderer {
 
   // Appends the text of one whole message. A system message of a system_in_user format waits for the user
   // message after it.
-  void Add(const ChatMessage& message, std::vector<ChatSegment>* out);
+  void Add(const ChatMessage& message, std::vector<Segment>* out);
   // Appends what stands before a reply that the model is to write.
-  void StartReply(std::vector<ChatSegment>* out);
+  void StartReply(std::vector<Segment>* out);
   // Appends what follows that reply; model_wrote_end: the model's last token was the end itself.
-  void EndReply(bool model_wrote_end, std::vector<ChatSegment>* out);
+  void EndReply(bool model_wrote_end, std::vector<Segment>* out);
 
  private:
-  void AppendFormat(std::string_view text, std::vector<ChatSegment>* out) const;
+  void AppendFormat(std::string_view text, std::vector<Segment>* out) const;
 
   const ChatTemplate* format_;
   std::string end_of_text_;
@@ -79,9 +80,10 @@ class ChatRenderer {
 };
 
 // Feeds the segments as one text into an encoder made with parse_special (no Finish).
-void FeedSegments(std::span<const ChatSegment> segments, StreamEncoder* encoder, std::vector<TokenId>* out);
+MNEME_API void FeedSegments(std::span<const Segment> segments, StreamEncoder* encoder,
+                            std::vector<TokenId>* out);
 // Ids of the segments as one text.
-std::vector<TokenId> EncodeSegments(const Tokenizer& tokenizer, std::span<const ChatSegment> segments,
-                                    bool add_bos);
+MNEME_API std::vector<TokenId> EncodeSegments(const Tokenizer& tokenizer, std::span<const Segment> segments,
+                                              bool add_bos);
 
 }  // namespace mneme

@@ -15,19 +15,23 @@
 #include <string_view>
 #include <vector>
 
-#include "base/types.h"
+#include "mneme/export.h"
+#include "mneme/types.h"
 
 namespace mneme {
 
-class GgufFile;
 struct TokenizerModel;
 class StreamEncoder;
 
+// Whether control tokens spelled in a text are meant: in what a chat format writes they are, in what users
+// wrote they stay letters.
+enum class TextKind : uint8_t { kPlain, kFormat };
+
 struct EncodeOptions {
-  bool parse_special = false;  // text of control tokens ("<|im_end|>") and of what else the file's chat template
-                               // writes becomes the token; otherwise it stays letters
-  bool add_bos = false;        // puts bos_id() first; ignored where there is none
-  bool add_eos = false;        // puts eos_id() last; ignored where there is none
+  bool parse_special = false;  // text of control tokens ("<|im_end|>") and of what else the file's chat
+                               // template writes becomes the token; otherwise it stays letters
+  bool add_bos = false;  // puts bos_id() first; ignored where there is none
+  bool add_eos = false;  // puts eos_id() last; ignored where there is none
 };
 
 struct DecodeOptions {
@@ -37,11 +41,11 @@ struct DecodeOptions {
 
 // An immutable tokenizer. Copies share one model and cost a pointer. Every const member may be called from
 // any number of threads at once.
-class Tokenizer {
+class MNEME_API Tokenizer {
  public:
   explicit Tokenizer(std::shared_ptr<const TokenizerModel> model);
-  // The same for a model with more rows than the file has pieces, as matrices are padded: ids behind the pieces are unused
-  // tokens without text. Nothing changes where num_ids is not above vocab_size().
+  // The same for a model with more rows than the file has pieces, as matrices are padded: ids behind the
+  // pieces are unused tokens without text. Nothing changes where num_ids is not above vocab_size().
   Tokenizer PaddedTo(int32_t num_ids) const;
 
   // Ids of the text. Bytes that are not UTF-8: byte-level BPE encodes them as they are; SentencePiece
@@ -107,7 +111,7 @@ inline constexpr size_t kMaxWordBytes = size_t{1} << 16;
 // Encodes a stream piece by piece. For every split of the input into pieces the ids are those of
 // Tokenizer::Encode on the whole. Holds back what later text can change, at most
 // 2 * kMaxWordBytes + the longest special token; besides that a word cache of 1 MiB. One thread at a time.
-class StreamEncoder {
+class MNEME_API StreamEncoder {
  public:
   explicit StreamEncoder(Tokenizer tokenizer, EncodeOptions options = {});
   ~StreamEncoder();
@@ -137,7 +141,7 @@ class StreamEncoder {
 
 // Decodes a stream of ids. Never gives half a UTF-8 character: an incomplete one waits for its other bytes,
 // and U+FFFD appears only once the bytes are certainly invalid. Holds at most 3 bytes. One thread at a time.
-class StreamDecoder {
+class MNEME_API StreamDecoder {
  public:
   explicit StreamDecoder(Tokenizer tokenizer, DecodeOptions options = {});
 
@@ -160,26 +164,24 @@ class StreamDecoder {
 // Loaders. All throw Error(kFile) for damaged data (every count and id is checked) and Error(kUnsupported),
 // with the name, for kinds, pre-tokenizers and normalisers that are not known here.
 
-// From the metadata keys tokenizer.ggml.* and tokenizer.chat_template. A byte-level file without
-// tokenizer.ggml.pre (written before that key came) gets the split that llama.cpp gives it, "default",
-// whatever its family; `pre`, if not empty, is used in place of the key ("gptneox").
-Tokenizer LoadTokenizer(const GgufFile& file, std::string_view pre = {});
 // From a Hugging Face folder: tokenizer.json, else tokenizer.model; tokenizer_config.json where present.
-Tokenizer LoadTokenizerFolder(const std::string& folder);
-// By extension: .json, .model (also .model.v1, .model.v3), .gguf, .bin (llama2.c), .tiktoken (the name
-// before it says which pattern: r50k_base, p50k_base, cl100k_base, o200k_base). A folder is passed on.
-Tokenizer LoadTokenizerFile(const std::string& path);
+MNEME_API Tokenizer LoadTokenizerFolder(const std::string& folder);
+// By extension, GGUF also by content: .json, .model (also .model.v1, .model.v3), .gguf, .bin (llama2.c),
+// .tiktoken (the name before it says which pattern: r50k_base, p50k_base, cl100k_base, o200k_base). A folder
+// is passed on.
+MNEME_API Tokenizer LoadTokenizerFile(const std::string& path);
 
 // The same from memory; `name` appears in messages. config_json: content of tokenizer_config.json or empty.
-Tokenizer ParseTokenizerJson(std::span<const uint8_t> json, std::string_view config_json = {},
-                             std::string_view name = "tokenizer.json");
-Tokenizer ParseSentencePieceModel(std::span<const uint8_t> protobuf, std::string_view config_json = {},
-                                  std::string_view name = "tokenizer.model");
+MNEME_API Tokenizer ParseTokenizerJson(std::span<const uint8_t> json, std::string_view config_json = {},
+                                       std::string_view name = "tokenizer.json");
+MNEME_API Tokenizer ParseSentencePieceModel(std::span<const uint8_t> protobuf,
+                                            std::string_view config_json = {},
+                                            std::string_view name = "tokenizer.model");
 // pattern: a pre-tokenizer name ("gpt2", "llama3", "gpt-4o", ...).
-Tokenizer ParseTiktoken(std::span<const uint8_t> ranks, std::string_view pattern,
-                        std::string_view name = "ranks");
+MNEME_API Tokenizer ParseTiktoken(std::span<const uint8_t> ranks, std::string_view pattern,
+                                  std::string_view name = "ranks");
 // SentencePiece BPE from pieces and scores, as llama2.c keeps them (0 <unk>, 1 BOS, 2 EOS, bytes at 3..258
 // where named <0x00>..<0xFF>; spaces in pieces stand for U+2581).
-Tokenizer TokenizerFromPieces(std::span<const std::string> pieces, std::span<const float> scores);
+MNEME_API Tokenizer TokenizerFromPieces(std::span<const std::string> pieces, std::span<const float> scores);
 
 }  // namespace mneme

@@ -6,12 +6,9 @@
 #include <cstdint>
 #include <vector>
 
-namespace mneme {
+#include "mneme/export.h"
 
-// Resident memory of this process, from /proc/self/statm; 0 where there is none.
-size_t ResidentBytes();
-// The most that was ever resident, from /proc/self/status; 0 where there is none.
-size_t PeakResidentBytes();
+namespace mneme {
 
 // One point of a log: after num_tokens tokens and busy_seconds seconds of work on them.
 struct SpeedSample {
@@ -29,7 +26,7 @@ struct Flatness {
 };
 
 // Thread rule: one thread at a time.
-class SpeedLog {
+class MNEME_API SpeedLog {
  public:
   static constexpr size_t kMaxSamples = 1024;
   static constexpr size_t kMinSamples = 20;

@@ -1,4 +1,4 @@
-#include "session/text_hash.h"
+#include "base/text_hash.h"
 
 #include <algorithm>
 

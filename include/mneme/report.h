@@ -1,0 +1,28 @@
+// What a run did, in full, as JSON (--report FILE.json) and in a few lines for people.
+#pragma once
+
+#include <string>
+
+#include "mneme/export.h"
+#include "mneme/session.h"
+
+namespace mneme {
+
+// What the session cannot know by itself.
+struct RunFacts {
+  std::string program_version;
+  std::string context_asked;   // as the user wrote it: "auto"
+  std::string context_reason;  // why auto chose what it did; may be empty
+  double wall_seconds = 0;     // of the whole run; 0: leave out
+};
+
+// One JSON object, indented: "version", "model", "context", "options" (every option of the engine and of the
+// session with its sampler, by name), "memory" (cap, peak, by tag), "ledger", "speed" (prefill, decode, first
+// and last tenth, time to first token), "resident" (first and last tenth, samples), "stream". Memory is that
+// of the whole engine.
+MNEME_API std::string ReportJson(const Session& session, const RunFacts& facts);
+
+// Lines for the end of a run: speed, flatness, peak bytes by tag, ledger. Ends with a newline.
+MNEME_API std::string ReportText(const Session& session);
+
+}  // namespace mneme

@@ -1,0 +1,60 @@
+#include "mneme/inspect.h"
+
+#include "formats/tensor_source.h"
+#include "model/model_impl.h"
+
+namespace mneme {
+namespace {
+
+std::string ContainerName(Container container) {
+  switch (container) {
+    case Container::kGguf:
+      return "GGUF";
+    case Container::kSafetensors:
+      return "safetensors folder";
+    case Container::kLlama2c:
+      return "llama2.c checkpoint";
+  }
+  return "?";
+}
+
+std::string PositionName(PositionKind kind) {
+  switch (kind) {
+    case PositionKind::kRope:
+      return "RoPE";
+    case PositionKind::kAlibi:
+      return "ALiBi";
+    case PositionKind::kLearned:
+      return "learned";
+  }
+  return "?";
+}
+
+}  // namespace
+
+FileInfo InspectFile(const std::string& path) {
+  const std::unique_ptr<TensorSource> source = OpenTensorSource(path);
+  FileInfo info{.path = source->path(), .container = ContainerName(source->container())};
+  for (const TensorInfo& tensor : source->tensors()) {
+    info.tensors.push_back({tensor.name, tensor.encoding, tensor.shape, tensor.num_values(), tensor.bytes});
+  }
+  if (const GgufFile* gguf = source->gguf()) {
+    info.version = static_cast<int>(gguf->version());
+    for (const GgufValue& value : gguf->metadata())
+      info.metadata.push_back({std::string(value.key), value.ToString()});
+  }
+  return info;
+}
+
+ModelShape ShapeOf(const Model& model) {
+  const ModelConfig& config = model.impl()->loaded->config();
+  return {.num_heads = static_cast<int64_t>(config.num_heads),
+          .num_kv_heads = {config.num_kv_heads.begin(), config.num_kv_heads.end()},
+          .key_dim = static_cast<int64_t>(config.key_dim),
+          .value_dim = static_cast<int64_t>(config.value_dim),
+          .ffn_dim = {config.ffn_dim.begin(), config.ffn_dim.end()},
+          .layer_window = config.layer_window,
+          .positions = PositionName(config.position)};
+}
+
+}  // namespace mneme

@@ -1,0 +1,59 @@
+// A model as it lies in memory: its configuration, its weights (mapped, perhaps repacked), its tokenizer. It
+// knows no engine; mneme/model.h is the handle that users have.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "context/context.h"
+#include "kernels/device.h"
+#include "mneme/model.h"
+#include "model/config.h"
+
+namespace mneme {
+
+struct ModelWeights;  // model/weights.h
+
+// Immutable, and shared by all sessions.
+class LoadedModel {
+ public:
+  // A GGUF file, a folder with config.json and *.safetensors, or a llama2.c checkpoint. Throws Error(kFile)
+  // for a file that is not what it claims (the tensor or key is named), Error(kUnsupported) for a family,
+  // encoding or tokenizer that is not known (named).
+  static std::shared_ptr<const LoadedModel> Load(const std::string& path, const ModelOptions& options,
+                                                 Device& device);
+  ~LoadedModel();
+
+  const std::string& path() const;
+  const ModelConfig& config() const;
+  const ContextShape& context_shape() const;
+  const ModelWeights& weights() const;
+  // Throws Error(kUnsupported) if the model was loaded without one.
+  const Tokenizer& tokenizer() const;
+  bool has_tokenizer() const;
+  // Equal for models with the same configuration and weights; samples the tensors' bytes, so it costs no full
+  // read. Throws Error(kFile) if a file changed before the first call.
+  uint64_t fingerprint() const;
+  // Throws Error(kFile), naming the file, if the weights' files were written to or cut short since they were
+  // loaded. Costs a system call for each file.
+  void CheckUnchanged() const;
+  size_t weight_bytes() const;  // as stored
+  size_t mapped_bytes() const;  // of the files, weights and all
+  size_t packed_bytes() const;  // allocated by repacking
+  // As ModelOptions::pack said.
+  PackMode pack() const;
+  // How the weights are multiplied, which decides the bits: encodings, each with "file" (in place), "packed",
+  // "int16" or "bf16". "f16:int16,q8_0:packed".
+  std::string products() const;
+  // Bytes of weights read to decode one token.
+  size_t read_bytes_per_token() const;
+
+ private:
+  LoadedModel();
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace mneme

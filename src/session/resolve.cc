@@ -1,0 +1,170 @@
+#include "session/resolve.h"
+
+#include <algorithm>
+
+#include "base/checked.h"
+#include "base/error.h"
+#include "base/units.h"
+#include "model/model_impl.h"
+#include "session/session_impl.h"
+
+namespace mneme {
+namespace {
+
+// Below this many rows a chunk no longer saves much memory.
+constexpr int64_t kSmallestChunk = 16;
+
+int64_t RowsUnder(const LoadedModel& model, const SessionLimits& limits, size_t other_bytes) {
+  if (limits.rows_are_made) return limits.max_rows;
+  int64_t rows = limits.max_rows;
+  const auto takes = [&] { return SaturatingAdd(Runner::ScratchBytes(model, rows, 0), other_bytes); };
+  while (rows > kSmallestChunk && takes() > limits.cap_bytes / 4) rows = std::max(rows / 2, kSmallestChunk);
+  return rows;
+}
+
+// Throws Error(kBudget) with what does not fit, without the cap that would do.
+ResolvedContext ResolveUnder(const LoadedModel& model, const SessionOptions& options,
+                             const SessionLimits& limits) {
+  const size_t own_bytes = OwnBytes(model, options);
+  const size_t other_bytes = SaturatingAdd(own_bytes, limits.used_bytes);
+  const int64_t rows = RowsUnder(model, limits, other_bytes);
+  const size_t fixed_bytes =
+      SaturatingAdd(Runner::ScratchBytes(model, rows, limits.num_threads), other_bytes);
+  size_t left_bytes = limits.cap_bytes > fixed_bytes ? limits.cap_bytes - fixed_bytes : 0;
+  const size_t share_bytes = options.memory_bytes == 0 ? SIZE_MAX : options.memory_bytes;
+  left_bytes = std::min(left_bytes, share_bytes > own_bytes ? share_bytes - own_bytes : 0);
+  ResolvedContext resolved;
+  try {
+    resolved = ResolveContext(model.context_shape(), InnerContext(options, rows), left_bytes,
+                              options.expected_tokens, limits.num_threads);
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::kBudget) throw;
+    Fail(ErrorKind::kBudget, "{} (of the memory cap of {}; activations and buffers take {})", error.what(),
+         FormatBytes(limits.cap_bytes), FormatBytes(fixed_bytes));
+  }
+  const SessionBytes bytes =
+      PeakSessionBytes(model, options, resolved.settings, options.expected_tokens, limits.num_threads);
+  if (bytes.kv_bytes == SIZE_MAX) return resolved;
+  const std::string num_tokens =
+      options.expected_tokens < 0 ? "any number of" : FormatCount(options.expected_tokens);
+  const size_t session_bytes = SaturatingAdd(bytes.kv_bytes, bytes.other_bytes);
+  if (session_bytes > share_bytes) {
+    Fail(ErrorKind::kBudget,
+         "context {} needs {} for {} tokens, and the session's share of the memory cap is {}",
+         resolved.settings.spec, FormatBytes(session_bytes), num_tokens, FormatBytes(share_bytes));
+  }
+  const size_t total = SaturatingAdd(bytes.total(), limits.used_bytes);
+  if (total > limits.cap_bytes) {
+    Fail(ErrorKind::kBudget,
+         "context {} needs {} for {} tokens ({} for keys and values, {} for activations, {} for the rest), "
+         "and the memory cap is {}",
+         resolved.settings.spec, FormatBytes(total), num_tokens, FormatBytes(bytes.kv_bytes),
+         FormatBytes(bytes.scratch_bytes), FormatBytes(SaturatingAdd(bytes.other_bytes, limits.used_bytes)),
+         FormatBytes(limits.cap_bytes));
+  }
+  return resolved;
+}
+
+bool Resolves(const LoadedModel& model, const SessionOptions& options, const SessionLimits& limits) {
+  try {
+    ResolveUnder(model, options, limits);
+    return true;
+  } catch (const Error&) {
+    return false;
+  }
+}
+
+}  // namespace
+
+size_t CapThatWouldDo(size_t too_small, const std::function<bool(size_t cap_bytes)>& fits) {
+  constexpr size_t kLargest = size_t{1} << 50;
+  const auto round_up = [](size_t bytes) {
+    const size_t unit = bytes >= (size_t{64} << 20) ? size_t{1} << 20 : 1024;
+    return (bytes + unit - 1) / unit * unit;
+  };
+  if (too_small >= kLargest) return 0;
+  size_t low = too_small;
+  size_t high = round_up(std::max<size_t>(low, 1) * 2);
+  while (!fits(high)) {
+    if (high >= kLargest) return 0;
+    low = high;
+    high *= 2;
+  }
+  while (high - low > std::max<size_t>(high / 64, 1024)) {
+    const size_t middle = round_up(low + (high - low) / 2);
+    if (middle >= high) break;
+    (fits(middle) ? high : low) = middle;
+  }
+  return high;
+}
+
+SessionLimits LimitsOf(const Model& model) {
+  const Engine::Impl& engine = model.engine().impl();
+  SessionLimits limits{.cap_bytes = engine.budget.cap_bytes(),
+                       .used_bytes = engine.budget.used_bytes(),
+                       .max_rows = engine.options.max_rows,
+                       .num_threads = engine.device.num_threads()};
+  if (const auto& runner = model.impl()->runner) {
+    limits.max_rows = runner->max_rows();
+    limits.rows_are_made = true;
+    limits.used_bytes -= runner->reserved_bytes();
+  }
+  return limits;
+}
+
+ContextSettings InnerContext(const SessionOptions& options, int64_t max_rows) {
+  ContextSettings settings;
+  settings.spec = options.context;
+  settings.key_encoding = options.keys;
+  settings.value_encoding = options.values;
+  settings.num_pinned = options.num_pinned;
+  settings.max_chunk = max_rows;
+  settings.max_rewind = options.max_rewind + 1;
+  settings.start_position = options.start_position;
+  return settings;
+}
+
+size_t OwnBytes(const LoadedModel& model, const SessionOptions& options) {
+  return Session::Impl::OwnBytes(model, options);
+}
+
+SessionBytes PeakSessionBytes(const LoadedModel& model, const SessionOptions& options,
+                              const ContextSettings& settings, int64_t num_tokens, size_t num_threads) {
+  const ContextBytes context = PeakContextBytes(model.context_shape(), settings, num_tokens, num_threads);
+  return {.kv_bytes = context.kv_bytes,
+          .scratch_bytes = SaturatingAdd(context.scratch_bytes,
+                                         Runner::ScratchBytes(model, settings.max_chunk, num_threads)),
+          .other_bytes = OwnBytes(model, options),
+          .is_bounded = context.is_bounded};
+}
+
+ResolvedContext ResolveSession(const LoadedModel& model, const SessionOptions& options,
+                               const SessionLimits& limits) {
+  try {
+    return ResolveUnder(model, options, limits);
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::kBudget) throw;
+    // Under another cap the activations are made anew.
+    SessionLimits tried = limits;
+    tried.rows_are_made = false;
+    const size_t enough = CapThatWouldDo(limits.cap_bytes, [&](size_t cap_bytes) {
+      tried.cap_bytes = cap_bytes;
+      return Resolves(model, options, tried);
+    });
+    if (enough != 0) {
+      Fail(ErrorKind::kBudget, "{}: give --memory at least {}, or choose a smaller context", error.what(),
+           FormatBytesUp(enough));
+    }
+    SessionOptions shared = options;
+    const size_t share =
+        options.memory_bytes == 0 ? 0 : CapThatWouldDo(options.memory_bytes, [&](size_t bytes) {
+          shared.memory_bytes = bytes;
+          return Resolves(model, shared, limits);
+        });
+    if (share == 0) throw;
+    Fail(ErrorKind::kBudget, "{}: give --session-memory at least {}, or choose a smaller context",
+         error.what(), FormatBytesUp(share));
+  }
+}
+
+}  // namespace mneme
