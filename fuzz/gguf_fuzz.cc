@@ -16,7 +16,7 @@
 #include "kernels/cpu_device.h"
 #include "mneme/tokenizer.h"
 #include "model/runner.h"
-#include "tokenizer/load_gguf.h"
+#include "tokenizer/load/load_gguf.h"
 
 namespace mneme::fuzz {
 namespace {

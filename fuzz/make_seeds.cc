@@ -13,7 +13,7 @@
 #include <string_view>
 #include <vector>
 
-#include "base/file.h"
+#include "base/files/file.h"
 #include "fuzz/load_from_bytes.h"
 #include "fuzz/tiny_model.h"
 #include "kernels/cpu_device.h"

@@ -152,7 +152,7 @@ TEST(Layers, PublicHeadersIncludeOnlyEachOther) {
 TEST(Layers, TheFaceHidesWhatIsBehindIt) {
   EXPECT_EQ(Violations("cli", "#include \"session/session_impl.h\"\n").size(), 1u);
   EXPECT_EQ(Violations("eval", "#include \"kernels/device.h\"\n").size(), 1u);
-  EXPECT_TRUE(Violations("eval", "#include \"mneme/session.h\"\n#include \"base/file.h\"\n").empty());
+  EXPECT_TRUE(Violations("eval", "#include \"mneme/session.h\"\n#include \"base/files/file.h\"\n").empty());
   EXPECT_EQ(Violations("model", "#include \"mneme/session.h\"\n").size(), 1u);
   EXPECT_TRUE(Violations("session", "#include \"mneme/model.h\"\n").empty());
 }

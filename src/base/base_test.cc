@@ -13,7 +13,7 @@
 #include "base/budget.h"
 #include "base/checked.h"
 #include "base/error.h"
-#include "base/file.h"
+#include "base/files/file.h"
 #include "base/half.h"
 #include "base/hash.h"
 #include "base/message.h"
@@ -21,7 +21,7 @@
 #include "base/testing.h"
 #include "base/thread_pool.h"
 #include "base/types.h"
-#include "base/units.h"
+#include "base/text/units.h"
 #include "base/weighted_mean.h"
 
 namespace mneme {

@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "base/error.h"
-#include "base/units.h"
+#include "base/text/units.h"
 
 namespace mneme {
 namespace {

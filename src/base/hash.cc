@@ -5,7 +5,7 @@
 #include <new>
 #include <vector>
 
-#include "base/file.h"
+#include "base/files/file.h"
 
 namespace mneme {
 

@@ -8,7 +8,7 @@
 #include <string>
 #include <string_view>
 
-#include "base/serial.h"
+#include "base/files/serial.h"
 
 struct XXH3_state_s;  // <xxhash.h>
 

@@ -8,7 +8,7 @@
 #include <utility>
 
 #include "base/message.h"
-#include "base/units.h"
+#include "base/text/units.h"
 
 namespace mneme {
 namespace {

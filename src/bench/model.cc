@@ -10,8 +10,8 @@
 #include <utility>
 
 #include "base/error.h"
-#include "base/file.h"
-#include "base/units.h"
+#include "base/files/file.h"
+#include "base/text/units.h"
 #include "bench/session_timing.h"
 #include "kernels/linear/linear.h"
 #include "mneme/plan.h"

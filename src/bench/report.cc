@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
-#include "base/units.h"
+#include "base/text/units.h"
 
 namespace mneme {
 namespace {

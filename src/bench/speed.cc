@@ -9,7 +9,7 @@
 #include <utility>
 
 #include "base/error.h"
-#include "base/units.h"
+#include "base/text/units.h"
 #include "bench/session_timing.h"
 #include "eval/perplexity/recompute.h"
 #include "mneme/session.h"

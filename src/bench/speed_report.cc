@@ -6,7 +6,7 @@
 #include <cmath>
 #include <map>
 
-#include "base/units.h"
+#include "base/text/units.h"
 #include "eval/report/html.h"
 
 namespace mneme {

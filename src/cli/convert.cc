@@ -11,10 +11,10 @@
 #include "base/error.h"
 #include "base/message.h"
 #include "base/progress.h"
-#include "base/units.h"
-#include "cli/console.h"
+#include "base/text/units.h"
+#include "cli/console/console.h"
 #include "cli/options.h"
-#include "cli/signals.h"
+#include "cli/console/signals.h"
 #include "cli/verbs.h"
 
 namespace mneme::cli {

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "base/file.h"
-#include "base/text_hash.h"
+#include "base/files/file.h"
+#include "base/text/text_hash.h"
 #include "mneme/stop.h"
 #include "mneme/tokenizer.h"
 

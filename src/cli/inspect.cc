@@ -12,10 +12,10 @@
 #include <vector>
 
 #include "base/error.h"
-#include "base/units.h"
-#include "base/utf8.h"
+#include "base/text/units.h"
+#include "base/text/utf8.h"
 #include "cli/chat_text.h"
-#include "cli/console.h"
+#include "cli/console/console.h"
 #include "cli/options.h"
 #include "cli/stream.h"
 #include "cli/verbs.h"

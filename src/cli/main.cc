@@ -7,12 +7,12 @@
 #include <string>
 
 #include "base/error.h"
-#include "base/file.h"
+#include "base/files/file.h"
 #include "base/message.h"
-#include "cli/command.h"
-#include "cli/console.h"
+#include "cli/console/command.h"
+#include "cli/console/console.h"
 #include "cli/options.h"
-#include "cli/signals.h"
+#include "cli/console/signals.h"
 #include "cli/verbs.h"
 
 namespace mneme::cli {

@@ -8,11 +8,11 @@
 #include <cstring>
 
 #include "base/error.h"
-#include "base/fields.h"
-#include "base/file.h"
+#include "base/text/fields.h"
+#include "base/files/file.h"
 #include "base/message.h"
 #include "base/types.h"
-#include "base/units.h"
+#include "base/text/units.h"
 
 namespace mneme::cli {
 namespace {

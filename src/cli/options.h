@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-#include "cli/command.h"
+#include "cli/console/command.h"
 #include "mneme/engine.h"
 #include "mneme/model.h"
 #include "mneme/options.h"

@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "base/units.h"
-#include "cli/console.h"
+#include "base/text/units.h"
+#include "cli/console/console.h"
 #include "cli/options.h"
 #include "cli/stream.h"
 #include "cli/verbs.h"

@@ -8,7 +8,7 @@
 
 #include "base/error.h"
 #include "base/message.h"
-#include "base/units.h"
+#include "base/text/units.h"
 #include "cli/options.h"
 
 namespace mneme::cli {

@@ -7,7 +7,7 @@
 #include <memory>
 #include <string>
 
-#include "base/file.h"
+#include "base/files/file.h"
 #include "mneme/session.h"
 
 namespace mneme::cli {

@@ -10,8 +10,8 @@
 
 #include "base/error.h"
 #include "base/message.h"
-#include "base/text_hash.h"
-#include "base/units.h"
+#include "base/text/text_hash.h"
+#include "base/text/units.h"
 #include "cli/state_file.h"
 
 namespace mneme::cli {

@@ -9,14 +9,14 @@
 #include <vector>
 
 #include "base/error.h"
-#include "base/file.h"
+#include "base/files/file.h"
 #include "base/message.h"
-#include "base/units.h"
-#include "base/utf8.h"
-#include "cli/console.h"
+#include "base/text/units.h"
+#include "base/text/utf8.h"
+#include "cli/console/console.h"
 #include "cli/ids.h"
 #include "cli/options.h"
-#include "cli/signals.h"
+#include "cli/console/signals.h"
 #include "cli/verbs.h"
 #include "mneme/tokenizer.h"
 

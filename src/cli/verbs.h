@@ -3,7 +3,7 @@
 // throws mneme::Error for everything else.
 #pragma once
 
-#include "cli/command.h"
+#include "cli/console/command.h"
 
 namespace mneme::cli {
 

@@ -20,7 +20,7 @@
 
 #include "base/budget.h"
 #include "base/checked.h"
-#include "base/serial.h"
+#include "base/files/serial.h"
 #include "base/types.h"
 #include "kernels/attend/rope.h"
 #include "kernels/device.h"

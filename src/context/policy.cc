@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "base/error.h"
-#include "base/units.h"
+#include "base/text/units.h"
 #include "context/context.h"
 
 namespace mneme {

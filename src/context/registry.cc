@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "base/error.h"
-#include "base/units.h"
+#include "base/text/units.h"
 #include "context/infini.h"
 #include "context/policy.h"
 #include "context/span_context.h"

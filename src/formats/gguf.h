@@ -15,7 +15,7 @@
 #include <variant>
 #include <vector>
 
-#include "base/file.h"
+#include "base/files/file.h"
 #include "base/types.h"
 
 namespace mneme {

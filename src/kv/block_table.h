@@ -10,7 +10,7 @@
 #include <memory>
 #include <vector>
 
-#include "base/serial.h"
+#include "base/files/serial.h"
 #include "kv/block_pool.h"
 
 namespace mneme {

@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "base/error.h"
-#include "base/utf8.h"
+#include "base/text/utf8.h"
 #include "context/infini.h"
 #include "formats/gguf.h"
 #include "model/families.h"

@@ -12,9 +12,9 @@
 #include "model/families.h"
 #include "model/hyperparameters.h"
 #include "model/tensor_map.h"
-#include "model/tokenizer_metadata.h"
+#include "model/convert/tokenizer_metadata.h"
 #include "model/weights.h"
-#include "tokenizer/load_gguf.h"
+#include "tokenizer/load/load_gguf.h"
 
 namespace mneme {
 namespace {

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "base/budget.h"
-#include "base/file.h"
+#include "base/files/file.h"
 #include "context/registry.h"
 #include "kernels/cpu_device.h"
 #include "model/runner.h"

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <array>
 
-#include "base/fields.h"
+#include "base/text/fields.h"
 #include "context/registry.h"
 
 namespace mneme {

@@ -9,8 +9,8 @@
 #include <filesystem>
 #include <set>
 
-#include "base/fields.h"
-#include "base/file.h"
+#include "base/text/fields.h"
+#include "base/files/file.h"
 #include "base/hash.h"
 #include "session/session_test_util.h"
 #include "session/snapshot.h"

@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "mneme/stats.h"
-#include "session/history.h"
+#include "session/answer/history.h"
 
 namespace mneme {
 namespace {

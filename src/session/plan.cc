@@ -8,7 +8,7 @@
 
 #include "base/checked.h"
 #include "base/error.h"
-#include "base/units.h"
+#include "base/text/units.h"
 #include "model/model_impl.h"
 #include "session/fields.h"
 #include "session/resolve.h"

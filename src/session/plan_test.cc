@@ -4,7 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "base/units.h"
+#include "base/text/units.h"
 #include "mneme/report.h"
 #include "session/resolve.h"
 #include "session/session_test_util.h"

@@ -4,7 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "base/units.h"
+#include "base/text/units.h"
 #include "mneme/ledger.h"
 #include "mneme/system.h"
 #include "session/fields.h"

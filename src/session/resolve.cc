@@ -4,7 +4,7 @@
 
 #include "base/checked.h"
 #include "base/error.h"
-#include "base/units.h"
+#include "base/text/units.h"
 #include "model/model_impl.h"
 #include "session/session_impl.h"
 

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "session/generation.h"
+#include "session/answer/generation.h"
 
 namespace mneme {
 namespace {

@@ -10,18 +10,18 @@
 #include <vector>
 
 #include "base/aligned.h"
-#include "base/serial.h"
-#include "base/text_hash.h"
+#include "base/files/serial.h"
+#include "base/text/text_hash.h"
 #include "context/context.h"
 #include "kernels/device.h"
 #include "mneme/session.h"
 #include "model/model_impl.h"
 #include "session/fields.h"
-#include "session/history.h"
+#include "session/answer/history.h"
 #include "session/resolve.h"
-#include "session/sampler.h"
+#include "session/answer/sampler.h"
 #include "session/snapshot.h"
-#include "session/work.h"
+#include "session/answer/work.h"
 
 namespace mneme {
 

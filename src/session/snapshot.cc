@@ -10,9 +10,9 @@
 #include <utility>
 
 #include "base/error.h"
-#include "base/file.h"
+#include "base/files/file.h"
 #include "base/hash.h"
-#include "base/units.h"
+#include "base/text/units.h"
 #include "context/registry.h"
 #include "kernels/simd/target.h"
 #include "session/fields.h"

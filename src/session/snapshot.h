@@ -18,7 +18,7 @@
 #include <string>
 #include <string_view>
 
-#include "base/serial.h"
+#include "base/files/serial.h"
 #include "mneme/session.h"
 #include "model/loaded_model.h"
 

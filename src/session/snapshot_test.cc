@@ -11,7 +11,7 @@
 #include <filesystem>
 #include <thread>
 
-#include "base/file.h"
+#include "base/files/file.h"
 #include "base/hash.h"
 #include "session/session_test_util.h"
 

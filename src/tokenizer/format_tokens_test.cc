@@ -11,10 +11,10 @@
 #include <string>
 #include <vector>
 
-#include "base/file.h"
+#include "base/files/file.h"
 #include "formats/gguf.h"
 #include "mneme/tokenizer.h"
-#include "tokenizer/load_gguf.h"
+#include "tokenizer/load/load_gguf.h"
 
 namespace mneme {
 namespace {

@@ -8,7 +8,7 @@
 #include "base/error.h"
 #include "base/hash.h"
 #include "tokenizer/format_tokens.h"
-#include "tokenizer/unicode.h"
+#include "tokenizer/text/unicode.h"
 
 namespace mneme {
 namespace {

@@ -12,8 +12,8 @@
 #include <vector>
 
 #include "base/types.h"
-#include "tokenizer/charsmap.h"
-#include "tokenizer/pre_tokenizer.h"
+#include "tokenizer/text/charsmap.h"
+#include "tokenizer/text/pre_tokenizer.h"
 #include "tokenizer/string_table.h"
 
 namespace mneme {

@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "base/error.h"
-#include "base/file.h"
+#include "base/files/file.h"
 #include "base/testing.h"
 #include "mneme/tokenizer.h"
 #include "tokenizer/model.h"

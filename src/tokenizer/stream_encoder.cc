@@ -19,8 +19,8 @@
 #include "base/error.h"
 #include "mneme/tokenizer.h"
 #include "tokenizer/model.h"
-#include "tokenizer/piece_normalizer.h"
-#include "tokenizer/unicode.h"
+#include "tokenizer/text/piece_normalizer.h"
+#include "tokenizer/text/unicode.h"
 #include "tokenizer/word_encoder.h"
 
 namespace mneme {

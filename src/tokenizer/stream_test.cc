@@ -7,12 +7,12 @@
 #include <chrono>
 
 #include "base/error.h"
-#include "base/file.h"
+#include "base/files/file.h"
 #include "base/testing.h"
 #include "mneme/tokenizer.h"
 #include "tokenizer/model.h"
 #include "tokenizer/testing_util.h"
-#include "tokenizer/unicode.h"
+#include "tokenizer/text/unicode.h"
 
 namespace mneme {
 namespace {

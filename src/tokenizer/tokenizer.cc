@@ -5,7 +5,7 @@
 
 #include "base/error.h"
 #include "tokenizer/model.h"
-#include "tokenizer/unicode.h"
+#include "tokenizer/text/unicode.h"
 
 namespace mneme {
 namespace {

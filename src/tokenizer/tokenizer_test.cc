@@ -7,10 +7,10 @@
 #include <sstream>
 
 #include "base/error.h"
-#include "base/file.h"
+#include "base/files/file.h"
 #include "base/testing.h"
 #include "formats/gguf.h"
-#include "tokenizer/load_gguf.h"
+#include "tokenizer/load/load_gguf.h"
 #include "tokenizer/testing_util.h"
 
 namespace mneme {

@@ -5,11 +5,11 @@
 #include <algorithm>
 
 #include "base/error.h"
-#include "base/file.h"
+#include "base/files/file.h"
 #include "formats/gguf.h"
 #include "model/tensor_map.h"
-#include "tokenizer/load_gguf.h"
-#include "train/vocabulary.h"
+#include "tokenizer/load/load_gguf.h"
+#include "train/data/vocabulary.h"
 
 namespace mneme::train {
 namespace {

@@ -1,7 +1,7 @@
 #include "train/checkpoint.h"
 
 #include "base/error.h"
-#include "base/file.h"
+#include "base/files/file.h"
 #include "base/hash.h"
 
 namespace mneme::train {

@@ -5,7 +5,7 @@
 #include <functional>
 #include <string>
 
-#include "base/serial.h"
+#include "base/files/serial.h"
 
 namespace mneme::train {
 

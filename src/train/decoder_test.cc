@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "base/error.h"
-#include "train/sequence.h"
+#include "train/data/sequence.h"
 #include "train/train_test_util.h"
 
 namespace mneme::train {

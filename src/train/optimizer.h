@@ -6,7 +6,7 @@
 
 #include <vector>
 
-#include "base/serial.h"
+#include "base/files/serial.h"
 #include "train/decoder.h"
 
 namespace mneme::train {

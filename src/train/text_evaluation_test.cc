@@ -6,7 +6,7 @@
 
 #include "base/error.h"
 #include "tokenizer/model.h"
-#include "train/sequence.h"
+#include "train/data/sequence.h"
 #include "train/train_test_util.h"
 
 namespace mneme::train {

@@ -9,7 +9,7 @@
 #include <string>
 
 #include "base/random.h"
-#include "train/data.h"
+#include "train/data/data.h"
 #include "train/decoder.h"
 
 namespace mneme::train::testing {

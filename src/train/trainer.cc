@@ -15,20 +15,20 @@
 #include <optional>
 
 #include "base/error.h"
-#include "base/file.h"
+#include "base/files/file.h"
 #include "base/random.h"
-#include "base/units.h"
+#include "base/text/units.h"
 #include "context/infini.h"
 #include "train/architecture.h"
 #include "train/checkpoint.h"
-#include "train/data.h"
+#include "train/data/data.h"
 #include "train/decoder.h"
 #include "train/optimizer.h"
-#include "train/sequence.h"
+#include "train/data/sequence.h"
 #include "train/tensor_io.h"
 #include "train/text_evaluation.h"
-#include "train/text_files.h"
-#include "train/vocabulary.h"
+#include "train/data/text_files.h"
+#include "train/data/vocabulary.h"
 
 namespace mneme::train {
 namespace {

@@ -13,7 +13,7 @@
 
 #include "base/budget.h"
 #include "base/error.h"
-#include "base/file.h"
+#include "base/files/file.h"
 #include "base/testing.h"
 #include "context/registry.h"
 #include "kernels/cpu_device.h"

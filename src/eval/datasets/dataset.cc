@@ -9,9 +9,9 @@
 #include <utility>
 
 #include "base/error.h"
-#include "base/file.h"
-#include "base/json.h"
-#include "base/units.h"
+#include "base/files/file.h"
+#include "base/text/json.h"
+#include "base/text/units.h"
 #include "eval/scores/text.h"
 #include "eval/tasks/babi.h"
 

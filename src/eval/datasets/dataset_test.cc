@@ -11,7 +11,7 @@
 
 #include "base/error.h"
 #include "base/testing.h"
-#include "base/units.h"
+#include "base/text/units.h"
 #include "eval/datasets/dataset_run.h"
 #include "eval/tasks/babi.h"
 

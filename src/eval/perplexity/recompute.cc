@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "base/error.h"
-#include "base/units.h"
+#include "base/text/units.h"
 #include "eval/scores/text.h"
 
 namespace mneme {

@@ -11,7 +11,7 @@
 #include <optional>
 #include <set>
 
-#include "base/units.h"
+#include "base/text/units.h"
 #include "eval/report/html.h"
 #include "eval/scores/text.h"
 

@@ -7,7 +7,7 @@
 #include <set>
 
 #include "base/error.h"
-#include "base/units.h"
+#include "base/text/units.h"
 
 namespace mneme {
 namespace {

@@ -12,7 +12,7 @@
 #include <thread>
 
 #include "base/error.h"
-#include "base/file.h"
+#include "base/files/file.h"
 #include "eval/report/grid_html.h"
 
 namespace mneme {

@@ -1,6 +1,6 @@
 #include "eval/report/suite.h"
 
-#include "base/units.h"
+#include "base/text/units.h"
 #include "eval/report/html.h"
 
 namespace mneme {

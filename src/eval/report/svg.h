@@ -8,7 +8,7 @@
 
 namespace mneme {
 
-// Text for HTML and SVG: fit to be shown (base/utf8.h, line feeds and tabs stay), with &, <, >, " and ' as entities.
+// Text for HTML and SVG: fit to be shown (base/text/utf8.h, line feeds and tabs stay), with &, <, >, " and ' as entities.
 std::string EscapeHtml(std::string_view text);
 
 // The style sheet of pages and of pictures that stand alone: light, dark and paper; series colours are var(--s0) to var(--s7).

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
-#include "base/recall_text.h"
+#include "base/text/recall_text.h"
 
 namespace mneme {
 namespace {

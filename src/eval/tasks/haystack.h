@@ -9,7 +9,7 @@
 #include <string_view>
 #include <vector>
 
-#include "base/file.h"
+#include "base/files/file.h"
 
 namespace mneme {
 
@@ -19,7 +19,7 @@ enum class FillerCut : uint8_t { kUnits, kWords, kCharacters };
 // Immutable and cheap to copy; any number of readers, each with its own cursor.
 class Haystack {
  public:
-  // GrassSentences() (base/recall_text.h), round and round, `sentences_per_unit` of them (1 or 5) to a unit,
+  // GrassSentences() (base/text/recall_text.h), round and round, `sentences_per_unit` of them (1 or 5) to a unit,
   // units joined by `gap`.
   static Haystack Grass(size_t sentences_per_unit, std::string gap);
   // Sentences of a text file, as they are, with the white space between them. repeat: begins again at the

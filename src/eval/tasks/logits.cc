@@ -1,7 +1,7 @@
 #include "eval/tasks/logits.h"
 
 #include "base/error.h"
-#include "base/file.h"
+#include "base/files/file.h"
 
 namespace mneme {
 

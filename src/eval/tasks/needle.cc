@@ -7,7 +7,7 @@
 #include <optional>
 
 #include "base/error.h"
-#include "base/recall_text.h"
+#include "base/text/recall_text.h"
 #include "eval/tasks/draw.h"
 
 namespace mneme {

@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "base/error.h"
-#include "base/recall_text.h"
+#include "base/text/recall_text.h"
 #include "eval/tasks/draw.h"
 
 namespace mneme {

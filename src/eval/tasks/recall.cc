@@ -7,7 +7,7 @@
 #include <cmath>
 
 #include "base/error.h"
-#include "base/units.h"
+#include "base/text/units.h"
 #include "mneme/plan.h"
 
 namespace mneme {

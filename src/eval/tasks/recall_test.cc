@@ -9,7 +9,7 @@
 #include <sstream>
 
 #include "base/error.h"
-#include "base/recall_text.h"
+#include "base/text/recall_text.h"
 #include "eval/tasks/passkey.h"
 #include "eval/tasks/recall_test_util.h"
 #include "kernels/cpu_device.h"

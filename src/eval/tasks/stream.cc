@@ -7,8 +7,8 @@
 #include <queue>
 
 #include "base/error.h"
-#include "base/recall_text.h"
-#include "base/units.h"
+#include "base/text/recall_text.h"
+#include "base/text/units.h"
 #include "eval/tasks/draw.h"
 
 namespace mneme {

@@ -10,10 +10,10 @@
 #include <utility>
 
 #include "base/error.h"
-#include "base/file.h"
+#include "base/files/file.h"
 #include "base/hash.h"
-#include "base/json.h"
-#include "base/units.h"
+#include "base/text/json.h"
+#include "base/text/units.h"
 #include "eval/scores/text.h"
 #include "mneme/session.h"
 

@@ -10,10 +10,10 @@
 #include <vector>
 
 #include "base/error.h"
-#include "base/file.h"
+#include "base/files/file.h"
 #include "base/message.h"
 #include "base/progress.h"
-#include "cli/signals.h"
+#include "cli/console/signals.h"
 #include "train/config.h"
 #include "train/program/blas.h"
 #include "train/program/report.h"

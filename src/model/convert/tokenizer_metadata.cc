@@ -1,0 +1,121 @@
+#include "model/convert/tokenizer_metadata.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <unordered_map>
+#include <vector>
+
+#include "base/error.h"
+#include "tokenizer/model.h"
+
+namespace mneme {
+namespace {
+
+using Json = nlohmann::json;
+
+// The merges of tokenizer.json as "left right".
+std::vector<std::string> MergesOf(const std::string& text) {
+  std::vector<std::string> merges;
+  const Json root = Json::parse(text, nullptr, false);
+  if (root.is_discarded() || !root.is_object() || !root.contains("model")) return merges;
+  const Json& model = root["model"];
+  if (!model.is_object() || !model.contains("merges") || !model["merges"].is_array()) return merges;
+  for (const Json& merge : model["merges"]) {
+    if (merge.is_string()) {
+      merges.push_back(merge.get<std::string>());
+    } else if (merge.is_array() && merge.size() == 2 && merge[0].is_string() && merge[1].is_string()) {
+      merges.push_back(merge[0].get<std::string>() + " " + merge[1].get<std::string>());
+    }
+  }
+  return merges;
+}
+
+// Scores that make "highest score first" merge in the order of the list.
+void ScoresFromMerges(const Tokenizer& tokenizer, const std::vector<std::string>& merges,
+                      std::vector<float>* scores) {
+  std::fill(scores->begin(), scores->end(), -1e9f);
+  for (size_t rank = 0; rank < merges.size(); ++rank) {
+    std::string piece = merges[rank];
+    piece.erase(piece.find(' ', 1), 1);
+    const auto id = tokenizer.FindToken(piece);
+    if (!id) continue;
+    float& score = (*scores)[static_cast<size_t>(*id)];
+    score = std::max(score, -static_cast<float>(rank) - 1);
+  }
+}
+
+void SetId(std::string_view key, TokenId id, GgufWriter* writer) {
+  if (id >= 0) writer->Set(key, static_cast<uint32_t>(id));
+}
+
+}  // namespace
+
+void CheckTokenizerFits(const Tokenizer& tokenizer, size_t num_rows, const std::string& from) {
+  const auto num_pieces = static_cast<size_t>(tokenizer.vocab_size());
+  if (num_pieces > num_rows) {
+    Fail(ErrorKind::kMismatch, "{}: the tokenizer has {} pieces, but the model only {} token embeddings", from, num_pieces,
+         num_rows);
+  }
+  if (num_rows - num_pieces > std::max<size_t>(256, num_rows / 32)) {
+    Fail(ErrorKind::kMismatch,
+         "{}: the tokenizer has {} pieces for {} token embeddings of the model; so many that have none are no padding: it is "
+         "the tokenizer of another model",
+         from, num_pieces, num_rows);
+  }
+}
+
+std::optional<std::string> WriteTokenizerMetadata(const Tokenizer& tokenizer, const std::string& merges_json,
+                                                  size_t num_tokens, GgufWriter* writer) {
+  const TokenizerModel& model = tokenizer.model();
+  const VocabularySpec& spec = model.spec;
+  const size_t size = static_cast<size_t>(tokenizer.vocab_size());
+  std::vector<std::string> pieces;
+  std::vector<int32_t> types;
+  for (size_t id = 0; id < std::max(size, num_tokens); ++id) {
+    const bool exists = id < size && !tokenizer.Piece(static_cast<TokenId>(id)).empty();
+    pieces.push_back(exists ? std::string(tokenizer.Piece(static_cast<TokenId>(id)))
+                            : fmt::format("[PAD{}]", id));
+    types.push_back(exists ? static_cast<int32_t>(model.types[id])
+                           : static_cast<int32_t>(TokenType::kUnused));
+  }
+  std::vector<float> scores(pieces.size(), 0.0f);
+  std::copy_n(model.scores.begin(), std::min(model.scores.size(), scores.size()), scores.begin());
+  const std::vector<std::string> merges = MergesOf(merges_json);
+  if (spec.nfc) return "its normalisation (NFC) cannot be said in GGUF";
+  if (spec.algorithm == Algorithm::kByteBpe || spec.algorithm == Algorithm::kRankedBpe) {
+    if (merges.empty()) return "it has no list of merges to write";
+  }
+  if (spec.algorithm == Algorithm::kByteBpe) {
+    std::string_view pre = tokenizer.pre_tokenizer();
+    const auto named = FindPreTokenizer(pre);
+    if (spec.ignore_merges && spec.pre_tokenizer == PreTokenizer::kLlama3) pre = "llama-bpe";
+    if (!named) return fmt::format("its pre-tokenizer '{}' has no name in GGUF", pre);
+    writer->Set("tokenizer.ggml.model", std::string("gpt2"));
+    writer->Set("tokenizer.ggml.pre", std::string(pre));
+    writer->SetArray("tokenizer.ggml.merges", merges);
+    if (spec.add_prefix_space) writer->Set("tokenizer.ggml.add_space_prefix", true);
+  } else {
+    if (spec.algorithm == Algorithm::kRankedBpe) ScoresFromMerges(tokenizer, merges, &scores);
+    const bool is_unigram = spec.algorithm == Algorithm::kUnigram;
+    writer->Set("tokenizer.ggml.model", std::string(is_unigram ? "t5" : "llama"));
+    writer->SetArray("tokenizer.ggml.scores", scores);
+    writer->Set("tokenizer.ggml.add_space_prefix", spec.dummy_prefix != DummyPrefix::kNever);
+    if (spec.remove_extra_whitespaces) writer->Set("tokenizer.ggml.remove_extra_whitespaces", true);
+  }
+  writer->SetArray("tokenizer.ggml.tokens", pieces);
+  writer->SetArray("tokenizer.ggml.token_type", types);
+  SetId("tokenizer.ggml.bos_token_id", tokenizer.bos_id(), writer);
+  SetId("tokenizer.ggml.eos_token_id", tokenizer.eos_id(), writer);
+  SetId("tokenizer.ggml.unknown_token_id", tokenizer.unk_id(), writer);
+  SetId("tokenizer.ggml.padding_token_id", tokenizer.pad_id(), writer);
+  writer->Set("tokenizer.ggml.add_bos_token", tokenizer.adds_bos());
+  writer->Set("tokenizer.ggml.add_eos_token", tokenizer.adds_eos());
+  if (!tokenizer.chat_template().empty()) {
+    writer->Set("tokenizer.chat_template", std::string(tokenizer.chat_template()));
+  }
+  return std::nullopt;
+}
+
+}  // namespace mneme

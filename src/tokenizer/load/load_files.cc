@@ -1,0 +1,159 @@
+// tiktoken ranks, llama2.c vocabularies, and finding the right loader for a path.
+#include <algorithm>
+#include <filesystem>
+#include <utility>
+
+#include "base/error.h"
+#include "base/files/file.h"
+#include "formats/gguf.h"
+#include "formats/llama2c.h"
+#include "mneme/tokenizer.h"
+#include "tokenizer/load/load_gguf.h"
+#include "tokenizer/model.h"
+
+namespace mneme {
+namespace {
+
+int Base64Digit(char c) {
+  if (c >= 'A' && c <= 'Z') return c - 'A';
+  if (c >= 'a' && c <= 'z') return c - 'a' + 26;
+  if (c >= '0' && c <= '9') return c - '0' + 52;
+  return c == '+' ? 62 : c == '/' ? 63 : -1;
+}
+
+bool DecodeBase64(std::string_view text, std::string* out) {
+  while (text.ends_with('=')) text.remove_suffix(1);
+  uint32_t bits = 0;
+  int held = 0;
+  for (char c : text) {
+    const int digit = Base64Digit(c);
+    if (digit < 0) return false;
+    bits = bits << 6 | static_cast<uint32_t>(digit);
+    held += 6;
+    if (held >= 8) {
+      held -= 8;
+      out->push_back(static_cast<char>(bits >> held & 0xFF));
+    }
+  }
+  return text.size() % 4 != 1;
+}
+
+std::span<const uint8_t> AsBytes(const std::string& text) {
+  return {reinterpret_cast<const uint8_t*>(text.data()), text.size()};
+}
+
+bool StartsWithGguf(const std::string& path) {
+  const MappedFile file(path);
+  const auto bytes = file.bytes();
+  return bytes.size() >= 4 && std::string_view(reinterpret_cast<const char*>(bytes.data()), 4) == "GGUF";
+}
+
+}  // namespace
+
+Tokenizer ParseTiktoken(std::span<const uint8_t> ranks, std::string_view pattern, std::string_view name) {
+  VocabularySpec spec;
+  spec.name = name;
+  const auto pre = FindPreTokenizer(pattern);
+  if (!pre)
+    Fail(ErrorKind::kUnsupported, "{}: no splitting pattern of the name '{}' is known here", name, pattern);
+  spec.pre_tokenizer = pre->kind;
+  spec.pieces_are_raw_bytes = true;
+  spec.merges_from_ranks = true;
+  std::string_view rest(reinterpret_cast<const char*>(ranks.data()), ranks.size());
+  for (size_t line_number = 1; !rest.empty(); ++line_number) {
+    const size_t end = std::min(rest.find('\n'), rest.size());
+    std::string_view line = rest.substr(0, end);
+    rest.remove_prefix(std::min(end + 1, rest.size()));
+    if (line.ends_with('\r')) line.remove_suffix(1);
+    if (line.empty()) continue;
+    const size_t space = line.find(' ');
+    Token token;
+    uint64_t rank = 0;
+    bool good = space != std::string_view::npos && DecodeBase64(line.substr(0, space), &token.piece) &&
+                space + 1 < line.size() && line.size() - space <= 10 && !token.piece.empty();
+    if (good) {
+      for (char c : line.substr(space + 1)) {
+        good = good && c >= '0' && c <= '9';
+        rank = rank * 10 + static_cast<uint64_t>(c - '0');
+      }
+    }
+    if (!good || rank < spec.tokens.size() || rank > spec.tokens.size() + 1024)
+      Fail(ErrorKind::kFile, "{}: line {} is not 'BASE64 RANK' with rising ranks", name, line_number);
+    // A gap in the ranks (p50k has one, where its end of text lies).
+    Token gap;
+    gap.type = TokenType::kUnused;
+    spec.tokens.resize(rank, gap);
+    spec.tokens.push_back(std::move(token));
+  }
+  return Tokenizer(BuildModel(std::move(spec)));
+}
+
+Tokenizer TokenizerFromPieces(std::span<const std::string> pieces, std::span<const float> scores) {
+  VocabularySpec spec;
+  spec.name = "vocabulary";
+  spec.algorithm = Algorithm::kScoredBpe;
+  spec.dummy_prefix = DummyPrefix::kEverySegment;
+  if (pieces.size() != scores.size())
+    Fail(ErrorKind::kInput, "{} pieces with {} scores; each piece needs one", pieces.size(), scores.size());
+  for (size_t i = 0; i < pieces.size(); ++i) {
+    Token token;
+    token.score = scores[i];
+    if (i < 3) {
+      constexpr const char* kNames[] = {"<unk>", "<s>", "</s>"};
+      token.piece = kNames[i];
+      token.type = i == 0 ? TokenType::kUnknown : TokenType::kControl;
+    } else if (i < 259 && ParseBytePiece(pieces[i]) == static_cast<uint8_t>(i - 3)) {
+      token.piece = pieces[i];
+      token.type = TokenType::kByte;
+      spec.byte_fallback = true;
+    } else {
+      for (char c : pieces[i]) {
+        if (c == ' ')
+          token.piece += "\xE2\x96\x81";
+        else
+          token.piece += c;
+      }
+    }
+    spec.tokens.push_back(std::move(token));
+  }
+  const auto default_id = [&](TokenId id) { return id < static_cast<TokenId>(pieces.size()) ? id : -1; };
+  spec.unk_id = default_id(0);
+  spec.bos_id = default_id(1);
+  spec.eos_id = default_id(2);
+  spec.adds_bos = spec.bos_id >= 0;
+  return Tokenizer(BuildModel(std::move(spec)));
+}
+
+Tokenizer LoadTokenizerFolder(const std::string& folder) {
+  const std::string config_path = folder + "/tokenizer_config.json";
+  std::string config = FileExists(config_path) ? ReadWholeFile(config_path, kMaxTokenizerBytes) : "";
+  const std::string json_path = folder + "/tokenizer.json";
+  const std::string model_path = folder + "/tokenizer.model";
+  if (FileExists(json_path))
+    return ParseTokenizerJson(AsBytes(ReadWholeFile(json_path, kMaxTokenizerBytes)), config, json_path);
+  if (FileExists(model_path))
+    return ParseSentencePieceModel(AsBytes(ReadWholeFile(model_path, kMaxTokenizerBytes)), config,
+                                   model_path);
+  Fail(ErrorKind::kFile, "{}: no tokenizer.json and no tokenizer.model in the folder", folder);
+}
+
+Tokenizer LoadTokenizerFile(const std::string& path) {
+  if (IsDirectory(path)) return LoadTokenizerFolder(path);
+  const std::string file_name = std::filesystem::path(path).filename().string();
+  const auto named = [&](std::string_view part) { return file_name.find(part) != std::string::npos; };
+  if (file_name.ends_with(".gguf") || StartsWithGguf(path)) return LoadTokenizer(GgufFile(path));
+  if (file_name.ends_with(".json"))
+    return ParseTokenizerJson(AsBytes(ReadWholeFile(path, kMaxTokenizerBytes)), {}, path);
+  if (file_name.ends_with(".tiktoken"))
+    return ParseTiktoken(AsBytes(ReadWholeFile(path, kMaxTokenizerBytes)),
+                         file_name.substr(0, file_name.size() - 9), path);
+  if (named(".model"))
+    return ParseSentencePieceModel(AsBytes(ReadWholeFile(path, kMaxTokenizerBytes)), {}, path);
+  if (file_name.ends_with(".bin")) {
+    const Llama2cVocabulary vocabulary = ReadLlama2cVocabulary(path);
+    return TokenizerFromPieces(vocabulary.pieces, vocabulary.scores);
+  }
+  Fail(ErrorKind::kUnsupported, "{}: a tokenizer file ends in .json, .model, .gguf, .bin or .tiktoken", path);
+}
+
+}  // namespace mneme
