@@ -32,8 +32,8 @@ struct JobEvent {
 
 // Tokens to feed, then perhaps an answer to write.
 struct Job {
-  // Outlives the job, and stays where it is; until kDone or kFailed whatever would change it throws
-  // Error(kInput).
+  // Looked at by Add alone; the job keeps the stream alive. Until kDone or kFailed whatever would change it
+  // throws Error(kInput).
   Session* session = nullptr;
   std::vector<TokenId> tokens = {};
   // In place of tokens; one text, BOS first where the stream is empty and wants one.

@@ -58,7 +58,8 @@ struct Piece {
 };
 
 // One answer, step by step, as sqlite3_step. Until it is over (Next gave nothing, or threw) or destroyed,
-// whatever would change its session throws Error(kInput). The session outlives it.
+// whatever would change its session throws Error(kInput). It keeps the stream alive: the Session may be
+// moved, or go first.
 class MNEME_API Generation {
  public:
   Generation(Generation&&) noexcept;
@@ -109,7 +110,6 @@ class MNEME_API Session {
   // A second session in the same state. Keys and values are shared until one of the two writes, and charged
   // in full, so that neither meets a full cap later for what it has now. Throws Error(kBudget).
   Session Clone() const;
-  // Not while a Generation or a job is in the middle of the session, for assignment and destruction too.
   Session(Session&&) noexcept;
   Session& operator=(Session&&) noexcept;
   ~Session();
@@ -197,11 +197,12 @@ class MNEME_API Session {
   const std::string& restore_note() const;
 
   struct Impl;  // for the library's own files
-  explicit Session(std::unique_ptr<Impl> impl);
+  explicit Session(std::shared_ptr<Impl> impl);
   Impl& impl() const { return *impl_; }
+  const std::shared_ptr<Impl>& shared_impl() const { return impl_; }
 
  private:
-  std::unique_ptr<Impl> impl_;
+  std::shared_ptr<Impl> impl_;
 };
 
 // The header of a state file.

@@ -38,11 +38,17 @@ void Budget::State::Take(MemoryTag tag, size_t bytes, std::string_view what) {
   const bool is_under_cap = IsUnderCap(tag);
   if (is_under_cap && bytes > cap_bytes - used) {
     const size_t needed = used > SIZE_MAX - bytes ? SIZE_MAX : used + bytes;
+    if (whole != nullptr) {
+      Fail(ErrorKind::kBudget,
+           "{} need {}, and {} of the session's share of {} (session_memory) is already taken: it needs at "
+           "least {}, "
+           "or a smaller context",
+           what, FormatBytes(bytes), FormatBytes(used), FormatBytes(cap_bytes), FormatBytesUp(needed));
+    }
     Fail(ErrorKind::kBudget,
-         "{} need {}, and {} of the {} of {} is already taken: give {} at least {}, or make the context "
-         "smaller",
-         what, FormatBytes(bytes), FormatBytes(used), whole == nullptr ? "memory cap" : "session's share",
-         FormatBytes(cap_bytes), whole == nullptr ? "--memory" : "--session-memory", FormatBytesUp(needed));
+         "{} need {}, and {} of the memory cap of {} is already taken: give --memory at least {}, or make "
+         "the context smaller",
+         what, FormatBytes(bytes), FormatBytes(used), FormatBytes(cap_bytes), FormatBytesUp(needed));
   }
   if (whole != nullptr) whole->Take(tag, bytes, what);
   if (is_under_cap) {

@@ -157,12 +157,26 @@ std::vector<KernelCase> PointwiseCases() {
   return cases;
 }
 
+namespace {
+
+// "rows:1" is not a part of "rows:16".
+bool HasPart(std::string_view name, std::string_view part) {
+  const auto is_digit = [](char c) { return c >= '0' && c <= '9'; };
+  for (size_t at = name.find(part); at != std::string_view::npos; at = name.find(part, at + 1)) {
+    const size_t end = at + part.size();
+    if (part.empty() || end == name.size() || !is_digit(part.back()) || !is_digit(name[end])) return true;
+  }
+  return false;
+}
+
+}  // namespace
+
 std::vector<KernelCase> FindKernels(std::string_view part) {
   std::vector<KernelCase> found;
   for (std::vector<KernelCase>& group :
        std::vector{LinearCases(), AttendCases(), MemoryCases(), PointwiseCases()}) {
     for (KernelCase& one : group) {
-      if (part == "all" || one.name.find(part) != std::string::npos) found.push_back(std::move(one));
+      if (part == "all" || HasPart(one.name, part)) found.push_back(std::move(one));
     }
   }
   if (found.empty()) {

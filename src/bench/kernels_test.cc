@@ -16,6 +16,8 @@ TEST(Kernels, AreFoundByPartsOfTheirNames) {
   const std::vector<KernelCase> one = FindKernels("q8_0/packed/2048x2048/rows:512");
   ASSERT_EQ(one.size(), 1u);
   EXPECT_EQ(one[0].name, "linear/q8_0/packed/2048x2048/rows:512");
+  for (const KernelCase& each : FindKernels("rows:1"))
+    EXPECT_TRUE(each.name.ends_with("rows:1")) << each.name;
   EXPECT_THROW(FindKernels("linear/q9"), Error);
 }
 

@@ -9,9 +9,9 @@
 #include <filesystem>
 #include <set>
 
-#include "base/text/fields.h"
 #include "base/files/file.h"
 #include "base/hash.h"
+#include "base/text/fields.h"
 #include "session/session_test_util.h"
 #include "session/snapshot.h"
 

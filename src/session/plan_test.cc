@@ -75,12 +75,12 @@ TEST(PlanTest, ASessionStaysWithinItsShare) {
   Session dense(model, options);
   const std::string message =
       ErrorOf(ErrorKind::kBudget, [&] { dense.Feed(std::vector<TokenId>(100000, 5)); });
-  EXPECT_NE(message.find("--session-memory"), std::string::npos) << message;
+  EXPECT_NE(message.find("session_memory"), std::string::npos) << message;
   EXPECT_LE(dense.memory().peak_bytes, options.memory_bytes);
   // What does not fit is refused with the share that would do.
   options.context = "sinks:sinks=4,window=40000";
   const std::string refusal = ErrorOf(ErrorKind::kBudget, [&] { Session(model, options); });
-  const std::string before = "--session-memory at least ";
+  const std::string before = "it needs at least ";
   const size_t at = refusal.find(before);
   ASSERT_NE(at, std::string::npos) << refusal;
   const size_t begin = at + before.size();

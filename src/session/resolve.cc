@@ -162,8 +162,8 @@ ResolvedContext ResolveSession(const LoadedModel& model, const SessionOptions& o
           return Resolves(model, shared, limits);
         });
     if (share == 0) throw;
-    Fail(ErrorKind::kBudget, "{}: give --session-memory at least {}, or choose a smaller context",
-         error.what(), FormatBytesUp(share));
+    Fail(ErrorKind::kBudget, "{} (session_memory): it needs at least {}, or a smaller context", error.what(),
+         FormatBytesUp(share));
   }
 }
 

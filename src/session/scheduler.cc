@@ -36,10 +36,12 @@ class FeedWork : public Work {
 
 struct RunningJob {
   RunningJob(Job given, std::vector<TokenId> tokens)
-      : job(std::move(given)), session(job.session->impl()), feed(session, std::move(tokens)) {
+      : job(std::move(given)),
+        keep(job.session->shared_impl()),
+        session(*keep),
+        feed(session, std::move(tokens)) {
     session.holder = "a Scheduler's job";
   }
-  // Once it is over, the session may be gone.
   ~RunningJob() {
     if (is_over) return;
     answer.reset();
@@ -51,6 +53,7 @@ struct RunningJob {
   bool is_answering() const { return answer.has_value() && answer->is_answering(); }
 
   Job job;
+  const std::shared_ptr<Session::Impl> keep;
   Session::Impl& session;
   FeedWork feed;
   std::optional<Generation::Impl> answer;
@@ -166,7 +169,7 @@ void Scheduler::Impl::Advance(const std::shared_ptr<RunningJob>& job) {
     if (!job->feed.is_over()) return;
     if (!job->job.generate.has_value()) return Done(job, StopReason::kMaxTokens);
     job->session.holder = {};
-    job->answer.emplace(job->session, *job->job.generate);
+    job->answer.emplace(job->keep, *job->job.generate);
     job->answer->stop = job->job.stop;
     job->session.holder = "a Scheduler's job";
   }

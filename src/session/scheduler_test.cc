@@ -258,6 +258,35 @@ TEST_F(SchedulerTest, ASchedulerThatGoesLeavesItsSessionsInOrder) {
   EXPECT_TRUE(SameBits(LogitsOf(*session), LogitsOf(*alone)));
 }
 
+// What is in the middle keeps the stream alive: a Session that is moved or destroyed takes nothing away from
+// it.
+TEST_F(SchedulerTest, ASessionMayMoveOrGoWhileItAnswers) {
+  const auto alone = New(TestOptions("dense"), 10);
+  const Log expected = Alone(*alone, {.max_tokens = 12});
+  Log log;
+  Scheduler scheduler(*model_);
+  std::optional<Generation> generation;
+  std::vector<TokenId> ids;
+  {
+    auto first = New(TestOptions("dense"), 10), second = New(TestOptions("dense"), 10);
+    scheduler.Add(
+        {.session = first.get(), .generate = GenerateOptions{.max_tokens = 12}, .on_event = log.Listener()});
+    scheduler.Step();
+    Session moved = std::move(*first);
+    first.reset();
+    scheduler.Step();
+    generation.emplace(second->Generate({.max_tokens = 12}));
+    ids.push_back(generation->Next()->token);
+  }
+  while (scheduler.Step()) {
+  }
+  while (const auto piece = generation->Next()) {
+    if (piece->token >= 0) ids.push_back(piece->token);
+  }
+  EXPECT_EQ(log.ids, expected.ids);
+  EXPECT_EQ(ids, expected.ids);
+}
+
 TEST_F(SchedulerTest, TextOfAJobIsOneTextWithItsBos) {
   const auto session = New(TestOptions("dense")), alone = New(TestOptions("dense"));
   Scheduler scheduler(*model_);

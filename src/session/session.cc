@@ -90,7 +90,7 @@ Session::Session(const Model& model, const SessionOptions& options) {
   ResolvedContext resolved = ResolveSession(loaded, options, LimitsOf(model));
   Engine::Impl& engine = model.engine().impl();
   const size_t share = options.memory_bytes == 0 ? Budget::kUnlimited : options.memory_bytes;
-  impl_ = std::make_unique<Impl>(SessionHome{model, Budget(share, engine.budget), &engine.device,
+  impl_ = std::make_shared<Impl>(SessionHome{model, Budget(share, engine.budget), &engine.device,
                                              RunnerOf(model, resolved.settings.max_chunk)},
                                  options, std::move(resolved.settings));
   impl_->context_reason = std::move(resolved.reason);
@@ -117,10 +117,10 @@ Session MakeSession(const SessionHome& home, const SessionOptions& options) {
     Fail(ErrorKind::kInput, "a session without an engine needs a definite context");
   ContextSettings settings = InnerContext(options, home.runner->max_rows());
   settings.policy = PolicyOf(model.context_shape(), settings);
-  return Session(std::make_unique<Session::Impl>(home, options, std::move(settings)));
+  return Session(std::make_shared<Session::Impl>(home, options, std::move(settings)));
 }
 
-Session::Session(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Session::Session(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Session::Session(Session&&) noexcept = default;
 Session& Session::operator=(Session&&) noexcept = default;
 Session::~Session() = default;

@@ -516,7 +516,7 @@ std::string Session::note(const std::string& name) const {
 
 Session Session::Clone() const {
   // Its keys and values are those of this session until one of the two writes; the rest is small.
-  auto copy = std::make_unique<Impl>(SessionHome{impl_->model, impl_->budget, &impl_->device, impl_->runner},
+  auto copy = std::make_shared<Impl>(SessionHome{impl_->model, impl_->budget, &impl_->device, impl_->runner},
                                      impl_->options, impl_->inner_settings, impl_->context->Fork());
   BufferWriter writer;
   impl_->WriteOwn(writer);

@@ -13,11 +13,11 @@
 #include "base/progress.h"
 #include "base/text/units.h"
 #include "cli/console/console.h"
+#include "cli/console/signals.h"
 #include "cli/eval/eval_verbs.h"
 #include "cli/ids.h"
 #include "cli/input.h"
 #include "cli/options.h"
-#include "cli/console/signals.h"
 #include "cli/stream.h"
 #include "cli/verbs.h"
 #include "eval/perplexity/perplexity.h"
@@ -126,9 +126,11 @@ PerplexityOptions PerplexityVerb::Resolve(const Model& model) const {
       continue;
     }
     SessionOptions session = OptionsFor(arguments_.context, spec);
-    // They run side by side.
-    session.memory_bytes = model.engine().options().memory_bytes / specs.size();
-    if (spec == "auto") session.expected_tokens = max_tokens_;
+    // They run side by side, so auto does not take all that there is.
+    if (spec == "auto") {
+      session.memory_bytes = model.engine().options().memory_bytes / specs.size();
+      session.expected_tokens = max_tokens_;
+    }
     const ContextChoice choice = ChooseContext(model, session);
     if (!choice.reason.empty()) PrintMessage("context: {} ({})\n", choice.context, choice.reason);
     options.contexts.push_back(choice.context);

@@ -16,9 +16,9 @@
 #include "bench/speed.h"
 #include "bench/speed_report.h"
 #include "cli/console/console.h"
+#include "cli/console/signals.h"
 #include "cli/eval/eval_verbs.h"
 #include "cli/options.h"
-#include "cli/console/signals.h"
 #include "cli/stream.h"
 #include "mneme/plan.h"
 
@@ -85,8 +85,10 @@ void SpeedVerb::Depths(const std::string& spec) {
   const Model& model = opened_->model;
   SessionOptions session = OptionsFor(arguments_.context, spec);
   // Clones are measured beside the stream: two sessions at a time.
-  session.memory_bytes = model.engine().options().memory_bytes / 2;
-  if (spec == "auto") session.expected_tokens = depths_.back();
+  if (spec == "auto") {
+    session.memory_bytes = model.engine().options().memory_bytes / 2;
+    session.expected_tokens = depths_.back();
+  }
   session.context = ChooseContext(model, session).context;
   session.memory_bytes = 0;
   SpeedSettings settings;

@@ -25,9 +25,9 @@
 #include "base/message.h"
 #include "base/text/units.h"
 #include "cli/console/console.h"
+#include "cli/console/signals.h"
 #include "cli/eval/eval_verbs.h"
 #include "cli/options.h"
-#include "cli/console/signals.h"
 #include "eval/report/suite.h"
 
 extern char** environ;

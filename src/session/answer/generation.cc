@@ -97,8 +97,8 @@ void Session::Impl::StartDecoder() {
                   DecodeOptions{.show_special = options.show_special, .at_text_start = at_text_start});
 }
 
-Generation::Impl::Impl(Session::Impl& session, const GenerateOptions& options)
-    : session_(session), options_(options), matcher_(options.stop_strings) {
+Generation::Impl::Impl(std::shared_ptr<Session::Impl> session, const GenerateOptions& options)
+    : keep_(std::move(session)), session_(*keep_), options_(options), matcher_(options.stop_strings) {
   session_.FinishText();
   has_text_ = session_.model.has_tokenizer();
   Check();
@@ -451,7 +451,7 @@ const GenerateResult& Generation::result() const { return impl_->result(); }
 
 Generation Session::Generate(const GenerateOptions& options) {
   impl_->CheckFree();
-  return Generation(std::make_unique<Generation::Impl>(*impl_, options));
+  return Generation(std::make_unique<Generation::Impl>(impl_, options));
 }
 
 }  // namespace mneme

@@ -7,9 +7,9 @@
 #include <string>
 #include <vector>
 
-#include "session/session_impl.h"
 #include "session/answer/stop_strings.h"
 #include "session/answer/work.h"
+#include "session/session_impl.h"
 
 namespace mneme {
 
@@ -18,7 +18,7 @@ namespace mneme {
 class MNEME_LOCAL Generation::Impl : public Work {
  public:
   // Holds the session until it is over. Throws Error(kInput, kUnsupported) for what cannot be.
-  Impl(Session::Impl& session, const GenerateOptions& options);
+  Impl(std::shared_ptr<Session::Impl> session, const GenerateOptions& options);
   // Ends the answer here: what was handed out is in the stream, as far as the context takes it.
   ~Impl() override;
 
@@ -56,6 +56,7 @@ class MNEME_LOCAL Generation::Impl : public Work {
   void FinishText();
   void Release();
 
+  const std::shared_ptr<Session::Impl> keep_;
   Session::Impl& session_;
   const GenerateOptions options_;
   const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();

@@ -74,6 +74,7 @@ class TextReader {
       }
     }
     encoder_.Feed(text.substr(offset_, end - offset_), &pending_);
+    files_.CheckUnchanged(file_);
     offset_ = end + skip;
     if (is_end) encoder_.Finish(&pending_);
     if (offset_ >= text.size()) {

@@ -3,13 +3,16 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <filesystem>
+#include <fstream>
 #include <numeric>
 
 #include "base/error.h"
+#include "base/files/file.h"
 #include "train/data/tasks.h"
 #include "train/data/text_files.h"
-#include "train/train_test_util.h"
 #include "train/data/vocabulary.h"
+#include "train/train_test_util.h"
 
 namespace mneme::train {
 namespace {
@@ -47,6 +50,29 @@ std::string AnswerText(const Batch& batch, int64_t row) {
     }
   }
   return TestTokenizer().Decode(ids);
+}
+
+// A page that a mapped file no longer has would end the program; from main on it reads as zeros, and is
+// noticed.
+TEST(TrainTextFiles, ACorpusThatIsCutShortIsNamed) {
+  GuardMappedFiles();
+  const ScratchFolder folder;
+  const std::string path = folder / "corpus.txt";
+  {
+    std::ofstream out(path);
+    for (int i = 0; i < 20000; ++i) out << "line " << i << " of a corpus\n";
+  }
+  const TextFiles files({path});
+  Random random(1);
+  EXPECT_FALSE(files.RandomText(200, random).empty());
+  std::filesystem::resize_file(path, 100);
+  try {
+    for (int i = 0; i < 20; ++i) files.RandomText(200, random);
+    FAIL() << "nobody noticed";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kFile);
+    EXPECT_NE(std::string(error.what()).find(path), std::string::npos) << error.what();
+  }
 }
 
 TEST(TrainVocabulary, DigitsStaySingleAndTextComesBack) {

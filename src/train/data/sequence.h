@@ -35,14 +35,14 @@ struct LayerWatch {
 };
 
 struct SequenceResult {
-  double loss = 0;            // mean over rows of the weighted mean over tokens
-  WeightedMean answers;       // loss of tokens of weight 1 in rows that also have others
-  WeightedMean backspaces;    // of wrong tokens, by their weight
+  double loss = 0;          // mean over rows of the weighted mean over tokens
+  WeightedMean answers;     // loss of tokens of weight 1 in rows that also have others
+  WeightedMean backspaces;  // of wrong tokens, by their weight
   double write_mean = 0;
   std::vector<LayerWatch> layers;  // at the end of the sequences
 
-  // Joins the result of a micro-batch that has `share` of the rows. Loss and write_mean are means over rows; answers and
-  // backspaces count by token, however many of them each micro-batch has.
+  // Joins the result of a micro-batch that has `share` of the rows. Loss and write_mean are means over rows;
+  // answers and backspaces count by token, however many of them each micro-batch has.
   void Add(const SequenceResult& part, double share);
 };
 

@@ -72,7 +72,8 @@ TEST_P(Carried, RowsThatStartAnewAndOtherBatchSizesStartEmpty) {
   EXPECT_EQ(carried.num_rows(), 3);
 }
 
-// Micro-batches of one, two and one rows, that have unlike numbers of answers, together say what the batch says.
+// Micro-batches of one, two and one rows, that have unlike numbers of answers, together say what the batch
+// says.
 TEST_P(Carried, MicroBatchesAddUpToTheBatch) {
   Batch batch = RandomBatch(4, 2, kSegment, kVocab, 9);
   const int64_t length = batch.num_segments * batch.segment;

@@ -82,6 +82,7 @@ std::string TextFiles::RandomText(size_t num_bytes, Random& random) const {
     const char put = c == '\n' || c == '\r' || c == '\t' ? ' ' : c;
     if (put != ' ' || (!result.empty() && result.back() != ' ')) result += put;
   }
+  CheckUnchanged(place.file);
   return result;
 }
 

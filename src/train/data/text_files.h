@@ -35,6 +35,9 @@ class TextFiles {
   std::string RandomText(size_t num_bytes, Random& random) const;
   // Hash of names' ends and sizes: another corpus gives another value.
   uint64_t Fingerprint() const;
+  // Throws Error(kFile), naming the file, if it was written to or cut short since it was opened: what was
+  // read from it in the meantime cannot be trusted.
+  void CheckUnchanged(size_t file) const { files_[file].CheckUnchanged(); }
 
  private:
   std::vector<MappedFile> files_;

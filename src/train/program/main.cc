@@ -107,6 +107,7 @@ int Main(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   mneme::OpenClosedStreams();
+  mneme::GuardMappedFiles();
   try {
     return mneme::train::Main(argc, argv);
   } catch (const std::exception& error) {
