@@ -1,11 +1,13 @@
-// Chat formats as data: one table row each, recognised from the Jinja template that a model file carries
-// (which is never executed). Rendering gives pieces of text marked as the format's own or as somebody's
-// words, so that what a user writes can never become a control token.
+// Conversations as a model expects them: by the Jinja template that its files carry (ChatFormat), or, for
+// models without one, by formats as data, one table row each. Rendering gives pieces of text marked as the
+// format's own or as somebody's words, so that what a user writes can never become a control token.
 #pragma once
 
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "mneme/export.h"
@@ -25,6 +27,54 @@ struct Segment {
   std::string text;
   TextKind kind = TextKind::kPlain;
 };
+
+// One message as templates know it.
+struct Message {
+  std::string role;  // "system", "user", "assistant", "tool"
+  std::string content;
+  std::string tool_calls = {};    // JSON, a list; empty: none. Of the assistant
+  std::string tool_call_id = {};  // of a "tool" message: the call that it answers; empty: none
+};
+
+// What a template reads besides the conversation.
+struct TemplateOptions {
+  // As text; empty: the template finds none.
+  std::string bos_token = {}, eos_token = {};
+  // Variables by name (enable_thinking). A value is JSON where it can be read as such, else a text.
+  std::vector<std::pair<std::string, std::string>> arguments = {};
+  // The moment that the template may write ("2026-01-02T03:04:05"); empty: this machine's clock.
+  std::string now = {};
+};
+
+// A chat template in Jinja, as Hugging Face's transformers runs them; src/chat/jinja says what of the language
+// is known. Steps, depth, memory and output are bounded. A handle: copies share one template, which is
+// immutable; any number of threads at once.
+class MNEME_API ChatFormat {
+ public:
+  // name: what messages call the template. Throws Error(kFile), with the line, for what is none.
+  explicit ChatFormat(std::string_view jinja_text, std::string name = "chat template");
+
+  // The prompt. tools: JSON, a list of functions; empty: none. open_reply: with what stands before a reply
+  // that the model is to write (add_generation_prompt). Throws Error(kInput) for JSON that is none and for what
+  // the template refuses (raise_exception), Error(kUnsupported) for what is not known here, Error(kBudget) for
+  // a template that takes too much; all but the first with the template's line.
+  std::vector<Segment> Render(std::span<const Message> messages, std::string_view tools, bool open_reply,
+                              const TemplateOptions& options = {}) const;
+  // The same for a conversation as JSON: an object with `messages` and whatever else the template reads
+  // (tools, add_generation_prompt, bos_token, ...). Its tokens go before the options', their arguments before
+  // its variables.
+  std::vector<Segment> RenderJson(std::string_view conversation, const TemplateOptions& options = {}) const;
+
+  struct Impl;
+
+ private:
+  std::shared_ptr<const Impl> impl_;
+};
+
+// Texts of the tokenizer's BOS and EOS, as templates read them.
+MNEME_API TemplateOptions TemplateOptionsFor(const Tokenizer& tokenizer);
+// Ids of a whole prompt, with BOS exactly once: the template's own, else the tokenizer's where it adds one.
+MNEME_API std::vector<TokenId> EncodePrompt(const Tokenizer& tokenizer, std::span<const Segment> segments);
 
 // One format. BOS is not part of it (Tokenizer::adds_bos). "</s>" stands for the tokenizer's end of text.
 struct ChatTemplate {

@@ -88,8 +88,11 @@ class MNEME_API Tokenizer {
   std::string_view kind() const;
   // For inspect: "gpt2", "llama3", ...; "none" for SentencePiece.
   std::string_view pre_tokenizer() const;
-  // The file's chat template (Jinja text); empty if it has none. RecogniseChatTemplate in chat_template.h.
-  std::string_view chat_template() const;
+  // The file's chat template (Jinja text), or with a name the one that it has for that purpose ("tool_use");
+  // empty if it has none. ChatFormat in chat.h runs it.
+  std::string_view chat_template(std::string_view name = {}) const;
+  // The names of those that have one.
+  std::vector<std::string> chat_template_names() const;
 
   const TokenizerModel& model() const { return *model_; }
 

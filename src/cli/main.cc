@@ -46,6 +46,7 @@ int Main(int argc, char** argv) {
   AddConvert(program);
   AddBench(program);
   AddTokenize(program);
+  AddTemplate(program);
   AddEval(program);
   AddTrain(program);
   AddAdapt(program);

@@ -14,6 +14,7 @@ void AddPlan(Command& program);
 void AddConvert(Command& program);
 void AddBench(Command& program);
 void AddTokenize(Command& program);
+void AddTemplate(Command& program);
 void AddEval(Command& program);
 void AddTrain(Command& program);
 void AddAdapt(Command& program);

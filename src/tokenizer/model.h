@@ -79,6 +79,7 @@ struct VocabularySpec {
   std::vector<TokenId> more_eog_ids;
   bool adds_bos = false, adds_eos = false;
   std::string chat_template;
+  std::vector<std::pair<std::string, std::string>> named_templates;  // for other purposes: tool_use, rag
 };
 
 struct TokenizerModel {

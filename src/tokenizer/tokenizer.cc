@@ -113,7 +113,18 @@ std::string_view Tokenizer::kind() const {
 }
 
 std::string_view Tokenizer::pre_tokenizer() const { return PreTokenizerName(model_->spec.pre_tokenizer); }
-std::string_view Tokenizer::chat_template() const { return model_->spec.chat_template; }
+std::string_view Tokenizer::chat_template(std::string_view name) const {
+  if (name.empty()) return model_->spec.chat_template;
+  for (const auto& [other, text] : model_->spec.named_templates)
+    if (other == name) return text;
+  return {};
+}
+
+std::vector<std::string> Tokenizer::chat_template_names() const {
+  std::vector<std::string> names;
+  for (const auto& named : model_->spec.named_templates) names.push_back(named.first);
+  return names;
+}
 
 StreamDecoder::StreamDecoder(Tokenizer tokenizer, DecodeOptions options)
     : tokenizer_(std::move(tokenizer)), options_(options), at_start_(options.at_text_start) {}

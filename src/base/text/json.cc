@@ -20,22 +20,35 @@ std::string JsonReason(const Json::exception& error) {
   return std::string(end == std::string_view::npos ? text : text.substr(end + 2));
 }
 
-Json ParseStrictJson(std::string_view text, const std::string& name, int max_depth) {
+namespace {
+
+template <typename AnyJson>
+AnyJson Parse(std::string_view text, const std::string& name, int max_depth) {
   std::vector<std::set<std::string>> keys;
-  const auto check = [&](int depth, Json::parse_event_t event, Json& parsed) {
+  const auto check = [&](int depth, typename AnyJson::parse_event_t event, AnyJson& parsed) {
     if (depth > max_depth) Fail(ErrorKind::kFile, "{}: its JSON is nested too deeply", name);
-    if (event == Json::parse_event_t::object_start) keys.emplace_back();
-    if (event == Json::parse_event_t::object_end) keys.pop_back();
-    if (event == Json::parse_event_t::key && !keys.back().insert(parsed.get<std::string>()).second) {
-      Fail(ErrorKind::kFile, "{}: {} occurs twice in its JSON", name, parsed.get<std::string>());
+    if (event == AnyJson::parse_event_t::object_start) keys.emplace_back();
+    if (event == AnyJson::parse_event_t::object_end) keys.pop_back();
+    if (event == AnyJson::parse_event_t::key && !keys.back().insert(parsed.template get<std::string>()).second) {
+      Fail(ErrorKind::kFile, "{}: {} occurs twice in its JSON", name, parsed.template get<std::string>());
     }
     return true;
   };
   try {
-    return Json::parse(text.begin(), text.end(), check);
+    return AnyJson::parse(text.begin(), text.end(), check);
   } catch (const Json::exception& error) {
     Fail(ErrorKind::kFile, "{}: {}", name, JsonReason(error));
   }
+}
+
+}  // namespace
+
+Json ParseStrictJson(std::string_view text, const std::string& name, int max_depth) {
+  return Parse<Json>(text, name, max_depth);
+}
+
+nlohmann::ordered_json ParseStrictOrderedJson(std::string_view text, const std::string& name, int max_depth) {
+  return Parse<nlohmann::ordered_json>(text, name, max_depth);
 }
 
 }  // namespace mneme

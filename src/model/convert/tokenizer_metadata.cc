@@ -115,6 +115,9 @@ std::optional<std::string> WriteTokenizerMetadata(const Tokenizer& tokenizer, co
   if (!tokenizer.chat_template().empty()) {
     writer->Set("tokenizer.chat_template", std::string(tokenizer.chat_template()));
   }
+  for (const std::string& name : tokenizer.chat_template_names()) {
+    writer->Set("tokenizer.chat_template." + name, std::string(tokenizer.chat_template(name)));
+  }
   return std::nullopt;
 }
 

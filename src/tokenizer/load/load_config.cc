@@ -92,8 +92,12 @@ void ApplyTokenizerConfig(std::string_view config_json, VocabularySpec* spec) {
   if (!chat.is_array()) return;
   for (const Json& entry : chat) {
     if (!entry.is_object() || !entry.contains("template") || !entry["template"].is_string()) continue;
-    if (spec->chat_template.empty() || entry.value("name", Json()) == Json("default"))
-      spec->chat_template = entry["template"].get<std::string>();
+    const std::string text = entry["template"].get<std::string>();
+    const Json name = entry.value("name", Json());
+    if (spec->chat_template.empty() || name == Json("default")) spec->chat_template = text;
+    if (name.is_string() && name != Json("default")) {
+      spec->named_templates.emplace_back(name.get<std::string>(), text);
+    }
   }
 }
 

@@ -1,6 +1,7 @@
 // tiktoken ranks, llama2.c vocabularies, and finding the right loader for a path.
 #include <algorithm>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <utility>
 
 #include "base/error.h"
@@ -46,6 +47,40 @@ bool StartsWithGguf(const std::string& path) {
   const MappedFile file(path);
   const auto bytes = file.bytes();
   return bytes.size() >= 4 && std::string_view(reinterpret_cast<const char*>(bytes.data()), 4) == "GGUF";
+}
+
+// Newer folders keep the chat template in files of its own, which go before the one in tokenizer_config.json:
+// chat_template.jinja, or for models of several media chat_template.json; templates for other purposes in
+// additional_chat_templates/NAME.jinja.
+std::string WithTemplateFiles(const std::string& folder, std::string config) {
+  using Json = nlohmann::json;
+  namespace fs = std::filesystem;
+  Json templates = Json::array();
+  const auto add = [&](const std::string& name, const Json& text) {
+    if (text.is_string()) templates.push_back({{"name", name}, {"template", text}});
+  };
+  const std::string jinja = folder + "/chat_template.jinja", json = folder + "/chat_template.json";
+  if (FileExists(jinja)) {
+    add("default", ReadWholeFile(jinja));
+  } else if (FileExists(json)) {
+    const Json parsed = Json::parse(ReadWholeFile(json), nullptr, /*allow_exceptions=*/false);
+    if (!parsed.is_object()) Fail(ErrorKind::kFile, "{} is not a JSON object", json);
+    add("default", parsed.value("chat_template", Json()));
+  }
+  const std::string more = folder + "/additional_chat_templates";
+  if (IsDirectory(more)) {
+    for (const auto& entry : fs::directory_iterator(more)) {
+      if (entry.path().extension() == ".jinja") add(entry.path().stem().string(), ReadWholeFile(entry.path().string()));
+    }
+  }
+  if (templates.empty()) return config;
+  Json whole = config.empty() ? Json::object() : Json::parse(config, nullptr, /*allow_exceptions=*/false);
+  if (!whole.is_object()) return config;  // refused where it is read
+  const Json old = whole.value("chat_template", Json());
+  if (old.is_string()) templates.insert(templates.begin(), {{"name", "default"}, {"template", old}});
+  if (old.is_array()) templates.insert(templates.begin(), old.begin(), old.end());
+  whole["chat_template"] = templates;
+  return whole.dump();
 }
 
 }  // namespace
@@ -127,6 +162,7 @@ Tokenizer TokenizerFromPieces(std::span<const std::string> pieces, std::span<con
 Tokenizer LoadTokenizerFolder(const std::string& folder) {
   const std::string config_path = folder + "/tokenizer_config.json";
   std::string config = FileExists(config_path) ? ReadWholeFile(config_path, kMaxTokenizerBytes) : "";
+  config = WithTemplateFiles(folder, std::move(config));
   const std::string json_path = folder + "/tokenizer.json";
   const std::string model_path = folder + "/tokenizer.model";
   if (FileExists(json_path))

@@ -129,6 +129,11 @@ Tokenizer LoadTokenizer(const GgufFile& file, std::string_view pre) {
   spec.adds_bos = file.GetBool("tokenizer.ggml.add_bos_token").value_or(spec.adds_bos) && spec.bos_id >= 0;
   spec.adds_eos = file.GetBool("tokenizer.ggml.add_eos_token").value_or(spec.adds_eos) && spec.eos_id >= 0;
   spec.chat_template = file.GetString("tokenizer.chat_template").value_or("");
+  constexpr std::string_view kNamed = "tokenizer.chat_template.";
+  for (const GgufValue& entry : file.metadata()) {
+    const auto text = entry.key.starts_with(kNamed) ? file.GetString(entry.key) : std::nullopt;
+    if (text) spec.named_templates.emplace_back(entry.key.substr(kNamed.size()), *text);
+  }
   return Tokenizer(BuildModel(std::move(spec)));
 }
 
