@@ -30,7 +30,7 @@ TEST_F(CliTest, HelpAndVersionGoToStandardOutput) {
   const Outcome help = RunProgram({"--help"});
   EXPECT_EQ(help.code, 0);
   for (const char* verb :
-       {"run", "chat", "inspect", "plan", "convert", "bench", "tokenize", "eval", "Examples"}) {
+       {"run", "chat", "inspect", "plan", "convert", "bench", "tokenize", "template", "eval", "Examples"}) {
     EXPECT_NE(help.out.find(verb), std::string::npos) << verb;
   }
   EXPECT_EQ(help.err, "");
@@ -49,7 +49,7 @@ TEST_F(CliTest, RunHelpListsEveryContextWithItsPaper) {
 }
 
 TEST_F(CliTest, EveryVerbHasHelp) {
-  for (const char* verb : {"run", "chat", "inspect", "plan", "convert", "bench", "tokenize", "eval"}) {
+  for (const char* verb : {"run", "chat", "inspect", "plan", "convert", "bench", "tokenize", "template", "eval"}) {
     const Outcome help = RunProgram({verb, "--help"});
     EXPECT_EQ(help.code, 0) << verb;
     EXPECT_GT(help.out.size(), 200u) << verb;
