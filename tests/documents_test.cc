@@ -160,7 +160,7 @@ void CheckWords(const std::vector<std::string>& words, const Code& code, const F
   // A span that starts with an option speaks of some verb's.
   static const std::vector<std::string> verbs = {
       "",           "run",          "chat",        "inspect",     "plan",           "bench",
-      "convert",    "tokenize",     "train",       "adapt",       "eval logits",    "eval perplexity",
+      "convert",    "tokenize",     "template",    "train",       "adapt",       "eval logits",    "eval perplexity",
       "eval speed", "eval passkey", "eval needle", "eval stream", "eval longbench", "eval infinitebench",
       "eval babi",  "eval summary", "eval suite",  "eval compare"};
   if (!code.is_block && words[0].starts_with("--")) {
