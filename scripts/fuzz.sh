@@ -27,6 +27,7 @@ run_one() {
   case $target in
     tokenizer_*) max_len=8192 ;;
     tokenizers) max_len=2048 ;;
+    jinja) max_len=8192 ;;
     context) max_len=256 ;;
   esac
   mkdir -p "corpus/$target"

@@ -62,7 +62,7 @@ class MNEME_API ChatFormat {
                               const TemplateOptions& options = {}) const;
   // The same for a conversation as JSON: an object with `messages` and whatever else the template reads
   // (tools, add_generation_prompt, bos_token, ...). Its tokens go before the options', their arguments before
-  // its variables.
+  // its variables; tools and documents that it does not have are none, as in transformers.
   std::vector<Segment> RenderJson(std::string_view conversation, const TemplateOptions& options = {}) const;
 
   struct Impl;

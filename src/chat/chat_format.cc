@@ -41,6 +41,10 @@ void AddOptions(const TemplateOptions& options, Json* conversation) {
   };
   add_token("bos_token", options.bos_token);
   add_token("eos_token", options.eos_token);
+  // As transformers calls every template: these are always there, if only as nothing.
+  for (const char* name : {"tools", "documents"})
+    if (!conversation->contains(name)) (*conversation)[name] = nullptr;
+  if (!conversation->contains("add_generation_prompt")) (*conversation)["add_generation_prompt"] = false;
 }
 
 Json MessageJson(const Message& message) {
@@ -57,7 +61,8 @@ Json MessageJson(const Message& message) {
 ChatFormat::ChatFormat(std::string_view jinja_text, std::string name)
     : impl_(std::make_shared<const Impl>(Impl{jinja::Template(jinja_text, std::move(name))})) {}
 
-std::vector<Segment> ChatFormat::RenderJson(std::string_view conversation, const TemplateOptions& options) const {
+std::vector<Segment> ChatFormat::RenderJson(std::string_view conversation,
+                                            const TemplateOptions& options) const {
   Json json = ParseJson(conversation, "the conversation");
   if (!json.is_object()) Fail(ErrorKind::kInput, "the conversation is no JSON object with `messages`");
   AddOptions(options, &json);
@@ -65,8 +70,8 @@ std::vector<Segment> ChatFormat::RenderJson(std::string_view conversation, const
   return impl_->parsed.Render(jinja::ConversationVariables(json), now);
 }
 
-std::vector<Segment> ChatFormat::Render(std::span<const Message> messages, std::string_view tools, bool open_reply,
-                                        const TemplateOptions& options) const {
+std::vector<Segment> ChatFormat::Render(std::span<const Message> messages, std::string_view tools,
+                                        bool open_reply, const TemplateOptions& options) const {
   Json json = {{"messages", Json::array()}, {"add_generation_prompt", open_reply}};
   for (const Message& message : messages) json["messages"].push_back(MessageJson(message));
   if (!tools.empty()) json["tools"] = ParseJson(tools, "the list of tools");

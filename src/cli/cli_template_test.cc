@@ -19,17 +19,20 @@ std::string TokenizerJson() {
 }
 
 TEST_F(CliTest, TemplateOfItsOwnFile) {
-  const std::string jinja = Write("t.jinja",
-                                  "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
-                                  "{{ x }}{{ y }}{{ strftime_now('%d.%m.%Y') }}{{ raise_exception('no') if fail }}\n\n");
+  const std::string jinja =
+      Write("t.jinja",
+            "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
+            "{{ x }}{{ y }}{{ strftime_now('%d.%m.%Y') }}{{ raise_exception('no') if fail }}\n\n");
   const std::string talk = Write("talk.json", kConversation);
   const Outcome good = RunProgram({"template", jinja, "--conversation", talk, "--now", "2026-01-02T03:04:05",
                                    "--template-arg", "y=[1, true]", "--template-arg", "x=high"});
   EXPECT_EQ(good.code, 0) << good.err;
   EXPECT_EQ(good.out, "<|user|>a<|user|>bhigh[1, True]02.01.2026\n");
-  const Outcome piped = RunProgram({"template", jinja, "--conversation", "-", "--now", "2026-01-02"}, kConversation);
+  const Outcome piped =
+      RunProgram({"template", jinja, "--conversation", "-", "--now", "2026-01-02"}, kConversation);
   EXPECT_EQ(piped.out, "<|user|>a<|user|>b102.01.2026\n");
-  const Outcome refused = RunProgram({"template", jinja, "--conversation", talk, "--template-arg", "fail=true"});
+  const Outcome refused =
+      RunProgram({"template", jinja, "--conversation", talk, "--template-arg", "fail=true"});
   EXPECT_EQ(refused.code, 1);
   EXPECT_NE(refused.err.find("t.jinja, line 1: no"), std::string::npos) << refused.err;
   EXPECT_EQ(refused.out, "");
@@ -45,10 +48,12 @@ TEST_F(CliTest, TemplateOfAModelWithIds) {
       Write("tools.json", R"({"messages": [{"role": "user", "content": "a"}], "tools": [{"name": "b"}]})");
   fs::create_directory(Path("m"));
   Write("m/tokenizer.json", TokenizerJson());
-  Write("m/tokenizer_config.json",
-        R"({"bos_token": "<s>", "add_bos_token": true, "chat_template": [{"name": "default", "template": "old"},)"
-        R"( {"name": "tool_use", "template": "{{ tools[0].name }}"}]})");
-  Write("m/chat_template.jinja", "{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}");
+  Write(
+      "m/tokenizer_config.json",
+      R"({"bos_token": "<s>", "add_bos_token": true, "chat_template": [{"name": "default", "template": "old"},)"
+      R"( {"name": "tool_use", "template": "{{ tools[0].name }}"}]})");
+  Write("m/chat_template.jinja",
+        "{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}");
   const auto run = [&](const std::string& file, std::vector<std::string> more) {
     std::vector<std::string> arguments = {"template", Path("m"), "--conversation", file};
     arguments.insert(arguments.end(), more.begin(), more.end());
@@ -59,9 +64,10 @@ TEST_F(CliTest, TemplateOfAModelWithIds) {
   EXPECT_EQ(run(talk, {}), "<s><|user|>a<|user|>b");
   EXPECT_EQ(run(with_tools, {}), "b");
   // BOS once, although template and tokenizer both put one; the user's mark is letters.
-  EXPECT_EQ(run(talk, {"--ids"}),
-            "2\tcontrol\t<s>\n1\tcontrol\t<|user|>\n3\ttext\ta\n5\ttext\t<\n6\ttext\t|\n7\ttext\tu\n8\ttext\ts\n"
-            "9\ttext\te\n10\ttext\tr\n6\ttext\t|\n11\ttext\t>\n4\ttext\tb\n");
+  EXPECT_EQ(
+      run(talk, {"--ids"}),
+      "2\tcontrol\t<s>\n1\tcontrol\t<|user|>\n3\ttext\ta\n5\ttext\t<\n6\ttext\t|\n7\ttext\tu\n8\ttext\ts\n"
+      "9\ttext\te\n10\ttext\tr\n6\ttext\t|\n11\ttext\t>\n4\ttext\tb\n");
   EXPECT_EQ(run(with_tools, {"--ids"}), "2\tcontrol\t<s>\n4\ttext\tb\n");
   fs::remove(Path("m/chat_template.jinja"));
   EXPECT_EQ(run(talk, {}), "old");

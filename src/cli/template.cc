@@ -36,7 +36,8 @@ std::string ReadAll(const std::string& path) {
   std::vector<char> buffer(size_t{1} << 16);
   while (const size_t size = source.Read(buffer)) {
     text.append(buffer.data(), size);
-    if (text.size() > kMaxTextBytes) FailUsage("--conversation: standard input is too long for a conversation");
+    if (text.size() > kMaxTextBytes)
+      FailUsage("--conversation: standard input is too long for a conversation");
   }
   return text;
 }
@@ -108,16 +109,19 @@ int PrintPrompt(const TemplateArguments& arguments) {
 
 void AddTemplate(Command& program) {
   auto arguments = std::make_shared<TemplateArguments>();
-  Command& verb = program.AddVerb("template", "Print the prompt that a chat template makes of a conversation");
+  Command& verb =
+      program.AddVerb("template", "Print the prompt that a chat template makes of a conversation");
   verb.Text("MODEL", &arguments->model, "",
             "Model, folder or tokenizer file with a chat template, or a template on its own (FILE.jinja)");
   verb.Text("--conversation", &arguments->conversation, "FILE",
-            "JSON with messages, and if need be tools, add_generation_prompt, bos_token, eos_token and whatever "
+            "JSON with messages, and if need be tools, add_generation_prompt, bos_token, eos_token and "
+            "whatever "
             "else the template reads; - is standard input")
       .is_required = true;
   verb.List("--template-arg", &arguments->arguments, "NAME=VALUE",
             "A variable of the template (enable_thinking=false), in place of the conversation's");
-  verb.Text("--now", &arguments->now, "TIME", "What the template takes for now: 2026-01-02T03:04:05 (default: now)");
+  verb.Text("--now", &arguments->now, "TIME",
+            "What the template takes for now: 2026-01-02T03:04:05 (default: now)");
   verb.Text("--tokenizer", &arguments->tokenizer, "PATH", "Tokenizer file, in place of the model's");
   verb.Flag("--ids", &arguments->ids, "Print the prompt's ids, a line each, with which are control tokens");
   verb.SetAction([=] { return PrintPrompt(*arguments); });

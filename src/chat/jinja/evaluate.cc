@@ -4,9 +4,9 @@
 #include <algorithm>
 
 #include "chat/jinja/builtins/builtins.h"
-#include "chat/jinja/values/format.h"
 #include "chat/jinja/interpreter.h"
 #include "chat/jinja/nest.h"
+#include "chat/jinja/values/format.h"
 #include "chat/jinja/values/operators.h"
 
 namespace mneme::jinja {
@@ -48,11 +48,13 @@ std::optional<Value> ObjectAttribute(const Value& value, std::string_view name, 
     case Type::kLoop:
       if (name != "cycle" && name != "changed") return value.loop().Attribute(name);
       return Value(std::make_shared<const Method>(Method{value, std::string(name)}));
-    case Type::kMacro: return MacroAttribute(value.macro(), name, meter);
+    case Type::kMacro:
+      return MacroAttribute(value.macro(), name, meter);
     case Type::kCycler:
       if (name == "current") return value.cycler().items[value.cycler().next];
       break;
-    default: break;
+    default:
+      break;
   }
   if (!HasMethod(value, name)) return std::nullopt;
   return Value(std::make_shared<const Method>(Method{value, std::string(name)}));
@@ -104,16 +106,22 @@ Value Interpreter::Item(const Value& value, const Value& key) {
 Value Interpreter::Call(const Value& callee, Arguments& arguments) {
   meter_.Step();
   switch (callee.type()) {
-    case Type::kUndefined: Raise(callee.undefined_message());
-    case Type::kFunction: return callee.function().call(*this, arguments);
-    case Type::kMethod: return CallMethod(*this, callee.method(), arguments);
-    case Type::kMacro: return CallMacro(callee.macro(), arguments);
-    case Type::kLoop: return CallLoop(callee.loop(), arguments);
+    case Type::kUndefined:
+      Raise(callee.undefined_message());
+    case Type::kFunction:
+      return callee.function().call(*this, arguments);
+    case Type::kMethod:
+      return CallMethod(*this, callee.method(), arguments);
+    case Type::kMacro:
+      return CallMacro(callee.macro(), arguments);
+    case Type::kLoop:
+      return CallLoop(callee.loop(), arguments);
     case Type::kJoiner: {
       Joiner& joiner = callee.joiner();
       return std::exchange(joiner.was_used, true) ? joiner.separator : Make({});
     }
-    default: Raise(fmt::format("'{}' object is not callable", TypeName(callee)));
+    default:
+      Raise(fmt::format("'{}' object is not callable", TypeName(callee)));
   }
 }
 
@@ -146,11 +154,15 @@ Value Interpreter::Eval(const Expression& node, const Scope* scope) {
 Value Interpreter::EvalNode(const Expression& node, const Scope* scope) {
   using Kind = Expression::Kind;
   switch (node.kind) {
-    case Kind::kConstant: return node.value;
-    case Kind::kName: return EvalName(node, scope);
+    case Kind::kConstant:
+      return node.value;
+    case Kind::kName:
+      return EvalName(node, scope);
     case Kind::kList:
-    case Kind::kTuple: return EvalParts(node, scope);
-    case Kind::kDict: return EvalDict(node, scope);
+    case Kind::kTuple:
+      return EvalParts(node, scope);
+    case Kind::kDict:
+      return EvalDict(node, scope);
     case Kind::kAttribute: {
       const Value value = Eval(*node.parts[0], scope);
       line_ = node.line;
@@ -162,30 +174,36 @@ Value Interpreter::EvalNode(const Expression& node, const Scope* scope) {
       line_ = node.line;
       return Item(value, key);
     }
-    case Kind::kSlice: return EvalSlice(node, scope);
+    case Kind::kSlice:
+      return EvalSlice(node, scope);
     case Kind::kCall: {
       const Value callee = Eval(*node.parts[0], scope);
       Arguments arguments = EvalArguments(node.call, scope);
       line_ = node.line;
       return Call(callee, arguments);
     }
-    case Kind::kFilter: return EvalFilter(node, nullptr, scope);
+    case Kind::kFilter:
+      return EvalFilter(node, nullptr, scope);
     case Kind::kTest: {
       const Value value = Eval(*node.parts[0], scope);
       Arguments arguments = EvalArguments(node.call, scope);
       line_ = node.line;
       return Value(CallTest(node.name, value, arguments));
     }
-    case Kind::kNot: return Value(!IsTrue(Eval(*node.parts[0], scope)));
-    case Kind::kUnary: return Unary(node.name, Eval(*node.parts[0], scope));
+    case Kind::kNot:
+      return Value(!IsTrue(Eval(*node.parts[0], scope)));
+    case Kind::kUnary:
+      return Unary(node.name, Eval(*node.parts[0], scope));
     case Kind::kBinary: {
       const Value a = Eval(*node.parts[0], scope);
       const Value b = Eval(*node.parts[1], scope);
       line_ = node.line;
       return Binary(node.name, a, b, &meter_);
     }
-    case Kind::kCompare: return EvalCompare(node, scope);
-    case Kind::kConcat: return EvalConcat(node, scope);
+    case Kind::kCompare:
+      return EvalCompare(node, scope);
+    case Kind::kConcat:
+      return EvalConcat(node, scope);
     case Kind::kAnd: {
       Value a = Eval(*node.parts[0], scope);
       return IsTrue(a) ? Eval(*node.parts[1], scope) : a;
@@ -194,7 +212,8 @@ Value Interpreter::EvalNode(const Expression& node, const Scope* scope) {
       Value a = Eval(*node.parts[0], scope);
       return IsTrue(a) ? a : Eval(*node.parts[1], scope);
     }
-    case Kind::kConditional: return EvalConditional(node, scope);
+    case Kind::kConditional:
+      return EvalConditional(node, scope);
   }
   return {};
 }
@@ -256,9 +275,8 @@ Value Interpreter::EvalConcat(const Expression& node, const Scope* scope) {
 Value Interpreter::EvalConditional(const Expression& node, const Scope* scope) {
   if (IsTrue(Eval(*node.parts[0], scope))) return Eval(*node.parts[1], scope);
   if (node.parts[2]) return Eval(*node.parts[2], scope);
-  return Value::Undefined(
-      fmt::format("the inline if-expression on line {} evaluated to false and no else section was defined.",
-                  node.line));
+  return Value::Undefined(fmt::format(
+      "the inline if-expression on line {} evaluated to false and no else section was defined.", node.line));
 }
 
 Value Interpreter::EvalFilter(const Expression& node, const Value* input, const Scope* scope) {
@@ -282,11 +300,13 @@ Arguments Interpreter::EvalArguments(const Expression::Call& call, const Scope* 
   for (const ExpressionPtr& part : call.positional) arguments.positional.push_back(Eval(*part, scope));
   for (const auto& [name, part] : call.named) arguments.named.emplace_back(name, Eval(*part, scope));
   if (call.list) {
-    for (Value& item : Iterate(Eval(*call.list, scope), &meter_)) arguments.positional.push_back(std::move(item));
+    for (Value& item : Iterate(Eval(*call.list, scope), &meter_))
+      arguments.positional.push_back(std::move(item));
   }
   if (call.dict) {
     const Value dict = Eval(*call.dict, scope);
-    if (!dict.is(Type::kDict)) Raise(fmt::format("argument after ** must be a mapping, not {}", TypeName(dict)));
+    if (!dict.is(Type::kDict))
+      Raise(fmt::format("argument after ** must be a mapping, not {}", TypeName(dict)));
     for (const Dict::Entry& entry : dict.dict().entries) {
       if (!entry.key.IsString()) Raise("keywords must be strings");
       arguments.named.emplace_back(entry.key.text().bytes(), entry.value);

@@ -4,8 +4,8 @@
 
 #include <algorithm>
 
-#include "chat/jinja/values/format.h"
 #include "chat/jinja/nest.h"
+#include "chat/jinja/values/format.h"
 #include "chat/jinja/values/operators.h"
 
 namespace mneme::jinja {
@@ -13,7 +13,9 @@ namespace mneme::jinja {
 // A scope that no macro closes over is used again.
 class Interpreter::ScopeHold {
  public:
-  ScopeHold(Interpreter* interpreter, const Scope* parent) : interpreter_(interpreter), parent_(parent) { Take(); }
+  ScopeHold(Interpreter* interpreter, const Scope* parent) : interpreter_(interpreter), parent_(parent) {
+    Take();
+  }
   ~ScopeHold() { Release(); }
   ScopeHold(const ScopeHold&) = delete;
   ScopeHold& operator=(const ScopeHold&) = delete;
@@ -82,8 +84,8 @@ Text Interpreter::Capture(const std::function<void()>& run) {
 
 void Interpreter::Write(const Text& text) {
   if (out_->size() + text.size() > meter_.limits().max_output_bytes) {
-    throw TemplateError{ErrorKind::kBudget, fmt::format("it writes more than {} MiB",
-                                                        meter_.limits().max_output_bytes >> 20)};
+    throw TemplateError{ErrorKind::kBudget,
+                        fmt::format("it writes more than {} MiB", meter_.limits().max_output_bytes >> 20)};
   }
   meter_.Take(text.size());
   out_->Append(text);
@@ -103,20 +105,37 @@ Interpreter::Flow Interpreter::ExecOne(const Statement& statement, Scope* scope)
   meter_.Step();
   line_ = statement.line;
   switch (statement.kind) {
-    case Kind::kText: Write(Text(statement.text, TextKind::kFormat)); break;
+    case Kind::kText:
+      Write(Text(statement.text, TextKind::kFormat));
+      break;
     case Kind::kOutput:
       for (const ExpressionPtr& expression : statement.expressions) Write(ToTextOf(Eval(*expression, scope)));
       break;
-    case Kind::kIf: return ExecIf(statement, scope);
-    case Kind::kFor: return ExecFor(statement, scope);
-    case Kind::kSet: Assign(statement.targets[0], Eval(*statement.expressions[0], scope), scope); break;
-    case Kind::kSetBlock: ExecSetBlock(statement, scope); break;
-    case Kind::kMacro: ExecMacro(statement, scope); break;
-    case Kind::kCall: ExecCall(statement, scope); break;
-    case Kind::kFilter: ExecFilterBlock(statement, scope); break;
-    case Kind::kWith: return ExecWith(statement, scope);
-    case Kind::kBreak: return Flow::kBreak;
-    case Kind::kContinue: return Flow::kContinue;
+    case Kind::kIf:
+      return ExecIf(statement, scope);
+    case Kind::kFor:
+      return ExecFor(statement, scope);
+    case Kind::kSet:
+      Assign(statement.targets[0], Eval(*statement.expressions[0], scope), scope);
+      break;
+    case Kind::kSetBlock:
+      ExecSetBlock(statement, scope);
+      break;
+    case Kind::kMacro:
+      ExecMacro(statement, scope);
+      break;
+    case Kind::kCall:
+      ExecCall(statement, scope);
+      break;
+    case Kind::kFilter:
+      ExecFilterBlock(statement, scope);
+      break;
+    case Kind::kWith:
+      return ExecWith(statement, scope);
+    case Kind::kBreak:
+      return Flow::kBreak;
+    case Kind::kContinue:
+      return Flow::kContinue;
   }
   return Flow::kNext;
 }
@@ -140,7 +159,8 @@ Interpreter::Flow Interpreter::ExecFor(const Statement& statement, Scope* scope)
   return Flow::kNext;
 }
 
-void Interpreter::RunLoop(const Statement& statement, std::vector<Value> items, const Scope* scope, int depth0) {
+void Interpreter::RunLoop(const Statement& statement, std::vector<Value> items, const Scope* scope,
+                          int depth0) {
   Loop::Filter filter;
   if (statement.condition) {
     filter = [this, &statement, scope](const Value& item) { return Passes(statement, item, scope); };
@@ -169,7 +189,8 @@ void Interpreter::Assign(const Target& target, const Value& value, Scope* scope)
   if (target.is_tuple) {
     const std::vector<Value> items = Iterate(value, &meter_);
     if (items.size() < target.parts.size()) {
-      Raise(fmt::format("not enough values to unpack (expected {}, got {})", target.parts.size(), items.size()));
+      Raise(fmt::format("not enough values to unpack (expected {}, got {})", target.parts.size(),
+                        items.size()));
     }
     if (items.size() > target.parts.size()) {
       Raise(fmt::format("too many values to unpack (expected {})", target.parts.size()));
@@ -247,7 +268,8 @@ void Interpreter::BindParameters(const Macro& macro, Arguments& arguments, Scope
   const size_t num_given = std::min(arguments.positional.size(), statement.parameters.size());
   auto& named = arguments.named;
   const auto take = [&](std::string_view name) {
-    const auto found = std::find_if(named.begin(), named.end(), [&](const auto& arg) { return arg.first == name; });
+    const auto found =
+        std::find_if(named.begin(), named.end(), [&](const auto& arg) { return arg.first == name; });
     std::optional<Value> value;
     if (found == named.end()) return value;
     value = std::move(found->second);
@@ -285,7 +307,8 @@ void Interpreter::BindParameters(const Macro& macro, Arguments& arguments, Scope
   if (statement.uses_varargs) {
     scope->Set("varargs", MakeTuple(std::move(rest), &meter_));
   } else if (!rest.empty()) {
-    Raise(fmt::format("macro '{}' takes not more than {} argument(s)", macro.name, statement.parameters.size()));
+    Raise(fmt::format("macro '{}' takes not more than {} argument(s)", macro.name,
+                      statement.parameters.size()));
   }
 }
 

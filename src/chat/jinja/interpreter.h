@@ -8,9 +8,9 @@
 #include <string_view>
 #include <vector>
 
-#include "chat/jinja/syntax/ast.h"
 #include "chat/jinja/loop.h"
 #include "chat/jinja/macro.h"
+#include "chat/jinja/syntax/ast.h"
 #include "chat/jinja/values/value.h"
 
 namespace mneme::jinja {

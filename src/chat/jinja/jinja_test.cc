@@ -15,8 +15,10 @@ namespace {
 
 // A conversation whose user's message is `content`.
 std::string Conversation(const std::string& content, const std::string& role = "user") {
-  const nlohmann::ordered_json json = {
-      {"messages", {{{"role", role}, {"content", content}}}}, {"bos_token", "<s>"}, {"eos_token", "</s>"}, {"n", 5}};
+  const nlohmann::ordered_json json = {{"messages", {{{"role", role}, {"content", content}}}},
+                                       {"bos_token", "<s>"},
+                                       {"eos_token", "</s>"},
+                                       {"n", 5}};
   return json.dump();
 }
 
@@ -31,7 +33,9 @@ std::string Marked(const std::string& jinja, const std::string& content, const s
 
 TEST(JinjaTest, WhatUsersWroteStaysMarked) {
   const std::string set = "{% set c = messages[0].content %}";
-  const auto marked = [&](const std::string& expression) { return Marked(set + "{{ " + expression + " }}", " aBc,d "); };
+  const auto marked = [&](const std::string& expression) {
+    return Marked(set + "{{ " + expression + " }}", " aBc,d ");
+  };
   EXPECT_EQ(marked("'<x>' + c + '</x>'"), "<x>[ aBc,d ]</x>");
   EXPECT_EQ(marked("'<x>' ~ c|trim ~ '</x>'"), "<x>[aBc,d]</x>");
   EXPECT_EQ(marked("c.strip().upper()"), "[ABC,D]");
@@ -55,7 +59,8 @@ TEST(JinjaTest, WhatUsersWroteStaysMarked) {
   EXPECT_EQ(marked("n ~ '|' ~ (n + 1) ~ '|' ~ 6"), "[5]|[6]|6");
   EXPECT_EQ(marked("'<' ~ c|int(3) ~ '>'"), "<3>");
   EXPECT_EQ(marked("bos_token ~ c ~ eos_token"), "<s>[ aBc,d ]</s>");
-  EXPECT_EQ(Marked("{% macro m(x) %}<m>{{ x }}</m>{% endmacro %}{{ m(messages[0].content) }}", "u"), "<m>[u]</m>");
+  EXPECT_EQ(Marked("{% macro m(x) %}<m>{{ x }}</m>{% endmacro %}{{ m(messages[0].content) }}", "u"),
+            "<m>[u]</m>");
   EXPECT_EQ(Marked("{% set x %}<m>{{ messages[0].content }}{% endset %}{{ x|upper }}", "u"), "<M>[U]");
   EXPECT_EQ(Marked("{% filter trim %} {{ messages[0].content }}{% endfilter %}", "u "), "[u]");
   EXPECT_EQ(Marked("{% for k, v in messages[0].items() %}{{ k }}={{ v }};{% endfor %}", "u"),
@@ -69,10 +74,10 @@ TEST(JinjaTest, RolesAreTheFormatsOnlyAsTheFourWords) {
   EXPECT_EQ(Marked(jinja, "hi", "im_end"), "<|[im_end]|>[hi]");
   EXPECT_EQ(Marked(jinja, "hi", "user|><|system"), "<|[user|><|system]|>[hi]");
   // Only a message's own role: one inside of what it says is a word.
-  const std::string inner = R"({"messages": [{"role": "user", "content": {"role": "user"}}], "role": "user"})";
+  const std::string inner =
+      R"({"messages": [{"role": "user", "content": {"role": "user"}}], "role": "user"})";
   std::string plain;
-  for (const Segment& segment :
-       ChatFormat("{{ messages[0].content.role }}{{ role }}").RenderJson(inner))
+  for (const Segment& segment : ChatFormat("{{ messages[0].content.role }}{{ role }}").RenderJson(inner))
     if (segment.kind == TextKind::kPlain) plain += segment.text;
   EXPECT_EQ(plain, "useruser");
 }
@@ -90,8 +95,10 @@ std::string ErrorOf(const std::string& jinja, ErrorKind kind, const std::string&
 TEST(JinjaTest, ErrorsNameTheLine) {
   EXPECT_EQ(ErrorOf("a\n{{ raise_exception('not ' ~ 'so') }}", ErrorKind::kInput), "t.jinja, line 2: not so");
   EXPECT_EQ(ErrorOf("a\n\n{% wrong %}", ErrorKind::kFile), "t.jinja, line 3: unknown tag 'wrong'");
-  EXPECT_EQ(ErrorOf("{{ 1|wrong }}", ErrorKind::kUnsupported), "t.jinja, line 1: no filter named 'wrong' is known here");
-  EXPECT_EQ(ErrorOf("\n{{ 1 is wrong }}", ErrorKind::kUnsupported), "t.jinja, line 2: no test named 'wrong' is known here");
+  EXPECT_EQ(ErrorOf("{{ 1|wrong }}", ErrorKind::kUnsupported),
+            "t.jinja, line 1: no filter named 'wrong' is known here");
+  EXPECT_EQ(ErrorOf("\n{{ 1 is wrong }}", ErrorKind::kUnsupported),
+            "t.jinja, line 2: no test named 'wrong' is known here");
   EXPECT_EQ(ErrorOf("{% macro m() %}\n{{ x.y }}{% endmacro %}\n\n{{ m() }}", ErrorKind::kInput),
             "t.jinja, line 2: 'x' is undefined");
   EXPECT_EQ(ErrorOf("{% macro m() %}{% endmacro %}\n{{ m() + 1 }}", ErrorKind::kInput),
@@ -108,7 +115,8 @@ TEST(JinjaTest, ErrorsNameTheLine) {
 // Each would take for ever, or all memory there is, or the stack.
 TEST(JinjaTest, HostileTemplatesEndWithAnError) {
   const std::string hostile[] = {
-      "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}{% endfor %}{% endfor %}",
+      "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}{% "
+      "endfor %}{% endfor %}",
       "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
       "{{ range(100001) }}",
       "{{ 'x' * 999999999999 }}",
@@ -119,15 +127,19 @@ TEST(JinjaTest, HostileTemplatesEndWithAnError) {
       "{{ '%9999999999d' % 1 }}",
       "{{ 10 ** 100 }}",
       "{{ 99999999999999999 * 99999999999999999 * 99999999999999999 }}",
-      "{% set ns = namespace(x='xxxxxxxxxxxxxxxx') %}{% for i in range(64) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
+      "{% set ns = namespace(x='xxxxxxxxxxxxxxxx') %}{% for i in range(64) %}{% set ns.x = ns.x + ns.x %}{% "
+      "endfor %}",
       "{% set ns = namespace(x=['x']) %}{% for i in range(64) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
       "{% set ns = namespace(x=[]) %}{% for i in range(9999) %}{% set ns.x = [ns.x] %}{% endfor %}",
       "{% set ns = namespace() %}{% set ns.x = ns %}{{ ns }}",
-      "{% set x = 'x' * 1000000 %}{% for i in range(99999) %}{% for j in range(99999) %}{% if x + 'a' == x + 'b' %}{% endif %}{% endfor %}{% endfor %}",
+      "{% set x = 'x' * 1000000 %}{% for i in range(99999) %}{% for j in range(99999) %}{% if x + 'a' == x + "
+      "'b' %}{% endif %}{% endfor %}{% endfor %}",
       "{% set x = 'x' * 1000000 %}{{ x|replace('x', x) }}",
       "{% for i in range(99999) %}{{ 'x' * 10000 }}{% endfor %}",
-      "{% set ns = namespace(a=[]) %}{% for i in range(99999) %}{% for j in range(99999) %}{% set ns.a = [namespace(p=ns.a)] %}{% endfor %}{% endfor %}",
-      "{{ '" + std::string(300, '(') + "' }}{{ " + std::string(300, '(') + "1" + std::string(300, ')') + " }}",
+      "{% set ns = namespace(a=[]) %}{% for i in range(99999) %}{% for j in range(99999) %}{% set ns.a = "
+      "[namespace(p=ns.a)] %}{% endfor %}{% endfor %}",
+      "{{ '" + std::string(300, '(') + "' }}{{ " + std::string(300, '(') + "1" + std::string(300, ')') +
+          " }}",
       "{{ " + std::string(5000, '-') + "1 }}",
       "{{ " + std::string(5000, '[') + std::string(5000, ']') + " }}",
       "{{ x" + std::string(1000, '.') + " }}",
@@ -157,18 +169,22 @@ TEST(JinjaTest, HostileTemplatesEndWithAnError) {
 TEST(JinjaTest, LongConversationsAreNoTroubleAtAll) {
   nlohmann::ordered_json json = {{"messages", nlohmann::ordered_json::array()}};
   for (int i = 0; i < 20000; ++i) {
-    json["messages"].push_back({{"role", i % 2 == 0 ? "user" : "assistant"}, {"content", std::string(100, 'a')}});
+    json["messages"].push_back(
+        {{"role", i % 2 == 0 ? "user" : "assistant"}, {"content", std::string(100, 'a')}});
   }
   const ChatFormat format(
-      "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('no') }}{% endif %}"
+      "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('no') "
+      "}}{% endif %}"
       "<|{{ m.role }}|>{{ m.content|trim }}<|end|>{% endfor %}");
   EXPECT_EQ(format.RenderJson(json.dump()).size(), 40001u);
 }
 
 TEST(JinjaTest, MessagesAndToolsAsTemplatesReadThem) {
   const ChatFormat format(
-      "{{ bos_token }}{% if tools %}{{ tools[0].function.name }};{% endif %}{% for m in messages %}{{ m.role }}:"
-      "{{ m.content }}{% if m.tool_calls %}{{ m.tool_calls[0].id }}{% endif %}{% if m.tool_call_id is defined %}"
+      "{{ bos_token }}{% if tools %}{{ tools[0].function.name }};{% endif %}{% for m in messages %}{{ m.role "
+      "}}:"
+      "{{ m.content }}{% if m.tool_calls %}{{ m.tool_calls[0].id }}{% endif %}{% if m.tool_call_id is "
+      "defined %}"
       "{{ m.tool_call_id }}{% endif %};{% endfor %}{{ add_generation_prompt }}{{ think }}{{ effort }}");
   const std::vector<Message> messages = {{"user", "hi"},
                                          {"assistant", "", R"([{"id": "c1", "function": {"name": "f"}}])"},
@@ -180,6 +196,13 @@ TEST(JinjaTest, MessagesAndToolsAsTemplatesReadThem) {
     text += segment.text;
   }
   EXPECT_EQ(text, "<s>f;user:hi;assistant:c1;tool:42c1;TrueFalsehigh");
+}
+
+TEST(JinjaTest, WhatTransformersAlwaysPassesIsThere) {
+  EXPECT_EQ(Marked("{{ tools is none }}{{ documents is none }}{{ add_generation_prompt is false }}{{ other "
+                   "is defined }}",
+                   ""),
+            "TrueTrueTrueFalse");
 }
 
 TEST(JinjaTest, TimesAreReadAndRefused) {

@@ -1,5 +1,5 @@
-// What a template may take. Templates come with files of strangers: one that wants too much ends with an error, in
-// bounded time and memory.
+// What a template may take. Templates come with files of strangers: one that wants too much ends with an
+// error, in bounded time and memory.
 #pragma once
 
 #include <cstddef>
@@ -10,15 +10,15 @@
 namespace mneme::jinja {
 
 struct Limits {
-  size_t max_steps = 50'000'000;                // a step: a node of the template, or 16 bytes or an item made or read
+  size_t max_steps = 50'000'000;  // a step: a node of the template, or 16 bytes or an item made or read
   size_t max_live_bytes = size_t{256} << 20;    // of strings, lists and variables at any time
   size_t max_output_bytes = size_t{128} << 20;  // of one rendering
   int max_depth = 600;                          // nodes inside each other while it runs, macros and all
 };
 
 inline constexpr size_t kMaxTemplateBytes = size_t{1} << 20;
-inline constexpr int kMaxSyntaxDepth = 150;  // nodes inside each other in the text
-inline constexpr int kMaxValueDepth = 100;   // lists and dicts inside each other
+inline constexpr int kMaxSyntaxDepth = 150;   // nodes inside each other in the text
+inline constexpr int kMaxValueDepth = 100;    // lists and dicts inside each other
 inline constexpr size_t kMaxRange = 100'000;  // the sandbox of Jinja2 has the same
 
 // What went wrong, without the place, which whoever runs the template adds.

@@ -27,8 +27,8 @@ std::string TextOf(const std::vector<Segment>& segments, TextKind kind) {
   return text;
 }
 
-void Check(const std::string& name, const ChatFormat& format, const std::string& conversation, const Json& right,
-           const std::string& now) {
+void Check(const std::string& name, const ChatFormat& format, const std::string& conversation,
+           const Json& right, const std::string& now) {
   std::string text;
   try {
     const std::vector<Segment> segments = format.RenderJson(conversation, {.now = now});

@@ -1,5 +1,5 @@
-// Our Jinja against Jinja2 itself, on many small templates. Runs where python3 with jinja2 is installed, and is counted
-// as skipped elsewhere.
+// Our Jinja against Jinja2 itself, on many small templates. Runs where python3 with jinja2 is installed, and
+// is counted as skipped elsewhere.
 #include <gtest/gtest.h>
 
 #include <cstdlib>
@@ -65,7 +65,8 @@ constexpr const char* kVariables = R"({
     {"name": "Carl", "age": 30, "extra": {"deep": 1.5}}],
   "big": 18446744073709551615, "small": 1e-7, "html": "<a href='x'>&</a>"})";
 
-std::vector<std::string> Filled(const std::vector<std::string>& forms, const std::vector<std::string>& values) {
+std::vector<std::string> Filled(const std::vector<std::string>& forms,
+                                const std::vector<std::string>& values) {
   std::vector<std::string> templates;
   for (const std::string& form : forms) {
     const size_t x = form.find("$x"), y = form.find("$y");
@@ -84,6 +85,8 @@ std::vector<std::string> Filled(const std::vector<std::string>& forms, const std
   }
   return templates;
 }
+
+// clang-format off
 
 const std::vector<std::string>& Values() {
   static const std::vector<std::string> values = {
@@ -119,8 +122,8 @@ const std::vector<std::string>& Forms() {
       "{{ $x|dictsort }}", "{{ $x|map('upper')|list }}", "{{ $x|map(attribute='name')|join(',') }}",
       "{{ $x|select|list }}", "{{ $x|reject('string')|list }}", "{{ $x|selectattr('age', 'equalto', 30)|list }}",
       "{{ $x|rejectattr('extra')|list }}", "{{ $x|attr('name') }}", "{{ $x|groupby('age') }}",
-      "{{ $x.name }}", "{{ $x['name'] }}", "{{ $x.items }}"
-      , "{{ $x[0] }}", "{{ $x[-1] }}", "{{ $x[9] }}", "{{ $x[1:] }}", "{{ $x[:-1] }}", "{{ $x[::-1] }}", "{{ $x[1:9:2] }}",
+      "{{ $x.name }}", "{{ $x['name'] }}", "{{ $x.items }}",
+      "{{ $x[0] }}", "{{ $x[-1] }}", "{{ $x[9] }}", "{{ $x[1:] }}", "{{ $x[:-1] }}", "{{ $x[::-1] }}", "{{ $x[1:9:2] }}",
       "{{ $x.strip() }}", "{{ $x.split() }}", "{{ $x.split(',') }}", "{{ $x.split(none, 1) }}", "{{ $x.rsplit(' ', 1) }}",
       "{{ $x.rsplit(none, 1) }}", "{{ $x.splitlines() }}", "{{ $x.splitlines(true) }}", "{{ $x.startswith('A') }}",
       "{{ $x.endswith(('e', 'r')) }}", "{{ $x.upper() }}", "{{ $x.lower() }}", "{{ $x.title() }}", "{{ $x.capitalize() }}",
@@ -184,8 +187,8 @@ const std::vector<std::string>& Templates() {
       "{{ [1, [2, (3,)], {'a': {'b': none}}, 1.0, true] }}", "{{ {1: 'a', 'b': 2, none: 3, 1.5: 4, true: 5} }}", "{{ {'a': 1}['a'] }}{{ {'a': 1}.a }}{{ {1: 2}[1.0] }}", "{{ {'a': 1, 'a': 2} }}",
       "{{ (1, 2) + (3,) }}", "{{ [1] + [2] }}", "{{ [1, 2] == [1, 2.0] }}{{ (1,) == [1] }}{{ {'a': 1} == {'a': 1.0} }}", "{{ 'a' < 'b' }}{{ [1, 2] < [1, 3] }}{{ (1, 'a') < (1, 'b') }}", "{{ true + 1 }}{{ true == 1 }}",
       "{{ 'abc'[1] }}{{ 'abc'[-1] }}{{ 'abc'[5] }}{{ 'aäb😀c'[1:4] }}{{ 'aäb'[::-1] }}", "{{ numbers.0 }}{{ nested.1.0 }}", "{{ numbers[0:2] }}{{ numbers[::-1] }}{{ numbers[-2:] }}{{ numbers[5:] }}", "{{ range(3) }}{{ range(1, 10, 3)|list }}{{ range(3)[1] }}{{ 2 in range(3) }}{{ range(3)|length }}",
-      "{{ range(1000000000)|length }}", "{{ map.items }}"
-      , "{{ map['items'] }}", "{{ users|map(attribute='name')|map('upper')|join(', ') }}", "{{ users|map(attribute='extra.deep', default=0)|list }}", "{{ users|selectattr('extra')|map(attribute='name')|list }}", "{{ users|rejectattr('age', '>', 26)|map(attribute='name')|first }}", "{{ users|sort(attribute='age,name')|map(attribute='name')|join }}", "{{ users|sum(attribute='age') }}", "{{ users|groupby('age')|map('first')|list }}", "{% for age, group in users|groupby('age') %}{{ age }}:{{ group|length }} {% endfor %}",
+      "{{ range(1000000000)|length }}", "{{ map.items }}",
+      "{{ map['items'] }}", "{{ users|map(attribute='name')|map('upper')|join(', ') }}", "{{ users|map(attribute='extra.deep', default=0)|list }}", "{{ users|selectattr('extra')|map(attribute='name')|list }}", "{{ users|rejectattr('age', '>', 26)|map(attribute='name')|first }}", "{{ users|sort(attribute='age,name')|map(attribute='name')|join }}", "{{ users|sum(attribute='age') }}", "{{ users|groupby('age')|map('first')|list }}", "{% for age, group in users|groupby('age') %}{{ age }}:{{ group|length }} {% endfor %}",
       "{{ numbers|select('odd')|list }}{{ numbers|reject('>', 1)|list }}{{ numbers|select('in', [1, 2])|list }}", "{{ words|sort }}{{ words|sort(case_sensitive=true) }}{{ words|unique|list }}{{ words|min }}{{ words|max }}", "{{ numbers|select|length }}", "{{ (numbers|map('string'))|join }}", "{% set g = numbers|map('string') %}{{ g|list }}{{ g|list }}", "{{ numbers|map('nosuch')|list }}", "{{ numbers|map|list }}",
       "{{ strftime_now('%d %b %Y %H:%M:%S %A %j %-d %% %B %y %p %I') }}", "{{ raise_exception('no: ' ~ name) }}", "{{ joiner(', ')() }}", "{% set j = joiner() %}{{ j() }}a{{ j() }}b{{ j() }}c", "{% set c = cycler('x', 'y') %}{{ c.next() }}{{ c.next() }}{{ c.current }}{{ c.next() }}{% set _ = c.reset() %}{{ c.current }}", "{{ namespace(a=1)['a'] }}{{ namespace({'b': 2}).b }}", "{% set x.y = 1 %}", "{% set name.y = 1 %}",
       "{{ '%s and %d and %5.2f%%' % (name, n, f) }}", "{{ '%(a)s' % map }}", "{{ '%s' % (1, 2) }}", "{{ '%d' % 'x' }}", "{{ '%s %s' % 'x' }}", "{{ '%x %X %o' % (255, 255, 8) }}", "{{ '{0} {1} {0}'.format('a', 'b') }}{{ '{a.b}'.format(a={'b': 1}) }}{{ '{{}}'.format() }}", "{{ '{}'.format() }}", "{{ '{'.format() }}",
@@ -193,11 +196,13 @@ const std::vector<std::string>& Templates() {
       "{{ text|indent(2) }}|{{ 'a\n\nb'|indent(2, true, true) }}", "{{ 'hello world foo'|truncate(9) }}{{ 'hello world'|truncate(9, true) }}{{ 'hello world'|truncate(9, false, '…', 0) }}", "{{ 'foo bar-baz (qux) [a] {b} <c> d\\'e'|title }}", "{{ 'foo bar-baz d\\'e'.title() }}", "{{ 'ÉCOLE straße'|lower }}{{ 'école straße ŉ ﬁ'|upper }}{{ 'ǆ ß'|capitalize }}{{ 'ΑΒΓ'|lower }}", "{{ 'a b\\u00a0c\\u2003d'.split() }}{{ '\\u3000x\\u2028'|trim }}|", "{{ 'aXbXc'.split('X', 1) }}{{ 'aXbXc'.rsplit('X', 1) }}{{ 'a'.split('') }}", "{{ '  a b c  '.split(none, 1) }}{{ '  a b c  '.rsplit(none, 1) }}", "{{ 'x'.join(['a', 1]) }}", "{{ 2.675|round(2) }} {{ 2.5|round }} {{ 3.5|round }} {{ 1234.5|round(-2) }} {{ 7|round }} {{ -2.5|round }} {{ 2.1|round(0, 'ceil') }}", "{{ '12'|int + 1 }} {{ 'x'|int(9) }} {{ '1e3'|float }} {{ 'nan'|float }} {{ 'inf'|float }} {{ '0x1f'|int(0, 16) }} {{ 12.9|int }} {{ '12.9'|int }} {{ true|int }}",
       "{{ x is defined }}{% set x = none %}{{ x is defined }}{{ x }}", "{% for x in [1] %}{% set y = x %}{% endfor %}{{ y is defined }}", "{% if not yes %}a{% elif n == 7 %}b{% else %}c{% endif %}", "{% if yes: %}x{% endif %}", "{{ yes is defined and n is number }}", "{{ n is not none and n is not string }}", "{{ 'a' is in ['a'] }}", "{{ n is divisibleby(7) }}", "{{ 5 is eq(5) and 5 is lt 6 }}", "{{ [] is defined is defined }}",
       "{{ (numbers|sort)[0] }}", "{{ numbers|sort|first + 1 }}", "{{ name[0]|lower ~ name[1:]|upper }}", "{{ (name ~ n)|length }}", "{{ '' ~ none ~ true ~ 1.0 }}", "{{ none is none == true }}", "{{ 1 == 1.0 == true }}", "{{ 'a' ~ 1 + 2 }}", "{{ [1, 2, 3,] }}{{ (1,) }}{{ {'a': 1,} }}", "{% for x in 1, 2, 3 %}{{ x }}{% endfor %}", "{% for (a, b), c in [((1, 2), 3)] %}{{ a }}{{ b }}{{ c }}{% endfor %}",
-      "{{ numbers | join ( ',' ) }}", "{{ dict(a=1, **{'b': 2}) }}", "{% macro m(a, b) %}{{ a }}{{ b }}{% endmacro %}{{ m(*[1, 2]) }}{{ m(**{'a': 1, 'b': 2}) }}", "{{ map.update({'x': 1}) }}", "{{ words.append('x') }}", "{{ name.__class__ }}", "{{ name.upper }}"
-      , "{{ nothing.x }}", "{{ nothing['x'] }}", "{{ nothing + 1 }}", "{{ 'a' + 1 }}", "{{ 1 + 'a' }}", "{{ [1] + 'a' }}", "{{ 'a' in nothing }}", "{{ 1 in 'a' }}", "{{ 1 < 'a' }}", "{{ {} < {} }}", "{{ {[1]: 2} }}",
+      "{{ numbers | join ( ',' ) }}", "{{ dict(a=1, **{'b': 2}) }}", "{% macro m(a, b) %}{{ a }}{{ b }}{% endmacro %}{{ m(*[1, 2]) }}{{ m(**{'a': 1, 'b': 2}) }}", "{{ name.replace(old='A', new='B') }}", "{{ map.get(key='a') }}", "{{ 'a b'.split(maxsplit=1) }}", "{{ map.update({'x': 1}) }}", "{{ words.append('x') }}", "{{ name.__class__ }}", "{{ name.upper }}",
+      "{{ nothing.x }}", "{{ nothing['x'] }}", "{{ nothing + 1 }}", "{{ 'a' + 1 }}", "{{ 1 + 'a' }}", "{{ [1] + 'a' }}", "{{ 'a' in nothing }}", "{{ 1 in 'a' }}", "{{ 1 < 'a' }}", "{{ {} < {} }}", "{{ {[1]: 2} }}",
       "é{{ '\n' }}x\r\ny\rz", "{{ '\r\n'|length }}", "x\n\n", "\n", "", "{% set x = '\n' %}{{ x|length }}", "{%- set x = 1 -%}\n\n x", "x {{- ' y ' -}} z", "{{ '{{' }}{{ '%}' }}", "{{ {'a': {'b': 1}} }}", "{{ {'a': {'b': 1}}}}", "a{% if yes %}\n\nb{% endif %}", "{% if yes -%}\n  b\n{%- endif %}\nc"};
   return templates;
 }
+
+// clang-format on
 
 std::string OurRendering(const std::string& text, bool* failed) {
   try {
@@ -226,7 +231,8 @@ TEST(JinjaPythonTest, RendersAsJinja2) {
   ASSERT_NE(mkdtemp(folder.data()), nullptr);
   std::ofstream(folder + "/given.json") << given.dump();
   std::ofstream(folder + "/render.py") << kScript;
-  const std::string command = "python3 " + folder + "/render.py " + folder + "/given.json " + folder + "/right.json";
+  const std::string command =
+      "python3 " + folder + "/render.py " + folder + "/given.json " + folder + "/right.json";
   ASSERT_EQ(std::system(command.c_str()), 0);
   std::stringstream right;
   right << std::ifstream(folder + "/right.json").rdbuf();
@@ -245,7 +251,8 @@ TEST(JinjaPythonTest, RendersAsJinja2) {
     if (failed && ours.find("is not subscriptable") != std::string::npos) continue;
     if (failed == must_fail && (failed || ours == results[i].get<std::string>())) continue;
     if (++num_wrong <= 40) {
-      ADD_FAILURE() << templates[i] << "\n  ours:  " << (failed ? "error: " : "") << ours << "\n  right: " << results[i].dump();
+      ADD_FAILURE() << templates[i] << "\n  ours:  " << (failed ? "error: " : "") << ours
+                    << "\n  right: " << results[i].dump();
     }
   }
   EXPECT_EQ(num_wrong, 0u) << "of " << templates.size();

@@ -9,8 +9,8 @@
 #include "base/text/utf8.h"
 #include "chat/jinja/builtins/builtins.h"
 #include "chat/jinja/interpreter.h"
-#include "chat/jinja/values/operators.h"
 #include "chat/jinja/syntax/parser.h"
+#include "chat/jinja/values/operators.h"
 
 namespace mneme::jinja {
 namespace {
@@ -42,7 +42,8 @@ Value MessageValue(const Json& message) {
   if (!message.is_object()) return FromJson(message, TextKind::kPlain);
   DictBuilder dict(TextKind::kPlain);
   for (const auto& [key, value] : message.items()) {
-    const bool is_role = key == "role" && value.is_string() && IsOneOf(value.get_ref<const std::string&>(), kRoles);
+    const bool is_role =
+        key == "role" && value.is_string() && IsOneOf(value.get_ref<const std::string&>(), kRoles);
     dict.Set(MakeText(Text(key, TextKind::kPlain), nullptr),
              FromJson(value, is_role ? TextKind::kFormat : TextKind::kPlain));
   }
@@ -53,11 +54,16 @@ Value MessageValue(const Json& message) {
 
 Value FromJson(const Json& json, TextKind kind) {
   switch (json.type()) {
-    case Json::value_t::boolean: return {json.get<bool>(), kind};
-    case Json::value_t::number_integer: return {Int{json.get<int64_t>()}, kind};
-    case Json::value_t::number_unsigned: return {static_cast<Int>(json.get<uint64_t>()), kind};
-    case Json::value_t::number_float: return {json.get<double>(), kind};
-    case Json::value_t::string: return MakeText(Text(json.get_ref<const std::string&>(), kind), nullptr);
+    case Json::value_t::boolean:
+      return {json.get<bool>(), kind};
+    case Json::value_t::number_integer:
+      return {Int{json.get<int64_t>()}, kind};
+    case Json::value_t::number_unsigned:
+      return {static_cast<Int>(json.get<uint64_t>()), kind};
+    case Json::value_t::number_float:
+      return {json.get<double>(), kind};
+    case Json::value_t::string:
+      return MakeText(Text(json.get_ref<const std::string&>(), kind), nullptr);
     case Json::value_t::array: {
       std::vector<Value> items;
       for (const Json& item : json) items.push_back(FromJson(item, kind));
@@ -70,7 +76,8 @@ Value FromJson(const Json& json, TextKind kind) {
       }
       return dict.Make(nullptr);
     }
-    default: return Value::NoneOf(kind);
+    default:
+      return Value::NoneOf(kind);
   }
 }
 
@@ -98,7 +105,8 @@ Template::Template(std::string_view source, std::string name) : name_(std::move(
   }
 }
 
-std::vector<Segment> Template::Render(const Variables& variables, const std::tm& now, const Limits& limits) const {
+std::vector<Segment> Template::Render(const Variables& variables, const std::tm& now,
+                                      const Limits& limits) const {
   Interpreter interpreter(limits, now);
   for (const auto& [name, value] : variables) interpreter.Define(name, value);
   Text text;
@@ -108,7 +116,9 @@ std::vector<Segment> Template::Render(const Variables& variables, const std::tm&
     Fail(error.kind, "{}, line {}: {}", name_, interpreter.line(), Printable(error.message));
   }
   std::vector<Segment> segments;
-  text.ForEachRun([&](std::string_view piece, TextKind kind) { segments.push_back({std::string(piece), kind}); });
+  text.ForEachRun([&](std::string_view piece, TextKind kind) {
+    segments.push_back({std::string(piece), kind});
+  });
   return segments;
 }
 

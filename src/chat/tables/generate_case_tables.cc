@@ -1,5 +1,6 @@
-// Writes case_tables.inc from ICU's character data: upper, lower and title case of every character that changes, and
-// which characters repr does not show as they are. Runs on the build machine only; the library does not link ICU.
+// Writes case_tables.inc from ICU's character data: upper, lower and title case of every character that
+// changes, and which characters repr does not show as they are. Runs on the build machine only; the library
+// does not link ICU.
 #include <unicode/uchar.h>
 #include <unicode/ustring.h>
 

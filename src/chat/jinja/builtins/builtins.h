@@ -30,8 +30,8 @@ bool HasMethod(const Value& value, std::string_view name);
 bool ChangesItsObject(const Value& value, std::string_view name);
 Value CallMethod(Interpreter& interpreter, const Method& method, Arguments& arguments);
 
-// The arguments of one call by the names of its parameters, as Python binds them. Throws TemplateError for too many,
-// unknown names, and where one of the first `num_required` is missing.
+// The arguments of one call by the names of its parameters, as Python binds them. Throws TemplateError for
+// too many, unknown names, and where one of the first `num_required` is missing.
 class Parameters {
  public:
   Parameters(std::string_view function, Arguments& arguments, std::initializer_list<std::string_view> names,

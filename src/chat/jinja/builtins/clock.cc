@@ -32,9 +32,9 @@ std::tm ParseTime(std::string_view iso) {
   const int count = std::sscanf(text.c_str(), "%4d-%2d-%2d%n%c%2d:%2d%n:%2d%n", &year, &month, &day, &end,
                                 &between, &hour, &minute, &end, &second, &end);
   const bool is_whole = (count == 3 || count == 6 || count == 7) && static_cast<size_t>(end) == text.size();
-  const bool is_good = is_whole && (between == 'T' || between == ' ') && year >= 1 && month >= 1 && month <= 12 &&
-                       day >= 1 && day <= DaysOf(month, year) && hour >= 0 && hour < 24 && minute >= 0 &&
-                       minute < 60 && second >= 0 && second < 60;
+  const bool is_good = is_whole && (between == 'T' || between == ' ') && year >= 1 && month >= 1 &&
+                       month <= 12 && day >= 1 && day <= DaysOf(month, year) && hour >= 0 && hour < 24 &&
+                       minute >= 0 && minute < 60 && second >= 0 && second < 60;
   if (!is_good) Fail(ErrorKind::kInput, "'{}' is no time; a time is written 2026-01-02T03:04:05", iso);
   std::tm time{};
   time.tm_year = year - 1900;

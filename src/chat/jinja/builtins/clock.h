@@ -7,7 +7,8 @@
 
 namespace mneme::jinja {
 
-// "2026-01-02T03:04:05", also with a space, without seconds, or only the date. Throws Error(kInput) for another text.
+// "2026-01-02T03:04:05", also with a space, without seconds, or only the date. Throws Error(kInput) for
+// another text.
 std::tm ParseTime(std::string_view iso);
 // Of this machine's clock and time zone.
 std::tm LocalTime();

@@ -102,10 +102,10 @@ Value StrftimeNow(Interpreter& in, Arguments& arguments) {
   return in.Make(Text(FormatTime(in.now(), format.bytes()), format.KindAt(0)));
 }
 
-constexpr Function kFunctions[] = {
-    {"range", RangeOf},           {"dict", DictOf},     {"namespace", NamespaceOf},
-    {"cycler", CyclerOf},         {"joiner", JoinerOf}, {"raise_exception", RaiseException},
-    {"strftime_now", StrftimeNow}};
+constexpr Function kFunctions[] = {{"range", RangeOf},           {"dict", DictOf},
+                                   {"namespace", NamespaceOf},   {"cycler", CyclerOf},
+                                   {"joiner", JoinerOf},         {"raise_exception", RaiseException},
+                                   {"strftime_now", StrftimeNow}};
 
 }  // namespace
 

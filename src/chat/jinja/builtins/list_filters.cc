@@ -118,7 +118,8 @@ Value Reverse(In& in, const Value& input, Arguments&) {
 Value AttributeOf(In& in, const Value& input, Arguments& arguments) {
   const Value name = Parameters("attr", arguments, {"name"}, 1)[0];
   const bool is_key = input.is(Type::kDict) && name.IsString() && !HasMethod(input, name.text().view());
-  if (is_key) return Value::Undefined(fmt::format("'dict object' has no attribute {}", QuotedRepr(name.text().view())));
+  if (is_key)
+    return Value::Undefined(fmt::format("'dict object' has no attribute {}", QuotedRepr(name.text().view())));
   return in.Attribute(input, in.Str(name).view());
 }
 
@@ -169,7 +170,8 @@ Value Select(In& in, const Value& input, Arguments& arguments) {
 }
 
 // Items with the keys that they are ordered by, in that order. Equal ones stay as they were.
-std::vector<Value> Sorted(In& in, std::vector<Value> items, const std::function<Value(const Value&)>& key, bool reverse) {
+std::vector<Value> Sorted(In& in, std::vector<Value> items, const std::function<Value(const Value&)>& key,
+                          bool reverse) {
   std::vector<std::pair<Value, Value>> keyed;
   for (Value& item : items) keyed.emplace_back(key(item), std::move(item));
   std::stable_sort(keyed.begin(), keyed.end(), [&](const auto& a, const auto& b) {
@@ -250,7 +252,8 @@ Value Sum(In& in, const Value& input, Arguments& arguments) {
 Value Batch(In& in, const Value& input, Arguments& arguments) {
   const Parameters parameters("batch", arguments, {"linecount", "fill_with"}, 1);
   const Int size = parameters.Integer(0, 1);
-  if (size < 1 || size > static_cast<Int>(kMaxRange)) Raise("batch(): linecount must be positive, and not huge");
+  if (size < 1 || size > static_cast<Int>(kMaxRange))
+    Raise("batch(): linecount must be positive, and not huge");
   std::vector<Value> rows, row;
   for (const Value& item : Iterate(input, in.meter())) {
     if (static_cast<Int>(row.size()) == size) rows.push_back(MakeList(std::exchange(row, {}), in.meter()));
@@ -266,7 +269,8 @@ Value Batch(In& in, const Value& input, Arguments& arguments) {
 Value SliceInto(In& in, const Value& input, Arguments& arguments) {
   const Parameters parameters("slice", arguments, {"slices", "fill_with"}, 1);
   const Int count = parameters.Integer(0, 1);
-  if (count < 1 || count > static_cast<Int>(kMaxRange)) Raise("slice(): slices must be positive, and not huge");
+  if (count < 1 || count > static_cast<Int>(kMaxRange))
+    Raise("slice(): slices must be positive, and not huge");
   const std::vector<Value> items = Iterate(input, in.meter());
   const auto slices = static_cast<size_t>(count);
   const size_t per_slice = items.size() / slices, num_longer = items.size() % slices;

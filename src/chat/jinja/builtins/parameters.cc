@@ -33,7 +33,8 @@ bool Parameters::Bool(size_t i, bool otherwise) const { return values_[i] ? IsTr
 Int Parameters::Integer(size_t i, Int otherwise) const {
   if (!values_[i] || values_[i]->IsNone()) return otherwise;
   if (!values_[i]->IsIntegral()) {
-    Raise(fmt::format("{}(): '{}' object cannot be interpreted as an integer", function_, TypeName(*values_[i])));
+    Raise(fmt::format("{}(): '{}' object cannot be interpreted as an integer", function_,
+                      TypeName(*values_[i])));
   }
   return values_[i]->integer();
 }

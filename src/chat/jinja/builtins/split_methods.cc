@@ -91,7 +91,8 @@ Value Split(In& in, const Text& self, Arguments& arguments) {
     return ListOf(in, from_end ? SplitAtSpaceFromEnd(in, self, cuts) : SplitAtSpace(in, self, cuts));
   }
   const Text separator = parameters.String(0);
-  return ListOf(in, from_end ? SplitAtFromEnd(in, self, separator, cuts) : SplitAt(in, self, separator, cuts));
+  return ListOf(in,
+                from_end ? SplitAtFromEnd(in, self, separator, cuts) : SplitAt(in, self, separator, cuts));
 }
 
 Value SplitLines(In& in, const Text& self, Arguments& arguments) {
@@ -102,7 +103,8 @@ template <bool from_end>
 Value Partition(In& in, const Text& self, Arguments& arguments) {
   const Text separator = Parameters("partition", arguments, {"sep"}, 1).String(0);
   if (separator.empty()) Raise("empty separator");
-  const size_t found = from_end ? self.bytes().rfind(separator.bytes()) : self.bytes().find(separator.bytes());
+  const size_t found =
+      from_end ? self.bytes().rfind(separator.bytes()) : self.bytes().find(separator.bytes());
   std::vector<Value> parts(3, in.Make({}));
   if (found == std::string::npos) {
     parts[from_end ? 2 : 0] = in.Make(self);
@@ -132,7 +134,8 @@ Value Field(In& in, std::string_view name, const Arguments& arguments, size_t* n
   Value value;
   if (is_number) {
     const size_t index = first.empty() ? (*next)++ : static_cast<size_t>(std::stoi(first));
-    if (index >= arguments.positional.size()) Raise("Replacement index out of range for positional args tuple");
+    if (index >= arguments.positional.size())
+      Raise("Replacement index out of range for positional args tuple");
     value = arguments.positional[index];
   } else {
     const auto found = std::find_if(arguments.named.begin(), arguments.named.end(),
@@ -142,7 +145,8 @@ Value Field(In& in, std::string_view name, const Arguments& arguments, size_t* n
   }
   while (end < name.size()) {
     const bool is_item = name[end] == '[';
-    const size_t stop = is_item ? name.find(']', end) : std::min(name.find_first_of(".[", end + 1), name.size());
+    const size_t stop =
+        is_item ? name.find(']', end) : std::min(name.find_first_of(".[", end + 1), name.size());
     if (stop == std::string_view::npos) Raise("format(): a field has no end");
     const std::string_view part = name.substr(end + 1, stop - end - 1);
     value = is_item ? in.Item(value, in.Make(Text(part, TextKind::kFormat))) : in.Attribute(value, part);
@@ -167,7 +171,8 @@ Value Format(In& in, const Text& self, Arguments& arguments) {
       if (end == std::string_view::npos) Raise("Single '{' encountered in format string");
       std::string_view field = text.substr(at + 1, end - at - 1);
       if (field.find(':') != std::string_view::npos) {
-        throw TemplateError{ErrorKind::kUnsupported, "format specifications of str.format are not known here"};
+        throw TemplateError{ErrorKind::kUnsupported,
+                            "format specifications of str.format are not known here"};
       }
       const bool as_repr = field.ends_with("!r");
       if (as_repr || field.ends_with("!s")) field.remove_suffix(2);
@@ -188,9 +193,12 @@ struct Row {
   std::string_view name;
   TextMethod function;
 };
-constexpr Row kMethods[] = {{"split", Split<false>},          {"rsplit", Split<true>},
-                            {"splitlines", SplitLines},       {"partition", Partition<false>},
-                            {"rpartition", Partition<true>}, {"join", Join},
+constexpr Row kMethods[] = {{"split", Split<false>},
+                            {"rsplit", Split<true>},
+                            {"splitlines", SplitLines},
+                            {"partition", Partition<false>},
+                            {"rpartition", Partition<true>},
+                            {"join", Join},
                             {"format", Format}};
 
 Value CallDictMethod(const Value& self, std::string_view name, Arguments& arguments) {
@@ -253,30 +261,46 @@ TextMethod FindSplitMethod(std::string_view name) { return FindIn(kMethods, name
 
 bool HasMethod(const Value& value, std::string_view name) {
   switch (value.type()) {
-    case Type::kString: return FindTextMethod(name) != nullptr;
-    case Type::kDict: return IsOneOf(name, kDictMethods);
-    case Type::kList: return IsOneOf(name, kListMethods);
+    case Type::kString:
+      return FindTextMethod(name) != nullptr;
+    case Type::kDict:
+      return IsOneOf(name, kDictMethods);
+    case Type::kList:
+      return IsOneOf(name, kListMethods);
     case Type::kTuple:
-    case Type::kRange: return IsOneOf(name, kTupleMethods);
-    case Type::kCycler: return IsOneOf(name, kCyclerMethods);
-    default: return false;
+    case Type::kRange:
+      return IsOneOf(name, kTupleMethods);
+    case Type::kCycler:
+      return IsOneOf(name, kCyclerMethods);
+    default:
+      return false;
   }
 }
 
 bool ChangesItsObject(const Value& value, std::string_view name) {
   constexpr std::string_view kDict[] = {"clear", "pop", "popitem", "setdefault", "update"};
-  constexpr std::string_view kList[] = {"append", "clear", "pop", "reverse", "insert", "sort", "extend", "remove"};
+  constexpr std::string_view kList[] = {"append", "clear", "pop",    "reverse",
+                                        "insert", "sort",  "extend", "remove"};
   return (value.is(Type::kDict) && IsOneOf(name, kDict)) || (value.is(Type::kList) && IsOneOf(name, kList));
 }
 
 Value CallMethod(Interpreter& in, const Method& method, Arguments& arguments) {
   const Value& self = method.self;
+  constexpr std::string_view kWithNames[] = {"split", "rsplit", "splitlines", "format"};
+  if (!arguments.named.empty() && !IsOneOf(method.name, kWithNames)) {
+    Raise(fmt::format("{}.{}() takes no keyword arguments", TypeName(self), method.name));
+  }
   switch (self.type()) {
-    case Type::kString: return FindTextMethod(method.name)(in, self.text(), arguments);
-    case Type::kDict: return CallDictMethod(self, method.name, arguments);
-    case Type::kLoop: return CallLoopMethod(in, self.loop(), method.name, arguments);
-    case Type::kCycler: return CallCyclerMethod(self.cycler(), method.name);
-    default: return CallListMethod(in, self, method.name, arguments);
+    case Type::kString:
+      return FindTextMethod(method.name)(in, self.text(), arguments);
+    case Type::kDict:
+      return CallDictMethod(self, method.name, arguments);
+    case Type::kLoop:
+      return CallLoopMethod(in, self.loop(), method.name, arguments);
+    case Type::kCycler:
+      return CallCyclerMethod(self.cycler(), method.name);
+    default:
+      return CallListMethod(in, self, method.name, arguments);
   }
 }
 

@@ -32,8 +32,9 @@ Value Title(In& in, const Value& input, Arguments&) {
   bool in_word = false;
   for (size_t at = 0; at < text.size();) {
     const Utf8Char c = DecodeUtf8(text.view().data() + at, text.size() - at);
-    const bool splits = IsSpace(c.code) || (c.code < 0x80 && std::string_view("-({[<").find(static_cast<char>(c.code)) !=
-                                                                 std::string_view::npos);
+    const bool splits = IsSpace(c.code) ||
+                        (c.code < 0x80 &&
+                         std::string_view("-({[<").find(static_cast<char>(c.code)) != std::string_view::npos);
     std::string changed;
     AppendCase(text.view().substr(at, c.length), in_word ? Case::kLower : Case::kUpper, &changed);
     out.Append(changed, text.KindAt(at));
@@ -55,7 +56,8 @@ Value Replace(In& in, const Value& input, Arguments& arguments) {
 }
 
 Value Center(In& in, const Value& input, Arguments& arguments) {
-  return Centered(in, in.Str(input), Parameters("center", arguments, {"width"}).Integer(0, 80), Ascii(" "), 3);
+  return Centered(in, in.Str(input), Parameters("center", arguments, {"width"}).Integer(0, 80), Ascii(" "),
+                  3);
 }
 
 Value Indent(In& in, const Value& input, Arguments& arguments) {
@@ -65,8 +67,10 @@ Value Indent(In& in, const Value& input, Arguments& arguments) {
   Text text = input.text();
   const Value width = parameters[0];
   if (width.IsIntegral() && width.integer() > 10000) Raise("indent(): more than 10000 spaces");
-  const Text indention = width.IsString() ? width.text()
-                                          : Ascii(std::string(static_cast<size_t>(std::max<Int>(0, parameters.Integer(0, 4))), ' '));
+  const Text indention =
+      width.IsString()
+          ? width.text()
+          : Ascii(std::string(static_cast<size_t>(std::max<Int>(0, parameters.Integer(0, 4))), ' '));
   text.Append("\n", TextKind::kFormat);
   const std::vector<Value> lines = Lines(in, text, false);
   Text out;
@@ -89,7 +93,8 @@ Value Truncate(In& in, const Value& input, Arguments& arguments) {
   const Text end = parameters.has(2) ? parameters.String(2) : Ascii("...");
   const Int length = parameters.Integer(0, 255), leeway = parameters.Integer(3, 5);
   const Int end_length = static_cast<Int>(CountCharacters(end.view()));
-  if (length < end_length || leeway < 0) Raise("truncate(): the length is below that of the end, or the leeway below 0");
+  if (length < end_length || leeway < 0)
+    Raise("truncate(): the length is below that of the end, or the leeway below 0");
   if (static_cast<Int>(*size) <= length + leeway) return input;
   if (!input.IsString()) Raise(fmt::format("truncate(): {} is not str", TypeName(input)));
   Text out = text.Slice(0, CharacterOffset(text.view(), static_cast<size_t>(length - end_length)));
@@ -115,7 +120,8 @@ Value WordCount(In& in, const Value& input, Arguments&) {
   return Value::Size(count);
 }
 
-// Marks of HTML become their names. The rest of a template is text, never HTML, so what is marked as safe is as it was.
+// Marks of HTML become their names. The rest of a template is text, never HTML, so what is marked as safe is
+// as it was.
 Value Escape(In& in, const Value& input, Arguments&) {
   Text text = in.Str(input);
   constexpr std::string_view kMarks[][2] = {
@@ -198,7 +204,8 @@ std::optional<std::string> NumberText(const Value& value) {
   const Extent extent = WithoutSpace(all);
   std::string text(all.substr(extent.begin, extent.end - extent.begin));
   for (size_t i = 0; i < text.size(); ++i) {
-    const bool between = i > 0 && i + 1 < text.size() && std::isdigit(static_cast<uint8_t>(text[i - 1])) != 0 &&
+    const bool between = i > 0 && i + 1 < text.size() &&
+                         std::isdigit(static_cast<uint8_t>(text[i - 1])) != 0 &&
                          std::isdigit(static_cast<uint8_t>(text[i + 1])) != 0;
     if (text[i] == '_' && !between) return std::nullopt;
   }
@@ -236,7 +243,8 @@ std::optional<Int> ReadInteger(const Value& value, Int base) {
   int64_t number = 0;
   const char* end = text->data() + text->size();
   const auto result = std::from_chars(text->data() + at, end, number, static_cast<int>(base));
-  if (at >= text->size() || (*text)[at] == '-' || result.ptr != end || result.ec != std::errc()) return std::nullopt;
+  if (at >= text->size() || (*text)[at] == '-' || result.ptr != end || result.ec != std::errc())
+    return std::nullopt;
   return (*text)[0] == '-' ? -Int{number} : Int{number};
 }
 
@@ -267,7 +275,8 @@ double Number(const Value& input) {
 }
 
 Value Absolute(In&, const Value& input, Arguments&) {
-  if (input.IsIntegral()) return Value(input.integer() < 0 ? -input.integer() : input.integer(), input.kind());
+  if (input.IsIntegral())
+    return Value(input.integer() < 0 ? -input.integer() : input.integer(), input.kind());
   return Value(std::fabs(Number(input)), input.kind());
 }
 

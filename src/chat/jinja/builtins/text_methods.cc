@@ -71,15 +71,18 @@ Value ZeroFill(In& in, const Text& self, Arguments& arguments) {
   const bool has_sign = self.view().starts_with('-') || self.view().starts_with('+');
   Text out = self.Slice(0, has_sign ? 1 : 0);
   const Text zero("0", TextKind::kFormat);
-  out.Append(Centered(in, self.Slice(has_sign ? 1 : 0, self.size()), width - (has_sign ? 1 : 0), zero, 1).text());
+  out.Append(
+      Centered(in, self.Slice(has_sign ? 1 : 0, self.size()), width - (has_sign ? 1 : 0), zero, 1).text());
   return in.Make(std::move(out));
 }
 
 template <bool at_start>
 Value RemoveAffix(In& in, const Text& self, Arguments& arguments) {
   const Text affix = Parameters("removeprefix", arguments, {"affix"}, 1).String(0);
-  if (at_start && self.view().starts_with(affix.view())) return in.Make(self.Slice(affix.size(), self.size()));
-  if (!at_start && self.view().ends_with(affix.view())) return in.Make(self.Slice(0, self.size() - affix.size()));
+  if (at_start && self.view().starts_with(affix.view()))
+    return in.Make(self.Slice(affix.size(), self.size()));
+  if (!at_start && self.view().ends_with(affix.view()))
+    return in.Make(self.Slice(0, self.size() - affix.size()));
   return in.Make(self);
 }
 
@@ -100,7 +103,8 @@ Value HasAffix(In& in, const Text& self, Arguments& arguments) {
       Raise(fmt::format("{} first arg must be str or a tuple of str, not {}",
                         at_start ? "startswith" : "endswith", TypeName(affix)));
     }
-    return at_start ? part.view().starts_with(affix.text().view()) : part.view().ends_with(affix.text().view());
+    return at_start ? part.view().starts_with(affix.text().view())
+                    : part.view().ends_with(affix.text().view());
   };
   const Value affix = parameters[0];
   if (!affix.is(Type::kTuple)) return Value(has(affix));
@@ -150,13 +154,27 @@ bool HasAll(std::string_view text, Is what) {
     const CharClass cls = ClassOf(c.code);
     bool is = false;
     switch (what) {
-      case Is::kAlpha: is = IsLetter(cls); break;
-      case Is::kDigit: is = IsNumber(cls); break;
-      case Is::kAlnum: is = IsLetter(cls) || IsNumber(cls); break;
-      case Is::kSpace: is = IsSpace(c.code); break;
-      case Is::kAscii: is = c.code < 0x80; break;
-      case Is::kPrintable: is = IsPrintable(c.code); break;
-      case Is::kIdentifier: is = c.code == '_' || IsLetter(cls) || (at > 0 && (IsNumber(cls) || cls == CharClass::kMark)); break;
+      case Is::kAlpha:
+        is = IsLetter(cls);
+        break;
+      case Is::kDigit:
+        is = IsNumber(cls);
+        break;
+      case Is::kAlnum:
+        is = IsLetter(cls) || IsNumber(cls);
+        break;
+      case Is::kSpace:
+        is = IsSpace(c.code);
+        break;
+      case Is::kAscii:
+        is = c.code < 0x80;
+        break;
+      case Is::kPrintable:
+        is = IsPrintable(c.code);
+        break;
+      case Is::kIdentifier:
+        is = c.code == '_' || IsLetter(cls) || (at > 0 && (IsNumber(cls) || cls == CharClass::kMark));
+        break;
     }
     if (!is) return false;
     at += c.length;

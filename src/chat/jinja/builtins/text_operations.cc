@@ -30,8 +30,8 @@ Extent WithoutCharacters(std::string_view text, std::string_view set) {
 size_t LineBreak(std::string_view text, size_t at) {
   if (text[at] == '\r') return at + 1 < text.size() && text[at + 1] == '\n' ? 2 : 1;
   const Utf8Char c = DecodeUtf8(text.data() + at, text.size() - at);
-  const bool is_break = (c.code >= 10 && c.code <= 13) || (c.code >= 0x1C && c.code <= 0x1E) || c.code == 0x85 ||
-                        c.code == 0x2028 || c.code == 0x2029;
+  const bool is_break = (c.code >= 10 && c.code <= 13) || (c.code >= 0x1C && c.code <= 0x1E) ||
+                        c.code == 0x85 || c.code == 0x2028 || c.code == 0x2029;
   return is_break ? c.length : 0;
 }
 

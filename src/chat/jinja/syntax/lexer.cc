@@ -152,7 +152,8 @@ bool Lexer::ReadRawBegin(size_t begin) {
 }
 
 void Lexer::ReadRaw() {
-  for (size_t begin = rest_.find("{%", at_); begin != std::string_view::npos; begin = rest_.find("{%", begin + 1)) {
+  for (size_t begin = rest_.find("{%", at_); begin != std::string_view::npos;
+       begin = rest_.find("{%", begin + 1)) {
     size_t at = begin + 2;
     const char sign = at < rest_.size() ? rest_[at] : '\0';
     at = AfterSpace(sign == '-' || sign == '+' ? at + 1 : at);
@@ -194,7 +195,8 @@ bool Lexer::ReadTagEnd(bool is_output) {
   const std::string_view mark = is_output ? "}}" : "%}";
   size_t close = at_;
   char sign = '\0';
-  if (close < rest_.size() && (rest_[close] == '-' || (rest_[close] == '+' && !is_output))) sign = rest_[close++];
+  if (close < rest_.size() && (rest_[close] == '-' || (rest_[close] == '+' && !is_output)))
+    sign = rest_[close++];
   if (!rest_.substr(close).starts_with(mark)) return false;
   Add(is_output ? Token::Kind::kOutputEnd : Token::Kind::kBlockEnd, "");
   Advance(AfterClose(close, sign, !is_output));
@@ -223,7 +225,7 @@ void Lexer::ReadNumber() {
   const auto digits = [&](auto is_digit) {
     const size_t begin = end;
     while (end < rest_.size() && (is_digit(rest_[end]) || (rest_[end] == '_' && end + 1 < rest_.size() &&
-                                                            is_digit(rest_[end + 1])))) {
+                                                           is_digit(rest_[end + 1])))) {
       ++end;
     }
     return end > begin;
@@ -233,7 +235,9 @@ void Lexer::ReadNumber() {
   bool is_float = false;
   if (rest_[at_] == '0' && (base == 'x' || base == 'o' || base == 'b')) {
     end += 2;
-    if (!digits([&](char c) { return base == 'x' ? HexDigit(c) >= 0 : c >= '0' && c < (base == 'o' ? '8' : '2'); })) {
+    if (!digits([&](char c) {
+          return base == 'x' ? HexDigit(c) >= 0 : c >= '0' && c < (base == 'o' ? '8' : '2');
+        })) {
       end -= 1;
     }
   } else {

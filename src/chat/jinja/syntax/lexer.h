@@ -1,5 +1,6 @@
-// A template as tokens, with white space controlled as transformers sets Jinja2 up: the first line feed after a block is
-// dropped (trim_blocks), white space before a block on its line too (lstrip_blocks), and the last line feed of the file.
+// A template as tokens, with white space controlled as transformers sets Jinja2 up: the first line feed after
+// a block is dropped (trim_blocks), white space before a block on its line too (lstrip_blocks), and the last
+// line feed of the file.
 #pragma once
 
 #include <string>
@@ -9,7 +10,19 @@
 namespace mneme::jinja {
 
 struct Token {
-  enum class Kind { kText, kBlockBegin, kBlockEnd, kOutputBegin, kOutputEnd, kName, kString, kInteger, kFloat, kOperator, kEnd };
+  enum class Kind {
+    kText,
+    kBlockBegin,
+    kBlockEnd,
+    kOutputBegin,
+    kOutputEnd,
+    kName,
+    kString,
+    kInteger,
+    kFloat,
+    kOperator,
+    kEnd
+  };
   Kind kind;
   int line;
   std::string text;  // of a string: what it stands for

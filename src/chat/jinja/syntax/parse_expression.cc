@@ -162,9 +162,11 @@ ExpressionPtr Parser::ParseUnary(bool with_filter) {
 ExpressionPtr Parser::ParsePrimary() {
   const int line = Now().line;
   switch (Now().kind) {
-    case Token::Kind::kName: return ParseNamed();
+    case Token::Kind::kName:
+      return ParseNamed();
     case Token::Kind::kInteger:
-    case Token::Kind::kFloat: return ParseNumber();
+    case Token::Kind::kFloat:
+      return ParseNumber();
     case Token::Kind::kString: {
       std::string text;
       while (Now().kind == Token::Kind::kString) text += Take().text;
@@ -172,7 +174,8 @@ ExpressionPtr Parser::ParsePrimary() {
       node->value = Value(std::make_shared<const String>(Text(text, TextKind::kFormat), nullptr));
       return node;
     }
-    default: break;
+    default:
+      break;
   }
   if (SkipOperator("(")) {
     ExpressionPtr node = ParseTuple(/*with_condition=*/true, {}, /*in_brackets=*/true);
@@ -276,7 +279,8 @@ ExpressionPtr Parser::ParseSubscript(ExpressionPtr node) {
     return node;
   }
   Take();  // .
-  if (Now().kind == Token::Kind::kName) return Make(Kind::kAttribute, line, Parts(std::move(node)), Take().text);
+  if (Now().kind == Token::Kind::kName)
+    return Make(Kind::kAttribute, line, Parts(std::move(node)), Take().text);
   if (Now().kind != Token::Kind::kInteger) FailUnexpected("a name or a number");
   return Make(Kind::kItem, line, Parts(std::move(node), ParseNumber()));
 }
@@ -313,7 +317,8 @@ void Parser::ParseArguments(Expression* node) {
     } else if (SkipOperator("**")) {
       ensure(!call.dict);
       part = &call.dict;
-    } else if (Now().kind == Token::Kind::kName && After().kind == Token::Kind::kOperator && After().text == "=") {
+    } else if (Now().kind == Token::Kind::kName && After().kind == Token::Kind::kOperator &&
+               After().text == "=") {
       ensure(!call.dict);
       part = &call.named.emplace_back(TakeName(), nullptr).second;
       Take();

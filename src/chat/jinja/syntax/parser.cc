@@ -11,14 +11,22 @@ namespace {
 
 std::string Describe(const Token& token) {
   switch (token.kind) {
-    case Token::Kind::kText: return "text";
-    case Token::Kind::kBlockBegin: return "begin of statement block";
-    case Token::Kind::kBlockEnd: return "end of statement block";
-    case Token::Kind::kOutputBegin: return "begin of print statement";
-    case Token::Kind::kOutputEnd: return "end of print statement";
-    case Token::Kind::kString: return "a string";
-    case Token::Kind::kEnd: return "end of template";
-    default: return "'" + token.text + "'";
+    case Token::Kind::kText:
+      return "text";
+    case Token::Kind::kBlockBegin:
+      return "begin of statement block";
+    case Token::Kind::kBlockEnd:
+      return "end of statement block";
+    case Token::Kind::kOutputBegin:
+      return "begin of print statement";
+    case Token::Kind::kOutputEnd:
+      return "end of print statement";
+    case Token::Kind::kString:
+      return "a string";
+    case Token::Kind::kEnd:
+      return "end of template";
+    default:
+      return "'" + token.text + "'";
   }
 }
 
@@ -47,7 +55,9 @@ const Token& Parser::Take() {
 bool Parser::IsOperator(std::string_view text) const {
   return Now().kind == Token::Kind::kOperator && Now().text == text;
 }
-bool Parser::IsName(std::string_view text) const { return Now().kind == Token::Kind::kName && Now().text == text; }
+bool Parser::IsName(std::string_view text) const {
+  return Now().kind == Token::Kind::kName && Now().text == text;
+}
 
 bool Parser::SkipOperator(std::string_view text) {
   if (!IsOperator(text)) return false;
@@ -103,7 +113,8 @@ Body Parser::ParseUntil(Ends ends) {
       Take();
     } else {
       Take();  // kBlockBegin: nothing else stands outside of tags
-      if (std::any_of(ends.begin(), ends.end(), [&](std::string_view end) { return IsName(end); })) return body;
+      if (std::any_of(ends.begin(), ends.end(), [&](std::string_view end) { return IsName(end); }))
+        return body;
       body.push_back(ParseStatement());
       ExpectBlockEnd();
     }

@@ -62,7 +62,8 @@ class Parser {
   // Expressions. parse_expression.cc
   ExpressionPtr Make(Expression::Kind kind, int line, std::vector<ExpressionPtr> parts = {},
                      std::string name = {}) const;
-  ExpressionPtr ParseTuple(bool with_condition = true, std::string_view end_name = {}, bool in_brackets = false);
+  ExpressionPtr ParseTuple(bool with_condition = true, std::string_view end_name = {},
+                           bool in_brackets = false);
   ExpressionPtr ParseExpression(bool with_condition = true);
   ExpressionPtr ParseConditional();
   ExpressionPtr ParseOr();

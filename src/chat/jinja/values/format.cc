@@ -118,17 +118,27 @@ std::string RangeRepr(const Range& range) {
 // Of what has no parts. Python shows addresses of objects; there are none here.
 std::string SmallRepr(const Value& value) {
   switch (value.type()) {
-    case Type::kUndefined: return "Undefined";
-    case Type::kNone: return "None";
-    case Type::kBool: return value.boolean() ? "True" : "False";
-    case Type::kInt: return fmt::format("{}", value.integer());
-    case Type::kFloat: return FloatRepr(value.number());
-    case Type::kRange: return RangeRepr(value.range());
-    case Type::kMacro: return fmt::format("<Macro {}>", QuotedRepr(value.macro().name));
-    case Type::kLoop: return fmt::format("<LoopContext {}/{}>", value.loop().index() + 1, value.loop().Length());
+    case Type::kUndefined:
+      return "Undefined";
+    case Type::kNone:
+      return "None";
+    case Type::kBool:
+      return value.boolean() ? "True" : "False";
+    case Type::kInt:
+      return fmt::format("{}", value.integer());
+    case Type::kFloat:
+      return FloatRepr(value.number());
+    case Type::kRange:
+      return RangeRepr(value.range());
+    case Type::kMacro:
+      return fmt::format("<Macro {}>", QuotedRepr(value.macro().name));
+    case Type::kLoop:
+      return fmt::format("<LoopContext {}/{}>", value.loop().index() + 1, value.loop().Length());
     case Type::kMethod:
-      return fmt::format("<built-in method {} of {} object>", value.method().name, TypeName(value.method().self));
-    default: return fmt::format("<{} object>", TypeName(value));
+      return fmt::format("<built-in method {} of {} object>", value.method().name,
+                         TypeName(value.method().self));
+    default:
+      return fmt::format("<{} object>", TypeName(value));
   }
 }
 
@@ -138,7 +148,9 @@ void AppendRepr(const Value& value, int depth, const Meter& meter, Text* out) {
   }
   CheckSize(out->size(), meter);
   switch (value.type()) {
-    case Type::kString: AppendTextRepr(value.text(), out); break;
+    case Type::kString:
+      AppendTextRepr(value.text(), out);
+      break;
     case Type::kList:
     case Type::kTuple: {
       const List& list = value.list();
@@ -148,10 +160,17 @@ void AppendRepr(const Value& value, int depth, const Meter& meter, Text* out) {
       out->Append(list.is_tuple ? ")" : "]", list.kind);
       break;
     }
-    case Type::kDict: AppendDictRepr(value.dict(), depth + 1, meter, out); break;
-    case Type::kDictView: AppendViewRepr(value.view(), depth + 1, meter, out); break;
-    case Type::kNamespace: AppendNamespaceRepr(value.space(), depth + 1, meter, out); break;
-    default: out->Append(SmallRepr(value), value.kind());
+    case Type::kDict:
+      AppendDictRepr(value.dict(), depth + 1, meter, out);
+      break;
+    case Type::kDictView:
+      AppendViewRepr(value.view(), depth + 1, meter, out);
+      break;
+    case Type::kNamespace:
+      AppendNamespaceRepr(value.space(), depth + 1, meter, out);
+      break;
+    default:
+      out->Append(SmallRepr(value), value.kind());
   }
 }
 

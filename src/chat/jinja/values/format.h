@@ -14,8 +14,8 @@ std::string FloatRepr(double number);
 // 'it''s' in quotes, with what is not printable escaped.
 std::string QuotedRepr(std::string_view text);
 
-// Text of a value takes the value's kind. Both throw TemplateError where the text would be larger than the meter's
-// limit.
+// Text of a value takes the value's kind. Both throw TemplateError where the text would be larger than the
+// meter's limit.
 Text ToText(const Value& value, const Meter& meter);
 Text Repr(const Value& value, const Meter& meter);
 

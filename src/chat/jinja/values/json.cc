@@ -14,14 +14,29 @@ namespace {
 // The character as JSON has it between quotes.
 void AppendEscaped(const Utf8Char& c, std::string_view bytes, bool ensure_ascii, std::string* out) {
   switch (c.code) {
-    case '"': *out += "\\\""; return;
-    case '\\': *out += "\\\\"; return;
-    case '\n': *out += "\\n"; return;
-    case '\r': *out += "\\r"; return;
-    case '\t': *out += "\\t"; return;
-    case '\f': *out += "\\f"; return;
-    case '\b': *out += "\\b"; return;
-    default: break;
+    case '"':
+      *out += "\\\"";
+      return;
+    case '\\':
+      *out += "\\\\";
+      return;
+    case '\n':
+      *out += "\\n";
+      return;
+    case '\r':
+      *out += "\\r";
+      return;
+    case '\t':
+      *out += "\\t";
+      return;
+    case '\f':
+      *out += "\\f";
+      return;
+    case '\b':
+      *out += "\\b";
+      return;
+    default:
+      break;
   }
   if (c.code >= ' ' && (!ensure_ascii || c.code < 0x7F)) {
     *out += bytes;
@@ -40,27 +55,38 @@ class JsonWriter {
   void Write(const Value& value, size_t level) {
     CheckSize(out_->size(), *meter_);
     switch (value.type()) {
-      case Type::kString: WriteText(value.text()); break;
+      case Type::kString:
+        WriteText(value.text());
+        break;
       case Type::kList:
-      case Type::kTuple: WriteList(value.list(), level); break;
-      case Type::kDict: WriteDict(value.dict(), level); break;
-      default: out_->Append(Scalar(value), value.kind());
+      case Type::kTuple:
+        WriteList(value.list(), level);
+        break;
+      case Type::kDict:
+        WriteDict(value.dict(), level);
+        break;
+      default:
+        out_->Append(Scalar(value), value.kind());
     }
   }
 
  private:
   static std::string Scalar(const Value& value) {
     switch (value.type()) {
-      case Type::kNone: return "null";
-      case Type::kBool: return value.boolean() ? "true" : "false";
-      case Type::kInt: return fmt::format("{}", value.integer());
+      case Type::kNone:
+        return "null";
+      case Type::kBool:
+        return value.boolean() ? "true" : "false";
+      case Type::kInt:
+        return fmt::format("{}", value.integer());
       case Type::kFloat: {
         const double number = value.number();
         if (std::isnan(number)) return "NaN";
         if (std::isinf(number)) return number < 0 ? "-Infinity" : "Infinity";
         return FloatRepr(number);
       }
-      default: Raise(fmt::format("Object of type {} is not JSON serializable", TypeName(value)));
+      default:
+        Raise(fmt::format("Object of type {} is not JSON serializable", TypeName(value)));
     }
   }
 

@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "chat/jinja/values/format.h"
 #include "chat/jinja/loop.h"
+#include "chat/jinja/values/format.h"
 
 namespace mneme::jinja {
 namespace {
@@ -95,7 +95,8 @@ Value Repeat(const Value& value, Int times, Meter* meter) {
     return MakeText(std::move(text), meter);
   }
   std::vector<Value> items;
-  for (Int i = 0; i < times; ++i) items.insert(items.end(), value.list().items.begin(), value.list().items.end());
+  for (Int i = 0; i < times; ++i)
+    items.insert(items.end(), value.list().items.begin(), value.list().items.end());
   return value.list().is_tuple ? MakeTuple(std::move(items), meter, value.kind())
                                : MakeList(std::move(items), meter, value.kind());
 }
@@ -196,7 +197,8 @@ bool Contains(const Value& container, const Value& item, Meter* meter) {
         Raise(fmt::format("'in <string>' requires string as left operand, not {}", TypeName(item)));
       }
       return container.text().bytes().find(item.text().bytes()) != std::string::npos;
-    case Type::kDict: return container.dict().Find(HashId(item)) != nullptr;
+    case Type::kDict:
+      return container.dict().Find(HashId(item)) != nullptr;
     case Type::kDictView:
       if (container.view().what == DictView::What::kKeys) {
         return container.view().dict->Find(HashId(item)) != nullptr;
@@ -208,9 +210,11 @@ bool Contains(const Value& container, const Value& item, Meter* meter) {
     case Type::kRange:
     case Type::kGenerator: {
       const std::vector<Value> items = Iterate(container, meter);
-      return std::any_of(items.begin(), items.end(), [&](const Value& other) { return Equals(item, other, meter); });
+      return std::any_of(items.begin(), items.end(),
+                         [&](const Value& other) { return Equals(item, other, meter); });
     }
-    default: Raise(fmt::format("argument of type '{}' is not iterable", TypeName(container)));
+    default:
+      Raise(fmt::format("argument of type '{}' is not iterable", TypeName(container)));
   }
 }
 

@@ -29,7 +29,8 @@ std::vector<Value> Iterate(const Value& value, Meter* meter);
 bool IsIterable(const Value& value);
 // As len(); nothing for what has no length.
 std::optional<size_t> Length(const Value& value);
-// value[index] for an integer index, counted from the end where it is negative; nothing outside, or if it has none.
+// value[index] for an integer index, counted from the end where it is negative; nothing outside, or if it has
+// none.
 std::optional<Value> ItemAt(const Value& value, Int index, Meter* meter);
 // value[start:stop:step]; the three are None or integers.
 Value Slice(const Value& value, const Value& start, const Value& stop, const Value& step, Meter* meter);

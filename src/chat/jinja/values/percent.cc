@@ -22,7 +22,8 @@ struct Specification {
 
 class Formatter {
  public:
-  Formatter(const Text& format, const Value& values, Meter* meter) : format_(format), values_(values), meter_(meter) {}
+  Formatter(const Text& format, const Value& values, Meter* meter)
+      : format_(format), values_(values), meter_(meter) {}
 
   Text Run() {
     const std::string_view text = format_.view();
@@ -34,7 +35,8 @@ class Formatter {
       CheckSize(out_.size(), *meter_);
     }
     // What can be looked into may be there for names that the format does not use.
-    const bool is_open = values_.is(Type::kDict) || values_.is(Type::kList) || values_.is(Type::kRange) || values_.IsUndefined();
+    const bool is_open = values_.is(Type::kDict) || values_.is(Type::kList) || values_.is(Type::kRange) ||
+                         values_.IsUndefined();
     const size_t given = values_.is(Type::kTuple) ? values_.list().items.size() : is_open ? 0 : 1;
     if (next_ < given) {
       Raise("not all arguments converted during string formatting");
@@ -122,7 +124,10 @@ class Formatter {
       if (!value.IsNumber()) Raise(fmt::format("must be real number, not {}", TypeName(value)));
       const bool has_plus = spec.flags.find('+') != std::string::npos;
       const bool has_space = spec.flags.find(' ') != std::string::npos;
-      const std::string pattern = fmt::format("{{:{}{}.{}{}}}", has_plus ? "+" : has_space ? " " : "",
+      const std::string pattern = fmt::format("{{:{}{}.{}{}}}",
+                                              has_plus    ? "+"
+                                              : has_space ? " "
+                                                          : "",
                                               spec.flags.find('#') != std::string::npos ? "#" : "",
                                               spec.precision < 0 ? 6 : spec.precision, spec.conversion);
       number = fmt::format(fmt::runtime(pattern), value.number());
@@ -154,8 +159,8 @@ class Formatter {
     const bool is_left = spec.flags.find('-') != std::string::npos;
     const bool with_zeros = !is_left && spec.flags.find('0') != std::string::npos && spec.conversion != 's' &&
                             spec.conversion != 'r';
-    const size_t sign = with_zeros && !text.empty() && std::string_view("+- ").find(text.bytes()[0]) !=
-                                                           std::string_view::npos;
+    const size_t sign = with_zeros && !text.empty() &&
+                        std::string_view("+- ").find(text.bytes()[0]) != std::string_view::npos;
     out_.Append(text, 0, sign);
     if (!is_left) out_.Append(std::string(space, with_zeros ? '0' : ' '), TextKind::kFormat);
     out_.Append(text, sign, text.size());

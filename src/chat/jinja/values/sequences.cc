@@ -3,8 +3,8 @@
 
 #include <algorithm>
 
-#include "chat/jinja/values/format.h"
 #include "chat/jinja/loop.h"
+#include "chat/jinja/values/format.h"
 #include "chat/jinja/values/operators.h"
 
 namespace mneme::jinja {
@@ -103,19 +103,26 @@ Value SliceRange(const Range& range, const Value& start, const Value& stop, cons
 std::vector<Value> Iterate(const Value& value, Meter* meter) {
   if (meter != nullptr) meter->Step(Length(value).value_or(1));
   switch (value.type()) {
-    case Type::kUndefined: return {};
-    case Type::kString: return Characters(value.text(), meter);
+    case Type::kUndefined:
+      return {};
+    case Type::kString:
+      return Characters(value.text(), meter);
     case Type::kList:
-    case Type::kTuple: return value.list().items;
-    case Type::kDict: return ViewItems({DictView::What::kKeys, value.shared_dict()}, meter);
-    case Type::kDictView: return ViewItems(value.view(), meter);
+    case Type::kTuple:
+      return value.list().items;
+    case Type::kDict:
+      return ViewItems({DictView::What::kKeys, value.shared_dict()}, meter);
+    case Type::kDictView:
+      return ViewItems(value.view(), meter);
     case Type::kRange: {
       std::vector<Value> items;
       for (size_t i = 0; i < value.range().size; ++i) items.push_back(value.range().At(i));
       return items;
     }
-    case Type::kGenerator: return Rest(&value.generator());
-    default: Raise(fmt::format("'{}' object is not iterable", TypeName(value)));
+    case Type::kGenerator:
+      return Rest(&value.generator());
+    default:
+      Raise(fmt::format("'{}' object is not iterable", TypeName(value)));
   }
 }
 
@@ -129,22 +136,32 @@ bool IsIterable(const Value& value) {
     case Type::kDictView:
     case Type::kRange:
     case Type::kGenerator:
-    case Type::kLoop: return true;
-    default: return false;
+    case Type::kLoop:
+      return true;
+    default:
+      return false;
   }
 }
 
 std::optional<size_t> Length(const Value& value) {
   switch (value.type()) {
-    case Type::kUndefined: return 0;
-    case Type::kString: return CountCharacters(value.text().view());
+    case Type::kUndefined:
+      return 0;
+    case Type::kString:
+      return CountCharacters(value.text().view());
     case Type::kList:
-    case Type::kTuple: return value.list().items.size();
-    case Type::kDict: return value.dict().entries.size();
-    case Type::kDictView: return value.view().dict->entries.size();
-    case Type::kRange: return value.range().size;
-    case Type::kLoop: return value.loop().Length();
-    default: return std::nullopt;
+    case Type::kTuple:
+      return value.list().items.size();
+    case Type::kDict:
+      return value.dict().entries.size();
+    case Type::kDictView:
+      return value.view().dict->entries.size();
+    case Type::kRange:
+      return value.range().size;
+    case Type::kLoop:
+      return value.loop().Length();
+    default:
+      return std::nullopt;
   }
 }
 

@@ -15,7 +15,8 @@ struct CaseEntry {
 struct CodeRange {
   uint32_t first, last;
 };
-// kUpperCase, kLowerCase, kTitleCase (where it is not the upper case): what changes, ascending. kNotPrintable: ranges.
+// kUpperCase, kLowerCase, kTitleCase (where it is not the upper case): what changes, ascending.
+// kNotPrintable: ranges.
 #include "case_tables.inc"
 
 const char* FindCase(const CaseEntry* begin, const CaseEntry* end, uint32_t code) {
@@ -74,8 +75,8 @@ size_t CharacterLength(char first) {
 }
 
 size_t CountCharacters(std::string_view text) {
-  return static_cast<size_t>(
-      std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<uint8_t>(c) & 0xC0) != 0x80; }));
+  return static_cast<size_t>(std::count_if(text.begin(), text.end(),
+                                           [](char c) { return (static_cast<uint8_t>(c) & 0xC0) != 0x80; }));
 }
 
 size_t CharacterOffset(std::string_view text, size_t index) {
@@ -151,8 +152,7 @@ bool IsUpper(uint32_t code) {
 }
 
 bool IsLower(uint32_t code) {
-  return code < 0x80 ? code >= 'a' && code <= 'z'
-                     : FindCase(Case::kUpper, code) != nullptr && !IsUpper(code);
+  return code < 0x80 ? code >= 'a' && code <= 'z' : FindCase(Case::kUpper, code) != nullptr && !IsUpper(code);
 }
 
 }  // namespace mneme::jinja

@@ -1,5 +1,6 @@
-// Strings that know, byte range by byte range, who wrote them: the template, or the conversation. Every operation keeps
-// it, so that a control token spelled by a user is still known as letters when it leaves the template.
+// Strings that know, byte range by byte range, who wrote them: the template, or the conversation. Every
+// operation keeps it, so that a control token spelled by a user is still known as letters when it leaves the
+// template.
 #pragma once
 
 #include <cstddef>
@@ -64,7 +65,8 @@ std::vector<size_t> CharacterOffsets(std::string_view text);
 
 // White space as Python's str.isspace and \s have it.
 bool IsSpace(uint32_t code);
-// The first byte of `text` that is not white space, and the end of the last one; (size, size) if there is none.
+// The first byte of `text` that is not white space, and the end of the last one; (size, size) if there is
+// none.
 struct Extent {
   size_t begin, end;
 };

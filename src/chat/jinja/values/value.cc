@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "chat/jinja/values/format.h"
 #include "chat/jinja/loop.h"
+#include "chat/jinja/values/format.h"
 
 namespace mneme::jinja {
 namespace {
@@ -56,10 +56,10 @@ Value Value::Undefined(std::string message) {
 }
 
 Type Value::type() const {
-  constexpr Type kTypes[] = {Type::kNone,      Type::kUndefined, Type::kBool,      Type::kInt,    Type::kFloat,
-                             Type::kString,    Type::kList,      Type::kDict,      Type::kRange,  Type::kDictView,
-                             Type::kGenerator, Type::kMethod,    Type::kFunction,  Type::kNamespace, Type::kMacro,
-                             Type::kLoop,      Type::kCycler,    Type::kJoiner};
+  constexpr Type kTypes[] = {
+      Type::kNone,     Type::kUndefined, Type::kBool,  Type::kInt,      Type::kFloat,     Type::kString,
+      Type::kList,     Type::kDict,      Type::kRange, Type::kDictView, Type::kGenerator, Type::kMethod,
+      Type::kFunction, Type::kNamespace, Type::kMacro, Type::kLoop,     Type::kCycler,    Type::kJoiner};
   const Type type = kTypes[data_.index()];
   return type == Type::kList && list().is_tuple ? Type::kTuple : type;
 }
@@ -104,7 +104,9 @@ List::List(std::vector<Value> values, bool is_a_tuple, TextKind origin, Meter* m
 }
 
 Dict::Dict(std::vector<Entry> values, TextKind origin, Meter* meter)
-    : charge(meter, values.size() * 2 * sizeof(Entry) + sizeof(Dict)), entries(std::move(values)), kind(origin) {
+    : charge(meter, values.size() * 2 * sizeof(Entry) + sizeof(Dict)),
+      entries(std::move(values)),
+      kind(origin) {
   int deepest = 0;
   for (const Entry& entry : entries) deepest = std::max({deepest, DepthOf(entry.value), DepthOf(entry.key)});
   depth = Deeper(deepest);
@@ -130,28 +132,46 @@ Value* Namespace::Find(std::string_view name) {
 
 std::string_view TypeName(const Value& value) {
   switch (value.type()) {
-    case Type::kUndefined: return "Undefined";
-    case Type::kNone: return "NoneType";
-    case Type::kBool: return "bool";
-    case Type::kInt: return "int";
-    case Type::kFloat: return "float";
-    case Type::kString: return "str";
-    case Type::kList: return "list";
-    case Type::kTuple: return "tuple";
-    case Type::kDict: return "dict";
-    case Type::kRange: return "range";
+    case Type::kUndefined:
+      return "Undefined";
+    case Type::kNone:
+      return "NoneType";
+    case Type::kBool:
+      return "bool";
+    case Type::kInt:
+      return "int";
+    case Type::kFloat:
+      return "float";
+    case Type::kString:
+      return "str";
+    case Type::kList:
+      return "list";
+    case Type::kTuple:
+      return "tuple";
+    case Type::kDict:
+      return "dict";
+    case Type::kRange:
+      return "range";
     case Type::kDictView:
       return value.view().what == DictView::What::kKeys     ? "dict_keys"
              : value.view().what == DictView::What::kValues ? "dict_values"
                                                             : "dict_items";
-    case Type::kGenerator: return value.generator().name;
-    case Type::kMethod: return "builtin_function_or_method";
-    case Type::kFunction: return "function";
-    case Type::kNamespace: return "Namespace";
-    case Type::kMacro: return "Macro";
-    case Type::kLoop: return "LoopContext";
-    case Type::kCycler: return "Cycler";
-    case Type::kJoiner: return "Joiner";
+    case Type::kGenerator:
+      return value.generator().name;
+    case Type::kMethod:
+      return "builtin_function_or_method";
+    case Type::kFunction:
+      return "function";
+    case Type::kNamespace:
+      return "Namespace";
+    case Type::kMacro:
+      return "Macro";
+    case Type::kLoop:
+      return "LoopContext";
+    case Type::kCycler:
+      return "Cycler";
+    case Type::kJoiner:
+      return "Joiner";
   }
   return "";
 }
@@ -160,11 +180,15 @@ std::string HashId(std::string_view key) { return "s" + std::string(key); }
 
 std::string HashId(const Value& key) {
   switch (key.type()) {
-    case Type::kString: return HashId(key.text().view());
-    case Type::kNone: return "N";
-    case Type::kUndefined: return "U";
+    case Type::kString:
+      return HashId(key.text().view());
+    case Type::kNone:
+      return "N";
+    case Type::kUndefined:
+      return "U";
     case Type::kBool:
-    case Type::kInt: return fmt::format("n{}", key.integer());
+    case Type::kInt:
+      return fmt::format("n{}", key.integer());
     case Type::kFloat: {
       const double number = key.number();
       if (number == std::floor(number) && std::fabs(number) < 1e30)
@@ -181,26 +205,38 @@ std::string HashId(const Value& key) {
     }
     case Type::kList:
     case Type::kDict:
-    case Type::kDictView: Raise(fmt::format("unhashable type: '{}'", TypeName(key)));
-    default: return fmt::format("a{}", key.Address());
+    case Type::kDictView:
+      Raise(fmt::format("unhashable type: '{}'", TypeName(key)));
+    default:
+      return fmt::format("a{}", key.Address());
   }
 }
 
 bool IsTrue(const Value& value) {
   switch (value.type()) {
     case Type::kUndefined:
-    case Type::kNone: return false;
+    case Type::kNone:
+      return false;
     case Type::kBool:
-    case Type::kInt: return value.integer() != 0;
-    case Type::kFloat: return value.number() != 0;
-    case Type::kString: return !value.text().empty();
+    case Type::kInt:
+      return value.integer() != 0;
+    case Type::kFloat:
+      return value.number() != 0;
+    case Type::kString:
+      return !value.text().empty();
     case Type::kList:
-    case Type::kTuple: return !value.list().items.empty();
-    case Type::kDict: return !value.dict().entries.empty();
-    case Type::kRange: return value.range().size != 0;
-    case Type::kDictView: return !value.view().dict->entries.empty();
-    case Type::kLoop: return value.loop().Length() != 0;
-    default: return true;
+    case Type::kTuple:
+      return !value.list().items.empty();
+    case Type::kDict:
+      return !value.dict().entries.empty();
+    case Type::kRange:
+      return value.range().size != 0;
+    case Type::kDictView:
+      return !value.view().dict->entries.empty();
+    case Type::kLoop:
+      return value.loop().Length() != 0;
+    default:
+      return true;
   }
 }
 
@@ -211,13 +247,19 @@ bool Equals(const Value& a, const Value& b, Meter* meter) {
   if (a.type() != b.type()) return false;
   switch (a.type()) {
     case Type::kUndefined:
-    case Type::kNone: return true;
-    case Type::kString: return a.text().bytes() == b.text().bytes();
+    case Type::kNone:
+      return true;
+    case Type::kString:
+      return a.text().bytes() == b.text().bytes();
     case Type::kList:
-    case Type::kTuple: return SequencesEqual(a.list().items, b.list().items, meter);
-    case Type::kDict: return DictsEqual(a.dict(), b.dict(), meter);
-    case Type::kRange: return RangesEqual(a.range(), b.range());
-    default: return a.Address() == b.Address();
+    case Type::kTuple:
+      return SequencesEqual(a.list().items, b.list().items, meter);
+    case Type::kDict:
+      return DictsEqual(a.dict(), b.dict(), meter);
+    case Type::kRange:
+      return RangesEqual(a.range(), b.range());
+    default:
+      return a.Address() == b.Address();
   }
 }
 

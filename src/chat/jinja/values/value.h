@@ -57,8 +57,8 @@ struct Namespace;
 struct Range;
 struct String;
 
-// Small; copies share what is large, which never changes. `kind`: who a value that is no string comes from; its text
-// takes it over. Namespaces and macros belong to the interpreter.
+// Small; copies share what is large, which never changes. `kind`: who a value that is no string comes from;
+// its text takes it over. Namespaces and macros belong to the interpreter.
 class Value {
  public:
   Value() : data_(None{}) {}
@@ -105,12 +105,14 @@ class Value {
 
   const std::string& undefined_message() const;
   bool boolean() const { return std::get<bool>(data_); }
-  Int integer() const;     // of an int or bool
-  double number() const;   // of any number
+  Int integer() const;    // of an int or bool
+  double number() const;  // of any number
   const Text& text() const;
   const List& list() const { return *std::get<std::shared_ptr<const List>>(data_); }
   const Dict& dict() const { return *std::get<std::shared_ptr<const Dict>>(data_); }
-  const std::shared_ptr<const Dict>& shared_dict() const { return std::get<std::shared_ptr<const Dict>>(data_); }
+  const std::shared_ptr<const Dict>& shared_dict() const {
+    return std::get<std::shared_ptr<const Dict>>(data_);
+  }
   const Range& range() const { return *std::get<std::shared_ptr<const Range>>(data_); }
   const DictView& view() const { return *std::get<std::shared_ptr<const DictView>>(data_); }
   Generator& generator() const { return *std::get<std::shared_ptr<Generator>>(data_); }
