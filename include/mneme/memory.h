@@ -22,7 +22,7 @@ class MNEME_API Lease {
 
   size_t bytes() const;
   // Grows or shrinks to new_bytes; `what` is a noun phrase for the message. Throws Error(kBudget), with the
-  // cap that would do, and keeps its old size if the growth does not fit. Not on an empty lease.
+  // cap that would do, and keeps its old size if the growth does not fit. Error(kInput) on an empty lease.
   void Resize(size_t new_bytes, std::string_view what);
 
   struct Impl;  // for the library's own files

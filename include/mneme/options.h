@@ -1,6 +1,8 @@
-// Options: plain data, and the same by name. Each field of the structs below has a row in one table, which
-// makes the command line and its help, requests, the report, the header of a state and the comparison on
-// restore: names mean the same everywhere, and a new option needs no new interface.
+// Options: plain data, and the same by name. What a user, a request or a state file can set has a row in one
+// table, which makes the command line and its help, the report, the header of a state and the comparison on
+// restore: names mean the same everywhere, and a new option needs no new interface. SettingTable() lists the
+// names: they are the short ones of the command line ("threads", "memory", "chunk", "kv_k", "pin",
+// "num_tokens", "stop"), not those of the fields.
 #pragma once
 
 #include <cstddef>
@@ -22,7 +24,7 @@ struct EngineOptions {
   size_t num_threads = 0;   // 0: all cores that the process may use
   size_t memory_bytes = 0;  // the cap for everything beside the weights; 0: half of what is free now
   int64_t max_rows = 512;   // most tokens in one pass through a model; fewer where their activations would
-                           // take more than a quarter of the cap
+                            // take more than a quarter of the cap
 };
 
 enum class PackMode : uint8_t {

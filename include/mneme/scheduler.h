@@ -19,9 +19,10 @@ namespace mneme {
 
 struct JobEvent {
   enum Kind : uint8_t {
-    kFed,     // num_fed tokens of the job are in the stream
-    kPiece,   // piece
-    kDone,    // result; reason kInterrupted where the job was stopped
+    kFed,    // num_fed tokens of the job are in the stream
+    kPiece,  // piece
+    kDone,   // result; reason kInterrupted where the job was stopped; kMaxTokens where there was no answer to
+             // write
     kFailed,  // error; the stream holds what was fed
   } kind;
   int64_t num_fed = 0;
@@ -36,11 +37,13 @@ struct Job {
   // throws Error(kInput).
   Session* session = nullptr;
   std::vector<TokenId> tokens = {};
-  // In place of tokens; one text, BOS first where the stream is empty and wants one.
+  // In place of tokens; one text, BOS first where the stream is empty and wants one. It is no part of
+  // text_bytes().
   std::vector<Segment> text = {};
   std::optional<GenerateOptions> generate = std::nullopt;
   StopToken stop = {};  // the job ends before the next call
-  // Called at the end of a Step, when the session is in order; it may Add. Must not throw. May be empty.
+  // Called at the end of a Step, when the session is in order; it may Add. What it throws comes out of that
+  // Step, once all others have heard. May be empty.
   std::function<void(const JobEvent&)> on_event = nullptr;
 };
 
@@ -55,8 +58,9 @@ class MNEME_API Scheduler {
   Scheduler(const Scheduler&) = delete;
   Scheduler& operator=(const Scheduler&) = delete;
 
-  // Throws Error(kInput) for a session that has a job or a Generation, or is of another model object, and
-  // for tokens outside the vocabulary; Error(kUnsupported) for text without a tokenizer. Nothing is added
+  // Feeds what is pending of the session's own text first. Throws as Session::FinishText; Error(kInput) for a
+  // job with tokens and text, for a session that has a job or a Generation, or is of another model object,
+  // and for tokens outside the vocabulary; Error(kUnsupported) for text without a tokenizer. Nothing is added
   // then.
   void Add(Job job);
   // One forward call: one row of each answer, the other rows shared by the prompts. Returns whether jobs are

@@ -86,7 +86,7 @@ class MNEME_API Generation {
 using RowCallback = std::function<void(int64_t index, std::span<const float> logits)>;
 
 // The natural logarithm of the probability of a token: the sum of the exponentials is taken in double
-// precision. NaN where the logits are not finite. Thread-safe.
+// precision. NaN where the logits are not finite. token: of the vocabulary. Thread-safe.
 MNEME_API double LogProbability(std::span<const float> logits, TokenId token);
 
 // Move-only. A session keeps its model alive; the thread rule is the engine's.
@@ -143,7 +143,7 @@ class MNEME_API Session {
   // Feed; text whose tokens the context refused waits, is part of a saved state, and is tried again by the
   // next call. Throws Error(kUnsupported) for a model without tokenizer.
   int64_t FeedText(std::string_view text, TextKind kind = TextKind::kPlain, StopToken stop = {});
-  // Ends the text: what is pending is fed. Generate and Feed call it themselves. Errors as Feed.
+  // Ends the text: what is pending is fed. Generate, Sample and Feed call it themselves. Errors as Feed.
   void FinishText();
   // Bytes that FeedText took since the start of the stream, and how many of them are pending. Saved with the
   // state, so that a run over a file can go on where it was.
@@ -153,15 +153,16 @@ class MNEME_API Session {
   uint64_t text_hash() const;
 
   // [vocab_size] after the last token; valid until the next change of the session. After Rewind the last
-  // token is run once more for them. Throws Error(kInput) on an empty stream.
+  // token is run once more for them. Throws Error(kInput) on an empty stream,
+  // Error(kFile) if the model's file changed: the last token has left the stream then. Does not end a text.
   std::span<const float> Logits();
   // Picks the next token; feeds nothing. Throws as Logits, Error(kInput) for logits that are NaN.
   TokenId Sample();
 
-  // Pauses, then sample and feed until something ends it. Text of tokens that belong to a stop string is not
-  // handed out, and they leave the stream, as far as it can go back. Throws Error(kInput) on an empty stream
-  // or if pauses do not fit into the window of the context, Error(kUnsupported) for what the model does not
-  // have.
+  // Pauses, then sample and feed until something ends it. Errors as FinishText. Text of tokens that belong to
+  // a stop string is not handed out, and they leave the stream, as far as it can go back. Throws
+  // Error(kInput) on an empty stream or if pauses do not fit into the window of the context,
+  // Error(kUnsupported) for what the model does not have.
   Generation Generate(const GenerateOptions& options = {});
   // Appends pauses: not seen by the repetition penalty. Ends between chunks at a stop. Errors as Generate.
   void FeedPauses(int64_t num_pauses, TokenId pause_token = -1, StopToken stop = {});
@@ -181,8 +182,9 @@ class MNEME_API Session {
   void SetNote(const std::string& name, const std::string& value);
   std::string note(const std::string& name) const;
 
-  // Writes everything that decides what comes next to `path`, atomically. Throws Error(kFile); the old file
-  // is untouched then.
+  // Writes everything that decides what comes next to `path`, atomically. In the middle of an answer that is
+  // what was fed: Generation::Settle feeds the token handed out last. So it is with Clone. Throws
+  // Error(kFile); the old file is untouched then.
   void Save(const std::string& path) const;
   // Becomes what was saved; stats() start anew. Model, tokenizer, products, context and its settings must be
   // those of the saved session: Error(kMismatch) names the one that differs; Error(kFile) for a file that is

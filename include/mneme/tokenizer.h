@@ -30,8 +30,8 @@ enum class TextKind : uint8_t { kPlain, kFormat };
 struct EncodeOptions {
   bool parse_special = false;  // text of control tokens ("<|im_end|>") and of what else the file's chat
                                // template writes becomes the token; otherwise it stays letters
-  bool add_bos = false;  // puts bos_id() first; ignored where there is none
-  bool add_eos = false;  // puts eos_id() last; ignored where there is none
+  bool add_bos = false;        // puts bos_id() first; ignored where there is none
+  bool add_eos = false;        // puts eos_id() last; ignored where there is none
 };
 
 struct DecodeOptions {

@@ -97,7 +97,7 @@ void Lease::Release() {
 size_t Lease::bytes() const { return impl_ == nullptr ? 0 : impl_->bytes; }
 
 void Lease::Resize(size_t new_bytes, std::string_view what) {
-  MNEME_CHECK(impl_ != nullptr);
+  if (impl_ == nullptr) Fail(ErrorKind::kInput, "an empty lease has no size to change ({})", what);
   if (new_bytes > impl_->bytes) impl_->budget->Take(impl_->tag, new_bytes - impl_->bytes, what);
   if (new_bytes < impl_->bytes) impl_->budget->Give(impl_->tag, impl_->bytes - new_bytes);
   impl_->bytes = new_bytes;

@@ -4,6 +4,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
 #include <functional>
 #include <limits>
 #include <map>
@@ -204,11 +208,18 @@ class ContextBench {
     BenchRow restore = NewRow("restore", depth);
     const std::unique_ptr<Session> session = At(depth, &save.reached);
     restore.reached = save.reached;
-    const std::string path = fmt::format("{}/mneme-bench-{}.state", settings_.state_folder, ::getpid());
+    std::string folder = settings_.state_folder + "/mneme-bench-XXXXXX";
+    if (::mkdtemp(folder.data()) == nullptr) {
+      Fail(ErrorKind::kFile, "{}: cannot be made: {}", folder, std::strerror(errno));
+    }
     struct Removal {
-      const std::string& path;
-      ~Removal() { ::unlink(path.c_str()); }
-    } const removal{path};
+      const std::string& folder;
+      ~Removal() {
+        std::error_code ignored;
+        std::filesystem::remove_all(folder, ignored);
+      }
+    } const removal{folder};
+    const std::string path = folder + "/state";
     std::vector<double> save_seconds, restore_seconds;
     for (int64_t i = 0; i <= settings_.num_repeats && !settings_.stop.stop_requested(); ++i) {
       Clock::time_point start = Clock::now();

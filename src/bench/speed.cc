@@ -4,6 +4,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <limits>
 #include <utility>
@@ -128,17 +131,22 @@ class DepthWalk {
 
   // A state that cannot be written (the folder is full, say) costs that one figure.
   void MeasureState(SpeedPoint* point) const {
-    const std::filesystem::path path =
-        std::filesystem::path(settings_.temporary_folder) / fmt::format("mneme-speed-{}.state", ::getpid());
+    // A folder of its own, with a name that nobody can have planted a link under.
+    std::string folder = settings_.temporary_folder + "/mneme-speed-XXXXXX";
+    if (::mkdtemp(folder.data()) == nullptr) {
+      point->disk_note = fmt::format("no size of the state on disk: {}: {}", folder, std::strerror(errno));
+      return;
+    }
     std::error_code error;
     try {
-      session_->Save(path.string());
+      const std::string path = folder + "/state";
+      session_->Save(path);
       point->disk_bytes = static_cast<size_t>(std::filesystem::file_size(path, error));
     } catch (const Error& failure) {
       if (failure.kind() == ErrorKind::kInterrupted) throw;
       point->disk_note = fmt::format("no size of the state on disk: {}", failure.what());
     }
-    std::filesystem::remove(path, error);
+    std::filesystem::remove_all(folder, error);
   }
 
   const Model& model_;

@@ -21,8 +21,8 @@
 #include "bench/report.h"
 #include "bench/tokenizer.h"
 #include "cli/console/console.h"
-#include "cli/options.h"
 #include "cli/console/signals.h"
+#include "cli/options.h"
 #include "cli/stream.h"
 #include "cli/verbs.h"
 #include "eval/report/html.h"
@@ -137,7 +137,7 @@ void WritePlot(const BenchArguments& arguments, Plot plot) {
 
 int Speed(const BenchArguments& arguments) {
   for (const std::string& also : arguments.also) ParseSeries(also);  // mistakes show before the measurement
-  CheckOutputs({arguments.svg_path});
+  CheckOutputs({arguments.svg_path}, InputsOf(arguments.model));
   const std::vector<int64_t> depths = ParseList(arguments.depths, "--depth", true);
   std::vector<int64_t> thread_counts = {static_cast<int64_t>(arguments.model.engine.num_threads)};
   if (!arguments.threads.empty()) thread_counts = ParseList(arguments.threads, "--threads", false);

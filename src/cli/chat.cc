@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <deque>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
@@ -16,8 +17,8 @@
 #include "cli/chat_text.h"
 #include "cli/console/console.h"
 #include "cli/console/line_editor.h"
-#include "cli/options.h"
 #include "cli/console/signals.h"
+#include "cli/options.h"
 #include "cli/state_file.h"
 #include "cli/stream.h"
 #include "cli/verbs.h"
@@ -303,6 +304,12 @@ bool Chat::Command(const std::string& line) {
     if (name == "/load") {
       Load(argument);
     } else {
+      for (const std::string& input : InputsOf(arguments_.model)) {
+        std::error_code ignored;
+        if (std::filesystem::equivalent(argument, input, ignored)) {
+          Fail(ErrorKind::kInput, "/save: {} is the model, and would be written over", argument);
+        }
+      }
       session().Save(argument);
       Say(fmt::format("saved to {}", argument));
     }

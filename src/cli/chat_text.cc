@@ -84,6 +84,15 @@ ChatText::ChatText(const Tokenizer& tokenizer, const ChatTemplate& format, std::
   turn_ = RenderTurn(renderer, std::move(segments));
 }
 
+void ChatText::GoOn(bool model_wrote_end) {
+  ChatRenderer renderer = MakeRenderer(tokenizer_, format_);
+  std::vector<Segment> said_before, segments;
+  renderer.Add({ChatRole::kUser, "said before"}, &said_before);
+  renderer.EndReply(model_wrote_end, &segments);
+  turn_ = RenderTurn(renderer, std::move(segments));
+  encoder_ = StreamEncoder(tokenizer_, {.parse_special = true});
+}
+
 size_t ChatText::num_head_tokens() const {
   return EncodeSegments(tokenizer_, turn_.head, tokenizer_.adds_bos()).size();
 }

@@ -39,6 +39,10 @@ class ChatText {
  public:
   ChatText(const Tokenizer& tokenizer, const ChatTemplate& format, std::string_view system);
 
+  // The stream holds a conversation already: this is its next turn, behind the end that its last reply is
+  // owed (or has written itself), without BOS and system text. Before Begin.
+  void GoOn(bool model_wrote_end);
+
   const ChatTemplate& format() const { return format_; }
   // Tokens that the message begins with: system text and all.
   size_t num_head_tokens() const;

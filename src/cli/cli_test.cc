@@ -673,8 +673,9 @@ TEST_F(CliTest, ChatCommandsFromAPipe) {
 TEST_F(CliTest, ACutReplyGetsItsEndAlsoFromAState) {
   MNEME_REQUIRE_MODEL(model);
   const auto chat = [&](const std::string& state, const std::string& lines) {
-    const Outcome outcome =
-        RunProgram({"chat", model, "--template", "chatml", "-n", "6", "--state", Path(state)}, lines);
+    const Outcome outcome = RunProgram({"chat", model, "--template", "chatml", "-n", "6", "--context",
+                                        "sinks:window=200", "--state", Path(state)},
+                                       lines);
     EXPECT_EQ(outcome.code, 0) << outcome.err;
   };
   chat("whole", "Hello\nAgain\n/quit\n");
@@ -683,6 +684,44 @@ TEST_F(CliTest, ACutReplyGetsItsEndAlsoFromAState) {
   chat("loaded", "Hello\n/save " + Path("v") + "\n/load " + Path("v") + "\nAgain\n/rewind\nAgain\n/quit\n");
   EXPECT_TRUE(ReadAll(Path("whole")) == ReadAll(Path("parts")));
   EXPECT_TRUE(ReadAll(Path("whole")) == ReadAll(Path("loaded")));
+  // `run --chat` holds the same conversation, a message at a time.
+  for (const char* message : {"Hello", "Again"}) {
+    const Outcome outcome =
+        RunProgram({"run", model, "--chat", "--template", "chatml", "-n", "6", "--max-rewind", "256",
+                    "--context", "sinks:window=200", "-p", message, "--state", Path("run")});
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+  }
+  EXPECT_TRUE(ReadAll(Path("whole")) == ReadAll(Path("run")));
+}
+
+// A result never goes where a verb reads from.
+TEST_F(CliTest, WhatIsReadIsNotWrittenOver) {
+  const std::string model = Path("m.gguf"), text = Path("text.txt");
+  ASSERT_EQ(RunProgram({"convert", "--random", "tiny", model}).code, 0);
+  std::ofstream(text) << "Once upon a time there was a cat.\n";
+  const std::string model_bytes = ReadAll(model), text_bytes = ReadAll(text);
+  const std::vector<std::vector<std::string>> commands = {
+      {"eval", "perplexity", model, "-f", text, "--html", model},
+      {"eval", "perplexity", model, "-f", text, "--json", text},
+      {"eval", "passkey", model, "--lengths", "200", "--html", model},
+      {"eval", "speed", model, "--depth", "0", "--html", model},
+      {"eval", "summary", model, "-f", text, "--out", model},
+      {"eval", "logits", model, "--ids", text, "--out", model},
+      {"bench", model, "--svg", model},
+      {"convert", model, model},
+      {"tokenize", model, "-p", "hello", "--ids-out", model},
+      {"tokenize", model, "-f", text, "--ids-out", text},
+      {"run", model, "-f", text, "-n", "1", "--report", model},
+      {"run", model, "-f", text, "-n", "1", "--state", text},
+  };
+  for (const auto& command : commands) {
+    const Outcome outcome = RunProgram(command);
+    EXPECT_NE(outcome.code, 0) << command[0] << " " << command[1];
+    EXPECT_NE(outcome.err.find("would be written over"), std::string::npos) << outcome.err;
+  }
+  RunProgram({"chat", model, "-n", "1"}, "/save " + model + "\n/quit\n");
+  EXPECT_TRUE(ReadAll(model) == model_bytes);
+  EXPECT_TRUE(ReadAll(text) == text_bytes);
 }
 
 TEST_F(CliTest, ABaseModelChatsInPlainTurns) {

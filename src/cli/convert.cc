@@ -13,8 +13,8 @@
 #include "base/progress.h"
 #include "base/text/units.h"
 #include "cli/console/console.h"
-#include "cli/options.h"
 #include "cli/console/signals.h"
+#include "cli/options.h"
 #include "cli/verbs.h"
 
 namespace mneme::cli {
@@ -48,7 +48,8 @@ int Convert(const ConvertArguments& arguments) {
   }
   if (arguments.random.empty() && arguments.seed)
     FailUsage("--seed is of random weights: it needs --random SHAPE");
-  CheckOutputs({arguments.paths.back()});
+  CheckOutputs({arguments.paths.back()},
+               {arguments.random.empty() ? arguments.paths.front() : "", arguments.tokenizer});
   const Engine engine = MakeEngine({.num_threads = arguments.num_threads});
   const std::string& out = arguments.paths.back();
   ConsoleProgress progress(arguments.random.empty() ? "converting" : "writing");

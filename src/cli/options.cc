@@ -8,11 +8,11 @@
 #include <cstring>
 
 #include "base/error.h"
-#include "base/text/fields.h"
 #include "base/files/file.h"
 #include "base/message.h"
-#include "base/types.h"
+#include "base/text/fields.h"
 #include "base/text/units.h"
+#include "base/types.h"
 
 namespace mneme::cli {
 namespace {
@@ -149,6 +149,12 @@ std::string_view HintForOption(std::string_view option) {
   return {};
 }
 
+std::vector<std::string> InputsOf(const ModelArguments& arguments, std::vector<std::string> more) {
+  more.push_back(ModelPath(arguments.path));
+  more.push_back(arguments.options.tokenizer);
+  return more;
+}
+
 std::string ModelPath(const std::string& given) {
   if (!given.empty()) return given;
   const std::string folder = ProgramFolder();
@@ -187,6 +193,18 @@ Engine MakeEngine(const EngineOptions& threads, const EngineOptions& rest) {
         engine.num_threads(), engine.options().num_threads);
   }
   return engine;
+}
+
+ContextChoice ChooseShared(const Model& model, SessionOptions options, size_t num_sessions) {
+  if (num_sessions < 2) return ChooseContext(model, options);
+  options.memory_bytes = model.engine().options().memory_bytes / 4 * 3 / num_sessions;
+  try {
+    return ChooseContext(model, options);
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::kBudget) throw;
+    options.memory_bytes = 0;
+    return ChooseContext(model, options);
+  }
 }
 
 std::string CapText(const Engine& engine, const EngineOptions& asked) {

@@ -11,6 +11,7 @@
 #include "mneme/engine.h"
 #include "mneme/model.h"
 #include "mneme/options.h"
+#include "mneme/plan.h"
 
 namespace mneme::cli {
 
@@ -54,6 +55,9 @@ std::string ContextHelp();
 // What an option that other programs have is called here; empty if it is none that is known.
 std::string_view HintForOption(std::string_view option);
 
+// What a verb reads, for CheckOutputs: model, tokenizer, and what else is named.
+std::vector<std::string> InputsOf(const ModelArguments& arguments, std::vector<std::string> more = {});
+
 // The model file that is meant: `given`, or the model that ships with the program. Throws Error(kInput), with
 // where it was looked for, if neither is there.
 std::string ModelPath(const std::string& given);
@@ -64,11 +68,15 @@ SessionOptions OptionsFor(const SessionArguments& arguments, const std::string& 
 // The engine of a verb: threads of the one, cap and chunk of the other. Says so if the system gave fewer
 // threads than were asked for.
 Engine MakeEngine(const EngineOptions& threads, const EngineOptions& rest = {});
+// The context of one of num_sessions that are there at the same time: what is left open is chosen for an
+// equal part of what activations leave of the cap. One that was named with all its keys may need more, and is
+// seen when it is made.
+ContextChoice ChooseShared(const Model& model, SessionOptions options, size_t num_sessions);
 // "256 MiB" or "5.2 GiB, half of the free memory; --memory sets another".
 std::string CapText(const Engine& engine, const EngineOptions& asked);
 
 // The tokenizer of `model` (a model, or a file with only a vocabulary), or `tokenizer_path` if it is not
-// empty. Costs no model: only the vocabulary is read. Throws as the loaders in tokenizer/tokenizer.h do.
+// empty. Costs no model: only the vocabulary is read. Throws as the loaders in mneme/tokenizer.h do.
 Tokenizer OpenTokenizer(const std::string& model, const std::string& tokenizer_path);
 
 }  // namespace mneme::cli

@@ -13,11 +13,11 @@
 #include "base/text/units.h"
 #include "cli/chat_text.h"
 #include "cli/console/console.h"
+#include "cli/console/signals.h"
 #include "cli/ids.h"
 #include "cli/input.h"
 #include "cli/options.h"
 #include "cli/run_report.h"
-#include "cli/console/signals.h"
 #include "cli/state_file.h"
 #include "cli/stream.h"
 #include "cli/verbs.h"
@@ -50,12 +50,6 @@ struct RunArguments {
   bool resume = false;
   bool quiet = false;
 };
-
-std::vector<std::string> InputPaths(const RunArguments& arguments) {
-  std::vector<std::string> paths = arguments.files;
-  paths.push_back(arguments.model.path);
-  return paths;
-}
 
 double SecondsSince(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -112,7 +106,7 @@ void Run::Open() {
   StreamSettings settings(arguments_.context);
   settings.state = arguments_.state;
   if (!arguments_.ids) input_ = std::make_unique<InputFiles>(arguments_.files, UserStop());
-  CheckOutputs({arguments_.state, arguments_.report}, InputPaths(arguments_));
+  CheckOutputs({arguments_.state, arguments_.report}, InputsOf(arguments_.model, arguments_.files));
   state_ = std::make_unique<StateFile>(arguments_.state, arguments_.save_every);
   opened_ = std::make_unique<OpenedModel>(arguments_.model, arguments_.context.engine,
                                           /*load_tokenizer=*/true, arguments_.state);
@@ -128,7 +122,6 @@ void Run::Open() {
       if (!note.empty()) Say("chat: " + note);
       chat_ = std::make_unique<ChatText>(tokenizer, format, system_);
     }
-    settings.options.add_bos = chat_ == nullptr;
     if (arguments_.pin_system) {
       settings.options.num_pinned = std::max<int64_t>(
           settings.options.num_pinned,
@@ -148,6 +141,11 @@ void Run::Open() {
   }
   stream_ = std::make_unique<Stream>(model, settings);
   num_restored_ = stream_->session.num_tokens();
+  if (chat_ && stream_->is_restored) {
+    const std::vector<TokenId> recent = stream_->session.RecentTokens();
+    const Tokenizer& tokenizer = model.tokenizer();
+    chat_->GoOn(!recent.empty() && tokenizer.is_eog(recent.back()));
+  }
   stream_->Bind("--system", SystemNote(arguments_.system));
   stream_->Bind("--pin-system", arguments_.pin_system ? "true" : "");
   if (chat_) stream_->Bind("--template", std::string(chat_->format().name), /*may_come_later=*/true);
@@ -315,6 +313,9 @@ void Run::Generate() {
 
 void Run::SaveState() {
   const Session& session = stream_->session;
+  // A new stream that was stopped before it read anything is none: the next run chooses its context anew.
+  if (StopRequested() && !stream_->is_restored && session.num_tokens() == 0 && session.text_bytes() == 0)
+    return;
   // What failed before it read anything has nothing to add to the state that is there.
   if (!state_->is_named() || (!failures_.empty() && session.num_tokens() == num_restored_)) return;
   state_->Save(session);
@@ -379,8 +380,9 @@ int Run::End() const {
   if (!failures_.empty()) return kExitError;
   if (!StopRequested()) return 0;
   PrintMessage("mneme: interrupted after {} tokens{}\n", FormatCount(stream_->session.num_tokens()),
-               state_->is_named() ? "; the same command with --resume goes on from there"
-                                  : "; nothing was saved (--state FILE saves)");
+               state_->is_named() && (chat_ || arguments_.ids) ? "; they are saved"
+               : state_->is_named() ? "; the same command with --resume goes on from there"
+                                    : "; nothing was saved (--state FILE saves)");
   return kExitInterrupted;
 }
 

@@ -14,9 +14,9 @@
 #include "base/text/units.h"
 #include "base/text/utf8.h"
 #include "cli/console/console.h"
+#include "cli/console/signals.h"
 #include "cli/ids.h"
 #include "cli/options.h"
-#include "cli/console/signals.h"
 #include "cli/verbs.h"
 #include "mneme/tokenizer.h"
 
@@ -136,6 +136,9 @@ int Decode(const Tokenizer& tokenizer, const TokenizeArguments& arguments) {
 }
 
 int Tokenize(TokenizeArguments arguments) {
+  std::vector<std::string> inputs = arguments.files;
+  inputs.push_back(arguments.tokenizer.empty() ? ModelPath(arguments.model) : arguments.tokenizer);
+  CheckOutputs({arguments.ids_out}, inputs);
   const Tokenizer tokenizer = OpenTokenizer(arguments.model, arguments.tokenizer);
   if (arguments.files.empty() && arguments.prompt.empty()) arguments.files.push_back("-");
   return arguments.decode ? Decode(tokenizer, arguments) : Encode(tokenizer, arguments);

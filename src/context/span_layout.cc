@@ -127,7 +127,8 @@ SpanContext::SpanContext(const SpanContext& origin)
     Layer copy{.rope = layer.rope, .tracks = {}};
     for (const std::optional<LayerTrack>& track : layer.tracks) {
       copy.tracks.emplace_back();
-      if (track.has_value()) copy.tracks.back().emplace(track->plan, track->table.Share(), track->pool);
+      if (track.has_value())
+        copy.tracks.back().emplace(LayerTrack{track->plan, track->table.Share(), track->pool});
     }
     layers_.push_back(std::move(copy));
   }
@@ -148,8 +149,8 @@ void SpanContext::MakeTables() {
         pool = pools_.end() - 1;
       }
       if (plan->is_bounded()) pool->num_fixed += plan->NumBlocks(settings_);
-      layer.tracks.back().emplace(*plan, BlockTable(pool->blocks, plan->keep_first),
-                                  static_cast<size_t>(pool - pools_.begin()));
+      layer.tracks.back().emplace(LayerTrack{*plan, BlockTable(pool->blocks, plan->keep_first),
+                                             static_cast<size_t>(pool - pools_.begin())});
     }
     layers_.push_back(std::move(layer));
   }

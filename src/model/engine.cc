@@ -9,7 +9,14 @@ namespace {
 // Where the machine does not say what is free.
 constexpr size_t kSomeBytes = size_t{4} << 30;
 
+constexpr size_t kMostThreads = 1024;
+constexpr int64_t kMostRows = 65536;
+
 EngineOptions InForce(EngineOptions options) {
+  if (options.max_rows > kMostRows) {
+    Fail(ErrorKind::kInput, "a pass through the model has {} tokens; it takes at most {}", options.max_rows,
+         kMostRows);
+  }
   if (options.max_rows < 1) {
     Fail(ErrorKind::kInput, "a pass through the model has {} tokens; it must have at least 1",
          options.max_rows);
@@ -21,10 +28,17 @@ EngineOptions InForce(EngineOptions options) {
   return options;
 }
 
+size_t CheckThreads(size_t num_threads) {
+  if (num_threads > kMostThreads) {
+    Fail(ErrorKind::kInput, "{} threads were asked for; at most {} are taken", num_threads, kMostThreads);
+  }
+  return num_threads;
+}
+
 }  // namespace
 
 Engine::Impl::Impl(const EngineOptions& given)
-    : device(given.num_threads), options(InForce(given)), budget(options.memory_bytes) {
+    : device(CheckThreads(given.num_threads)), options(InForce(given)), budget(options.memory_bytes) {
   options.num_threads = device.pool().num_threads_asked();
 }
 

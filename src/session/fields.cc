@@ -250,11 +250,11 @@ void CheckOptions(const Options& options) {
   Visit(checker, copy);
 }
 
-#define MNEME_OPTIONS(Options)                                                  \
-  template MNEME_API std::vector<SettingInfo> SettingsOf(const Options&);       \
-  template MNEME_API void Apply(std::span<const Setting>, Options*);            \
-  template MNEME_API bool ApplyOne(const Setting&, std::string_view, Options*); \
-  template MNEME_API std::vector<Setting> ValuesOf(const Options&);             \
+#define MNEME_OPTIONS(Options)                                        \
+  template std::vector<SettingInfo> SettingsOf(const Options&);       \
+  template void Apply(std::span<const Setting>, Options*);            \
+  template bool ApplyOne(const Setting&, std::string_view, Options*); \
+  template std::vector<Setting> ValuesOf(const Options&);             \
   template void CheckOptions(const Options&);
 MNEME_OPTIONS(EngineOptions)
 MNEME_OPTIONS(ModelOptions)

@@ -71,12 +71,25 @@ TEST(Fields, WrongSettingsAreNamedAndChangeNothing) {
   EXPECT_NE(message({{"context", "sinks:windw=5"}}).find("windw"), std::string::npos);
   EXPECT_NE(message({{"special", "yes"}}).find("special"), std::string::npos);
   EXPECT_EQ(ValuesOf(options), before);
+  options.sampler.temperature = 0.8f;
+  Apply(std::vector<Setting>{{"temperature", "1e-50"}},
+        &options);  // too small for a float is zero, not what was
+  EXPECT_EQ(options.sampler.temperature, 0.0f);
   Apply(std::vector<Setting>{{"temp", "0.5"}, {"kv", "q8_0"}}, &options);  // other names, and one for two
   EXPECT_EQ(options.sampler.temperature, 0.5f);
   EXPECT_EQ(options.values, Encoding::kQ8_0);
   Apply(std::vector<Setting>{{"kv", "f32,q4_0"}}, &options);
   EXPECT_EQ(options.keys, Encoding::kF32);
   EXPECT_EQ(options.values, Encoding::kQ4_0);
+}
+
+TEST(Fields, EnginesRefuseWhatNoMachineHas) {
+  for (const EngineOptions& options :
+       {EngineOptions{.num_threads = SIZE_MAX}, EngineOptions{.num_threads = 5000},
+        EngineOptions{.num_threads = 1, .max_rows = INT64_MAX},
+        EngineOptions{.num_threads = 1, .max_rows = 0}}) {
+    EXPECT_NE(ErrorOf(ErrorKind::kInput, [&] { Engine{options}; }), "(no error)");
+  }
 }
 
 // ---- beside a state

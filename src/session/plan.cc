@@ -132,6 +132,7 @@ void FillRow(const LoadedModel& model, const SessionOptions& options, const Cont
 }  // namespace
 
 std::vector<PlanRow> PlanRun(const Model& model, const SessionOptions& options, const SpeedEstimate* speed) {
+  CheckOptions(options);
   const LoadedModel& loaded = *model.impl()->loaded;
   const SessionLimits limits = LimitsOf(model);
   std::vector<PlanRow> rows;

@@ -46,11 +46,11 @@ TEST(PlanTest, ARunThatResolvesUnderACapFitsUnderIt) {
       EXPECT_EQ(session.options().max_rewind, 20);
       session.Feed(TestTokens(*model.impl()->loaded, 700));
       EXPECT_LE(model.engine().memory().peak_bytes, cap);
-      // Another finds what is left, or is refused with the cap that would do.
+      // Another finds what is left, or is refused with what is lacking.
       try {
         const Session second(model, TestOptions(context));
       } catch (const Error& error) {
-        EXPECT_NE(std::string(error.what()).find("--memory at least"), std::string::npos) << error.what();
+        EXPECT_NE(std::string(error.what()).find("are lacking"), std::string::npos) << error.what();
       }
       EXPECT_LE(model.engine().memory().peak_bytes, cap);
     }
@@ -86,6 +86,46 @@ TEST(PlanTest, ASessionStaysWithinItsShare) {
   const size_t begin = at + before.size();
   options.memory_bytes = ParseBytes(refusal.substr(begin, refusal.find(',', begin) - begin), "share");
   EXPECT_NO_THROW(Session(model, options)) << refusal;
+}
+
+// Also of a context that grows the first chunk must fit, and the cap that is named is one that does.
+TEST(PlanTest, AContextThatGrowsIsRefusedByTheSameRule) {
+  MNEME_REQUIRE_DATA(data);
+  const auto after = [](const std::string& message, const std::string& before) {
+    const size_t at = message.find(before);
+    EXPECT_NE(at, std::string::npos) << message;
+    const size_t begin = at + before.size();
+    return ParseBytes(message.substr(begin, message.find(',', begin) - begin), "bytes");
+  };
+  SessionOptions options = TestOptions("dense");
+  const Model small = TestModelUnder(data, 1024);
+  const size_t cap =
+      after(ErrorOf(ErrorKind::kBudget, [&] { Session(small, options); }), "--memory at least ");
+  EXPECT_EQ(small.engine().memory().used_bytes, 0u);
+  const Model model = TestModelUnder(data, cap);
+  Session session(model, options);
+  session.Feed(TestTokens(*model.impl()->loaded, static_cast<size_t>(session.max_rows())));
+  // The same of a share.
+  const Model wide = TestModelUnder(data, size_t{256} << 20);
+  options.memory_bytes = 100;
+  options.memory_bytes =
+      after(ErrorOf(ErrorKind::kBudget, [&] { Session(wide, options); }), "it needs at least ");
+  Session shared(wide, options);
+  shared.Feed(TestTokens(*wide.impl()->loaded, static_cast<size_t>(shared.max_rows())));
+}
+
+TEST(PlanTest, ActivationsFollowTheCapOnceNobodyHasThem) {
+  MNEME_REQUIRE_DATA(data);
+  const Model model = TestModelUnder(data, size_t{24} << 20);
+  {
+    const Lease taken = model.engine().Reserve(size_t{6} << 20, "something of the application");
+    EXPECT_EQ(Session(model, TestOptions("sinks:window=60")).max_rows(),
+              512);  // they take less than a quarter
+    const Lease more = model.engine().Reserve(size_t{14} << 20, "nearly all the rest");
+    EXPECT_NE(ErrorOf(ErrorKind::kBudget, [&] { Session(model, TestOptions("sinks:window=2000")); }),
+              "(no error)");
+  }
+  EXPECT_EQ(Session(model, TestOptions("sinks:window=60")).max_rows(), 512);
 }
 
 TEST(PlanTest, WhatCannotFitIsRefusedWithTheNumberThatWouldDo) {

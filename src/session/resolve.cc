@@ -14,22 +14,52 @@ namespace {
 // Below this many rows a chunk no longer saves much memory.
 constexpr int64_t kSmallestChunk = 16;
 
-int64_t RowsUnder(const LoadedModel& model, const SessionLimits& limits, size_t other_bytes) {
+int64_t RowsUnder(const LoadedModel& model, const SessionLimits& limits, size_t own_bytes) {
   if (limits.rows_are_made) return limits.max_rows;
   int64_t rows = limits.max_rows;
-  const auto takes = [&] { return SaturatingAdd(Runner::ScratchBytes(model, rows, 0), other_bytes); };
+  const auto takes = [&] { return SaturatingAdd(Runner::ScratchBytes(model, rows, 0), own_bytes); };
   while (rows > kSmallestChunk && takes() > limits.cap_bytes / 4) rows = std::max(rows / 2, kSmallestChunk);
   return rows;
+}
+
+// Throws Error(kBudget) if the session would take more than its share or than what is left of the cap.
+void CheckFits(const LoadedModel& model, const SessionOptions& options, const SessionLimits& limits,
+               const ContextSettings& settings) {
+  // Of what grows with a stream of unknown length the first chunk must fit.
+  ContextBytes context =
+      PeakContextBytes(model.context_shape(), settings, options.expected_tokens, limits.num_threads);
+  std::string num_tokens =
+      options.expected_tokens < 0 ? "any number of" : FormatCount(options.expected_tokens);
+  if (context.kv_bytes == SIZE_MAX) {
+    context = PeakContextBytes(model.context_shape(), settings, settings.max_chunk, limits.num_threads);
+    num_tokens = "its first " + FormatCount(settings.max_chunk);
+  }
+  const size_t own_bytes = OwnBytes(model, options);
+  const size_t session_bytes = SaturatingAdd(context.total(), own_bytes);
+  if (options.memory_bytes != 0 && session_bytes > options.memory_bytes) {
+    Fail(ErrorKind::kBudget,
+         "context {} needs {} for {} tokens, and the session's share of the memory cap is {}", settings.spec,
+         FormatBytes(session_bytes), num_tokens, FormatBytes(options.memory_bytes));
+  }
+  const size_t rows_bytes = Runner::ScratchBytes(model, settings.max_chunk, limits.num_threads);
+  const size_t rest_bytes = SaturatingAdd(own_bytes, limits.used_bytes);
+  const size_t scratch_bytes = SaturatingAdd(context.scratch_bytes, rows_bytes);
+  const size_t total = SaturatingAdd(SaturatingAdd(context.kv_bytes, scratch_bytes), rest_bytes);
+  if (total <= limits.cap_bytes) return;
+  Fail(ErrorKind::kBudget,
+       "context {} needs {} for {} tokens ({} for keys and values, {} for activations, {} for the rest), "
+       "and the memory cap is {}",
+       settings.spec, FormatBytes(total), num_tokens, FormatBytes(context.kv_bytes),
+       FormatBytes(scratch_bytes), FormatBytes(rest_bytes), FormatBytes(limits.cap_bytes));
 }
 
 // Throws Error(kBudget) with what does not fit, without the cap that would do.
 ResolvedContext ResolveUnder(const LoadedModel& model, const SessionOptions& options,
                              const SessionLimits& limits) {
   const size_t own_bytes = OwnBytes(model, options);
-  const size_t other_bytes = SaturatingAdd(own_bytes, limits.used_bytes);
-  const int64_t rows = RowsUnder(model, limits, other_bytes);
-  const size_t fixed_bytes =
-      SaturatingAdd(Runner::ScratchBytes(model, rows, limits.num_threads), other_bytes);
+  const int64_t rows = RowsUnder(model, limits, own_bytes);
+  const size_t fixed_bytes = SaturatingAdd(Runner::ScratchBytes(model, rows, limits.num_threads),
+                                           SaturatingAdd(own_bytes, limits.used_bytes));
   size_t left_bytes = limits.cap_bytes > fixed_bytes ? limits.cap_bytes - fixed_bytes : 0;
   const size_t share_bytes = options.memory_bytes == 0 ? SIZE_MAX : options.memory_bytes;
   left_bytes = std::min(left_bytes, share_bytes > own_bytes ? share_bytes - own_bytes : 0);
@@ -42,26 +72,7 @@ ResolvedContext ResolveUnder(const LoadedModel& model, const SessionOptions& opt
     Fail(ErrorKind::kBudget, "{} (of the memory cap of {}; activations and buffers take {})", error.what(),
          FormatBytes(limits.cap_bytes), FormatBytes(fixed_bytes));
   }
-  const SessionBytes bytes =
-      PeakSessionBytes(model, options, resolved.settings, options.expected_tokens, limits.num_threads);
-  if (bytes.kv_bytes == SIZE_MAX) return resolved;
-  const std::string num_tokens =
-      options.expected_tokens < 0 ? "any number of" : FormatCount(options.expected_tokens);
-  const size_t session_bytes = SaturatingAdd(bytes.kv_bytes, bytes.other_bytes);
-  if (session_bytes > share_bytes) {
-    Fail(ErrorKind::kBudget,
-         "context {} needs {} for {} tokens, and the session's share of the memory cap is {}",
-         resolved.settings.spec, FormatBytes(session_bytes), num_tokens, FormatBytes(share_bytes));
-  }
-  const size_t total = SaturatingAdd(bytes.total(), limits.used_bytes);
-  if (total > limits.cap_bytes) {
-    Fail(ErrorKind::kBudget,
-         "context {} needs {} for {} tokens ({} for keys and values, {} for activations, {} for the rest), "
-         "and the memory cap is {}",
-         resolved.settings.spec, FormatBytes(total), num_tokens, FormatBytes(bytes.kv_bytes),
-         FormatBytes(bytes.scratch_bytes), FormatBytes(SaturatingAdd(bytes.other_bytes, limits.used_bytes)),
-         FormatBytes(limits.cap_bytes));
-  }
+  CheckFits(model, options, limits, resolved.settings);
   return resolved;
 }
 
@@ -105,9 +116,11 @@ SessionLimits LimitsOf(const Model& model) {
                        .max_rows = engine.options.max_rows,
                        .num_threads = engine.device.num_threads()};
   if (const auto& runner = model.impl()->runner) {
-    limits.max_rows = runner->max_rows();
-    limits.rows_are_made = true;
     limits.used_bytes -= runner->reserved_bytes();
+    if (runner.use_count() > 1) {  // else no session has them, and they can be made anew
+      limits.max_rows = runner->max_rows();
+      limits.rows_are_made = true;
+    }
   }
   return limits;
 }
@@ -144,13 +157,19 @@ ResolvedContext ResolveSession(const LoadedModel& model, const SessionOptions& o
     return ResolveUnder(model, options, limits);
   } catch (const Error& error) {
     if (error.kind() != ErrorKind::kBudget) throw;
-    // Under another cap the activations are made anew.
+    // The cap that would do. Where others are, they would be larger under it too: then what is lacking now.
     SessionLimits tried = limits;
-    tried.rows_are_made = false;
     const size_t enough = CapThatWouldDo(limits.cap_bytes, [&](size_t cap_bytes) {
       tried.cap_bytes = cap_bytes;
       return Resolves(model, options, tried);
     });
+    if (enough != 0 && limits.rows_are_made) {
+      Fail(ErrorKind::kBudget,
+           "{}: {} are lacking beside the sessions that are there; end one, give more --memory, or choose a "
+           "smaller "
+           "context",
+           error.what(), FormatBytesUp(enough - limits.cap_bytes));
+    }
     if (enough != 0) {
       Fail(ErrorKind::kBudget, "{}: give --memory at least {}, or choose a smaller context", error.what(),
            FormatBytesUp(enough));

@@ -1,6 +1,7 @@
 #include "mneme/scheduler.h"
 
 #include <algorithm>
+#include <exception>
 #include <utility>
 
 #include "session/answer/generation.h"
@@ -115,6 +116,10 @@ Scheduler::~Scheduler() = default;
 size_t Scheduler::num_jobs() const { return impl_->jobs.size(); }
 
 void Scheduler::Add(Job job) {
+  if (job.session == nullptr) mneme::Fail(ErrorKind::kInput, "a job needs a session");
+  if (!job.tokens.empty() && !job.text.empty()) {
+    mneme::Fail(ErrorKind::kInput, "a job feeds tokens or text, and this one has both");
+  }
   Session::Impl& session = job.session->impl();
   session.CheckFree();
   if (session.model.impl() != impl_->model.impl()) {
@@ -140,6 +145,10 @@ void Scheduler::Impl::Guarded(const std::shared_ptr<RunningJob>& job, const Fn& 
     step();
   } catch (const Error& error) {
     Fail(job, error);
+  } catch (const std::exception& error) {  // of a filter, say: the others must not suffer from it
+    Fail(job, Error(ErrorKind::kInput, error.what()));
+  } catch (...) {
+    Fail(job, Error(ErrorKind::kInput, "something was thrown that is no exception"));
   }
 }
 
@@ -257,11 +266,17 @@ void Scheduler::Impl::Run() {
 void Scheduler::Impl::Deliver() {
   // A callback may add jobs, and so must not see a list that is being walked.
   const std::vector<Event> now = std::exchange(events, {});
+  std::exception_ptr first;
   for (const Event& event : now) {
     JobEvent said = event.event;
     said.error = event.error ? &*event.error : nullptr;
-    event.job->job.on_event(said);
+    try {
+      event.job->job.on_event(said);
+    } catch (...) {  // others are waiting for theirs
+      if (first == nullptr) first = std::current_exception();
+    }
   }
+  if (first != nullptr) std::rethrow_exception(first);
 }
 
 }  // namespace mneme

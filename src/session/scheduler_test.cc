@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <optional>
+#include <stdexcept>
 
 #include "session/session_test_util.h"
 
@@ -285,6 +286,65 @@ TEST_F(SchedulerTest, ASessionMayMoveOrGoWhileItAnswers) {
   }
   EXPECT_EQ(log.ids, expected.ids);
   EXPECT_EQ(ids, expected.ids);
+}
+
+// What a filter or a listener throws, of whatever kind, is the matter of its own job.
+TEST_F(SchedulerTest, WhatIsThrownInOneJobLeavesTheOthersAsTheyAre) {
+  class Throwing : public TokenFilter {
+   public:
+    void Mask(std::span<float>) override {}
+    void Accept(TokenId) override {
+      if (++count_ == 4) throw std::out_of_range("no rule for this");
+    }
+    void Undo(int64_t) override {}
+
+   private:
+    int count_ = 0;
+  };
+  const auto bad = New(TestOptions("dense"), 10), good = New(TestOptions("dense"), 12),
+             alone = New(TestOptions("dense"), 12);
+  Log log_bad, log_good;
+  Scheduler scheduler(*model_);
+  scheduler.Add({.session = bad.get(),
+                 .generate = GenerateOptions{.max_tokens = 30, .filter = std::make_shared<Throwing>()},
+                 .on_event = log_bad.Listener()});
+  int num_heard = 0;
+  scheduler.Add({.session = good.get(),
+                 .generate = GenerateOptions{.max_tokens = 30},
+                 .on_event = [&, listen = log_good.Listener()](const JobEvent& event) {
+                   listen(event);
+                   if (++num_heard == 7) throw std::runtime_error("mine");
+                 }});
+  int num_thrown = 0;
+  for (bool goes_on = true; goes_on;) {
+    try {
+      goes_on = scheduler.Step();
+    } catch (const std::runtime_error&) {
+      ++num_thrown;
+    }
+  }
+  EXPECT_EQ(num_thrown, 1);
+  EXPECT_EQ(log_bad.num_failed, 1);
+  EXPECT_NE(log_bad.error.find("no rule for this"), std::string::npos) << log_bad.error;
+  EXPECT_EQ(log_good.num_done, 1);
+  EXPECT_EQ(log_good.ids, Alone(*alone, {.max_tokens = 30}).ids);
+  EXPECT_TRUE(SameBits(LogitsOf(*good), LogitsOf(*alone)));
+  EXPECT_THROW(scheduler.Add({}), Error);
+}
+
+TEST_F(SchedulerTest, AnAnswerThatIsOverFeedsNothingMore) {
+  SessionOptions small = TestOptions("dense");
+  small.memory_bytes = size_t{3} << 20;
+  Session session(*model_, small);
+  session.Feed(Tokens(20));
+  Generation generation = session.Generate({.max_tokens = -1, .stop_at_eog = false});
+  while (generation.Next()) {
+  }
+  ASSERT_EQ(generation.result().reason, StopReason::kContextFull);
+  session.Rewind(10);
+  const int64_t num_tokens = session.num_tokens();
+  generation.Settle();
+  EXPECT_EQ(session.num_tokens(), num_tokens);
 }
 
 TEST_F(SchedulerTest, TextOfAJobIsOneTextWithItsBos) {

@@ -16,13 +16,16 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+// What holds a session while its rows are handed out.
+constexpr std::string_view kFeed = "a Feed";
+
 double SecondsSince(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
 // Bytes that FeedText encodes at once: small enough that a stop is seen soon, enough for a chunk.
 constexpr size_t kTextSliceBytes = 2048;
-// An encoder's bound (tokenizer/tokenizer.h), the longest special token taken generously, and the ids that
+// An encoder's bound (mneme/tokenizer.h), the longest special token taken generously, and the ids that
 // one slice can release: everything that was held back, a token per byte.
 constexpr size_t kEncoderBytes = 2 * kMaxWordBytes + (size_t{1} << 20) + 4096;
 constexpr size_t kIdsBytes = (2 * kMaxWordBytes + kTextSliceBytes) * sizeof(TokenId);
@@ -72,9 +75,11 @@ void Check(const SessionOptions& options, const LoadedModel& model) {
   CheckSampler(options.sampler, model.config().vocab_size);
 }
 
-// The activations of an engine's model, made where there are none yet.
+// The activations of an engine's model, made where there are none yet; or anew, for as many rows as fit now,
+// where no session has them.
 std::shared_ptr<Runner> RunnerOf(const Model& model, int64_t max_rows) {
   std::shared_ptr<Runner>& runner = model.impl()->runner;
+  if (runner != nullptr && runner.use_count() == 1 && runner->max_rows() != max_rows) runner.reset();
   if (runner == nullptr) {
     Engine::Impl& engine = model.engine().impl();
     runner = std::make_shared<Runner>(*model.impl()->loaded, max_rows, engine.device, engine.budget);
@@ -150,6 +155,11 @@ std::vector<TokenId> Session::RecentTokens() const {
 
 // ---- feeding
 
+void Session::Impl::CheckWhole() const {
+  if (holder != kFeed) return;
+  Fail(ErrorKind::kInput, "a Feed is in the middle of this session: its callback may not save or copy it");
+}
+
 void Session::Impl::CheckFree() const {
   if (holder.empty()) return;
   Fail(ErrorKind::kInput,
@@ -215,8 +225,9 @@ int64_t Session::Feed(std::span<const TokenId> tokens, StopToken stop, const Row
   impl_->CheckTokens(tokens);
   impl_->FinishText();
   impl_->decoder.reset();
-  return static_cast<int64_t>(
-      impl_->FeedChunks(tokens, /*is_pause=*/false, stop, on_row ? &on_row : nullptr));
+  if (!on_row) return static_cast<int64_t>(impl_->FeedChunks(tokens, /*is_pause=*/false, stop, nullptr));
+  const Impl::Holding holding(impl_.get(), kFeed);
+  return static_cast<int64_t>(impl_->FeedChunks(tokens, /*is_pause=*/false, stop, &on_row));
 }
 
 // ---- text
@@ -238,6 +249,7 @@ int64_t Session::Impl::FeedText(std::string_view text, TextKind kind, StopToken 
   // BOS comes once per stream, not once per text, so the encoder does not add it.
   if (!encoder.has_value()) encoder.emplace(tokenizer, kSessionEncode);
   const bool at_start = context->num_tokens() == 0 && !text_open;
+  FeedWaiting(ids.size(), stop);  // first, or what a full context refuses would grow without bound
   if (at_start && StartsWithBos()) ids.push_back(tokenizer.bos_id());
   text_open = true;
   size_t taken = 0;
@@ -249,21 +261,21 @@ int64_t Session::Impl::FeedText(std::string_view text, TextKind kind, StopToken 
     text_hash.Add(slice);
     // Whole chunks now; the rest waits for the next slice, which fills it up.
     const size_t num_rows = static_cast<size_t>(MaxRows());
-    FeedWaiting(ids.size() / num_rows * num_rows);
+    FeedWaiting(ids.size() / num_rows * num_rows, stop);
   }
-  FeedWaiting(ids.size());
+  FeedWaiting(ids.size(), stop);
   return static_cast<int64_t>(taken);
 }
 
-// Feeds the first `count` of the ids that wait. What a failure leaves waits on: text_bytes counts its text,
-// and a state that is saved then must not lose it.
-void Session::Impl::FeedWaiting(size_t count) {
+// Feeds the first `count` of the ids that wait. What a failure or a stop leaves waits on: text_bytes counts
+// its text, and a state that is saved then must not lose it.
+void Session::Impl::FeedWaiting(size_t count, StopToken stop) {
   if (count == 0) return;
   const int64_t before = context->num_tokens();
   const auto take = [&] { ids.erase(ids.begin(), ids.begin() + (context->num_tokens() - before)); };
   try {
     CheckTokens(ids);
-    FeedChunks(std::span(ids).first(count), false, {}, nullptr);
+    FeedChunks(std::span(ids).first(count), false, stop, nullptr);
   } catch (...) {
     take();
     throw;
@@ -295,11 +307,15 @@ void Session::Impl::EnsureLogits() {
   if (context->num_tokens() == 0) {
     Fail(ErrorKind::kInput, "the stream is empty: there is nothing to continue; feed a token first");
   }
-  const TokenId entry = history.Last(1)[0];
-  context->Rewind(1);
-  history.Pop(1);
-  const TokenId id = TokenHistory::IdOf(entry);
-  ForwardChunkOf({&id, 1}, entry < 0, false, nullptr);
+  // A failure (the model's file changed) must not cost one more token with every attempt.
+  if (!owed.has_value() || owed->second != context->num_tokens()) {
+    owed = {history.Last(1)[0], context->num_tokens() - 1};
+    context->Rewind(1);
+    history.Pop(1);
+  }
+  const TokenId id = TokenHistory::IdOf(owed->first);
+  ForwardChunkOf({&id, 1}, owed->first < 0, false, nullptr);
+  owed.reset();
 }
 
 std::span<const float> Session::Logits() {
@@ -325,9 +341,14 @@ TokenId Session::Sample() {
 }
 
 int64_t Session::Impl::MaxRewind() const {
+  const int64_t num_tokens = context->num_tokens(), deepest = context->MaxRewind();
   // One is kept for the logits, unless all go.
-  const int64_t deepest = context->MaxRewind();
-  return deepest >= context->num_tokens() ? context->num_tokens() : std::max<int64_t>(deepest - 1, 0);
+  const int64_t of_context = deepest >= num_tokens ? num_tokens : std::max<int64_t>(deepest - 1, 0);
+  // What the sampler looks at must be there then, or the stream would not be the one that it was.
+  const auto known = static_cast<int64_t>(history.size());
+  if (known >= num_tokens) return of_context;
+  const int64_t needed = std::max<int64_t>(options.sampler.repetition_window, 1);
+  return std::clamp<int64_t>(known - needed, 0, of_context);
 }
 
 void Session::Impl::Rewind(int64_t count) {

@@ -16,12 +16,12 @@
 #include "kernels/device.h"
 #include "mneme/session.h"
 #include "model/model_impl.h"
-#include "session/fields.h"
 #include "session/answer/history.h"
-#include "session/resolve.h"
 #include "session/answer/sampler.h"
-#include "session/snapshot.h"
 #include "session/answer/work.h"
+#include "session/fields.h"
+#include "session/resolve.h"
+#include "session/snapshot.h"
 
 namespace mneme {
 
@@ -50,6 +50,19 @@ struct MNEME_LOCAL Session::Impl {
   static constexpr EncodeOptions kSessionEncode{.parse_special = true};
   // Throws Error(kInput) while a Generation or a Scheduler's job is in the middle of this session.
   void CheckFree() const;
+  // Throws Error(kInput) from a callback of Feed: the stream is between two chunks then.
+  void CheckWhole() const;
+  // `what` is in the middle of the session as long as this lives.
+  class Holding {
+   public:
+    Holding(Impl* impl, std::string_view what) : impl_(impl) { impl_->holder = what; }
+    ~Holding() { impl_->holder = {}; }
+    Holding(const Holding&) = delete;
+    Holding& operator=(const Holding&) = delete;
+
+   private:
+    Impl* impl_;
+  };
   int64_t MaxRows() const;
   void CheckTokens(std::span<const TokenId> tokens) const;
   // Runs one chunk; bookkeeping after success. skip_logits: they will not be asked for.
@@ -63,7 +76,7 @@ struct MNEME_LOCAL Session::Impl {
   int64_t FeedText(std::string_view text, TextKind kind, StopToken stop);
   void FinishText();
   void DropText();
-  void FeedWaiting(size_t count);
+  void FeedWaiting(size_t count, StopToken stop = {});
   void Rewind(int64_t count);
   int64_t MaxRewind() const;
   TokenId Sample(std::span<const TokenId> banned = {});
@@ -93,10 +106,11 @@ struct MNEME_LOCAL Session::Impl {
   void WriteBody(StateWriter& writer) const;
   // The part of it before the context.
   void WriteOwn(StateWriter& writer) const;
-  Restored ReadBody(StateReader& reader, int64_t num_tokens) const;
+  Restored ReadBody(StateReader& reader, int64_t num_tokens, bool show_special) const;
   std::unique_ptr<Context> RestoredContext(BufferReader reader, int64_t num_tokens) const;
   // Everything but the sampler, which may be refused.
   void Take(Restored restored);
+  void TakeFree(const SessionOptions& wanted);
   // A body that belongs to this session (headers compared).
   void Restore(const Snapshot& snapshot, const std::string& name);
   void Clear();
@@ -128,6 +142,9 @@ struct MNEME_LOCAL Session::Impl {
   std::map<std::string, std::string> notes;
   std::string restore_note;
   std::optional<StreamDecoder> decoder;  // of the generated text; ends when something else is fed
+  // A last token that was taken out to be run again for its logits and could not be, and the length without
+  // it.
+  std::optional<std::pair<TokenId, int64_t>> owed;
 
   std::string_view holder;  // what is in the middle of this session; empty: nothing
 

@@ -1,6 +1,7 @@
 #include "mneme/session.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -190,6 +191,64 @@ TEST(SessionTest, RewindRefusesWhatIsGone) {
   small.Rewind(10);
   EXPECT_EQ(small.num_tokens(), 0);
   EXPECT_NE(ErrorOf(ErrorKind::kInput, [&] { small.Logits(); }).find("stream is empty"), std::string::npos);
+}
+
+// Back step by step as far as it goes: each stream is the one that it was, sampler and all, and can be saved.
+TEST(SessionTest, RewindsOneAfterTheOtherKeepWhatTheStreamNeeds) {
+  MNEME_SESSION_TEST_MODEL();
+  const std::vector<TokenId> tokens = TestTokens(*model, 400);
+  const std::string path = ::testing::TempDir() + "mneme_rewinds_" + std::to_string(::getpid());
+  for (const std::string& context : TestContexts()) {
+    Budget budget;
+    SessionOptions options = TestOptions(context);
+    options.sampler.repetition_penalty = 1.5f;
+    TestSession session(model, options, budget, TestDevice());
+    session.Feed(tokens);
+    EXPECT_GE(session.MaxRewind(), 20) << context;
+    while (session.MaxRewind() > 0) {
+      session.Rewind(session.MaxRewind());
+      if (session.num_tokens() == 0) break;
+      TestSession straight(model, options, budget, TestDevice());
+      straight.Feed(std::span(tokens).first(static_cast<size_t>(session.num_tokens())));
+      ASSERT_TRUE(SameBits(LogitsOf(session), LogitsOf(straight))) << context << " " << session.num_tokens();
+      ASSERT_EQ(session.Sample(), straight.Sample()) << context << " " << session.num_tokens();
+      session.Save(path);
+      TestSession restored(model, options, budget, TestDevice());
+      restored.Reload(path);
+      ASSERT_EQ(restored.Sample(), straight.Sample()) << context;
+      ASSERT_EQ(session.Clone().Sample(), straight.Sample()) << context;
+    }
+  }
+  std::remove(path.c_str());
+}
+
+// Between two chunks the stream is in the middle of something.
+TEST(SessionTest, ACallbackOfFeedMayNotEnterTheSession) {
+  MNEME_SESSION_TEST_MODEL();
+  Budget budget;
+  TestSession session(model, TestOptions("dense"), budget, TestDevice());
+  const std::vector<TokenId> tokens = TestTokens(*model, 40);
+  const std::vector<std::function<void()>> calls = {
+      [&] { session.Save(::testing::TempDir() + "mneme_never"); },
+      [&] { session.Clone(); },
+      [&] { session.Rewind(1); },
+      [&] { session.Feed(tokens); },
+      [&] { session.FeedText("x"); },
+      [&] { session.Generate(); },
+  };
+  for (size_t i = 0; i < calls.size(); ++i) {
+    const int64_t before = session.num_tokens();
+    EXPECT_NE(ErrorOf(ErrorKind::kInput,
+                      [&] {
+                        session.Feed(std::span(tokens).first(5), {},
+                                     [&](int64_t, std::span<const float>) { calls[i](); });
+                      })
+                  .find("in the middle"),
+              std::string::npos)
+        << i;
+    EXPECT_EQ(session.num_tokens(), before + 5) << i;  // the chunk stays
+  }
+  session.Feed(std::span(tokens).first(5));
 }
 
 TEST(SessionTest, SamplingAfterRewindRepeatsItself) {

@@ -280,7 +280,8 @@ void Session::Impl::WriteBody(StateWriter& writer) const {
   context->Save(writer);
 }
 
-Session::Impl::Restored Session::Impl::ReadBody(StateReader& reader, int64_t num_tokens) const {
+Session::Impl::Restored Session::Impl::ReadBody(StateReader& reader, int64_t num_tokens,
+                                                bool show_special) const {
   Restored restored;
   restored.history = reader.GetVector<TokenId>();
   for (const TokenId entry : restored.history) {
@@ -316,7 +317,7 @@ Session::Impl::Restored Session::Impl::ReadBody(StateReader& reader, int64_t num
   }
   if (GetBool(reader)) {
     if (!model.has_tokenizer()) Fail(ErrorKind::kFile, "it has text without a tokenizer");
-    restored.decoder.emplace(model.tokenizer(), DecodeOptions{.show_special = options.show_special});
+    restored.decoder.emplace(model.tokenizer(), DecodeOptions{.show_special = show_special});
     restored.decoder->RestoreState(reader.GetString());
   }
   return restored;
@@ -361,7 +362,7 @@ void Session::Impl::Restore(const Snapshot& snapshot, const std::string& name) {
   bool is_tight = was_empty;
   try {
     CheckSampler(snapshot.info.options.sampler, vocab_size());
-    restored = ReadBody(reader, num_tokens);
+    restored = ReadBody(reader, num_tokens, snapshot.info.options.show_special);
     if (!is_tight) fresh = RestoredContext(reader, num_tokens);
   } catch (const Error& error) {
     if (error.kind() != ErrorKind::kBudget) fail(error, "");
@@ -383,9 +384,18 @@ void Session::Impl::Restore(const Snapshot& snapshot, const std::string& name) {
   }
   Take(std::move(restored));
   context = std::move(fresh);
+  options.show_special = snapshot.info.options.show_special;
+  options.add_bos = snapshot.info.options.add_bos;
   notes = snapshot.info.notes;
   restore_note = SimdNote(snapshot.info);
   stats = SessionStats();
+}
+
+// What a state leaves free, as it is wanted now.
+void Session::Impl::TakeFree(const SessionOptions& wanted) {
+  SetSampler(wanted.sampler);
+  options.show_special = wanted.show_special;
+  options.add_bos = wanted.add_bos;
 }
 
 void Session::Impl::Take(Restored restored) {
@@ -404,6 +414,7 @@ void Session::Impl::Take(Restored restored) {
 // ---- Session
 
 void Session::Save(const std::string& path) const {
+  impl_->CheckWhole();
   AtomicFileWriter file(path);
   ChecksumWriter writer(file);
   writer.Write(kMagic.data(), kMagic.size());
@@ -474,10 +485,10 @@ Session Session::RestoreBytes(const Model& model, std::string_view bytes, const 
   // The context is taken as it is: it fits, or the cap that would do is named.
   const ContextSettings settings = InnerContext(options, 1);
   const bool is_bounded = PeakContextBytes(loaded.context_shape(), settings, -1, 1).is_bounded;
-  options.expected_tokens = is_bounded ? -1 : snapshot.info.num_tokens;
+  if (!is_bounded) options.expected_tokens = std::max(options.expected_tokens, snapshot.info.num_tokens);
   Session session = NewSession(model, options, name);
   session.impl_->Restore(snapshot, name);
-  session.SetSampler(options.sampler);
+  session.impl_->TakeFree(options);
   return session;
 }
 
@@ -488,7 +499,7 @@ Session RestoreSession(std::shared_ptr<const LoadedModel> model, std::string_vie
   const SessionOptions options = OptionsFor(snapshot, *model, changes, name);
   Session session = MakeSession(std::move(model), options, max_rows, budget, device);
   session.impl().Restore(snapshot, name);
-  session.SetSampler(options.sampler);
+  session.impl().TakeFree(options);
   return session;
 }
 
@@ -515,13 +526,14 @@ std::string Session::note(const std::string& name) const {
 }
 
 Session Session::Clone() const {
+  impl_->CheckWhole();
   // Its keys and values are those of this session until one of the two writes; the rest is small.
   auto copy = std::make_shared<Impl>(SessionHome{impl_->model, impl_->budget, &impl_->device, impl_->runner},
                                      impl_->options, impl_->inner_settings, impl_->context->Fork());
   BufferWriter writer;
   impl_->WriteOwn(writer);
   BufferReader reader(writer.buffer());
-  copy->Take(copy->ReadBody(reader, num_tokens()));
+  copy->Take(copy->ReadBody(reader, num_tokens(), impl_->options.show_special));
   copy->notes = impl_->notes;
   copy->context_reason = impl_->context_reason;
   return Session(std::move(copy));

@@ -131,7 +131,7 @@ TextScore EvaluateText(const Decoder& decoder, const Tokenizer& tokenizer, std::
   const auto segment = static_cast<size_t>(options.segment);
   MNEME_CHECK(front.size() < segment);
   while (has_next && num_read + 1 < options.max_tokens) {
-    if (options.stop && options.stop()) {
+    if (options.stop.stop_requested()) {
       score.stopped = true;
       return score;
     }

@@ -119,9 +119,11 @@ template <typename T>
 requires std::is_arithmetic_v<T>
 void ParseField(std::string_view text, std::string_view what, const Range& rule, T* value) {
   if constexpr (std::is_floating_point_v<T>) {
-    ParseReal(text, what, rule.low, rule.high);
-    // Once more in its own type: rounded once, so that the text of a number gives the same number again.
-    std::from_chars(text.data(), text.data() + text.size(), *value);
+    const double parsed = ParseReal(text, what, rule.low, rule.high);
+    // Once more in its own type: rounded once, so that the text of a number gives the same number again. What
+    // is too small for it is zero.
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), *value);
+    if (error != std::errc()) *value = static_cast<T>(parsed);
   } else if constexpr (std::is_unsigned_v<T>) {
     const uint64_t parsed = ParseUnsigned(text, what, rule.unit, BoundOf<T>(rule.high));
     if (parsed < BoundOf<T>(rule.low)) {

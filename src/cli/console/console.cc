@@ -64,6 +64,14 @@ void CheckOutputs(const std::vector<std::string>& outputs, const std::vector<std
     std::error_code ignored;
     return a == b || std::filesystem::equivalent(a, b, ignored);
   };
+  // An input may be a folder: all that lies in it is read.
+  const auto is_read = [&](const std::string& path, const std::string& input) {
+    std::error_code ignored;
+    if (is_same(path, input)) return true;
+    if (!std::filesystem::is_directory(input, ignored)) return false;
+    const std::filesystem::path parent = std::filesystem::absolute(path, ignored).parent_path();
+    return std::filesystem::exists(path, ignored) && std::filesystem::equivalent(parent, input, ignored);
+  };
   for (size_t i = 0; i < outputs.size(); ++i) {
     const std::string& path = outputs[i];
     if (path.empty() || path == "-") continue;
@@ -71,7 +79,8 @@ void CheckOutputs(const std::vector<std::string>& outputs, const std::vector<std
     // /dev/null may be named as often as one likes.
     if (std::filesystem::exists(path) && !std::filesystem::is_regular_file(path)) continue;
     for (const std::string& input : inputs) {
-      if (is_same(path, input)) FailUsage(fmt::format("{}: is read, and would be written over", path));
+      if (!input.empty() && is_read(path, input))
+        FailUsage(fmt::format("{}: is read, and would be written over", path));
     }
     for (size_t j = 0; j < i; ++j) {
       if (is_same(path, outputs[j])) FailUsage(fmt::format("{}: is named for two results", path));

@@ -38,7 +38,7 @@ struct LogitsArguments {
 };
 
 int Logits(const LogitsArguments& arguments) {
-  CheckOutputs({arguments.out}, {arguments.ids, arguments.model.path});
+  CheckOutputs({arguments.out}, InputsOf(arguments.model, {arguments.ids}));
   StreamSettings settings(arguments.context);
   const OpenedModel opened(arguments.model, arguments.context.engine, /*load_tokenizer=*/false);
   // Others compute exact attention; a model with a memory has no other meaning than with it.
@@ -126,12 +126,8 @@ PerplexityOptions PerplexityVerb::Resolve(const Model& model) const {
       continue;
     }
     SessionOptions session = OptionsFor(arguments_.context, spec);
-    // They run side by side, so auto does not take all that there is.
-    if (spec == "auto") {
-      session.memory_bytes = model.engine().options().memory_bytes / specs.size();
-      session.expected_tokens = max_tokens_;
-    }
-    const ContextChoice choice = ChooseContext(model, session);
+    if (spec == "auto") session.expected_tokens = max_tokens_;
+    const ContextChoice choice = ChooseShared(model, session, specs.size());
     if (!choice.reason.empty()) PrintMessage("context: {} ({})\n", choice.context, choice.reason);
     options.contexts.push_back(choice.context);
   }
@@ -248,7 +244,7 @@ std::string PerplexityVerb::Tables(const std::vector<PerplexityResult>& results)
 
 int PerplexityVerb::operator()() {
   max_tokens_ = arguments_.max_tokens;
-  CheckOutputs({arguments_.json, arguments_.html}, arguments_.files);
+  CheckOutputs({arguments_.json, arguments_.html}, InputsOf(arguments_.model, arguments_.files));
   opened_ = std::make_unique<OpenedModel>(arguments_.model, arguments_.context.engine, !arguments_.ids);
   const Model& model = opened_->model;
   run_ = std::make_unique<PerplexityRun>(model, Resolve(model));

@@ -103,7 +103,7 @@ void AddRecallOptions(Command& verb, RecallArguments* arguments, bool with_trial
 
 // The model, once the outputs are known to be writable.
 const ModelArguments& AfterChecks(const RecallArguments& arguments) {
-  CheckOutputs({arguments.json, arguments.html}, {arguments.haystack});
+  CheckOutputs({arguments.json, arguments.html}, InputsOf(arguments.model, {arguments.haystack}));
   return arguments.model;
 }
 

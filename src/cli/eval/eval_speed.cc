@@ -146,7 +146,7 @@ int SpeedVerb::operator()() {
   depths_ = ParseCounts(arguments_.depths, "--depth");
   std::sort(depths_.begin(), depths_.end());
   if (!arguments_.caches.empty()) caches_ = ParseCounts(arguments_.caches, "--cache");
-  CheckOutputs({arguments_.json, arguments_.html});
+  CheckOutputs({arguments_.json, arguments_.html}, InputsOf(arguments_.model));
   opened_ =
       std::make_unique<OpenedModel>(arguments_.model, arguments_.context.engine, /*load_tokenizer=*/false);
   log_ = std::make_unique<EvalLog>(Header(), arguments_.json == "-" ? "" : arguments_.json, "");

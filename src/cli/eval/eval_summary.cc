@@ -170,7 +170,8 @@ int SummaryVerb::operator()() {
   if (arguments_.specs.size() > 1 &&
       std::find(arguments_.files.begin(), arguments_.files.end(), "-") != arguments_.files.end())
     FailUsage("standard input cannot be read once for each context; name a file with -f");
-  CheckOutputs({arguments_.out, arguments_.json, arguments_.html}, arguments_.files);
+  CheckOutputs({arguments_.out, arguments_.json, arguments_.html},
+               InputsOf(arguments_.model, arguments_.files));
   opened_ = std::make_unique<OpenedModel>(arguments_.model, arguments_.context.engine);
   report_.header = Header();
   std::vector<std::string> specs = arguments_.specs;

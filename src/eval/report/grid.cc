@@ -87,7 +87,10 @@ EvalRow ParseRow(const Json& json, const std::string& where) {
   row.length = TakeOr<int64_t>(json, "length", 0, where);
   if (json.contains("depth") && !json["depth"].is_null()) row.depth = Take<double>(json, "depth", where);
   row.trials = Take<int64_t>(json, "trials", where);
-  if (row.trials < 0) Fail(ErrorKind::kFile, "{}: 'trials' is negative", where);
+  constexpr int64_t kMostTrials = 1'000'000'000;
+  if (row.trials < 0 || row.trials > kMostTrials) {
+    Fail(ErrorKind::kFile, "{}: 'trials' is {}, outside 0 .. {}", where, row.trials, kMostTrials);
+  }
   row.accuracy = TakeOr<double>(json, "accuracy", 0, where);
   row.metric = TakeOr<std::string>(json, "metric", "accuracy", where);
   if (json.contains("standard_error") && !json["standard_error"].is_null())

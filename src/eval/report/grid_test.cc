@@ -85,7 +85,10 @@ TEST(EvalJsonTest, OtherTextIsRefusedByName) {
   };
   EXPECT_NE(with("\"trials\": 20,", "").find("'trials' is missing"), std::string::npos);
   EXPECT_NE(with("\"trials\": 20,", "\"trials\": \"many\",").find("'trials'"), std::string::npos);
-  EXPECT_NE(with("\"trials\": 20,", "\"trials\": -1,").find("negative"), std::string::npos);
+  for (const char* trials : {"-1", "100000000000", "9223372036854775807"}) {
+    EXPECT_NE(with("\"trials\": 20,", std::string("\"trials\": ") + trials + ",").find("outside"),
+              std::string::npos);
+  }
   EXPECT_NE(with("\"version\": 1", "\"version\": 2").find("version"), std::string::npos);
   EXPECT_NE(with("fedcba9876543210", "none").find("fingerprint"), std::string::npos);
 }

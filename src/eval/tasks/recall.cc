@@ -136,7 +136,8 @@ std::vector<std::string> RecallRun::Resolve(int64_t num_tokens, std::vector<std:
     // auto gets half, since a trunk and a branch are there at the same time. A context that was named is
     // taken as it is: what it cannot hold is seen cell by cell.
     if (context == "auto") {
-      session.memory_bytes = model_.engine().options().memory_bytes / 2;
+      // Activations take a quarter at the most.
+      session.memory_bytes = model_.engine().options().memory_bytes / 4 * 3 / 2;
       session.expected_tokens = num_tokens;
     }
     ContextChoice choice = ChooseContext(model_, session);

@@ -125,6 +125,7 @@ Generation::Impl::~Impl() {
 
 void Generation::Impl::Release() {
   is_over_ = true;
+  unfed_ = -1;
   session_.holder = {};
   result_.seconds = SecondsSince(start_);
 }
@@ -253,7 +254,7 @@ void Generation::Impl::Failed(const Error& error) {
 }
 
 void Generation::Impl::Settle() {
-  if (unfed_ < 0) return;
+  if (unfed_ < 0 || is_over_) return;
   session_.ForwardChunkOf({&unfed_, 1}, false, false, nullptr);
   unfed_ = -1;
   last_is_fed_ = true;
