@@ -101,14 +101,21 @@ void MakeSeeds(const std::filesystem::path& folder) {
   int number_of_template = 0;
   for (const char* jinja :
        {"{% for m in messages %}{{ '<|' + m['role'] + '|>' + m.content | trim }}<|end|>\n{% endfor %}",
-        "{%- if messages[0].role == 'system' %}{% set s = messages[0].content.strip() %}{% endif -%}\n{{ s | default('x') }}",
-        "{% macro f(a, b=2) %}{{ a }}{{ caller() if caller }}{% endmacro %}{% call f(1) %}{{ messages | tojson(indent=2) }}{% endcall %}",
-        "{% set ns = namespace(i=0) %}{% for c in messages[0].content if c != ' ' %}{% set ns.i = ns.i + loop.index %}{% if loop.last %}"
+        "{%- if messages[0].role == 'system' %}{% set s = messages[0].content.strip() %}{% endif -%}\n{{ s | "
+        "default('x') }}",
+        "{% macro f(a, b=2) %}{{ a }}{{ caller() if caller }}{% endmacro %}{% call f(1) %}{{ messages | "
+        "tojson(indent=2) }}{% endcall %}",
+        "{% set ns = namespace(i=0) %}{% for c in messages[0].content if c != ' ' %}{% set ns.i = ns.i + "
+        "loop.index %}{% if loop.last %}"
         "{% break %}{% endif %}{% endfor %}{{ ns.i // 2 ** 3 % 5 }}",
-        "{{ messages[0].content.split('t')[::-1] | map('upper') | join('-') }}{{ raise_exception('%s %5.2f' % ('a', 1)) }}",
-        "{% filter upper %}{# c #}{% raw %}{{ x }}{% endraw %}{% endfilter %}{{ dict(a=1).items() | list }}{{ strftime_now('%d %b') }}",
-        "{% generation %}{{ messages | selectattr('role', 'equalto', 'user') | map(attribute='content') | list }}{% endgeneration %}",
-        "{{ [1, 2.5, none, true] | sort(reverse=true) }}{{ 'a' ~ (1 if x is defined else 2) ~ range(3)[-1] }}"}) {
+        "{{ messages[0].content.split('t')[::-1] | map('upper') | join('-') }}{{ raise_exception('%s %5.2f' "
+        "% ('a', 1)) }}",
+        "{% filter upper %}{# c #}{% raw %}{{ x }}{% endraw %}{% endfilter %}{{ dict(a=1).items() | list "
+        "}}{{ strftime_now('%d %b') }}",
+        "{% generation %}{{ messages | selectattr('role', 'equalto', 'user') | map(attribute='content') | "
+        "list }}{% endgeneration %}",
+        "{{ [1, 2.5, none, true] | sort(reverse=true) }}{{ 'a' ~ (1 if x is defined else 2) ~ range(3)[-1] "
+        "}}"}) {
     Put(folder, "jinja", "template" + std::to_string(number_of_template++),
         std::string(jinja) + '\0' + "The cat's <|end|> \xC3\xA9\xF0\x9F\x98\x80 hat");
   }

@@ -158,11 +158,29 @@ void CheckWords(const std::vector<std::string>& words, const Code& code, const F
     }
   }
   // A span that starts with an option speaks of some verb's.
-  static const std::vector<std::string> verbs = {
-      "",           "run",          "chat",        "inspect",     "plan",           "bench",
-      "convert",    "tokenize",     "template",    "train",       "adapt",       "eval logits",    "eval perplexity",
-      "eval speed", "eval passkey", "eval needle", "eval stream", "eval longbench", "eval infinitebench",
-      "eval babi",  "eval summary", "eval suite",  "eval compare"};
+  static const std::vector<std::string> verbs = {"",
+                                                 "run",
+                                                 "chat",
+                                                 "inspect",
+                                                 "plan",
+                                                 "bench",
+                                                 "convert",
+                                                 "tokenize",
+                                                 "template",
+                                                 "train",
+                                                 "adapt",
+                                                 "eval logits",
+                                                 "eval perplexity",
+                                                 "eval speed",
+                                                 "eval passkey",
+                                                 "eval needle",
+                                                 "eval stream",
+                                                 "eval longbench",
+                                                 "eval infinitebench",
+                                                 "eval babi",
+                                                 "eval summary",
+                                                 "eval suite",
+                                                 "eval compare"};
   if (!code.is_block && words[0].starts_with("--")) {
     const std::string option = words[0].substr(0, words[0].find('='));
     if (IsOption(option) && std::none_of(verbs.begin(), verbs.end(), [&](const std::string& verb) {

@@ -12,10 +12,12 @@ namespace {
 // Shared libraries that a line of `ldd` may name. Adding one is a decision, not an accident.
 const std::set<std::string>& Allowed() {
   static const std::set<std::string> allowed = {
-      "linux-vdso", "ld-linux-x86-64", "ld-linux-aarch64", "libc",   "libm",   "libstdc++",
-      "libgcc_s",   "libdl",           "libpthread",       "librt",  "libfmt", "libhwy",
-      "libxxhash",  "libstemmer",      "libedit",          "libtinfo", "libbsd", "libmd",  // the last four: line editing
-      "libasan",    "libubsan",        "libtsan"};                             // sanitizer builds
+      "linux-vdso", "ld-linux-x86-64", "ld-linux-aarch64", "libc",
+      "libm",       "libstdc++",       "libgcc_s",         "libdl",
+      "libpthread", "librt",           "libfmt",           "libhwy",
+      "libxxhash",  "libstemmer",      "libedit",          "libtinfo",
+      "libbsd",     "libmd",                        // the last four: line editing
+      "libasan",    "libubsan",        "libtsan"};  // sanitizer builds
   return allowed;
 }
 

@@ -46,18 +46,18 @@ struct TemplateOptions {
   std::string now = {};
 };
 
-// A chat template in Jinja, as Hugging Face's transformers runs them; src/chat/jinja says what of the language
-// is known. Steps, depth, memory and output are bounded. A handle: copies share one template, which is
-// immutable; any number of threads at once.
+// A chat template in Jinja, as Hugging Face's transformers runs them; src/chat/jinja says what of the
+// language is known. Steps, depth, memory and output are bounded. A handle: copies share one template, which
+// is immutable; any number of threads at once.
 class MNEME_API ChatFormat {
  public:
   // name: what messages call the template. Throws Error(kFile), with the line, for what is none.
   explicit ChatFormat(std::string_view jinja_text, std::string name = "chat template");
 
   // The prompt. tools: JSON, a list of functions; empty: none. open_reply: with what stands before a reply
-  // that the model is to write (add_generation_prompt). Throws Error(kInput) for JSON that is none and for what
-  // the template refuses (raise_exception), Error(kUnsupported) for what is not known here, Error(kBudget) for
-  // a template that takes too much; all but the first with the template's line.
+  // that the model is to write (add_generation_prompt). Throws Error(kInput) for JSON that is none and for
+  // what the template refuses (raise_exception), Error(kUnsupported) for what is not known here,
+  // Error(kBudget) for a template that takes too much; all but the first with the template's line.
   std::vector<Segment> Render(std::span<const Message> messages, std::string_view tools, bool open_reply,
                               const TemplateOptions& options = {}) const;
   // The same for a conversation as JSON: an object with `messages` and whatever else the template reads
@@ -71,7 +71,8 @@ class MNEME_API ChatFormat {
   std::shared_ptr<const Impl> impl_;
 };
 
-// Texts of the tokenizer's BOS and EOS, as templates read them.
+// Texts of the tokenizer's BOS and EOS, as templates read them; empty where it has none. Thread-safe, as the
+// next one.
 MNEME_API TemplateOptions TemplateOptionsFor(const Tokenizer& tokenizer);
 // Ids of a whole prompt, with BOS exactly once: the template's own, else the tokenizer's where it adds one.
 MNEME_API std::vector<TokenId> EncodePrompt(const Tokenizer& tokenizer, std::span<const Segment> segments);

@@ -130,7 +130,7 @@ class MNEME_API Session {
   Position next_position() const;
   // Most tokens of one pass through the model: pieces of this size, or multiples, waste nothing.
   int64_t max_rows() const;
-  // The most recent tokens, oldest first: at least min(num_tokens(), repetition window, max_rewind).
+  // The most recent tokens, oldest first: at least min(num_tokens(), repetition window).
   std::vector<TokenId> RecentTokens() const;
 
   // Appends tokens, in chunks, and hands out the logits of every row where asked to. Returns how many tokens:

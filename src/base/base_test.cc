@@ -19,9 +19,9 @@
 #include "base/message.h"
 #include "base/random.h"
 #include "base/testing.h"
+#include "base/text/units.h"
 #include "base/thread_pool.h"
 #include "base/types.h"
-#include "base/text/units.h"
 #include "base/weighted_mean.h"
 
 namespace mneme {

@@ -1,4 +1,5 @@
-// A mean over parts that come one after the other, each with its weight: in any number and order of parts it is the mean of all.
+// A mean over parts that come one after the other, each with its weight: in any number and order of parts it
+// is the mean of all.
 #pragma once
 
 #include <cmath>

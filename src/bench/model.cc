@@ -157,7 +157,8 @@ class ContextBench {
     if (seconds.empty()) return;
     const Timing timing = MedianOf(std::move(seconds));
     const double step_seconds = timing.median_seconds / static_cast<double>(num_steps);
-    const double kv_bytes = KvBytesPerToken(model_, options_) * static_cast<double>(VisibleTokens(session));
+    const double kv_bytes =
+        KvBytesPerToken(*model_.impl()->loaded, options_) * static_cast<double>(VisibleTokens(session));
     const double step_bytes =
         static_cast<double>(costs_.weight_bytes_per_token) + kv_bytes * static_cast<double>(num_sessions);
     row.tokens_per_second = static_cast<double>(num_sessions) / step_seconds;

@@ -45,20 +45,6 @@ inline double TimeDecode(Session& session, RandomIds& ids, int64_t num_steps) {
   return SecondsSince(start);
 }
 
-// Bytes of keys and values of one cached token in all layers.
-inline double KvBytesPerToken(const Model& model, const SessionOptions& options) {
-  const auto row = [](Encoding encoding, size_t values) {
-    const size_t block = EncodingBlockValues(encoding);
-    return static_cast<double>(EncodedBytes(encoding, (values + block - 1) / block * block));
-  };
-  double bytes = 0;
-  for (const LayerAttention& layer : model.impl()->loaded->context_shape().layers) {
-    bytes += static_cast<double>(layer.num_kv_heads) *
-             (row(options.keys, layer.key_dim) + row(options.values, layer.value_dim));
-  }
-  return bytes;
-}
-
 // Tokens whose keys and values the next token reads.
 inline int64_t VisibleTokens(const Session& session) {
   int64_t count = 0;

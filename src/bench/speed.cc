@@ -123,7 +123,7 @@ class DepthWalk {
     point->decode_spread = timing.spread;
     if (settings_.bytes_per_second > 0) {
       const double kv_bytes =
-          KvBytesPerToken(model_, options_) * static_cast<double>(VisibleTokens(*session_));
+          KvBytesPerToken(*model_.impl()->loaded, options_) * static_cast<double>(VisibleTokens(*session_));
       point->floor_per_second =
           settings_.bytes_per_second / (static_cast<double>(model_.info().read_bytes_per_token) + kv_bytes);
     }

@@ -193,6 +193,36 @@ TEST_F(CliFilesTest, AStateBelongsToOneProcess) {
   EXPECT_EQ(RunProgram({"run", model, "-n", "5", "--state", Path("s")}).code, 0);
 }
 
+// A result never goes where a verb reads from.
+TEST_F(CliFilesTest, WhatIsReadIsNotWrittenOver) {
+  const std::string model = Path("m.gguf"), text = Path("text.txt");
+  ASSERT_EQ(RunProgram({"convert", "--random", "tiny", model}).code, 0);
+  std::ofstream(text) << "Once upon a time there was a cat.\n";
+  const std::string model_bytes = ReadAll(model), text_bytes = ReadAll(text);
+  const std::vector<std::vector<std::string>> commands = {
+      {"eval", "perplexity", model, "-f", text, "--html", model},
+      {"eval", "perplexity", model, "-f", text, "--json", text},
+      {"eval", "passkey", model, "--lengths", "200", "--html", model},
+      {"eval", "speed", model, "--depth", "0", "--html", model},
+      {"eval", "summary", model, "-f", text, "--out", model},
+      {"eval", "logits", model, "--ids", text, "--out", model},
+      {"bench", model, "--svg", model},
+      {"convert", model, model},
+      {"tokenize", model, "-p", "hello", "--ids-out", model},
+      {"tokenize", model, "-f", text, "--ids-out", text},
+      {"run", model, "-f", text, "-n", "1", "--report", model},
+      {"run", model, "-f", text, "-n", "1", "--state", text},
+  };
+  for (const auto& command : commands) {
+    const Outcome outcome = RunProgram(command);
+    EXPECT_NE(outcome.code, 0) << command[0] << " " << command[1];
+    EXPECT_NE(outcome.err.find("would be written over"), std::string::npos) << outcome.err;
+  }
+  RunProgram({"chat", model, "-n", "1"}, "/save " + model + "\n/quit\n");
+  EXPECT_TRUE(ReadAll(model) == model_bytes);
+  EXPECT_TRUE(ReadAll(text) == text_bytes);
+}
+
 TEST_F(CliFilesTest, AModelThatIsCutShortIsNamedAndTheStateSaved) {
   MNEME_REQUIRE_MODEL(model);
   const std::string copy = Path("copy.gguf");

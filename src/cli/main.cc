@@ -11,8 +11,8 @@
 #include "base/message.h"
 #include "cli/console/command.h"
 #include "cli/console/console.h"
-#include "cli/options.h"
 #include "cli/console/signals.h"
+#include "cli/options.h"
 #include "cli/verbs.h"
 
 namespace mneme::cli {

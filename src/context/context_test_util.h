@@ -203,4 +203,14 @@ inline std::string StateOf(const Context& context) {
   return writer.buffer();
 }
 
+// Small: chunks of 64, 20 tokens to take back.
+inline ContextSettings Settings(const char* spec, Encoding encoding = Encoding::kF32) {
+  ContextSettings settings;
+  settings.spec = spec;
+  settings.key_encoding = settings.value_encoding = encoding;
+  settings.max_chunk = 64;
+  settings.max_rewind = 20;
+  return settings;
+}
+
 }  // namespace mneme::testing

@@ -46,8 +46,8 @@ class TensorSource {
   // Throws Error(kFile) naming the tensor and the file if absent.
   const TensorInfo& Require(std::string_view name) const;
 
-  // Throws Error(kFile), naming the file, if one was written to or cut short since it was opened: what was read
-  // from its tensors in the meantime cannot be trusted (MappedFile::CheckUnchanged).
+  // Throws Error(kFile), naming the file, if one was written to or cut short since it was opened: what was
+  // read from its tensors in the meantime cannot be trusted (MappedFile::CheckUnchanged).
   virtual void CheckUnchanged() const = 0;
 
   // The container, for its metadata; null where it is another kind.

@@ -10,8 +10,8 @@
 
 #include "base/types.h"
 #include "context/context.h"
-#include "kernels/pointwise/elementwise.h"
 #include "kernels/attend/rope.h"
+#include "kernels/pointwise/elementwise.h"
 
 namespace mneme {
 

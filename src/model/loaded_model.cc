@@ -9,10 +9,10 @@
 #include "base/error.h"
 #include "base/hash.h"
 #include "formats/tensor_source.h"
+#include "model/convert/tokenizer_metadata.h"
 #include "model/families.h"
 #include "model/hyperparameters.h"
 #include "model/tensor_map.h"
-#include "model/convert/tokenizer_metadata.h"
 #include "model/weights.h"
 #include "tokenizer/load/load_gguf.h"
 

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <algorithm>
+#include <filesystem>
 #include <fstream>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -11,7 +13,9 @@
 #include "base/budget.h"
 #include "base/files/file.h"
 #include "context/registry.h"
+#include "formats/gguf.h"
 #include "kernels/cpu_device.h"
+#include "model/convert/random_model.h"
 #include "model/runner.h"
 
 namespace mneme::testing {
@@ -69,5 +73,47 @@ inline std::vector<float> EngineLogits(const LoadedModel& model, std::span<const
   }
   return result;
 }
+
+class TemporaryFolder {
+ public:
+  TemporaryFolder() {
+    std::string pattern = (std::filesystem::temp_directory_path() / "mneme_model_XXXXXX").string();
+    path_ = ::mkdtemp(pattern.data());
+  }
+  ~TemporaryFolder() { std::filesystem::remove_all(path_); }
+  std::string operator/(const std::string& name) const { return path_ + "/" + name; }
+
+ private:
+  std::string path_;
+};
+
+// A small random llama as a GGUF file that tests then damage.
+inline std::string WriteTiny(const TemporaryFolder& folder, Encoding encoding = Encoding::kF32,
+                             const std::string& shape = "tiny") {
+  const std::string path = folder / "tiny.gguf";
+  CpuDevice device(1);
+  NoProgress progress;
+  WriteRandomModel(ParseRandomShape(shape), encoding, 7, path, device.pool(), progress);
+  return path;
+}
+
+// Copies a GGUF file with changes to its metadata and tensors.
+using Change = std::function<void(GgufWriter&)>;
+using Keep = std::function<bool(const GgufTensor&)>;
+inline std::string Rewrite(const std::string& from, const std::string& to, const Change& change,
+                           const Keep& keep) {
+  const GgufFile file(from);
+  GgufWriter writer;
+  change(writer);
+  writer.CopyAllMetadata(file);
+  for (const GgufTensor& tensor : file.tensors()) {
+    if (keep(tensor)) writer.AddTensor(tensor.name, tensor.encoding, tensor.shape, tensor.data);
+  }
+  writer.Write(to);
+  return to;
+}
+
+inline const Change kNoChange = [](GgufWriter&) {};
+inline const Keep kKeepAll = [](const GgufTensor&) { return true; };
 
 }  // namespace mneme::testing

@@ -1,11 +1,11 @@
 // AttendReference: attention from its definition, in double. Nothing is shared with attend.cc but the decoded
 // K and V.
+#include "kernels/attend/attend.h"
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
 #include <vector>
-
-#include "kernels/attend/attend.h"
 
 namespace mneme {
 namespace {

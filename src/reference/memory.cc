@@ -1,21 +1,17 @@
 // The compressive memory from its definition, in double precision.
+#include "kernels/memory/memory.h"
+
 #include <algorithm>
 #include <cmath>
 #include <vector>
-
-#include "kernels/memory/memory.h"
 
 namespace mneme {
 namespace {
 
 // expm1(x) + 1 would give 0 where exp(x) is a small number.
-double Sigma(double x) {
-  return x > 0 ? x + 1 : std::exp(x);
-}
+double Sigma(double x) { return x > 0 ? x + 1 : std::exp(x); }
 
-double Silu(double x) {
-  return x / (1 + std::exp(-x));
-}
+double Silu(double x) { return x / (1 + std::exp(-x)); }
 
 // What a key or query looks like to the memory. feature [key_dim].
 void Feature(const MemoryShape& shape, const float* x, double* feature) {

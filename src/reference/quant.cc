@@ -1,11 +1,12 @@
 // The double-precision twin of the decoder: one value at a time, straight from the comments in
 // quant_blocks.h.
+#include "formats/quant.h"
+
 #include <cstddef>
 #include <cstring>
 
 #include "base/error.h"
 #include "base/half.h"
-#include "formats/quant.h"
 #include "formats/quant_blocks.h"
 
 namespace mneme {

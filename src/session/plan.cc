@@ -17,25 +17,10 @@
 namespace mneme {
 namespace {
 
-// Bytes of keys and values of one token.
-double KvBytesPerToken(const ContextShape& shape, const ContextSettings& settings) {
-  const auto bytes_per_value = [](Encoding encoding) {
-    return static_cast<double>(EncodingBlockBytes(encoding)) /
-           static_cast<double>(EncodingBlockValues(encoding));
-  };
-  double bytes = 0;
-  for (const LayerAttention& layer : shape.layers) {
-    bytes += static_cast<double>(layer.num_kv_heads) *
-             (static_cast<double>(layer.key_dim) * bytes_per_value(settings.key_encoding) +
-              static_cast<double>(layer.value_dim) * bytes_per_value(settings.value_encoding));
-  }
-  return bytes;
-}
-
 // Tokens that a query sees, averaged over the stream. What a bounded context keeps, all of it is seen.
-double MeanVisible(const ContextShape& shape, const ContextSettings& settings, size_t kv_bytes,
+double MeanVisible(const LoadedModel& model, const SessionOptions& options, size_t kv_bytes,
                    int64_t num_tokens) {
-  const double kept = static_cast<double>(kv_bytes) / KvBytesPerToken(shape, settings);
+  const double kept = static_cast<double>(kv_bytes) / KvBytesPerToken(model, options);
   const auto n = static_cast<double>(num_tokens);
   // Grows to `kept`, then stays.
   return n <= kept ? n / 2 : (kept * kept / 2 + (n - kept) * kept) / n;
@@ -124,8 +109,7 @@ void FillRow(const LoadedModel& model, const SessionOptions& options, const Cont
   row->context = settings.spec;
   row->bytes = PeakSessionBytes(model, options, settings, options.expected_tokens, num_threads);
   if (speed == nullptr || options.expected_tokens < 0) return;
-  const double visible =
-      MeanVisible(model.context_shape(), settings, row->bytes.kv_bytes, options.expected_tokens);
+  const double visible = MeanVisible(model, options, row->bytes.kv_bytes, options.expected_tokens);
   row->seconds = static_cast<double>(options.expected_tokens) * speed->SecondsFor(visible);
 }
 

@@ -137,8 +137,17 @@ ContextSettings InnerContext(const SessionOptions& options, int64_t max_rows) {
   return settings;
 }
 
-size_t OwnBytes(const LoadedModel& model, const SessionOptions& options) {
-  return Session::Impl::OwnBytes(model, options);
+double KvBytesPerToken(const LoadedModel& model, const SessionOptions& options) {
+  const auto row = [](Encoding encoding, size_t values) {
+    const size_t block = EncodingBlockValues(encoding);
+    return static_cast<double>(EncodedBytes(encoding, (values + block - 1) / block * block));
+  };
+  double bytes = 0;
+  for (const LayerAttention& layer : model.context_shape().layers) {
+    bytes += static_cast<double>(layer.num_kv_heads) *
+             (row(options.keys, layer.key_dim) + row(options.values, layer.value_dim));
+  }
+  return bytes;
 }
 
 SessionBytes PeakSessionBytes(const LoadedModel& model, const SessionOptions& options,

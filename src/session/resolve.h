@@ -26,6 +26,9 @@ SessionLimits LimitsOf(const Model& model);
 // logits after Rewind come from running the last token again.
 ContextSettings InnerContext(const SessionOptions& options, int64_t max_rows);
 
+// Bytes of keys and values of one cached token in all layers.
+double KvBytesPerToken(const LoadedModel& model, const SessionOptions& options);
+
 // What a session takes beside its context and the activations.
 size_t OwnBytes(const LoadedModel& model, const SessionOptions& options);
 // In a context with these settings (InnerContext), for a stream of num_tokens; -1: endless.

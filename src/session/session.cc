@@ -36,10 +36,10 @@ size_t Session::Impl::HistoryCapacity(const SessionOptions& options) {
   return static_cast<size_t>(options.sampler.repetition_window) + static_cast<size_t>(options.max_rewind) + 1;
 }
 
-size_t Session::Impl::OwnBytes(const LoadedModel& model, const SessionOptions& options) {
+size_t OwnBytes(const LoadedModel& model, const SessionOptions& options) {
   const size_t vocab_size = model.config().vocab_size;
   return vocab_size * sizeof(float) + Sampler::BufferBytes(vocab_size) +
-         TokenHistory::BufferBytes(HistoryCapacity(options)) +
+         TokenHistory::BufferBytes(Session::Impl::HistoryCapacity(options)) +
          2 * SpeedLog::kMaxSamples * sizeof(SpeedSample) +
          (model.has_tokenizer() ? kEncoderBytes + kIdsBytes : 0);
 }

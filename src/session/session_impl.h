@@ -42,8 +42,6 @@ struct MNEME_LOCAL Session::Impl {
   const LoadedModel& loaded() const { return *model.impl()->loaded; }
   size_t vocab_size() const { return loaded().config().vocab_size; }
   static size_t HistoryCapacity(const SessionOptions& options);
-  // What a session takes beside its context and the activations.
-  static size_t OwnBytes(const LoadedModel& model, const SessionOptions& options);
   // Whether a text that begins the stream begins with BOS.
   bool StartsWithBos() const;
   // How the text of a stream is read: what is plain in it is fed as such.

@@ -25,15 +25,18 @@ void AddLiterals(std::string_view block, std::vector<std::string>* parts) {
   }
 }
 
-// Where the block that begins at `begin` ends: behind its closing mark, which does not count inside a literal.
+// Where the block that begins at `begin` ends: behind its closing mark, which does not count inside a
+// literal.
 size_t EndOfBlock(std::string_view text, size_t begin) {
   const char kind = text[begin + 1];
   const std::string_view close = kind == '{' ? "}}" : kind == '%' ? "%}" : "#}";
   char quote = 0;
   for (size_t at = begin + 2; at < text.size(); ++at) {
     if (quote != 0) {
-      if (text[at] == '\\') ++at;
-      else if (text[at] == quote) quote = 0;
+      if (text[at] == '\\')
+        ++at;
+      else if (text[at] == quote)
+        quote = 0;
     } else if (text.substr(at, 2) == close) {
       return at + 2;
     } else if (kind != '#' && (text[at] == '\'' || text[at] == '"')) {
@@ -63,15 +66,18 @@ TemplateText::TemplateText(std::string_view jinja_text) {
 }
 
 bool TemplateText::AnyEndsWith(std::string_view suffix) const {
-  return std::any_of(parts_.begin(), parts_.end(), [&](const std::string& part) { return part.ends_with(suffix); });
+  return std::any_of(parts_.begin(), parts_.end(),
+                     [&](const std::string& part) { return part.ends_with(suffix); });
 }
 
 bool TemplateText::AnyStartsWith(std::string_view prefix) const {
-  return std::any_of(parts_.begin(), parts_.end(), [&](const std::string& part) { return part.starts_with(prefix); });
+  return std::any_of(parts_.begin(), parts_.end(),
+                     [&](const std::string& part) { return part.starts_with(prefix); });
 }
 
 bool TemplateText::Writes(std::string_view piece) const {
-  if (parts_.empty() || piece.size() < 3 || !IsPunctuation(piece.front()) || !IsPunctuation(piece.back())) return false;
+  if (parts_.empty() || piece.size() < 3 || !IsPunctuation(piece.front()) || !IsPunctuation(piece.back()))
+    return false;
   for (const std::string& part : parts_)
     if (part.find(piece) != std::string::npos) return true;
   for (const std::string_view role : kRoles) {

@@ -199,7 +199,8 @@ void AddSpecials(TokenizerModel* model) {
     if (type == TokenType::kUserDefined && !model->is_format[i]) {
       (model->spec.user_defined_inline ? symbols : always).emplace_back(piece, id);
       if (!model->spec.user_defined_inline) all.emplace_back(piece, id);
-    } else if (type == TokenType::kUserDefined || type == TokenType::kControl || type == TokenType::kUnknown) {
+    } else if (type == TokenType::kUserDefined || type == TokenType::kControl ||
+               type == TokenType::kUnknown) {
       all.emplace_back(piece, id);
     }
   }
@@ -262,7 +263,8 @@ uint64_t Fingerprint(const TokenizerModel& model) {
   hash.Put<uint64_t>(model.types.size());
   for (size_t i = 0; i < model.types.size(); ++i) {
     hash.PutString(model.pieces[i]);
-    hash.Put(uint64_t{model.priorities[i]} << 9 | uint64_t{model.is_format[i]} << 8 | static_cast<uint64_t>(model.types[i]));
+    hash.Put(uint64_t{model.priorities[i]} << 9 | uint64_t{model.is_format[i]} << 8 |
+             static_cast<uint64_t>(model.types[i]));
   }
   for (const auto& [left, right] : spec.merges) {
     hash.PutString(left);

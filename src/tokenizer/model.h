@@ -12,9 +12,9 @@
 #include <vector>
 
 #include "base/types.h"
+#include "tokenizer/string_table.h"
 #include "tokenizer/text/charsmap.h"
 #include "tokenizer/text/pre_tokenizer.h"
-#include "tokenizer/string_table.h"
 
 namespace mneme {
 
@@ -89,7 +89,8 @@ struct TokenizerModel {
 
   VocabularySpec spec;  // without tokens, merges and charsmap
   std::vector<TokenType> types;
-  // User-defined tokens that the file's chat template writes: found where a format is meant, letters in what users wrote.
+  // User-defined tokens that the file's chat template writes: found where a format is meant, letters in what
+  // users wrote.
   std::vector<bool> is_format;
   std::vector<uint32_t> priorities;  // scores as integers: the highest score is the lowest
   std::vector<float> scores;

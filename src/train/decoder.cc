@@ -31,7 +31,8 @@ void CheckSupported(const ModelConfig& c) {
   }
 }
 
-// Part of what is drawn, so not the hash of base/hash.h: the weights that a recipe and its seed begin with must stay.
+// Part of what is drawn, so not the hash of base/hash.h: the weights that a recipe and its seed begin with
+// must stay.
 uint64_t SeedOf(uint64_t seed, const std::string& name) {
   uint64_t value = 1469598103934665603u ^ (seed * 0x9E3779B97F4A7C15u);
   for (const char c : name) value = (value ^ static_cast<uint8_t>(c)) * 1099511628211u;

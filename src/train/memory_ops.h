@@ -1,5 +1,5 @@
-// The compressive memory of kernels/memory/memory.h as differentiable tensors: the same three update rules, the same
-// constants, written a second time on purpose so that each checks the other.
+// The compressive memory of kernels/memory/memory.h as differentiable tensors: the same three update rules,
+// the same constants, written a second time on purpose so that each checks the other.
 //
 // Shapes: B rows, K KV heads, G query heads of each, N tokens, D key dim, E value dim. Keys and queries come
 // without position encoding. The gradient flows through M and z.

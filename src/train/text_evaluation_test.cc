@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cmath>
 
 #include "base/error.h"
@@ -104,8 +105,8 @@ TEST(TextEvaluationTest, StopsAndRefuses) {
   EXPECT_THROW(EvaluateText(decoder, Letters(), "", options), Error);
   options.max_tokens = 20;
   EXPECT_EQ(EvaluateText(decoder, Letters(), RandomLetters(200), options).num_tokens, 19);
-  int asked = 0;
-  options.stop = [&] { return ++asked == 2; };
+  const std::atomic<bool> stop{true};
+  options.stop = &stop;
   EXPECT_TRUE(EvaluateText(decoder, Letters(), RandomLetters(200), options).stopped);
 }
 

@@ -22,13 +22,13 @@
 #include "train/architecture.h"
 #include "train/checkpoint.h"
 #include "train/data/data.h"
-#include "train/decoder.h"
-#include "train/optimizer.h"
 #include "train/data/sequence.h"
-#include "train/tensor_io.h"
-#include "train/text_evaluation.h"
 #include "train/data/text_files.h"
 #include "train/data/vocabulary.h"
+#include "train/decoder.h"
+#include "train/optimizer.h"
+#include "train/tensor_io.h"
+#include "train/text_evaluation.h"
 
 namespace mneme::train {
 namespace {

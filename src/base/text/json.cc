@@ -29,7 +29,8 @@ AnyJson Parse(std::string_view text, const std::string& name, int max_depth) {
     if (depth > max_depth) Fail(ErrorKind::kFile, "{}: its JSON is nested too deeply", name);
     if (event == AnyJson::parse_event_t::object_start) keys.emplace_back();
     if (event == AnyJson::parse_event_t::object_end) keys.pop_back();
-    if (event == AnyJson::parse_event_t::key && !keys.back().insert(parsed.template get<std::string>()).second) {
+    if (event == AnyJson::parse_event_t::key &&
+        !keys.back().insert(parsed.template get<std::string>()).second) {
       Fail(ErrorKind::kFile, "{}: {} occurs twice in its JSON", name, parsed.template get<std::string>());
     }
     return true;

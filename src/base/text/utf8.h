@@ -1,4 +1,5 @@
-// UTF-8, byte by byte: what is well formed, where a character ends, and what of foreign text may be shown. Thread rule: any.
+// UTF-8, byte by byte: what is well formed, where a character ends, and what of foreign text may be shown.
+// Thread rule: any.
 #pragma once
 
 #include <cstddef>
@@ -24,10 +25,10 @@ void AppendUtf8(uint32_t code, std::string* out);
 // it.
 size_t InvalidPartLength(const char* data, size_t available);
 
-// Text that came from a file (names, metadata, pieces, paths in messages), made fit for a terminal or a page: one line of
-// well-formed UTF-8 in which nothing moves the cursor, hides, or turns the direction of what stands beside it. Control
-// characters, bytes that are not UTF-8, marks of direction and characters without width are written as \x1b or \u{202e}.
-// Beyond `most_bytes` the text is cut and ends in "...".
+// Text that came from a file (names, metadata, pieces, paths in messages), made fit for a terminal or a page:
+// one line of well-formed UTF-8 in which nothing moves the cursor, hides, or turns the direction of what
+// stands beside it. Control characters, bytes that are not UTF-8, marks of direction and characters without
+// width are written as \x1b or \u{202e}. Beyond `most_bytes` the text is cut and ends in "...".
 std::string Printable(std::string_view text, size_t most_bytes = 1000);
 // The same for text of several lines: line feeds and tabs stay, and nothing is cut.
 std::string PrintableLines(std::string_view text);

@@ -22,8 +22,8 @@ void WriteOut(std::string_view text);
 // The same, and at once.
 void WriteOutNow(std::string_view text);
 
-// Whole lines of text in columns: the first left-aligned, others right-aligned. Rows may be ragged. Cells are shown as
-// Printable (base/text/utf8.h) gives them.
+// Whole lines of text in columns: the first left-aligned, others right-aligned. Rows may be ragged. Cells are
+// shown as Printable (base/text/utf8.h) gives them.
 std::string FormatTable(const std::vector<std::vector<std::string>>& rows);
 
 // Before work begins: throws Error(kFile) for an output file that could not be written, UsageError for two

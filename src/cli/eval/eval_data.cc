@@ -243,7 +243,8 @@ int DatasetVerb::operator()() {
     chat_ = FindChatTemplate(arguments_.chat);
     if (chat_ == nullptr) FailUsage(fmt::format("--chat-template: '{}' is not known", arguments_.chat));
   }
-  CheckOutputs({arguments_.json, arguments_.html}, InputsOf(arguments_.model));
+  CheckOutputs({arguments_.json, arguments_.html},
+               InputsOf(arguments_.model, {arguments_.data, arguments_.prompts, arguments_.book}));
   std::error_code error;
   fs::create_directories(arguments_.out, error);
   if (error) Fail(ErrorKind::kFile, "{}: cannot be made: {}", arguments_.out, error.message());

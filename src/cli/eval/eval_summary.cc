@@ -165,13 +165,19 @@ std::string SummaryVerb::Html() const {
   return page.Finish();
 }
 
+std::vector<std::string> SummaryInputs(const SummaryArguments& arguments) {
+  std::vector<std::string> inputs = arguments.files;
+  inputs.insert(inputs.end(), {arguments.reference, arguments.before, arguments.after});
+  return inputs;
+}
+
 int SummaryVerb::operator()() {
   if (!arguments_.reference.empty()) reference_ = ReadWholeFile(arguments_.reference);
   if (arguments_.specs.size() > 1 &&
       std::find(arguments_.files.begin(), arguments_.files.end(), "-") != arguments_.files.end())
     FailUsage("standard input cannot be read once for each context; name a file with -f");
   CheckOutputs({arguments_.out, arguments_.json, arguments_.html},
-               InputsOf(arguments_.model, arguments_.files));
+               InputsOf(arguments_.model, SummaryInputs(arguments_)));
   opened_ = std::make_unique<OpenedModel>(arguments_.model, arguments_.context.engine);
   report_.header = Header();
   std::vector<std::string> specs = arguments_.specs;

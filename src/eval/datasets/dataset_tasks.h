@@ -1,4 +1,5 @@
-// The tasks of published benchmarks: how each is asked (wording of our own; ReadPromptFile reads the published one) and scored.
+// The tasks of published benchmarks: how each is asked (wording of our own; ReadPromptFile reads the
+// published one) and scored.
 #pragma once
 
 #include <cstdint>

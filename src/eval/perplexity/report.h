@@ -22,7 +22,8 @@ struct PerplexityHeader {
   std::optional<EvalHeader> run = std::nullopt;
 };
 
-// What EvalJson writes (eval/report/grid.h), with a row for each context, and for each length if there are any; and
+// What EvalJson writes (eval/report/grid.h), with a row for each context, and for each length if there are
+// any; and
 // {"model", "input", "contexts": [{"context", "nll", "perplexity", "standard_error", "bins": [...]}]}.
 std::string PerplexityJson(const PerplexityHeader& header, std::span<const PerplexityResult> results);
 // A page with the plot and, below it, the tables.

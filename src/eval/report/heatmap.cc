@@ -35,14 +35,16 @@ std::string Hex(const Rgb& c) {
 // Black or white, whichever is read better on the colour.
 const char* InkOn(const Rgb& c) { return 0.299 * c.r + 0.587 * c.g + 0.114 * c.b > 140 ? "#000" : "#fff"; }
 
-void AddCell(const std::optional<double>& value, double x, double y, double width, double height, SvgWriter* svg) {
+void AddCell(const std::optional<double>& value, double x, double y, double width, double height,
+             SvgWriter* svg) {
   constexpr double kGap = 1.5;
   const double inner_width = width - kGap, inner_height = height - kGap;
   if (!value || !std::isfinite(*value)) return svg->Box(x, y, inner_width, inner_height, "");
   const Rgb colour = ColourOf(*value);
   svg->Box(x, y, inner_width, inner_height, Hex(colour));
   if (width >= 22) {
-    svg->Text(x + inner_width / 2, y + inner_height / 2 + 4, fmt::format("{:.0f}", *value * 100), Anchor::kMiddle,
+    svg->Text(x + inner_width / 2, y + inner_height / 2 + 4, fmt::format("{:.0f}", *value * 100),
+              Anchor::kMiddle,
               /*is_soft=*/false, InkOn(colour));
   }
 }
@@ -52,7 +54,8 @@ void AddLegend(double x, double y, double width, SvgWriter* svg) {
   for (int i = 0; i < kSteps; ++i)
     svg->Box(x + width * i / kSteps, y, width / kSteps + 0.3, 12, Hex(ColourOf((i + 0.5) / kSteps)));
   for (const int percent : {0, 50, 100}) {
-    svg->Text(x + width * percent / 100, y + 28, fmt::format("{}%", percent), Anchor::kMiddle, /*is_soft=*/true);
+    svg->Text(x + width * percent / 100, y + 28, fmt::format("{}%", percent), Anchor::kMiddle,
+              /*is_soft=*/true);
   }
 }
 
@@ -83,8 +86,8 @@ std::string RenderHeatMap(const HeatMap& map, double width) {
   // Labels of columns: as many as do not touch.
   const size_t stride = static_cast<size_t>(std::ceil(44 / cell_width));
   for (size_t column = 0; column < map.columns.size(); column += stride) {
-    svg.Text(kLeft + cell_width * (static_cast<double>(column) + 0.5), kTop + grid_height + 16, map.columns[column],
-             Anchor::kMiddle, /*is_soft=*/true);
+    svg.Text(kLeft + cell_width * (static_cast<double>(column) + 0.5), kTop + grid_height + 16,
+             map.columns[column], Anchor::kMiddle, /*is_soft=*/true);
   }
   svg.Text(kLeft + grid_width / 2, kTop + grid_height + 36, map.x_label, Anchor::kMiddle);
   AddLegend(kLeft, kTop + grid_height + 54, std::min(220.0, width - kLeft - kRight), &svg);

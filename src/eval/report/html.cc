@@ -13,7 +13,8 @@ namespace {
 std::string Between(std::string_view page, std::string_view open, std::string_view close) {
   const size_t begin = page.find(open);
   const size_t end = page.rfind(close);
-  if (begin == std::string_view::npos || end == std::string_view::npos || end < begin + open.size()) return "";
+  if (begin == std::string_view::npos || end == std::string_view::npos || end < begin + open.size())
+    return "";
   return std::string(page.substr(begin + open.size(), end - begin - open.size()));
 }
 

@@ -1,4 +1,5 @@
-// Line plots as inline SVG. Lines differ by colour and by dash, so that they can be told apart without colour.
+// Line plots as inline SVG. Lines differ by colour and by dash, so that they can be told apart without
+// colour.
 #pragma once
 
 #include <cstddef>

@@ -73,49 +73,54 @@ std::string EscapeHtml(std::string_view text) {
 }
 
 SvgWriter::SvgWriter(double width, double height, int font_size, std::string_view title)
-    : open_(fmt::format("viewBox=\"0 0 {:.0f} {:.0f}\" font-size=\"{}\" role=\"img\" aria-label=\"{}\">\n", width, height,
-                        font_size, EscapeHtml(title))),
+    : open_(fmt::format("viewBox=\"0 0 {:.0f} {:.0f}\" font-size=\"{}\" role=\"img\" aria-label=\"{}\">\n",
+                        width, height, font_size, EscapeHtml(title))),
       body_(fmt::format("<title>{}</title>\n", EscapeHtml(title))) {}
 
 void SvgWriter::Line(std::string_view kind, double x1, double y1, double x2, double y2) {
-  body_ += fmt::format("<line class=\"{}\" x1=\"{:.1f}\" y1=\"{:.1f}\" x2=\"{:.1f}\" y2=\"{:.1f}\"/>\n", kind, x1, y1,
-                      x2, y2);
+  body_ += fmt::format("<line class=\"{}\" x1=\"{:.1f}\" y1=\"{:.1f}\" x2=\"{:.1f}\" y2=\"{:.1f}\"/>\n", kind,
+                       x1, y1, x2, y2);
 }
 
 void SvgWriter::Text(double x, double y, std::string_view text, Anchor anchor, bool is_soft,
                      std::string_view fill) {
   // The fill as `style` and not as an attribute, since the page gives all text of pictures its ink.
-  body_ += fmt::format("<text{} x=\"{:.1f}\" y=\"{:.1f}\"{}{}>{}</text>\n", is_soft ? " class=\"soft\"" : "", x, y,
-                      anchor == Anchor::kStart ? "" : fmt::format(" text-anchor=\"{}\"", AnchorName(anchor)),
-                      fill.empty() ? "" : fmt::format(" style=\"fill:{}\"", fill), EscapeHtml(text));
+  body_ +=
+      fmt::format("<text{} x=\"{:.1f}\" y=\"{:.1f}\"{}{}>{}</text>\n", is_soft ? " class=\"soft\"" : "", x, y,
+                  anchor == Anchor::kStart ? "" : fmt::format(" text-anchor=\"{}\"", AnchorName(anchor)),
+                  fill.empty() ? "" : fmt::format(" style=\"fill:{}\"", fill), EscapeHtml(text));
 }
 
 void SvgWriter::Path(std::string_view data, size_t series) {
   const std::string_view dash = kDashes[series % kDashes.size()];
-  body_ += fmt::format("<path d=\"{}\" fill=\"none\" stroke=\"var(--s{})\" stroke-width=\"2\" stroke-linejoin=\"round\"{}/>\n",
-                      data, series % kNumColours,
-                      dash.empty() ? "" : fmt::format(" stroke-dasharray=\"{}\"", dash));
+  body_ += fmt::format(
+      "<path d=\"{}\" fill=\"none\" stroke=\"var(--s{})\" stroke-width=\"2\" stroke-linejoin=\"round\"{}/>\n",
+      data, series % kNumColours, dash.empty() ? "" : fmt::format(" stroke-dasharray=\"{}\"", dash));
 }
 
 void SvgWriter::Dot(double x, double y, size_t series) {
-  body_ += fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3\" fill=\"var(--s{})\"/>\n", x, y, series % kNumColours);
+  body_ += fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3\" fill=\"var(--s{})\"/>\n", x, y,
+                       series % kNumColours);
 }
 
 void SvgWriter::Band(std::string_view points, size_t series) {
-  body_ += fmt::format("<polygon points=\"{}\" fill=\"var(--s{})\" opacity=\"0.18\"/>\n", points, series % kNumColours);
+  body_ += fmt::format("<polygon points=\"{}\" fill=\"var(--s{})\" opacity=\"0.18\"/>\n", points,
+                       series % kNumColours);
 }
 
 void SvgWriter::Box(double x, double y, double width, double height, std::string_view fill) {
-  body_ += fmt::format("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" {}/>\n", x, y, width, height,
-                      fill.empty() ? "fill=\"none\" stroke=\"var(--grid)\" stroke-dasharray=\"3 3\""
-                                   : fmt::format("fill=\"{}\"", fill));
+  body_ += fmt::format("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" {}/>\n", x, y,
+                       width, height,
+                       fill.empty() ? "fill=\"none\" stroke=\"var(--grid)\" stroke-dasharray=\"3 3\""
+                                    : fmt::format("fill=\"{}\"", fill));
 }
 
 std::string SvgWriter::Finish() const { return fmt::format("<svg {}{}</svg>\n", open_, body_); }
 
 std::string SvgWriter::FinishAlone() const {
   return fmt::format(
-      "<svg xmlns=\"http://www.w3.org/2000/svg\" {}<style>{}svg text{{font-family:system-ui,sans-serif}}</style>\n"
+      "<svg xmlns=\"http://www.w3.org/2000/svg\" {}<style>{}svg "
+      "text{{font-family:system-ui,sans-serif}}</style>\n"
       "<rect width=\"100%\" height=\"100%\" style=\"fill:var(--paper)\"/>\n{}</svg>\n",
       open_, kStyle, body_);
 }

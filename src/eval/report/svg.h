@@ -1,5 +1,5 @@
-// The one place that writes SVG: elements with rounded numbers and escaped text, under the colours of the pages. Used by the
-// plots (plot.h) and heat maps (heatmap.h).
+// The one place that writes SVG: elements with rounded numbers and escaped text, under the colours of the
+// pages. Used by the plots (plot.h) and heat maps (heatmap.h).
 #pragma once
 
 #include <cstddef>
@@ -8,10 +8,12 @@
 
 namespace mneme {
 
-// Text for HTML and SVG: fit to be shown (base/text/utf8.h, line feeds and tabs stay), with &, <, >, " and ' as entities.
+// Text for HTML and SVG: fit to be shown (base/text/utf8.h, line feeds and tabs stay), with &, <, >, " and '
+// as entities.
 std::string EscapeHtml(std::string_view text);
 
-// The style sheet of pages and of pictures that stand alone: light, dark and paper; series colours are var(--s0) to var(--s7).
+// The style sheet of pages and of pictures that stand alone: light, dark and paper; series colours are
+// var(--s0) to var(--s7).
 std::string_view ReportStyle();
 
 enum class Anchor { kStart, kMiddle, kEnd };

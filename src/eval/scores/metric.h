@@ -1,4 +1,5 @@
-// The published rules by which the LongBench, InfiniteBench and BABILong tasks score one answer. Pure functions of their texts.
+// The published rules by which the LongBench, InfiniteBench and BABILong tasks score one answer. Pure
+// functions of their texts.
 //
 // Where a published score segments Chinese into words with a dictionary, here every character is a word: such
 // scores are comparable among runs of this program, not with published tables.

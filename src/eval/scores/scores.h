@@ -1,5 +1,6 @@
-// Scores of a written answer against the right one: exact match, token F1, ROUGE, edit similarity. All pure functions of their
-// texts; one call, one thread. metric.h has the rules by which published benchmarks apply them.
+// Scores of a written answer against the right one: exact match, token F1, ROUGE, edit similarity. All pure
+// functions of their texts; one call, one thread. metric.h has the rules by which published benchmarks apply
+// them.
 #pragma once
 
 #include <string>
@@ -25,8 +26,8 @@ FScore TokenF1(std::string_view prediction, std::string_view answer);
 FScore CharacterF1(std::string_view prediction, std::string_view answer);
 
 // ROUGE as Lin (2004) defines it, with equal weight of precision and recall. Words are runs of a-z and 0-9
-// after lower-casing; with `stem` those of more than three letters are stemmed (stem.h). rouge_l takes each text as
-// one sentence; rouge_l_sum takes each line as one and counts the union of their longest common
+// after lower-casing; with `stem` those of more than three letters are stemmed (stem.h). rouge_l takes each
+// text as one sentence; rouge_l_sum takes each line as one and counts the union of their longest common
 // subsequences, each word at most as often as it occurs.
 struct RougeScores {
   FScore rouge_1;

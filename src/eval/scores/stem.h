@@ -6,10 +6,10 @@
 
 namespace mneme {
 
-// Stem of a word in lower case (M. F. Porter, Program 14(3), 1980): "relational" -> "relat". Words of fewer than three letters
-// stay, as in the paper's own program. One word in sixty thousand of our books is not what that program gives: Snowball takes
-// back only doubled b, d, f, g, m, n, p, r and t before "-ed" and "-ing", so "trekking" -> "trekk". Throws std::bad_alloc.
-// Thread rule: any.
+// Stem of a word in lower case (M. F. Porter, Program 14(3), 1980): "relational" -> "relat". Words of fewer
+// than three letters stay, as in the paper's own program. One word in sixty thousand of our books is not what
+// that program gives: Snowball takes back only doubled b, d, f, g, m, n, p, r and t before "-ed" and "-ing",
+// so "trekking" -> "trekk". Throws std::bad_alloc. Thread rule: any.
 std::string PorterStem(std::string_view word);
 
 }  // namespace mneme

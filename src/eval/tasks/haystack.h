@@ -19,8 +19,8 @@ enum class FillerCut : uint8_t { kUnits, kWords, kCharacters };
 // Immutable and cheap to copy; any number of readers, each with its own cursor.
 class Haystack {
  public:
-  // GrassSentences() (base/text/recall_text.h), round and round, `sentences_per_unit` of them (1 or 5) to a unit,
-  // units joined by `gap`.
+  // GrassSentences() (base/text/recall_text.h), round and round, `sentences_per_unit` of them (1 or 5) to a
+  // unit, units joined by `gap`.
   static Haystack Grass(size_t sentences_per_unit, std::string gap);
   // Sentences of a text file, as they are, with the white space between them. repeat: begins again at the
   // end; else Next says when it ends. Throws Error(kFile); Error(kInput) for a file without a word.

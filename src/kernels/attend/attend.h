@@ -112,8 +112,8 @@ struct KvWrite {
 struct AttendShape {
   size_t num_rows = 0;
   size_t num_heads =
-      0;  // a multiple of layout.num_kv_heads; head h reads KV head h / (num_heads / num_kv_heads)
-  KvLayout layout;             // of all that is stored and read
+      0;            // a multiple of layout.num_kv_heads; head h reads KV head h / (num_heads / num_kv_heads)
+  KvLayout layout;  // of all that is stored and read
   const Rope* rope = nullptr;  // what the tables of writes and spans belong to; null: nothing is rotated
   float scale = 1.0f;
   float soft_cap = 0.0f;                // 0: none; else logits become cap * tanh(logit / cap) before the bias

@@ -5,8 +5,8 @@
 
 #include "base/error.h"
 #include "base/half.h"
-#include "kernels/linear/linear.h"
 #include "kernels/linear/layout.h"
+#include "kernels/linear/linear.h"
 #include "kernels/simd/targets.h"
 
 #ifndef HWY_WANT_AVX3_DL

@@ -17,8 +17,8 @@
 #include "base/half.h"
 #include "base/random.h"
 #include "formats/quant.h"
-#include "kernels/linear/linear.h"
 #include "kernels/linear/layout.h"
+#include "kernels/linear/linear.h"
 #include "kernels/simd/targets.h"
 
 #ifndef HWY_WANT_AVX3_DL

@@ -23,8 +23,8 @@
 #include "base/error.h"
 #include "base/half.h"
 #include "formats/quant.h"
-#include "kernels/linear/linear.h"
 #include "kernels/linear/layout.h"
+#include "kernels/linear/linear.h"
 
 namespace mneme {
 namespace {

@@ -77,13 +77,9 @@ HWY_EXPORT(VectorTimesMatrix);
 HWY_EXPORT(AddOuter);
 
 // expm1(x) + 1 would give 0 where exp(x) is a small number.
-float Sigma(float x) {
-  return x > 0 ? x + 1 : std::exp(x);
-}
+float Sigma(float x) { return x > 0 ? x + 1 : std::exp(x); }
 
-float Silu(float x) {
-  return x / (1 + std::exp(-x));
-}
+float Silu(float x) { return x / (1 + std::exp(-x)); }
 
 // What a key or query looks like to the memory. feature [key_dim].
 void Feature(const MemoryShape& shape, const float* x, float* feature) {
@@ -107,8 +103,7 @@ float Dot(const float* a, const float* b, size_t count) {
 }
 
 void RmsScale(float* out, size_t count) {
-  const float inverse =
-      1 / std::sqrt(Dot(out, out, count) / static_cast<float>(count) + kMemoryEpsilon);
+  const float inverse = 1 / std::sqrt(Dot(out, out, count) / static_cast<float>(count) + kMemoryEpsilon);
   for (size_t i = 0; i < count; ++i) out[i] *= inverse;
 }
 

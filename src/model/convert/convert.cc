@@ -14,11 +14,11 @@
 #include "base/text/units.h"
 #include "formats/gguf.h"
 #include "formats/quant.h"
+#include "model/convert/tokenizer_metadata.h"
 #include "model/engine.h"
 #include "model/families.h"
 #include "model/hyperparameters.h"
 #include "model/tensor_map.h"
-#include "model/convert/tokenizer_metadata.h"
 
 namespace mneme {
 namespace {

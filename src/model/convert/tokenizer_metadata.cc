@@ -55,12 +55,13 @@ void SetId(std::string_view key, TokenId id, GgufWriter* writer) {
 void CheckTokenizerFits(const Tokenizer& tokenizer, size_t num_rows, const std::string& from) {
   const auto num_pieces = static_cast<size_t>(tokenizer.vocab_size());
   if (num_pieces > num_rows) {
-    Fail(ErrorKind::kMismatch, "{}: the tokenizer has {} pieces, but the model only {} token embeddings", from, num_pieces,
-         num_rows);
+    Fail(ErrorKind::kMismatch, "{}: the tokenizer has {} pieces, but the model only {} token embeddings",
+         from, num_pieces, num_rows);
   }
   if (num_rows - num_pieces > std::max<size_t>(256, num_rows / 32)) {
     Fail(ErrorKind::kMismatch,
-         "{}: the tokenizer has {} pieces for {} token embeddings of the model; so many that have none are no padding: it is "
+         "{}: the tokenizer has {} pieces for {} token embeddings of the model; so many that have none are "
+         "no padding: it is "
          "the tokenizer of another model",
          from, num_pieces, num_rows);
   }

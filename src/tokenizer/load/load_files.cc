@@ -70,7 +70,8 @@ std::string WithTemplateFiles(const std::string& folder, std::string config) {
   const std::string more = folder + "/additional_chat_templates";
   if (IsDirectory(more)) {
     for (const auto& entry : fs::directory_iterator(more)) {
-      if (entry.path().extension() == ".jinja") add(entry.path().stem().string(), ReadWholeFile(entry.path().string()));
+      if (entry.path().extension() == ".jinja")
+        add(entry.path().stem().string(), ReadWholeFile(entry.path().string()));
     }
   }
   if (templates.empty()) return config;

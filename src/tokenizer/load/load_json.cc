@@ -5,9 +5,9 @@
 
 #include "base/error.h"
 #include "mneme/tokenizer.h"
-#include "tokenizer/text/charsmap.h"
 #include "tokenizer/load/load_config.h"
 #include "tokenizer/model.h"
+#include "tokenizer/text/charsmap.h"
 
 namespace mneme {
 namespace {

@@ -18,7 +18,8 @@ class PieceNormalizer {
   // Takes from the front of `text` what no later text can change and appends its normal form to *out; returns
   // the bytes taken. With `final` takes all.
   size_t Feed(std::string_view text, bool final, std::string* out);
-  // Before a token that stands in the middle of a segment, after a final Feed: what its first character would bring about.
+  // Before a token that stands in the middle of a segment, after a final Feed: what its first character would
+  // bring about.
   void BeforeSymbol(std::string_view symbol, std::string* out);
   // After the final Feed: drops trailing spaces where the model does, and gets ready for a new segment.
   // `first` tells whether that is the first one of a text.

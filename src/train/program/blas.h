@@ -1,5 +1,5 @@
-// The system's BLAS under libtorch. OpenBLAS picks its kernels when it is loaded, by the CPU models that it knew when
-// it was released; on newer ones it may fall back to kernels several times too slow.
+// The system's BLAS under libtorch. OpenBLAS picks its kernels when it is loaded, by the CPU models that it
+// knew when it was released; on newer ones it may fall back to kernels several times too slow.
 #pragma once
 
 #include <cstdint>

@@ -97,7 +97,7 @@ int Main(int argc, char** argv) {
   if (!outcome.model_path.empty()) fmt::print("{}\n", outcome.model_path);
   if (!outcome.finished) {
     PrintMessage("stopped at step {} of {}; the same command goes on from there\n", outcome.step,
-               config.num_steps());
+                 config.num_steps());
   }
   return outcome.interrupted ? kExitInterrupted : 0;
 }
