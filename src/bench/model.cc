@@ -277,16 +277,20 @@ ModelCosts CostsOf(const Model& model) {
   ModelCosts costs;
   std::map<ProductKind, size_t> bytes;
   size_t all_bytes = 0;
-  for (const LayerWeights& layer : model.impl()->loaded->weights().layers) {
-    for (const LinearLayer* linear :
-         {&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down}) {
-      if (linear->empty()) continue;
-      const LinearWeights& weights = linear->weights;
+  const LoadedModel& loaded = *model.impl()->loaded;
+  for (size_t layer = 0; layer < loaded.plan().num_layers(); ++layer) {
+    const ExpertsPlan* const experts = loaded.plan().layers[layer].experts();
+    ForEachLinearOfLayer(loaded.weights().layers[layer], [&](const LinearLayer& linear, bool is_expert) {
+      const LinearWeights& weights = linear.weights;
+      // A token goes through some of the experts.
+      const double share = !is_expert ? 1.0
+                                      : static_cast<double>(experts->router.num_used) /
+                                            static_cast<double>(experts->router.num_experts);
       costs.flops_per_token +=
-          2.0 * static_cast<double>(weights.num_rows()) * static_cast<double>(weights.num_cols());
+          share * 2.0 * static_cast<double>(weights.num_rows()) * static_cast<double>(weights.num_cols());
       all_bytes += weights.read_bytes();
       bytes[KindOf(weights)] += weights.read_bytes();
-    }
+    });
   }
   for (const auto& [kind, count] : bytes) {
     if (count * 2 > all_bytes) costs.products = kind;

@@ -24,7 +24,7 @@ class ProfileRun {
         runner_(model, settings.max_chunk, timing_, budget),
         context_(MakeContext(model.context_shape(), settings, budget, device.num_threads())),
         max_chunk_(settings.max_chunk),
-        ids_(static_cast<int64_t>(model.config().vocab_size)) {}
+        ids_(static_cast<int64_t>(model.plan().vocab_size)) {}
 
   void Reach(int64_t depth, StopToken stop) {
     while (context_->num_tokens() < depth && !stop.stop_requested()) {

@@ -75,9 +75,20 @@ void WriteGates(float* x, float floor, size_t count) {
   }
 }
 
+void AddGated(const PointwiseCall& call, size_t first, size_t count) {
+  for (const size_t end = first + count; first < end;) {
+    const size_t row = first / call.num_cols;
+    const size_t last = std::min(end, (row + 1) * call.num_cols);
+    const float open = 1.0f / (1.0f + std::exp(-call.gate[row]));
+    for (; first < last; ++first) call.x[first] += open * call.y[first];
+  }
+}
+
 void PointwiseRange(const PointwiseCall& call, size_t first, size_t count) {
   float* const x = call.x + first;
   switch (call.kind) {
+    case PointwiseCall::Kind::kAddGated:
+      return AddGated(call, first, count);
     case PointwiseCall::Kind::kAdd:
       return AddInPlace(x, call.y + first, count);
     case PointwiseCall::Kind::kClamp:
@@ -168,5 +179,7 @@ void CpuDevice::Pointwise(const PointwiseCall& call) {
     PointwiseRange(call, begin, std::min(call.count, last * kPointwiseStep) - begin);
   });
 }
+
+void CpuDevice::Experts(const ExpertsCall& call) { RunExperts(call, pool_); }
 
 }  // namespace mneme

@@ -22,6 +22,7 @@
 
 #include "base/types.h"
 #include "kernels/attend/attend.h"
+#include "kernels/experts/experts.h"
 #include "kernels/linear/linear.h"
 #include "kernels/memory/memory.h"
 #include "kernels/pointwise/elementwise.h"
@@ -111,6 +112,7 @@ struct MemoryCall {
 struct PointwiseCall {
   enum class Kind : uint8_t {
     kAdd,        // x += y
+    kAddGated,   // x[row, :] += sigmoid(gate[row]) * y[row, :]
     kClamp,      // x = min(max(x, -value), value)
     kSoftCap,    // x = value * tanh(x / value)
     kWriteGate,  // x = max(0, (sigmoid(x) - value) / (1 - value)): MemoryRules::write_floor
@@ -120,6 +122,8 @@ struct PointwiseCall {
   const float* y = nullptr;
   float value = 0;
   size_t count = 0;
+  const float* gate = nullptr;  // kAddGated: [count / num_cols]
+  size_t num_cols = 0;
 };
 
 class Device {
@@ -146,6 +150,7 @@ class Device {
   virtual void Attend(std::span<const AttendCall> calls, uint8_t* scratch) = 0;
   virtual void Memory(const MemoryCall& call) = 0;
   virtual void Pointwise(const PointwiseCall& call) = 0;
+  virtual void Experts(const ExpertsCall& call) = 0;
 };
 
 }  // namespace mneme

@@ -1,6 +1,7 @@
 #include "kernels/timing_device.h"
 
 #include <algorithm>
+#include <vector>
 
 namespace mneme {
 namespace {
@@ -75,6 +76,24 @@ void TimingDevice::Memory(const MemoryCall& call) {
 
 void TimingDevice::Pointwise(const PointwiseCall& call) {
   Time("pointwise", [&] { inner_.Pointwise(call); });
+}
+
+void TimingDevice::Experts(const ExpertsCall& call) {
+  Op& op = Time("experts", [&] { inner_.Experts(call); });
+  const size_t num_choices = call.num_rows * call.router.num_used;
+  std::vector<int32_t> experts(num_choices);
+  std::vector<float> weights(num_choices);
+  Route(call.router, call.logits, call.correction, call.num_rows, experts.data(), weights.data());
+  std::sort(experts.begin(), experts.end());
+  for (size_t i = 0; i < num_choices; ++i) {
+    const ExpertMatrices& expert = call.experts[static_cast<size_t>(experts[i])];
+    for (const LinearWeights* matrix : {expert.gate, expert.up, expert.down}) {
+      if (matrix == nullptr) continue;
+      op.flops += 2.0 * static_cast<double>(matrix->num_rows() * matrix->num_cols());
+      // Read once for all rows that meet in it.
+      if (i == 0 || experts[i] != experts[i - 1]) op.bytes += static_cast<double>(matrix->read_bytes());
+    }
+  }
 }
 
 }  // namespace mneme

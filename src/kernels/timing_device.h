@@ -43,6 +43,7 @@ class TimingDevice : public Device {
   void Attend(std::span<const AttendCall> calls, uint8_t* scratch) override;
   void Memory(const MemoryCall& call) override;
   void Pointwise(const PointwiseCall& call) override;
+  void Experts(const ExpertsCall& call) override;
 
  private:
   // Runs `call` to its end and adds its seconds to the operation called `name`.

@@ -84,11 +84,11 @@ void CheckFile(const std::string& path, const std::vector<TokenId>& ids, const s
     const std::vector<float> ours = EngineLogits(*LoadModel(path, pack), ids);
     const double from_twin = RelativeDifference(ours, twin);
     const double from_peer = RelativeDifference(ours, theirs);
-    const double top = TopAgreement(ours, theirs, model->config().vocab_size);
+    const double top = TopAgreement(ours, theirs, model->plan().vocab_size);
     std::printf("%-28s %-6s twin %.2e  peer %.2e  same top %.3f\n",
                 std::filesystem::path(path).filename().c_str(), mode, from_twin, from_peer, top);
     const double tolerance = pack == PackMode::kInt16 ? kInt16Tolerance : TwinTolerance(path);
-    EXPECT_LT(from_twin, model->config().half_gelu ? std::max(1e-4, tolerance) : tolerance);
+    EXPECT_LT(from_twin, model->plan().layers[0].dense()->half_gelu ? std::max(1e-4, tolerance) : tolerance);
     // The peer, which rounds the activations alone, to the weights' format, is farther from the truth.
     if (pack == PackMode::kInt16) {
       EXPECT_LT(from_twin, RelativeDifference(theirs, twin));
@@ -158,7 +158,7 @@ TEST(Conformance, SameBitsInABatchOfSessions) {
   const auto ids = ReadIds(folder + "tokens.txt");
   for (const char* name : {"llama-256-Q8_0", "gemma2"}) {
     const auto model = LoadModel(folder + name + ".gguf", PackMode::kAlways);
-    const size_t vocab_size = model->config().vocab_size;
+    const size_t vocab_size = model->plan().vocab_size;
     CpuDevice device(2);
     Budget budget;
     Runner runner(*model, 64, device, budget);
@@ -253,7 +253,7 @@ TEST(Conformance, FolderWithManyTokensAndFewDimensions) {
   const auto model = LoadModel(data + "/models/hf-tiny-llama-random", PackMode::kAuto);
   const std::vector<TokenId> ids = {1, 15043, 3186, 31999, 0, 29991, 77};
   EXPECT_LT(RelativeDifference(EngineLogits(*model, ids), ReferenceLogits(*model, ids)), 2e-5);
-  EXPECT_FLOAT_EQ(model->config().norm_epsilon, 1e-6f);
+  EXPECT_FLOAT_EQ(model->plan().norm_epsilon, 1e-6f);
 }
 
 }  // namespace

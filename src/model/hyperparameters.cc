@@ -155,6 +155,7 @@ void ReadGguf(const TensorSource& source, H* hyper) {
   if (!architecture) Fail(ErrorKind::kFile, "{}: has no 'general.architecture'", file.path());
   hyper->architecture = *architecture;
   if (const auto name = file.GetString("general.name")) hyper->name = *name;
+  hyper->settings = Settings(file, std::string(*architecture));
   for (const Field& field : kFields) {
     if (field.gguf.empty()) continue;
     ReadGgufField(file, fmt::format("{}.{}", *architecture, field.gguf), field, hyper);
@@ -177,21 +178,6 @@ void ReadGguf(const TensorSource& source, H* hyper) {
   hyper->frequency_divisors = ReadDivisors(source, "rope_freqs.weight");
   hyper->short_divisors = ReadDivisors(source, "rope_factors_short.weight");
   hyper->long_divisors = ReadDivisors(source, "rope_factors_long.weight");
-}
-
-// Follows "a.b.c"; null where anything on the way is absent or null.
-const Json* FindPath(const Json& root, std::string_view path) {
-  const Json* node = &root;
-  while (!path.empty()) {
-    const size_t dot = path.find('.');
-    const std::string_view step = path.substr(0, dot);
-    path = dot == std::string_view::npos ? std::string_view() : path.substr(dot + 1);
-    if (!node->is_object()) return nullptr;
-    const auto found = node->find(step);
-    if (found == node->end() || found->is_null()) return nullptr;
-    node = &*found;
-  }
-  return node;
 }
 
 [[noreturn]] void FailJson(const std::string& path, std::string_view key, std::string_view expected) {
@@ -238,9 +224,9 @@ void ReadJsonField(const Json& value, const std::string& path, std::string_view 
       field.member);
 }
 
-std::vector<float> JsonFloats(const Json& root, std::string_view key, const std::string& path) {
+std::vector<float> JsonFloats(const Settings& settings, std::string_view key, const std::string& path) {
   std::vector<float> values;
-  const Json* node = FindPath(root, key);
+  const Json* node = settings.Find(key);
   if (node == nullptr) return values;
   if (!node->is_array()) FailJson(path, key, "a list of numbers");
   for (const Json& item : *node) {
@@ -254,20 +240,22 @@ void ReadFolder(const TensorSource& source, H* hyper) {
   const std::string path = source.path() + "/config.json";
   Json root = Json::parse(source.safetensors()->config_text(), nullptr, false);
   if (root.is_discarded() || !root.is_object()) Fail(ErrorKind::kFile, "{}: is not a JSON object", path);
+  const auto name = root.find("_name_or_path");
+  if (name != root.end() && name->is_string()) hyper->name = name->get<std::string>();
   // Models with eyes keep the language model's settings in an object of their own.
-  if (const Json* text = FindPath(root, "text_config"); text != nullptr && text->is_object()) {
+  if (const auto text = root.find("text_config"); text != root.end() && text->is_object()) {
     const Json inner = *text;
     root.update(inner);
   }
-  const Json* type = FindPath(root, "model_type");
+  hyper->settings = Settings(std::move(root), path);
+  const Settings& settings = hyper->settings;
+  const Json* type = settings.Find("model_type");
   if (type == nullptr || !type->is_string()) Fail(ErrorKind::kFile, "{}: has no 'model_type'", path);
   hyper->architecture = type->get<std::string>();
-  const Json* name = FindPath(root, "_name_or_path");
-  if (name != nullptr && name->is_string()) hyper->name = name->get<std::string>();
   for (const Field& field : kFields) {
     for (const std::string_view key : field.json) {
       if (key.empty()) break;
-      if (const Json* value = FindPath(root, key)) {
+      if (const Json* value = settings.Find(key)) {
         // gptneox says hidden_act where others say an object; sliding_window may be false in old files.
         if (value->is_boolean() && !std::holds_alternative<std::optional<bool> H::*>(field.member)) continue;
         ReadJsonField(*value, path, key, field, hyper);
@@ -277,25 +265,19 @@ void ReadFolder(const TensorSource& source, H* hyper) {
   }
   for (const char* parent : {"rope_scaling", "rope_parameters"}) {
     if (hyper->short_divisors.empty()) {
-      hyper->short_divisors = JsonFloats(root, fmt::format("{}.short_factor", parent), path);
-      hyper->long_divisors = JsonFloats(root, fmt::format("{}.long_factor", parent), path);
+      hyper->short_divisors = JsonFloats(settings, fmt::format("{}.short_factor", parent), path);
+      hyper->long_divisors = JsonFloats(settings, fmt::format("{}.long_factor", parent), path);
     }
   }
   // Old configs of Phi-3 and of fine-tunes name the types otherwise.
   if (hyper->scaling_type == "su") hyper->scaling_type = "longrope";
   if (hyper->scaling_type == "default") hyper->scaling_type.clear();
-  if (const Json* pattern = FindPath(root, "sliding_window_pattern"); pattern && pattern->is_number()) {
+  if (const Json* pattern = settings.Find("sliding_window_pattern"); pattern && pattern->is_number()) {
     hyper->window_pattern = JsonUint(*pattern, path, "sliding_window_pattern");
   }
-  if (const Json* types = FindPath(root, "layer_types"); types != nullptr && types->is_array()) {
-    for (const Json& item : *types) {
-      if (item != "sliding_attention" && item != "full_attention") {
-        Fail(ErrorKind::kUnsupported, "{}: 'layer_types' holds {}, which is not supported", path,
-             item.dump());
-      }
-      hyper->layer_is_local.push_back(item == "sliding_attention");
-    }
-  }
+  hyper->layer_types = settings.Texts("layer_types");
+  for (const std::string& layer : hyper->layer_types)
+    hyper->layer_is_local.push_back(layer == "sliding_attention");
 }
 
 void ReadLlama2c(const TensorSource& source, H* hyper) {
@@ -365,6 +347,9 @@ void WriteHyperparameters(const Hyperparameters& hyper, std::string_view archite
     writer->SetBoolArray(pattern_key, hyper.layer_is_local);
   } else if (hyper.window_pattern) {
     writer->Set(pattern_key, static_cast<uint32_t>(*hyper.window_pattern));
+  }
+  for (const auto& [key, value] : hyper.settings.for_gguf()) {
+    writer->Set(fmt::format("{}.{}", architecture, key), value);
   }
 }
 

@@ -12,6 +12,7 @@
 
 #include "formats/gguf.h"
 #include "formats/tensor_source.h"
+#include "model/settings.h"
 
 namespace mneme {
 
@@ -58,6 +59,7 @@ struct Hyperparameters {
   std::optional<uint64_t> max_window_layers;
   std::optional<uint64_t> window_pattern;  // every so-many-th layer is global
   std::vector<bool> layer_is_local;        // where the file says it per layer
+  std::vector<std::string> layer_types;    // config.json: what each layer is ("full_attention")
 
   std::optional<double> attention_scale;
   std::optional<double> query_pre_attn_scalar;
@@ -72,6 +74,9 @@ struct Hyperparameters {
   std::optional<bool> new_decoder_architecture;
   std::optional<bool> qk_layer_norm;
   std::optional<double> expansion_ratio;
+
+  // What only some families ask for.
+  Settings settings;
 };
 
 // Reads what the file says and checks the types. Throws Error(kFile) naming the key.

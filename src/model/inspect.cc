@@ -47,14 +47,19 @@ FileInfo InspectFile(const std::string& path) {
 }
 
 ModelShape ShapeOf(const Model& model) {
-  const ModelConfig& config = model.impl()->loaded->config();
-  return {.num_heads = static_cast<int64_t>(config.num_heads),
-          .num_kv_heads = {config.num_kv_heads.begin(), config.num_kv_heads.end()},
-          .key_dim = static_cast<int64_t>(config.key_dim),
-          .value_dim = static_cast<int64_t>(config.value_dim),
-          .ffn_dim = {config.ffn_dim.begin(), config.ffn_dim.end()},
-          .layer_window = config.layer_window,
-          .positions = PositionName(config.position)};
+  const ModelPlan& plan = model.impl()->loaded->plan();
+  ModelShape shape;
+  shape.positions = PositionName(plan.position);
+  ForEachAttention(plan, [&](const AttentionPlan& attention) {
+    shape.num_heads = static_cast<int64_t>(attention.num_heads);
+    shape.key_dim = static_cast<int64_t>(attention.key_dim);
+    shape.value_dim = static_cast<int64_t>(attention.value_dim);
+    shape.num_kv_heads.push_back(static_cast<int64_t>(attention.num_kv_heads));
+    shape.layer_window.push_back(attention.window);
+  });
+  ForEachDense(plan,
+               [&](const DensePlan& dense) { shape.ffn_dim.push_back(static_cast<int64_t>(dense.dim)); });
+  return shape;
 }
 
 }  // namespace mneme

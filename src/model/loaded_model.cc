@@ -10,7 +10,7 @@
 #include "base/hash.h"
 #include "formats/tensor_source.h"
 #include "model/convert/tokenizer_metadata.h"
-#include "model/families.h"
+#include "model/families/family.h"
 #include "model/hyperparameters.h"
 #include "model/tensor_map.h"
 #include "model/weights.h"
@@ -19,40 +19,56 @@
 namespace mneme {
 namespace {
 
-void HashConfig(const ModelConfig& c, Hasher* hash) {
-  hash->PutString(c.family);
-  for (const size_t value : {c.num_layers, c.model_dim, c.vocab_size, c.num_heads, c.key_dim, c.value_dim}) {
+void HashExperts(const ExpertsPlan& plan, Hasher* hash) {
+  const RouterShape& r = plan.router;
+  for (const size_t value :
+       {r.num_experts, r.num_used, static_cast<size_t>(r.score), static_cast<size_t>(r.renormalise),
+        r.num_groups, r.num_used_groups, plan.dim, plan.shared_dim, static_cast<size_t>(plan.has_shared_gate),
+        static_cast<size_t>(plan.has_correction), static_cast<size_t>(plan.activation)}) {
     hash->Put(value);
   }
-  for (size_t layer = 0; layer < c.num_layers; ++layer) {
-    hash->Put(c.num_kv_heads[layer]);
-    hash->Put(c.ffn_dim[layer]);
-    hash->Put(static_cast<uint64_t>(c.layer_window[layer]));
-    hash->Put(c.layer_rope.empty() ? 0 : c.layer_rope[layer]);
+  hash->Put(r.scale);
+}
+
+void HashLayer(const LayerPlan& layer, Hasher* hash) {
+  hash->Put(static_cast<uint64_t>(layer.wiring));
+  hash->Put(static_cast<uint64_t>(layer.has_post_norms));
+  if (const AttentionPlan* a = layer.attention()) {
+    for (const size_t value : {a->num_heads, a->num_kv_heads, a->key_dim, a->value_dim, a->rope,
+                               static_cast<size_t>(a->window), static_cast<size_t>(a->qk_norm)}) {
+      hash->Put(value);
+    }
+    for (const float value : {a->scale, a->soft_cap, a->clamp_qkv}) hash->Put(value);
   }
-  for (const uint64_t value :
-       {static_cast<uint64_t>(c.norm), static_cast<uint64_t>(c.block), static_cast<uint64_t>(c.activation),
-        static_cast<uint64_t>(c.position), static_cast<uint64_t>(c.post_norms),
-        static_cast<uint64_t>(c.gated_ffn), static_cast<uint64_t>(c.qk_norm_per_head),
-        static_cast<uint64_t>(c.qk_norm_whole), static_cast<uint64_t>(c.half_gelu)}) {
+  if (const DensePlan* d = layer.dense()) {
+    for (const size_t value : {d->dim, static_cast<size_t>(d->activation), static_cast<size_t>(d->is_gated),
+                               static_cast<size_t>(d->half_gelu)}) {
+      hash->Put(value);
+    }
+  }
+  if (const ExpertsPlan* experts = layer.experts()) HashExperts(*experts, hash);
+}
+
+void HashPlan(const ModelPlan& plan, Hasher* hash) {
+  hash->PutString(plan.family);
+  for (const size_t value : {plan.num_layers(), plan.model_dim, plan.vocab_size,
+                             static_cast<size_t>(plan.norm), static_cast<size_t>(plan.position)}) {
     hash->Put(value);
   }
-  for (const float value : {c.norm_epsilon, c.embedding_scale, c.attention_scale, c.attention_soft_cap,
-                            c.final_soft_cap, c.clamp_qkv}) {
-    hash->Put(value);
-  }
-  for (const Rope& rope : c.ropes) {
+  for (const float value : {plan.norm_epsilon, plan.embedding_scale, plan.final_soft_cap}) hash->Put(value);
+  for (const LayerPlan& layer : plan.layers) HashLayer(layer, hash);
+  for (const Rope& rope : plan.ropes) {
     hash->Put(static_cast<uint64_t>(rope.layout));
     hash->Put(rope.magnitude);
     hash->PutVector(rope.frequencies);
   }
-  hash->PutVector(c.alibi_slopes);
+  hash->PutVector(plan.alibi_slopes);
   for (const int64_t value :
-       {c.memory.segment, c.memory.previous, static_cast<int64_t>(c.memory.update),
-        static_cast<int64_t>(c.memory.literal_first), static_cast<int64_t>(c.memory.key_shift)}) {
+       {plan.memory.segment, plan.memory.previous, static_cast<int64_t>(plan.memory.update),
+        static_cast<int64_t>(plan.memory.literal_first), static_cast<int64_t>(plan.memory.key_shift)}) {
     hash->Put(static_cast<uint64_t>(value));
   }
-  hash->Put(c.memory.write_floor);
+  hash->Put(plan.memory.write_floor);
 }
 
 // Samples of the bytes: the ends and places between, a page each at most.
@@ -71,26 +87,28 @@ void HashView(const WeightView& view, Hasher* hash) {
   }
 }
 
-ContextShape MakeContextShape(const ModelConfig& c, const ModelWeights& weights) {
+// The layers with attention, in order: contexts know of no others.
+ContextShape MakeContextShape(const ModelPlan& plan, const ModelWeights& weights) {
   ContextShape shape;
-  shape.trained_length = c.trained_length;
-  shape.memory = c.memory;
-  if (c.actions.sink >= 0) shape.num_sinks = 1;
-  shape.learned_positions = c.position == PositionKind::kLearned;
-  for (size_t layer = 0; layer < c.num_layers; ++layer) {
-    LayerAttention attention;
-    attention.num_heads = c.num_heads;
-    attention.num_kv_heads = c.num_kv_heads[layer];
-    attention.key_dim = c.key_dim;
-    attention.value_dim = c.value_dim;
-    attention.scale = c.attention_scale;
-    attention.soft_cap = c.attention_soft_cap;
-    if (!c.ropes.empty()) attention.rope = c.ropes[c.layer_rope[layer]];
-    attention.alibi_slopes = c.alibi_slopes;
-    attention.layer_window = c.layer_window[layer];
-    attention.sink_logits = weights.layers[layer].sink_logits;
-    attention.memory_gate = weights.layers[layer].memory_gate;
-    shape.layers.push_back(std::move(attention));
+  shape.trained_length = plan.trained_length;
+  shape.memory = plan.memory;
+  if (plan.actions.sink >= 0) shape.num_sinks = 1;
+  shape.learned_positions = plan.position == PositionKind::kLearned;
+  for (size_t layer = 0; layer < plan.num_layers(); ++layer) {
+    const AttentionPlan* const a = plan.layers[layer].attention();
+    if (a == nullptr) continue;
+    const AttentionWeights& w = *weights.layers[layer].attention();
+    shape.layers.push_back({.num_heads = a->num_heads,
+                            .num_kv_heads = a->num_kv_heads,
+                            .key_dim = a->key_dim,
+                            .value_dim = a->value_dim,
+                            .scale = a->scale,
+                            .soft_cap = a->soft_cap,
+                            .rope = plan.ropes.empty() ? Rope() : plan.ropes[a->rope],
+                            .alibi_slopes = plan.alibi_slopes,
+                            .sink_logits = w.sink_logits,
+                            .layer_window = a->window,
+                            .memory_gate = w.memory_gate});
   }
   return shape;
 }
@@ -120,7 +138,7 @@ struct LoadedModel::Impl {
   std::string path;
   PackMode pack = PackMode::kAuto;
   std::unique_ptr<TensorSource> source;
-  ModelConfig config;
+  ModelPlan plan;
   ContextShape shape;
   ModelWeights weights;
   std::unique_ptr<Tokenizer> tokenizer;
@@ -142,27 +160,28 @@ std::shared_ptr<const LoadedModel> LoadedModel::Load(const std::string& path, co
   Hyperparameters hyper = ReadHyperparameters(*impl.source);
   const Family& family = FindFamily(hyper);
   if (!hyper.vocab_size) hyper.vocab_size = TensorMap::EmbeddingRows(*impl.source, family);
-  const FamilyInput input{hyper, [&](std::string_view canonical) {
-                            return TensorMap::HasWeight(*impl.source, family, canonical, 0);
+  const FamilyInput input{hyper, [&](std::string_view canonical, size_t layer) {
+                            return TensorMap::HasWeight(*impl.source, family, canonical,
+                                                        static_cast<int>(layer));
                           }};
-  impl.config = Configure(family, input, options.long_rope);
-  if (const GgufFile* gguf = impl.source->gguf()) ReadMemoryMetadata(*gguf, &impl.config);
+  impl.plan = MakePlan(family, input, options.long_rope);
+  if (const GgufFile* gguf = impl.source->gguf()) ReadMemoryMetadata(*gguf, &impl.plan);
   impl.weights =
-      LoadWeights(*impl.source, family, impl.config, hyper.tied_head.value_or(false), options.pack, device);
-  impl.shape = MakeContextShape(impl.config, impl.weights);
+      LoadWeights(*impl.source, family, impl.plan, hyper.tied_head.value_or(false), options.pack, device);
+  impl.shape = MakeContextShape(impl.plan, impl.weights);
   for (const TensorInfo& tensor : impl.source->tensors()) impl.weight_bytes += tensor.bytes;
   if (options.load_tokenizer) impl.tokenizer = FindTokenizer(*impl.source, options);
   if (impl.tokenizer != nullptr) {
-    CheckTokenizerFits(*impl.tokenizer, impl.config.vocab_size,
+    CheckTokenizerFits(*impl.tokenizer, impl.plan.vocab_size,
                        options.tokenizer.empty() ? path : options.tokenizer);
-    *impl.tokenizer = impl.tokenizer->PaddedTo(static_cast<int32_t>(impl.config.vocab_size));
+    *impl.tokenizer = impl.tokenizer->PaddedTo(static_cast<int32_t>(impl.plan.vocab_size));
   }
   model->CheckUnchanged();
   return model;
 }
 
 const std::string& LoadedModel::path() const { return impl_->path; }
-const ModelConfig& LoadedModel::config() const { return impl_->config; }
+const ModelPlan& LoadedModel::plan() const { return impl_->plan; }
 const ContextShape& LoadedModel::context_shape() const { return impl_->shape; }
 const ModelWeights& LoadedModel::weights() const { return impl_->weights; }
 bool LoadedModel::has_tokenizer() const { return impl_->tokenizer != nullptr; }
@@ -177,7 +196,7 @@ const Tokenizer& LoadedModel::tokenizer() const {
 uint64_t LoadedModel::fingerprint() const {
   std::call_once(impl_->fingerprint_once, [this] {
     Hasher hash;
-    HashConfig(impl_->config, &hash);
+    HashPlan(impl_->plan, &hash);
     const ModelWeights& weights = impl_->weights;
     HashView(weights.token_embedding, &hash);
     HashView(weights.position_embedding, &hash);
@@ -186,10 +205,15 @@ uint64_t LoadedModel::fingerprint() const {
       hash.PutVector(linear.bias);
     });
     for (const LayerWeights& layer : weights.layers) {
-      hash.PutVector(layer.sink_logits);
-      hash.PutVector(layer.memory_gate);
-      for (const NormWeights* norm : {&layer.attn_norm, &layer.q_norm, &layer.k_norm, &layer.post_attn_norm,
-                                      &layer.ffn_norm, &layer.post_ffn_norm}) {
+      std::vector<const NormWeights*> norms = {&layer.attn_norm, &layer.post_attn_norm, &layer.ffn_norm,
+                                               &layer.post_ffn_norm};
+      if (const AttentionWeights* attention = layer.attention()) {
+        hash.PutVector(attention->sink_logits);
+        hash.PutVector(attention->memory_gate);
+        norms.insert(norms.end(), {&attention->q_norm, &attention->k_norm});
+      }
+      if (const ExpertsWeights* experts = layer.experts()) hash.PutVector(experts->correction);
+      for (const NormWeights* norm : norms) {
         hash.PutVector(norm->weight);
         hash.PutVector(norm->bias);
       }
@@ -223,8 +247,19 @@ size_t LoadedModel::mapped_bytes() const { return impl_->source->mapped_bytes();
 size_t LoadedModel::packed_bytes() const { return impl_->weights.packed_bytes + impl_->weights.owned_bytes; }
 
 size_t LoadedModel::read_bytes_per_token() const {
-  size_t bytes = impl_->weights.token_embedding.row_bytes();
-  ForEachLinear(impl_->weights, [&](const LinearLayer& linear) { bytes += linear.weights.read_bytes(); });
+  const ModelWeights& weights = impl_->weights;
+  size_t bytes = weights.token_embedding.row_bytes();
+  bytes += weights.output.weights.read_bytes();
+  for (size_t layer = 0; layer < weights.layers.size(); ++layer) {
+    size_t of_experts = 0;
+    ForEachLinearOfLayer(weights.layers[layer], [&](const LinearLayer& linear, bool is_expert) {
+      (is_expert ? of_experts : bytes) += linear.weights.read_bytes();
+    });
+    // Of a mixture only the experts that a token is sent to.
+    if (const ExpertsPlan* experts = impl_->plan.layers[layer].experts()) {
+      bytes += of_experts / experts->router.num_experts * experts->router.num_used;
+    }
+  }
   return bytes;
 }
 

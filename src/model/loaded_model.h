@@ -1,4 +1,4 @@
-// A model as it lies in memory: its configuration, its weights (mapped, perhaps repacked), its tokenizer. It
+// A model as it lies in memory: its plan, its weights (mapped, perhaps repacked), its tokenizer. It
 // knows no engine; mneme/model.h is the handle that users have.
 #pragma once
 
@@ -10,7 +10,7 @@
 #include "context/context.h"
 #include "kernels/device.h"
 #include "mneme/model.h"
-#include "model/config.h"
+#include "model/plan.h"
 
 namespace mneme {
 
@@ -27,13 +27,13 @@ class LoadedModel {
   ~LoadedModel();
 
   const std::string& path() const;
-  const ModelConfig& config() const;
+  const ModelPlan& plan() const;
   const ContextShape& context_shape() const;
   const ModelWeights& weights() const;
   // Throws Error(kUnsupported) if the model was loaded without one.
   const Tokenizer& tokenizer() const;
   bool has_tokenizer() const;
-  // Equal for models with the same configuration and weights; samples the tensors' bytes, so it costs no full
+  // Equal for models with the same plan and weights; samples the tensors' bytes, so it costs no full
   // read. Throws Error(kFile) if a file changed before the first call.
   uint64_t fingerprint() const;
   // Throws Error(kFile), naming the file, if the weights' files were written to or cut short since they were

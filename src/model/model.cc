@@ -23,15 +23,15 @@ size_t HeapBytes() {
 }
 
 ModelInfo InfoOf(const LoadedModel& model) {
-  const ModelConfig& config = model.config();
+  const ModelPlan& plan = model.plan();
   return {.path = model.path(),
-          .name = config.name,
-          .family = config.family,
-          .num_layers = static_cast<int64_t>(config.num_layers),
-          .model_dim = static_cast<int64_t>(config.model_dim),
-          .vocab_size = static_cast<int64_t>(config.vocab_size),
-          .trained_length = config.trained_length,
-          .has_memory = config.memory.segment > 0,
+          .name = plan.name,
+          .family = plan.family,
+          .num_layers = static_cast<int64_t>(plan.num_layers()),
+          .model_dim = static_cast<int64_t>(plan.model_dim),
+          .vocab_size = static_cast<int64_t>(plan.vocab_size),
+          .trained_length = plan.trained_length,
+          .has_memory = plan.memory.segment > 0,
           .weight_bytes = model.weight_bytes(),
           .mapped_bytes = model.mapped_bytes(),
           .packed_bytes = model.packed_bytes(),

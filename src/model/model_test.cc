@@ -22,7 +22,7 @@
 #include "kernels/pointwise/elementwise.h"
 #include "model/convert/convert.h"
 #include "model/convert/random_model.h"
-#include "model/families.h"
+#include "model/families/family.h"
 #include "model/runner.h"
 #include "model/test_util.h"
 #include "model/weights.h"
@@ -258,7 +258,7 @@ TEST(Model, NamesAreCleanedWhereTheyAreShown) {
   const std::string path = Rewrite(
       WriteTiny(folder), folder / "named.gguf", [&](GgufWriter& w) { w.Set("general.name", name); },
       kKeepAll);
-  EXPECT_EQ(LoadModel(path)->config().name, "a\\x1b]0;b\\x07\\x00c\\u{202e}");
+  EXPECT_EQ(LoadModel(path)->plan().name, "a\\x1b]0;b\\x07\\x00c\\u{202e}");
   CpuDevice device(1);
   NoProgress progress;
   ConvertModel(path, folder / "converted.gguf", {}, device.pool(), progress);
@@ -349,17 +349,23 @@ TEST(Model, ConfigurationsOfFamilies) {
   MNEME_REQUIRE_DATA(data);
   const std::string folder = data + "/conformance/models/";
   const auto gemma3 = LoadModel(folder + "gemma3.gguf");
-  EXPECT_EQ(gemma3->config().layer_window, (std::vector<int64_t>{16, 16, 16, 16, 16, 0, 16}));
-  EXPECT_EQ(gemma3->config().layer_rope, (std::vector<size_t>{1, 1, 1, 1, 1, 0, 1}));
+  std::vector<int64_t> windows;
+  std::vector<size_t> ropes;
+  ForEachAttention(gemma3->plan(), [&](const AttentionPlan& attention) {
+    windows.push_back(attention.window);
+    ropes.push_back(attention.rope);
+  });
+  EXPECT_EQ(windows, (std::vector<int64_t>{16, 16, 16, 16, 16, 0, 16}));
+  EXPECT_EQ(ropes, (std::vector<size_t>{1, 1, 1, 1, 1, 0, 1}));
   EXPECT_EQ(gemma3->context_shape().layers[0].layer_window, 16);
   EXPECT_NE(gemma3->context_shape().layers[0].rope.frequencies,
             gemma3->context_shape().layers[5].rope.frequencies);
   const auto mpt = LoadModel(folder + "mpt-6h.gguf");
   const std::vector<float> slopes = {0.25f, 0.0625f, 0.015625f, 0.00390625f, 0.5f, 0.125f};
-  EXPECT_EQ(mpt->config().alibi_slopes, slopes);
+  EXPECT_EQ(mpt->plan().alibi_slopes, slopes);
   const auto gpt2 = LoadModel(folder + "gpt2.gguf");
   EXPECT_TRUE(gpt2->context_shape().learned_positions);
-  EXPECT_EQ(gpt2->config().trained_length, 512);
+  EXPECT_EQ(gpt2->plan().trained_length, 512);
 }
 
 // The file with a sink logit per head in every layer (0: none), or with the metadata that says

@@ -12,17 +12,10 @@
 #include "base/error.h"
 #include "context/context.h"
 #include "kernels/device.h"
+#include "model/forward_chunk.h"
 #include "model/loaded_model.h"
 
 namespace mneme {
-
-// The rows that one session contributes to a forward call.
-struct ForwardChunk {
-  Context* context = nullptr;
-  std::span<const TokenId> tokens;  // 1 .. the context's max_chunk; each < vocab_size
-  bool all_logits = false;          // logits of every row; else of the last row only
-  bool no_logits = false;           // none at all (prefill)
-};
 
 // Runs the model. Owns the activations; one per thread of use.
 class Runner {

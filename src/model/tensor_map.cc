@@ -86,8 +86,19 @@ bool IsIgnored(std::string_view name) {
                                             "rope_freqs.weight",
                                             "rope_factors_short.weight",
                                             "rope_factors_long.weight"};
-  constexpr std::string_view kPrefixes[] = {"vision_tower.", "multi_modal_projector.", "model.vision_tower.",
-                                            "model.multi_modal_projector."};
+  constexpr std::string_view kPrefixes[] = {"vision_tower.",
+                                            "multi_modal_projector.",
+                                            "model.vision_tower.",
+                                            "model.multi_modal_projector.",
+                                            "model.visual.",
+                                            "visual.",
+                                            "vision_model.",
+                                            "model.vision_model.",
+                                            "audio_tower.",
+                                            "model.audio_tower.",
+                                            "model.embed_vision.",
+                                            "model.embed_audio.",
+                                            "mtp."};
   for (const auto suffix : kSuffixes) {
     if (name.ends_with(suffix)) return true;
   }
@@ -99,8 +110,8 @@ bool IsIgnored(std::string_view name) {
 
 }  // namespace
 
-TensorMap::TensorMap(const TensorSource& source, const Family& family, const ModelConfig& config)
-    : source_(source), family_(family), config_(config) {}
+TensorMap::TensorMap(const TensorSource& source, const Family& family, const ModelPlan& plan)
+    : source_(source), family_(family), plan_(plan) {}
 
 bool TensorMap::HasWeight(const TensorSource& source, const Family& family, std::string_view canonical,
                           int layer) {
@@ -135,7 +146,9 @@ MatrixRows TensorMap::Matrix(const TensorInfo& tensor, size_t num_rows, size_t n
                              tensor.name.find("lm_head") == std::string::npos;
   const std::vector<uint64_t> expected =
       is_transposed ? std::vector<uint64_t>{num_cols, num_rows} : std::vector<uint64_t>{num_rows, num_cols};
-  if (tensor.shape != expected) FailShape(source_, tensor, ShapeText(expected));
+  // GGUF keeps a matrix of one row as a vector.
+  const bool is_vector = num_rows == 1 && tensor.shape == std::vector<uint64_t>{num_cols};
+  if (tensor.shape != expected && !is_vector) FailShape(source_, tensor, ShapeText(expected));
   MatrixRows rows{tensor.name, tensor.encoding, num_rows, num_cols, {{tensor.data, num_rows}}};
   if (is_transposed) {
     const size_t element = ElementBytes(tensor.encoding);
@@ -167,17 +180,17 @@ MatrixRows TensorMap::Select(const MatrixRows& fused, const std::vector<Part>& p
   return rows;
 }
 
-std::vector<TensorMap::Part> TensorMap::QkvParts(int part, int layer) const {
-  const size_t num_kv_heads = config_.num_kv_heads[static_cast<size_t>(layer)];
-  const size_t sizes[3] = {config_.num_heads * config_.key_dim, num_kv_heads * config_.key_dim,
-                           num_kv_heads * config_.value_dim};
+std::vector<TensorMap::Part> TensorMap::QkvParts(const AttentionPlan& plan, int part) const {
+  const size_t num_kv_heads = plan.num_kv_heads;
+  const size_t sizes[3] = {plan.num_heads * plan.key_dim, num_kv_heads * plan.key_dim,
+                           num_kv_heads * plan.value_dim};
   const bool is_folder = source_.container() == Container::kSafetensors;
   if (!is_folder || family_.folder_qkv == FusedQkv::kConcatenated) {
     const size_t first = part == 0 ? 0 : part == 1 ? sizes[0] : sizes[0] + sizes[1];
     return {{first, sizes[part]}};
   }
   std::vector<Part> parts;
-  const size_t group[3] = {sizes[0] / num_kv_heads, config_.key_dim, config_.value_dim};
+  const size_t group[3] = {sizes[0] / num_kv_heads, plan.key_dim, plan.value_dim};
   const size_t offset = part == 0 ? 0 : part == 1 ? group[0] : group[0] + group[1];
   for (size_t head = 0; head < num_kv_heads; ++head) {
     parts.push_back({head * (group[0] + group[1] + group[2]) + offset, group[part]});
@@ -198,26 +211,46 @@ std::optional<MatrixRows> TensorMap::Find(std::string_view canonical, int layer,
   return Matrix(*tensor, num_rows, num_cols);
 }
 
-std::optional<MatrixRows> TensorMap::FindQkv(int part, int layer) {
-  constexpr std::string_view kNames[3] = {"attn_q", "attn_k", "attn_v"};
-  size_t num_rows = 0;
-  for (const Part& piece : QkvParts(part, layer)) num_rows += piece.num_rows;
-  if (auto own = Find(kNames[part], layer, num_rows, config_.model_dim, false)) return own;
-  size_t total = 0;
-  for (int i = 0; i < 3; ++i) {
-    for (const Part& piece : QkvParts(i, layer)) total += piece.num_rows;
+MatrixRows TensorMap::FindExpert(std::string_view canonical, int layer, size_t expert, size_t count,
+                                 size_t num_rows, size_t num_cols) {
+  const bool is_gguf = source_.container() == Container::kGguf;
+  std::string name;
+  const TensorInfo* tensor =
+      FindRaw(source_, family_, canonical, "weight", layer, static_cast<int>(expert), &name);
+  if (tensor == nullptr && is_gguf) {
+    // "ffn_up.3" as files before April 2024 have it, for "ffn_up_exps".
+    const std::string_view stem = canonical.substr(0, canonical.rfind('_'));
+    tensor = source_.Find(fmt::format("blk.{}.{}.{}.weight", layer, stem, expert));
   }
-  const auto fused = Find("attn_qkv", layer, total, config_.model_dim, false);
-  if (!fused) return Find(kNames[part], layer, num_rows, config_.model_dim, true);
-  return Select(*fused, QkvParts(part, layer));
+  if (tensor == nullptr) Fail(ErrorKind::kFile, "{}: has no tensor '{}'", source_.path(), name);
+  used_.insert(tensor);
+  if (tensor->shape.size() != 3) return Matrix(*tensor, num_rows, num_cols);
+  CheckEncoding(source_, *tensor);
+  const std::vector<uint64_t> expected = {count, num_rows, num_cols};
+  if (tensor->shape != expected) FailShape(source_, *tensor, ShapeText(expected));
+  const size_t bytes = num_rows * EncodedBytes(tensor->encoding, num_cols);
+  return {tensor->name, tensor->encoding, num_rows, num_cols, {{tensor->data + expert * bytes, num_rows}}};
 }
 
-std::optional<MatrixRows> TensorMap::FindGateUp(int part, int layer) {
-  const size_t ffn_dim = config_.ffn_dim[static_cast<size_t>(layer)];
-  const auto gate = Find("ffn_gate", layer, ffn_dim, config_.model_dim, false);
-  if (gate) return part == 0 ? gate : Find("ffn_up", layer, ffn_dim, config_.model_dim, true);
-  const auto fused = Find("ffn_up", layer, 2 * ffn_dim, config_.model_dim, true);
-  return Select(*fused, {{static_cast<size_t>(part) * ffn_dim, ffn_dim}});
+std::optional<MatrixRows> TensorMap::FindQkv(const AttentionPlan& plan, int part, int layer) {
+  constexpr std::string_view kNames[3] = {"attn_q", "attn_k", "attn_v"};
+  size_t num_rows = 0;
+  for (const Part& piece : QkvParts(plan, part)) num_rows += piece.num_rows;
+  if (auto own = Find(kNames[part], layer, num_rows, plan_.model_dim, false)) return own;
+  size_t total = 0;
+  for (int i = 0; i < 3; ++i) {
+    for (const Part& piece : QkvParts(plan, i)) total += piece.num_rows;
+  }
+  const auto fused = Find("attn_qkv", layer, total, plan_.model_dim, false);
+  if (!fused) return Find(kNames[part], layer, num_rows, plan_.model_dim, true);
+  return Select(*fused, QkvParts(plan, part));
+}
+
+std::optional<MatrixRows> TensorMap::FindGateUp(size_t dim, int part, int layer) {
+  const auto gate = Find("ffn_gate", layer, dim, plan_.model_dim, false);
+  if (gate) return part == 0 ? gate : Find("ffn_up", layer, dim, plan_.model_dim, true);
+  const auto fused = Find("ffn_up", layer, 2 * dim, plan_.model_dim, true);
+  return Select(*fused, {{static_cast<size_t>(part) * dim, dim}});
 }
 
 std::vector<float> TensorMap::FindVector(std::string_view canonical, std::string_view suffix, int layer,
@@ -239,16 +272,16 @@ std::vector<float> TensorMap::FindVector(std::string_view canonical, std::string
   return values;
 }
 
-std::vector<float> TensorMap::FindQkvBias(int part, int layer) {
+std::vector<float> TensorMap::FindQkvBias(const AttentionPlan& plan, int part, int layer) {
   constexpr std::string_view kNames[3] = {"attn_q", "attn_k", "attn_v"};
-  const std::vector<Part> parts = QkvParts(part, layer);
+  const std::vector<Part> parts = QkvParts(plan, part);
   size_t count = 0;
   for (const Part& piece : parts) count += piece.num_rows;
   std::vector<float> own = FindVector(kNames[part], "bias", layer, count, false);
   if (!own.empty()) return own;
   size_t total = 0;
   for (int i = 0; i < 3; ++i) {
-    for (const Part& piece : QkvParts(i, layer)) total += piece.num_rows;
+    for (const Part& piece : QkvParts(plan, i)) total += piece.num_rows;
   }
   const std::vector<float> fused = FindVector("attn_qkv", "bias", layer, total, false);
   if (fused.empty()) return {};
@@ -259,15 +292,14 @@ std::vector<float> TensorMap::FindQkvBias(int part, int layer) {
   return own;
 }
 
-std::vector<float> TensorMap::FindGateUpBias(int part, int layer) {
-  const size_t ffn_dim = config_.ffn_dim[static_cast<size_t>(layer)];
+std::vector<float> TensorMap::FindGateUpBias(size_t dim, int part, int layer) {
   if (Raw("ffn_gate", "weight", layer) != nullptr) {
-    return FindVector(part == 0 ? "ffn_gate" : "ffn_up", "bias", layer, ffn_dim, false);
+    return FindVector(part == 0 ? "ffn_gate" : "ffn_up", "bias", layer, dim, false);
   }
-  const std::vector<float> fused = FindVector("ffn_up", "bias", layer, 2 * ffn_dim, false);
+  const std::vector<float> fused = FindVector("ffn_up", "bias", layer, 2 * dim, false);
   if (fused.empty()) return {};
-  const auto first = fused.begin() + static_cast<ptrdiff_t>(static_cast<size_t>(part) * ffn_dim);
-  return {first, first + static_cast<ptrdiff_t>(ffn_dim)};
+  const auto first = fused.begin() + static_cast<ptrdiff_t>(static_cast<size_t>(part) * dim);
+  return {first, first + static_cast<ptrdiff_t>(dim)};
 }
 
 std::vector<float> TensorMap::FindNorm(std::string_view canonical, std::string_view suffix, int layer,
@@ -282,7 +314,7 @@ std::vector<float> TensorMap::FindNorm(std::string_view canonical, std::string_v
         std::any_of(family_.folder_names.begin(), family_.folder_names.end(), [&](const TensorName& row) {
           return row.canonical == canonical && row.folder.find('*') != std::string_view::npos;
         });
-    for (int head = 1; is_gathered && head < static_cast<int>(config_.num_heads); ++head) {
+    for (int head = 1; is_gathered; ++head) {
       const TensorInfo* next = FindRaw(source_, family_, canonical, suffix, layer, head, nullptr);
       if (next == nullptr) break;
       used_.insert(next);

@@ -1,4 +1,4 @@
-// Finds the weights of a model in its file: by canonical name, with the shape that the configuration demands,
+// Finds the weights of a model in its file: by canonical name, with the shape that the plan demands,
 // whatever the container calls them and however it fuses or orders them.
 #pragma once
 
@@ -16,7 +16,7 @@
 #include "base/aligned.h"
 #include "formats/tensor_source.h"
 #include "kernels/linear/linear.h"
-#include "model/families.h"
+#include "model/families/family.h"
 
 namespace mneme {
 
@@ -34,13 +34,13 @@ struct MatrixRows {
   std::vector<RowRun> runs;
 };
 
-// One thread at a time. The source, the family, the hyperparameters and the configuration must outlive it; so
+// One thread at a time. The source, the family, the hyperparameters and the plan must outlive it; so
 // must the map outlive the MatrixRows that it gave, unless TakeOwned() has moved the memory elsewhere.
 class TensorMap {
  public:
-  TensorMap(const TensorSource& source, const Family& family, const ModelConfig& config);
+  TensorMap(const TensorSource& source, const Family& family, const ModelPlan& plan);
 
-  // Whether the weight or its fused form is there; usable before the configuration is known.
+  // Whether the weight or its fused form is there; usable before the plan is known.
   static bool HasWeight(const TensorSource& source, const Family& family, std::string_view canonical,
                         int layer);
   // Rows of the token embedding matrix. Throws Error(kFile) if there is none.
@@ -50,16 +50,20 @@ class TensorMap {
   // Throws Error(kFile) for another shape, Error(kUnsupported) for an encoding that cannot be multiplied.
   std::optional<MatrixRows> Find(std::string_view canonical, int layer, size_t num_rows, size_t num_cols,
                                  bool is_required);
+  // The matrix [num_rows, num_cols] of one expert of `count`, out of its own tensor or one of three
+  // dimensions [count, num_rows, num_cols]. Throws as Find.
+  MatrixRows FindExpert(std::string_view canonical, int layer, size_t expert, size_t count, size_t num_rows,
+                        size_t num_cols);
   // The query, key or value matrix (part 0, 1, 2), out of its own tensor or the fused one.
-  std::optional<MatrixRows> FindQkv(int part, int layer);
+  std::optional<MatrixRows> FindQkv(const AttentionPlan& plan, int part, int layer);
   // The gate matrix (part 0) or the up matrix (part 1) of a gated feed-forward network.
-  std::optional<MatrixRows> FindGateUp(int part, int layer);
+  std::optional<MatrixRows> FindGateUp(size_t dim, int part, int layer);
 
   // A vector [count] as float32, or empty if absent and not required. suffix: "weight" or "bias".
   std::vector<float> FindVector(std::string_view canonical, std::string_view suffix, int layer, size_t count,
                                 bool is_required);
-  std::vector<float> FindQkvBias(int part, int layer);
-  std::vector<float> FindGateUpBias(int part, int layer);
+  std::vector<float> FindQkvBias(const AttentionPlan& plan, int part, int layer);
+  std::vector<float> FindGateUpBias(size_t dim, int part, int layer);
   // Weight or bias of a norm: a vector, or one per head, concatenated. Adds what the container leaves out.
   std::vector<float> FindNorm(std::string_view canonical, std::string_view suffix, int layer,
                               bool is_required, std::span<const size_t> allowed_counts);
@@ -82,12 +86,12 @@ class TensorMap {
   const TensorInfo* Raw(std::string_view canonical, std::string_view suffix, int layer);
   MatrixRows Matrix(const TensorInfo& tensor, size_t num_rows, size_t num_cols);
   MatrixRows Select(const MatrixRows& fused, const std::vector<Part>& parts) const;
-  std::vector<Part> QkvParts(int part, int layer) const;
+  std::vector<Part> QkvParts(const AttentionPlan& plan, int part) const;
   uint8_t* Allocate(size_t bytes);
 
   const TensorSource& source_;
   const Family& family_;
-  const ModelConfig& config_;
+  const ModelPlan& plan_;
   std::unordered_set<const TensorInfo*> used_;
   std::vector<AlignedArray<uint8_t>> owned_;
   size_t owned_bytes_ = 0;

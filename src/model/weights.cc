@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <tuple>
+#include <unordered_map>
+#include <utility>
 
 #include "base/error.h"
 #include "model/tensor_map.h"
@@ -16,11 +18,32 @@ namespace {
 constexpr size_t kMaxAutoPackBytes = size_t{8} << 30;
 constexpr size_t kMinPackRows = 16;
 
-class Loader {
+// What the wiring of a layer has norms for.
+void VisitNorms(const ModelPlan& model, const LayerPlan& plan, WeightVisitor& visitor, LayerWeights* w) {
+  const size_t counts[] = {model.model_dim};
+  const bool is_pre_norm = plan.wiring != Wiring::kPostNormOnly;
+  if (is_pre_norm) {
+    visitor.Norm("attn_norm", counts, true, &w->attn_norm);
+    visitor.Norm("ffn_norm", counts, plan.wiring == Wiring::kSequential, &w->ffn_norm);
+    // With two norms of a parallel block under these names, the second is attention's.
+    NormWeights second;
+    visitor.Norm("attn_norm_2", counts, false, &second);
+    if (!second.empty()) {
+      w->ffn_norm = std::move(w->attn_norm);
+      w->attn_norm = std::move(second);
+    }
+  }
+  if (plan.has_post_norms || !is_pre_norm) {
+    visitor.Norm("post_attention_norm", counts, true, &w->post_attn_norm);
+    visitor.Norm("post_ffw_norm", counts, true, &w->post_ffn_norm);
+  }
+}
+
+class Loader : public WeightVisitor {
  public:
-  Loader(const TensorSource& source, const Family& family, const ModelConfig& config, PackMode pack,
+  Loader(const TensorSource& source, const Family& family, const ModelPlan& plan, PackMode pack,
          Device& device)
-      : source_(source), config_(config), map_(source, family, config), pack_(pack), device_(device) {
+      : source_(source), plan_(plan), map_(source, family, plan), pack_(pack), device_(device) {
     size_t total = 0;
     for (const TensorInfo& tensor : source.tensors()) total += tensor.bytes;
     const bool has_limit = pack_ == PackMode::kAuto || pack_ == PackMode::kFloat32;
@@ -28,109 +51,90 @@ class Loader {
   }
 
   ModelWeights Load(bool tied_head) {
-    const size_t model_dim = config_.model_dim;
-    const auto embedding = map_.Find("token_embd", -1, config_.vocab_size, model_dim, true);
+    const size_t model_dim = plan_.model_dim;
+    const auto embedding = map_.Find("token_embd", -1, plan_.vocab_size, model_dim, true);
     weights_.token_embedding = map_.Contiguous(*embedding);
-    if (config_.position == PositionKind::kLearned) {
-      const size_t positions = static_cast<size_t>(config_.trained_length);
+    if (plan_.position == PositionKind::kLearned) {
+      const size_t positions = static_cast<size_t>(plan_.trained_length);
       weights_.position_embedding =
           map_.Contiguous(*map_.Find("position_embd", -1, positions, model_dim, true));
     }
-    for (size_t layer = 0; layer < config_.num_layers; ++layer) LoadLayer(static_cast<int>(layer));
+    weights_.layers.resize(plan_.num_layers());
+    for (const LayerPlan& plan : plan_.layers) {
+      LayerWeights& w = weights_.layers[static_cast<size_t>(++layer_)];
+      VisitLayer(plan_, plan, *this, &w);
+      if (auto* attention = std::get_if<AttentionWeights>(&w.mixer)) {
+        if (attention->sink_logits.empty() && plan_.softmax_off_by_one) {
+          attention->sink_logits.assign(plan.attention()->num_heads, 0.0f);
+        }
+      }
+    }
+    layer_ = -1;
     const size_t counts[] = {model_dim};
-    weights_.output_norm = Norm("output_norm", -1, true, counts);
+    Norm("output_norm", counts, true, &weights_.output_norm);
     // A file may hold the head and say that it is the embedding all the same.
-    const auto head = map_.Find("output", -1, config_.vocab_size, model_dim, false);
+    const auto head = map_.Find("output", -1, plan_.vocab_size, model_dim, false);
     SetMatrix(head && !tied_head ? map_.Contiguous(*head) : weights_.token_embedding, &weights_.output);
-    weights_.output.bias = map_.FindVector("output", "bias", -1, config_.vocab_size, false);
+    weights_.output.bias = map_.FindVector("output", "bias", -1, plan_.vocab_size, false);
     map_.CheckAllUsed();
     Pack();
+    for (LayerWeights& w : weights_.layers) {
+      if (auto* experts = std::get_if<ExpertsWeights>(&w.feed_forward)) ListMatrices(experts);
+    }
     weights_.owned_bytes = map_.owned_bytes();
     weights_.owned = map_.TakeOwned();
     return std::move(weights_);
   }
 
  private:
-  void LoadLayer(int layer) {
-    const size_t index = static_cast<size_t>(layer);
-    const size_t model_dim = config_.model_dim;
-    const size_t counts[] = {model_dim};
-    LayerWeights w;
-    const bool is_pre_norm = config_.block != BlockKind::kPostNormOnly;
-    if (is_pre_norm) {
-      w.attn_norm = Norm("attn_norm", layer, true, counts);
-      w.ffn_norm = Norm("ffn_norm", layer, config_.block == BlockKind::kSequential, counts);
-      // With two norms of a parallel block under these names, the second is attention's.
-      NormWeights second = Norm("attn_norm_2", layer, false, counts);
-      if (!second.empty()) {
-        w.ffn_norm = std::move(w.attn_norm);
-        w.attn_norm = std::move(second);
-      }
-    }
-    const bool has_post_norms = config_.post_norms || !is_pre_norm;
-    if (has_post_norms) {
-      w.post_attn_norm = Norm("post_attention_norm", layer, true, counts);
-      w.post_ffn_norm = Norm("post_ffw_norm", layer, true, counts);
-    }
-    LoadHeadNorms(layer, &w);
-    LinearLayer* const qkv[3] = {&w.q, &w.k, &w.v};
-    for (int part = 0; part < 3; ++part) {
-      SetMatrix(map_.Contiguous(*map_.FindQkv(part, layer)), qkv[part]);
-      qkv[part]->bias = map_.FindQkvBias(part, layer);
-    }
-    w.o = Plain("attn_output", layer, model_dim, config_.num_heads * config_.value_dim);
-    const size_t ffn_dim = config_.ffn_dim[index];
-    if (config_.gated_ffn) {
-      SetMatrix(map_.Contiguous(*map_.FindGateUp(0, layer)), &w.gate);
-      w.gate.bias = map_.FindGateUpBias(0, layer);
-      SetMatrix(map_.Contiguous(*map_.FindGateUp(1, layer)), &w.up);
-      w.up.bias = map_.FindGateUpBias(1, layer);
-    } else {
-      w.up = Plain("ffn_up", layer, ffn_dim, model_dim);
-    }
-    w.down = Plain("ffn_down", layer, model_dim, ffn_dim);
-    w.sink_logits = map_.FindVector("attn_sinks", "weight", layer, config_.num_heads, false);
-    if (w.sink_logits.empty() && config_.softmax_off_by_one) w.sink_logits.assign(config_.num_heads, 0.0f);
-    if (config_.memory.segment > 0) {
-      w.memory_gate = map_.FindVector("infini_gate", "weight", layer, config_.num_heads, true);
-      if (config_.memory.update == MemoryUpdate::kGatedDelta) {
-        w.memory_write = Plain("infini_write", layer, config_.num_kv_heads[index], model_dim);
-      }
-    }
-    weights_.layers.push_back(std::move(w));
-  }
-
-  void LoadHeadNorms(int layer, LayerWeights* w) {
-    const size_t q_size = config_.num_heads * config_.key_dim;
-    const size_t k_size = config_.num_kv_heads[static_cast<size_t>(layer)] * config_.key_dim;
-    if (config_.qk_norm_per_head) {
-      // One norm for all heads, or one for each.
-      const size_t q_counts[] = {config_.key_dim, q_size};
-      const size_t k_counts[] = {config_.key_dim, k_size};
-      w->q_norm = Norm("attn_q_norm", layer, true, q_counts);
-      w->k_norm = Norm("attn_k_norm", layer, true, k_counts);
-    } else if (config_.qk_norm_whole) {
-      w->q_norm = Norm("attn_q_norm", layer, true, {&q_size, 1});
-      w->k_norm = Norm("attn_k_norm", layer, true, {&k_size, 1});
-    }
-  }
-
-  NormWeights Norm(std::string_view name, int layer, bool is_required, std::span<const size_t> counts) {
-    NormWeights norm;
-    norm.weight = map_.FindNorm(name, "weight", layer, is_required, counts);
-    norm.bias = map_.FindNorm(name, "bias", layer, false, counts);
-    if (!norm.bias.empty() && (norm.bias.size() != norm.weight.size() || config_.norm == NormKind::kRms)) {
+  void Norm(std::string_view name, std::span<const size_t> counts, bool is_required,
+            NormWeights* norm) override {
+    norm->weight = map_.FindNorm(name, "weight", layer_, is_required, counts);
+    norm->bias = map_.FindNorm(name, "bias", layer_, false, counts);
+    if (!norm->bias.empty() && (norm->bias.size() != norm->weight.size() || plan_.norm == NormKind::kRms)) {
       Fail(ErrorKind::kUnsupported, "{}: '{}' has a bias that the family's norm does not take",
            source_.path(), name);
     }
-    return norm;
   }
 
-  LinearLayer Plain(std::string_view name, int layer, size_t num_rows, size_t num_cols) {
-    LinearLayer linear;
-    SetMatrix(map_.Contiguous(*map_.Find(name, layer, num_rows, num_cols, true)), &linear);
-    linear.bias = map_.FindVector(name, "bias", layer, num_rows, false);
-    return linear;
+  void Matrix(std::string_view name, size_t num_rows, size_t num_cols, LinearLayer* linear) override {
+    SetMatrix(map_.Contiguous(*map_.Find(name, layer_, num_rows, num_cols, true)), linear);
+    linear->bias = map_.FindVector(name, "bias", layer_, num_rows, false);
+  }
+
+  void Vector(std::string_view name, std::string_view suffix, size_t count, bool is_required,
+              std::vector<float>* values) override {
+    *values = map_.FindVector(name, suffix, layer_, count, is_required);
+  }
+
+  void Qkv(const AttentionPlan& plan, LinearLayer* q, LinearLayer* k, LinearLayer* v) override {
+    LinearLayer* const parts[3] = {q, k, v};
+    for (int part = 0; part < 3; ++part) {
+      SetMatrix(map_.Contiguous(*map_.FindQkv(plan, part, layer_)), parts[part]);
+      parts[part]->bias = map_.FindQkvBias(plan, part, layer_);
+    }
+  }
+
+  void GateUp(size_t dim, LinearLayer* gate, LinearLayer* up) override {
+    LinearLayer* const parts[2] = {gate, up};
+    for (int part = 0; part < 2; ++part) {
+      SetMatrix(map_.Contiguous(*map_.FindGateUp(dim, part, layer_)), parts[part]);
+      parts[part]->bias = map_.FindGateUpBias(dim, part, layer_);
+    }
+    with_gate_[gate] = up;
+  }
+
+  void Experts(const ExpertsPlan& plan, std::span<DenseWeights> experts) override {
+    for (size_t i = 0; i < experts.size(); ++i) {
+      DenseWeights& e = experts[i];
+      const auto set = [&](std::string_view name, size_t rows, size_t cols, LinearLayer* linear) {
+        SetMatrix(map_.Contiguous(map_.FindExpert(name, layer_, i, experts.size(), rows, cols)), linear);
+      };
+      set("ffn_gate_exps", plan.dim, plan_.model_dim, &e.gate);
+      set("ffn_up_exps", plan.dim, plan_.model_dim, &e.up);
+      set("ffn_down_exps", plan_.model_dim, plan.dim, &e.down);
+      with_gate_[&e.gate] = &e.up;
+    }
   }
 
   void SetMatrix(const WeightView& view, LinearLayer* linear) {
@@ -189,16 +193,14 @@ class Loader {
   }
 
   // The up matrix of a gate that is read with it; null for others.
-  LinearLayer* TogetherWith(const LinearLayer& linear) {
-    for (LayerWeights& layer : weights_.layers) {
-      if (&linear != &layer.gate) continue;
-      const WeightView& gate = layer.gate.file;
-      const WeightView& up = layer.up.file;
-      const bool alike =
-          gate.encoding == up.encoding && gate.num_rows == up.num_rows && gate.num_cols == up.num_cols;
-      return alike ? &layer.up : nullptr;
-    }
-    return nullptr;
+  LinearLayer* TogetherWith(const LinearLayer& linear) const {
+    const auto found = with_gate_.find(&linear);
+    if (found == with_gate_.end()) return nullptr;
+    const WeightView& gate = linear.file;
+    const WeightView& up = found->second->file;
+    const bool alike =
+        gate.encoding == up.encoding && gate.num_rows == up.num_rows && gate.num_cols == up.num_cols;
+    return alike ? found->second : nullptr;
   }
 
   // The file's pages of a matrix that has been repacked need not stay resident; they come back from the file
@@ -216,18 +218,33 @@ class Loader {
   }
 
   const TensorSource& source_;
-  const ModelConfig& config_;
+  const ModelPlan& plan_;
   TensorMap map_;
   PackMode pack_;
   Device& device_;
+  int layer_ = -1;  // -1: outside layers
   ModelWeights weights_;
+  std::unordered_map<const LinearLayer*, LinearLayer*> with_gate_;  // the up matrix of each gate
 };
 
 }  // namespace
 
-ModelWeights LoadWeights(const TensorSource& source, const Family& family, const ModelConfig& config,
+void VisitLayer(const ModelPlan& model, const LayerPlan& plan, WeightVisitor& visitor, LayerWeights* w) {
+  VisitNorms(model, plan, visitor, w);
+  if (const AttentionPlan* attention = plan.attention()) {
+    VisitAttention(model, *attention, visitor, &w->mixer.emplace<AttentionWeights>());
+  }
+  if (const DensePlan* dense = plan.dense()) {
+    VisitDense(model, *dense, visitor, &w->feed_forward.emplace<DenseWeights>());
+  }
+  if (const ExpertsPlan* experts = plan.experts()) {
+    VisitExperts(model, *experts, visitor, &w->feed_forward.emplace<ExpertsWeights>());
+  }
+}
+
+ModelWeights LoadWeights(const TensorSource& source, const Family& family, const ModelPlan& plan,
                          bool tied_head, PackMode pack, Device& device) {
-  return Loader(source, family, config, pack, device).Load(tied_head);
+  return Loader(source, family, plan, pack, device).Load(tied_head);
 }
 
 }  // namespace mneme

@@ -3,53 +3,37 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <variant>
 #include <vector>
 
 #include "base/aligned.h"
 #include "formats/tensor_source.h"
 #include "kernels/device.h"
 #include "kernels/linear/linear.h"
-#include "model/families.h"
+#include "model/blocks/attention.h"
+#include "model/blocks/dense.h"
+#include "model/blocks/experts.h"
+#include "model/families/family.h"
 #include "model/loaded_model.h"
 
 namespace mneme {
 
-// A norm's vectors; both empty where the model has no such norm.
-struct NormWeights {
-  std::vector<float> weight;
-  std::vector<float> bias;
-  bool empty() const { return weight.empty(); }
-};
-
-// A matrix and its bias (empty: none). An empty matrix: the model has none.
-struct LinearLayer {
-  LinearWeights weights;
-  WeightView file;  // the rows before repacking
-  std::vector<float> bias;
-  bool empty() const { return weights.empty(); }
-  const float* bias_or_null() const { return bias.empty() ? nullptr : bias.data(); }
-};
-
 struct LayerWeights {
-  NormWeights attn_norm;  // empty for BlockKind::kPostNormOnly
-  LinearLayer q;          // [num_heads * key_dim, model_dim]
-  LinearLayer k;          // [num_kv_heads * key_dim, model_dim]
-  LinearLayer v;          // [num_kv_heads * value_dim, model_dim]
-  NormWeights q_norm;     // [key_dim], [num_heads * key_dim], or empty
-  NormWeights k_norm;
-  LinearLayer o;               // [model_dim, num_heads * value_dim]
-  NormWeights post_attn_norm;  // after attention, before the residual sum
-  NormWeights ffn_norm;        // empty: the feed-forward network reads what attention reads
-  LinearLayer gate;            // [ffn_dim, model_dim]; empty without gating
-  LinearLayer up;              // [ffn_dim, model_dim]
-  LinearLayer down;            // [model_dim, ffn_dim]
+  NormWeights attn_norm;  // before the mixer; empty for Wiring::kPostNormOnly
+  std::variant<AttentionWeights> mixer;
+  NormWeights post_attn_norm;  // after it, before the residual sum
+  NormWeights ffn_norm;        // empty: the feed-forward network reads what the mixer reads
+  std::variant<DenseWeights, ExpertsWeights> feed_forward;
   NormWeights post_ffn_norm;
-  std::vector<float> sink_logits;  // [num_heads]: a learned logit without a value; empty: none
-  // Infini-attention: the gate logits [num_heads], and the write gate [num_kv_heads, model_dim] of
-  // gated-delta.
-  std::vector<float> memory_gate;
-  LinearLayer memory_write;
+
+  // Null for another kind.
+  const AttentionWeights* attention() const { return std::get_if<AttentionWeights>(&mixer); }
+  const DenseWeights* dense() const { return std::get_if<DenseWeights>(&feed_forward); }
+  const ExpertsWeights* experts() const { return std::get_if<ExpertsWeights>(&feed_forward); }
 };
+
+// Goes through the norms, the mixer and the feed-forward part of one layer.
+void VisitLayer(const ModelPlan& model, const LayerPlan& plan, WeightVisitor& visitor, LayerWeights* weights);
 
 struct ModelWeights {
   WeightView token_embedding;     // [vocab_size, model_dim]
@@ -65,20 +49,29 @@ struct ModelWeights {
   std::vector<AlignedArray<uint8_t>> owned;  // the memory behind those
 };
 
-// Checks every tensor's shape against the configuration and makes the weights. Touches matrices only to pack
+// Checks every tensor's shape against the plan and makes the weights. Touches matrices only to pack
 // them. Throws as TensorMap does. The source must outlive the result.
-ModelWeights LoadWeights(const TensorSource& source, const Family& family, const ModelConfig& config,
+ModelWeights LoadWeights(const TensorSource& source, const Family& family, const ModelPlan& plan,
                          bool tied_head, PackMode pack, Device& device);
+
+// Calls fn(LinearLayer&, bool is_expert), const where the weights are, for every matrix of a layer, in about
+// the order in which a token reads them. is_expert: one of many of which a token reads some.
+template <typename Weights, typename Fn>
+void ForEachLinearOfLayer(Weights& layer, const Fn& fn) {
+  const auto plain = [&](auto& linear) { fn(linear, false); };
+  if (auto* attention = std::get_if<AttentionWeights>(&layer.mixer)) {
+    ForEachLinearOfAttention(*attention, plain);
+  }
+  if (auto* dense = std::get_if<DenseWeights>(&layer.feed_forward)) ForEachLinearOfDense(*dense, plain);
+  if (auto* experts = std::get_if<ExpertsWeights>(&layer.feed_forward)) ForEachLinearOfExperts(*experts, fn);
+}
 
 // Calls fn(LinearLayer&), const where the weights are, for every matrix that multiplies activations, in a
 // fixed order.
 template <typename Weights, typename Fn>
 void ForEachLinear(Weights& weights, const Fn& fn) {
   for (auto& layer : weights.layers) {
-    for (auto* linear :
-         {&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down, &layer.memory_write}) {
-      if (!linear->empty()) fn(*linear);
-    }
+    ForEachLinearOfLayer(layer, [&](auto& linear, bool) { fn(linear); });
   }
   fn(weights.output);
 }

@@ -37,7 +37,7 @@ size_t Session::Impl::HistoryCapacity(const SessionOptions& options) {
 }
 
 size_t OwnBytes(const LoadedModel& model, const SessionOptions& options) {
-  const size_t vocab_size = model.config().vocab_size;
+  const size_t vocab_size = model.plan().vocab_size;
   return vocab_size * sizeof(float) + Sampler::BufferBytes(vocab_size) +
          TokenHistory::BufferBytes(Session::Impl::HistoryCapacity(options)) +
          2 * SpeedLog::kMaxSamples * sizeof(SpeedSample) +
@@ -72,7 +72,7 @@ namespace {
 
 void Check(const SessionOptions& options, const LoadedModel& model) {
   CheckOptions(options);
-  CheckSampler(options.sampler, model.config().vocab_size);
+  CheckSampler(options.sampler, model.plan().vocab_size);
 }
 
 // The activations of an engine's model, made where there are none yet; or anew, for as many rows as fit now,

@@ -40,7 +40,7 @@ struct MNEME_LOCAL Session::Impl {
 
   // session.cc
   const LoadedModel& loaded() const { return *model.impl()->loaded; }
-  size_t vocab_size() const { return loaded().config().vocab_size; }
+  size_t vocab_size() const { return loaded().plan().vocab_size; }
   static size_t HistoryCapacity(const SessionOptions& options);
   // Whether a text that begins the stream begins with BOS.
   bool StartsWithBos() const;

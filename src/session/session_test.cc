@@ -140,7 +140,7 @@ TEST(SessionTest, RowsHandedOutAreTheLogitsOfEachStep) {
       rows.Feed(tokens, {}, [](int64_t, std::span<const float>) { throw std::runtime_error("mine"); }),
       std::runtime_error);
   EXPECT_EQ(rows.num_tokens(), 40 + 16);
-  EXPECT_EQ(rows.Logits().size(), model->config().vocab_size);
+  EXPECT_EQ(rows.Logits().size(), model->plan().vocab_size);
 }
 
 // T40: going back and doing something else is as if the detour had not been, also across evictions.

@@ -215,7 +215,7 @@ StateInfo ReadStateInfo(const std::string& path) {
 StateInfo StateInfoOf(const LoadedModel& model) {
   StateInfo info;
   info.model_fingerprint = model.fingerprint();
-  info.model_name = model.config().name;
+  info.model_name = model.plan().name;
   info.has_tokenizer = model.has_tokenizer();
   info.tokenizer_fingerprint = info.has_tokenizer ? model.tokenizer().fingerprint() : 0;
   info.pack = model.pack();

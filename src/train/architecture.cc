@@ -57,7 +57,7 @@ Architecture MakeArchitecture(const ModelSettings& s, int64_t vocab_size) {
   h.rms_norm_epsilon = s.norm_epsilon;
   h.rope_base = s.rope_base;
   result.family = &FindFamily(h);
-  result.config = Configure(*result.family, {h, [](std::string_view) { return true; }}, false);
+  result.plan = MakePlan(*result.family, {h, [](std::string_view, size_t) { return true; }}, false);
   result.tied_head = s.tied_head;
   result.sink_logits = s.sink == "logit";
   result.qkv_bias = s.qkv_bias;
@@ -69,21 +69,21 @@ BaseModel::BaseModel(const std::string& path) : source_(OpenTensorSource(path)) 
   hyper_ = ReadHyperparameters(*source_);
   const Family& family = FindFamily(hyper_);
   if (!hyper_.vocab_size) hyper_.vocab_size = TensorMap::EmbeddingRows(*source_, family);
-  const FamilyInput input{hyper_, [&](std::string_view canonical) {
-                            return TensorMap::HasWeight(*source_, family, canonical, 0);
+  const FamilyInput input{hyper_, [&](std::string_view canonical, size_t layer) {
+                            return TensorMap::HasWeight(*source_, family, canonical, static_cast<int>(layer));
                           }};
-  file_config_ = Configure(family, input, false);
-  if (const GgufFile* gguf = source_->gguf()) ReadMemoryMetadata(*gguf, &file_config_);
+  file_plan_ = MakePlan(family, input, false);
+  if (const GgufFile* gguf = source_->gguf()) ReadMemoryMetadata(*gguf, &file_plan_);
   architecture_.family = &family;
-  architecture_.config = file_config_;
-  architecture_.hyper = HyperparametersForGguf(family, hyper_, file_config_);
+  architecture_.plan = file_plan_;
+  architecture_.hyper = HyperparametersForGguf(family, hyper_, file_plan_);
   if (family.gguf_interleaved_rope) {
-    for (Rope& rope : architecture_.config.ropes) rope.layout = RopeLayout::kInterleaved;
+    for (Rope& rope : architecture_.plan.ropes) rope.layout = RopeLayout::kInterleaved;
   }
-  TensorMap map(*source_, family, file_config_);
+  TensorMap map(*source_, family, file_plan_);
   architecture_.tied_head =
       !TensorMap::HasWeight(*source_, family, "output", -1) || hyper_.tied_head.value_or(false);
-  architecture_.qkv_bias = !map.FindQkvBias(0, 0).empty();
+  architecture_.qkv_bias = !map.FindQkvBias(*file_plan_.layers[0].attention(), 0, 0).empty();
 }
 
 Tokenizer BaseModel::LoadTokenizer() const {
@@ -94,52 +94,60 @@ Tokenizer BaseModel::LoadTokenizer() const {
 }
 
 void BaseModel::ForEachTensor(const std::function<void(const NamedTensor&)>& use) const {
-  const ModelConfig& c = file_config_;
-  TensorMap map(*source_, *architecture_.family, c);
-  const bool interleave = !c.ropes.empty() && c.ropes[0].layout == RopeLayout::kHalves &&
-                          architecture_.config.ropes[0].layout == RopeLayout::kInterleaved;
+  const ModelPlan& plan = file_plan_;
+  TensorMap map(*source_, *architecture_.family, plan);
+  const bool interleave = !plan.ropes.empty() && plan.ropes[0].layout == RopeLayout::kHalves &&
+                          architecture_.plan.ropes[0].layout == RopeLayout::kInterleaved;
+  const size_t head_dim = plan.layers[0].attention()->key_dim;
   const auto matrix = [&](const std::string& name, const MatrixRows& rows, size_t turned_heads = 0) {
     NamedTensor tensor{
         name, {static_cast<int64_t>(rows.num_rows), static_cast<int64_t>(rows.num_cols)}, DecodeRows(rows)};
     if (interleave && turned_heads > 0) {
-      InterleaveRows(turned_heads, c.key_dim, c.ropes[0].rotary_dim, rows.num_cols, &tensor.values);
+      InterleaveRows(turned_heads, head_dim, plan.ropes[0].rotary_dim, rows.num_cols, &tensor.values);
     }
     use(tensor);
   };
   const auto vector = [&](const std::string& name, std::vector<float> values, size_t turned_heads = 0) {
     if (values.empty()) return;
     if (interleave && turned_heads > 0)
-      InterleaveRows(turned_heads, c.key_dim, c.ropes[0].rotary_dim, 1, &values);
+      InterleaveRows(turned_heads, head_dim, plan.ropes[0].rotary_dim, 1, &values);
     use({name, {static_cast<int64_t>(values.size())}, std::move(values)});
   };
-  const size_t dim = c.model_dim;
-  matrix("token_embd.weight", *map.Find("token_embd", -1, c.vocab_size, dim, true));
+  const size_t dim = plan.model_dim;
+  matrix("token_embd.weight", *map.Find("token_embd", -1, plan.vocab_size, dim, true));
   vector("output_norm.weight", map.FindNorm("output_norm", "weight", -1, true, {&dim, 1}));
-  const auto head = map.Find("output", -1, c.vocab_size, dim, false);
+  const auto head = map.Find("output", -1, plan.vocab_size, dim, false);
   if (head && !architecture_.tied_head) matrix("output.weight", *head);
-  for (size_t index = 0; index < c.num_layers; ++index) {
+  for (size_t index = 0; index < plan.num_layers(); ++index) {
     const int layer = static_cast<int>(index);
+    const AttentionPlan& attention = *plan.layers[index].attention();
     const auto name = [&](std::string_view what) { return fmt::format("blk.{}.{}", layer, what); };
     vector(name("attn_norm.weight"), map.FindNorm("attn_norm", "weight", layer, true, {&dim, 1}));
     vector(name("ffn_norm.weight"), map.FindNorm("ffn_norm", "weight", layer, true, {&dim, 1}));
-    if (c.qk_norm_per_head) {
-      vector(name("attn_q_norm.weight"), map.FindNorm("attn_q_norm", "weight", layer, true, {&c.key_dim, 1}));
-      vector(name("attn_k_norm.weight"), map.FindNorm("attn_k_norm", "weight", layer, true, {&c.key_dim, 1}));
+    if (attention.qk_norm == HeadNorm::kPerHead) {
+      vector(name("attn_q_norm.weight"),
+             map.FindNorm("attn_q_norm", "weight", layer, true, {&attention.key_dim, 1}));
+      vector(name("attn_k_norm.weight"),
+             map.FindNorm("attn_k_norm", "weight", layer, true, {&attention.key_dim, 1}));
     }
-    const size_t turned[3] = {c.num_heads, c.num_kv_heads[index], 0};
+    const size_t ffn_dim = plan.layers[index].dense()->dim;
+    const size_t turned[3] = {attention.num_heads, attention.num_kv_heads, 0};
     const char* const parts[3] = {"attn_q", "attn_k", "attn_v"};
     for (int part = 0; part < 3; ++part) {
-      matrix(name(fmt::format("{}.weight", parts[part])), *map.FindQkv(part, layer), turned[part]);
-      vector(name(fmt::format("{}.bias", parts[part])), map.FindQkvBias(part, layer), turned[part]);
+      matrix(name(fmt::format("{}.weight", parts[part])), *map.FindQkv(attention, part, layer), turned[part]);
+      vector(name(fmt::format("{}.bias", parts[part])), map.FindQkvBias(attention, part, layer),
+             turned[part]);
     }
-    matrix(name("attn_output.weight"), *map.Find("attn_output", layer, dim, c.num_heads * c.value_dim, true));
-    matrix(name("ffn_gate.weight"), *map.FindGateUp(0, layer));
-    matrix(name("ffn_up.weight"), *map.FindGateUp(1, layer));
-    matrix(name("ffn_down.weight"), *map.Find("ffn_down", layer, dim, c.ffn_dim[index], true));
-    if (c.memory.segment == 0) continue;
-    vector(name("infini_gate.weight"), map.FindVector("infini_gate", "weight", layer, c.num_heads, true));
-    if (c.memory.update != MemoryUpdate::kGatedDelta) continue;
-    const size_t kv_heads = c.num_kv_heads[index];
+    matrix(name("attn_output.weight"),
+           *map.Find("attn_output", layer, dim, attention.num_heads * attention.value_dim, true));
+    matrix(name("ffn_gate.weight"), *map.FindGateUp(ffn_dim, 0, layer));
+    matrix(name("ffn_up.weight"), *map.FindGateUp(ffn_dim, 1, layer));
+    matrix(name("ffn_down.weight"), *map.Find("ffn_down", layer, dim, ffn_dim, true));
+    if (plan.memory.segment == 0) continue;
+    vector(name("infini_gate.weight"),
+           map.FindVector("infini_gate", "weight", layer, attention.num_heads, true));
+    if (plan.memory.update != MemoryUpdate::kGatedDelta) continue;
+    const size_t kv_heads = attention.num_kv_heads;
     matrix(name("infini_write.weight"), *map.Find("infini_write", layer, kv_heads, dim, true));
     vector(name("infini_write.bias"), map.FindVector("infini_write", "bias", layer, kv_heads, true));
   }
@@ -156,8 +164,8 @@ void ExportGguf(const std::string& path, const Architecture& architecture, const
          path);
   }
   GgufWriter writer;
-  WriteActions(architecture.config.actions, &writer);
-  const bool has_sink = architecture.config.actions.sink >= 0;
+  WriteActions(architecture.plan.actions, &writer);
+  const bool has_sink = architecture.plan.actions.sink >= 0;
   WriteHyperparameters(architecture.hyper, architecture.family->gguf_names[0], &writer);
   if (base != nullptr && base->source().gguf() != nullptr) {
     writer.CopyAllMetadata(*base->source().gguf());
@@ -170,7 +178,7 @@ void ExportGguf(const std::string& path, const Architecture& architecture, const
     }
   }
   if (has_sink) {
-    writer.Set("tokenizer.ggml.bos_token_id", static_cast<uint32_t>(architecture.config.actions.sink));
+    writer.Set("tokenizer.ggml.bos_token_id", static_cast<uint32_t>(architecture.plan.actions.sink));
     writer.Set("tokenizer.ggml.add_bos_token", true);
   }
   if (memory.attention == "infini") {

@@ -10,9 +10,9 @@
 
 #include "formats/tensor_source.h"
 #include "mneme/tokenizer.h"
-#include "model/config.h"
-#include "model/families.h"
+#include "model/families/family.h"
 #include "model/hyperparameters.h"
+#include "model/plan.h"
 #include "train/config.h"
 
 namespace mneme::train {
@@ -21,7 +21,7 @@ namespace mneme::train {
 struct Architecture {
   Hyperparameters hyper;  // as the family's GGUF file states them
   const Family* family = nullptr;
-  ModelConfig config;
+  ModelPlan plan;
   bool tied_head = true;
   bool qkv_bias = false;
   bool sink_logits = false;    // blk.N.attn_sinks
@@ -53,10 +53,10 @@ class BaseModel {
   std::unique_ptr<TensorSource> source_;
   Hyperparameters hyper_;
   Architecture architecture_;
-  ModelConfig file_config_;
+  ModelPlan file_plan_;
 };
 
-// Writes the model: architecture (config.actions as mneme.*_token_id; a sink token also as the token that
+// Writes the model: architecture (plan.actions as mneme.*_token_id; a sink token also as the token that
 // begins every stream), vocabulary, memory metadata (mneme.infini.*) where attention is "infini",
 // tensors as float32. `base`: where metadata and vocabulary are taken over from, or null. Atomic. Throws
 // Error(kUnsupported) for attention that the engine does not have.

@@ -14,20 +14,29 @@ namespace {
 
 using torch::Tensor;
 
-void CheckSupported(const ModelConfig& c) {
+void CheckSupported(const ModelPlan& plan) {
   const auto refuse = [&](std::string_view what) {
     Fail(ErrorKind::kUnsupported,
-         "training has no {} ('{}' needs it); llama, mistral, qwen2 and qwen3 models train", what, c.family);
+         "training has no {} ('{}' needs it); llama, mistral, qwen2 and qwen3 models train", what,
+         plan.family);
   };
-  if (c.norm != NormKind::kRms) refuse("LayerNorm");
-  if (c.block != BlockKind::kSequential || c.post_norms) refuse("parallel blocks or norms after a sub-layer");
-  if (c.position != PositionKind::kRope || c.ropes.size() != 1) refuse("positions other than one RoPE");
-  if (!c.gated_ffn || c.activation != Activation::kSilu) refuse("feed-forward network other than gated SiLU");
-  if (c.qk_norm_whole) refuse("norm over all heads together");
-  if (c.attention_soft_cap != 0 || c.final_soft_cap != 0 || c.clamp_qkv != 0) refuse("soft caps or clamps");
-  if (c.embedding_scale != 1.0f) refuse("scaled embeddings");
-  for (const int64_t window : c.layer_window) {
-    if (window > 0) refuse("sliding windows");
+  if (plan.norm != NormKind::kRms) refuse("LayerNorm");
+  if (plan.position != PositionKind::kRope || plan.ropes.size() != 1) refuse("positions other than one RoPE");
+  if (plan.final_soft_cap != 0) refuse("soft caps or clamps");
+  if (plan.embedding_scale != 1.0f) refuse("scaled embeddings");
+  for (const LayerPlan& layer : plan.layers) {
+    if (layer.wiring != Wiring::kSequential || layer.has_post_norms) {
+      refuse("parallel blocks or norms after a sub-layer");
+    }
+    const AttentionPlan* const attention = layer.attention();
+    if (attention == nullptr) refuse("layers other than attention");
+    if (attention->qk_norm == HeadNorm::kWhole) refuse("norm over all heads together");
+    if (attention->soft_cap != 0 || attention->clamp_qkv != 0) refuse("soft caps or clamps");
+    if (attention->window > 0) refuse("sliding windows");
+    const DensePlan* const dense = layer.dense();
+    if (dense == nullptr || !dense->is_gated || dense->activation != Activation::kSilu) {
+      refuse("feed-forward network other than gated SiLU");
+    }
   }
 }
 
@@ -55,7 +64,7 @@ std::vector<Tensor*> DecoderState::Differentiable() {
 Decoder::Decoder(const Architecture& architecture, const MemorySettings& memory,
                  const AdapterSettings& adapters, uint64_t seed, const torch::TensorOptions& options,
                  bool bf16_products)
-    : config_(architecture.config),
+    : plan_(architecture.plan),
       qkv_bias_(architecture.qkv_bias),
       sink_logits_(architecture.sink_logits),
       position_heads_(architecture.position_heads),
@@ -65,17 +74,17 @@ Decoder::Decoder(const Architecture& architecture, const MemorySettings& memory,
       bf16_products_(bf16_products),
       adapter_scale_(adapters.scale),
       seed_(seed) {
-  CheckSupported(config_);
+  CheckSupported(plan_);
   torch::NoGradGuard no_grad;
-  const auto dim = static_cast<int64_t>(config_.model_dim);
-  const auto vocab = static_cast<int64_t>(config_.vocab_size);
+  const auto dim = static_cast<int64_t>(plan_.model_dim);
+  const auto vocab = static_cast<int64_t>(plan_.vocab_size);
   // A tied matrix also makes the logits, which must begin small. Untied, tokens begin as large as what the
   // layers add to them, so that the first products see which token they are at.
   embedding_ =
       Add("token_embd.weight", {vocab, dim}, architecture.tied_head ? 0.05 : 1, ParameterGroup::kMatrix);
-  layers_.resize(config_.num_layers);
-  const double out_share = 1 / std::sqrt(2.0 * static_cast<double>(config_.num_layers));
-  for (size_t layer = 0; layer < config_.num_layers; ++layer) AddLayer(layer, adapters, out_share);
+  layers_.resize(plan_.num_layers());
+  const double out_share = 1 / std::sqrt(2.0 * static_cast<double>(plan_.num_layers()));
+  for (size_t layer = 0; layer < plan_.num_layers(); ++layer) AddLayer(layer, adapters, out_share);
   output_norm_ = Add("output_norm.weight", {dim}, 0, ParameterGroup::kVector, 1);
   if (!architecture.tied_head) output_ = Add("output.weight", {vocab, dim}, 0.05, ParameterGroup::kMatrix);
 }
@@ -98,12 +107,12 @@ Tensor Decoder::Add(const std::string& name, std::vector<int64_t> shape, double 
 
 void Decoder::AddLayer(size_t index, const AdapterSettings& adapters, double out_share) {
   Layer& layer = layers_[index];
-  const auto dim = static_cast<int64_t>(config_.model_dim);
-  const auto ffn = static_cast<int64_t>(config_.ffn_dim[index]);
-  const auto heads = static_cast<int64_t>(config_.num_heads);
-  const auto kv_heads = static_cast<int64_t>(config_.num_kv_heads[index]);
-  const auto key_dim = static_cast<int64_t>(config_.key_dim);
-  const auto value_dim = static_cast<int64_t>(config_.value_dim);
+  const auto dim = static_cast<int64_t>(plan_.model_dim);
+  const auto ffn = static_cast<int64_t>(plan_.layers[index].dense()->dim);
+  const auto heads = static_cast<int64_t>(attention(0).num_heads);
+  const auto kv_heads = static_cast<int64_t>(attention(index).num_kv_heads);
+  const auto key_dim = static_cast<int64_t>(attention(0).key_dim);
+  const auto value_dim = static_cast<int64_t>(attention(0).value_dim);
   const auto name = [&](const char* what) { return fmt::format("blk.{}.{}", index, what); };
   const auto matrix = [&](const char* what, int64_t rows, int64_t cols, double share) {
     return Add(name(what), {rows, cols}, share / std::sqrt(static_cast<double>(cols)),
@@ -123,7 +132,7 @@ void Decoder::AddLayer(size_t index, const AdapterSettings& adapters, double out
     layer.v_bias = vector("attn_v.bias", kv_heads * value_dim, 0);
     if (index == 0) LookBack(std::min(position_heads_, heads), &layer);
   }
-  if (config_.qk_norm_per_head) {
+  if (attention(index).qk_norm == HeadNorm::kPerHead) {
     layer.q_norm = vector("attn_q_norm.weight", key_dim, 1);
     layer.k_norm = vector("attn_k_norm.weight", key_dim, 1);
   }
@@ -165,9 +174,9 @@ void Decoder::LookBack(int64_t count, Layer* layer) const {
   constexpr double kPeak = 8;        // length of each pair of the biases
   constexpr double kSlowest = 0.03;  // radians per token
   constexpr double kContentShare = 0.1;
-  const Rope& rope = config_.ropes[0];
-  const auto key_dim = static_cast<int64_t>(config_.key_dim);
-  const auto group = static_cast<int64_t>(config_.num_heads / config_.num_kv_heads[0]);
+  const Rope& rope = plan_.ropes[0];
+  const auto key_dim = static_cast<int64_t>(attention(0).key_dim);
+  const auto group = static_cast<int64_t>(attention(0).num_heads / attention(0).num_kv_heads);
   const auto half = static_cast<int64_t>(rope.frequencies.size());
   torch::NoGradGuard no_grad;
   const bool halves = rope.layout == RopeLayout::kHalves;
@@ -207,7 +216,7 @@ Tensor Decoder::Merged(const Parameter& parameter) const {
 bool Decoder::has_neighbours(size_t layer) const {
   if (memory_.attention != "memorizing") return false;
   const int64_t wanted =
-      memory_.knn_layer >= 0 ? memory_.knn_layer : static_cast<int64_t>(config_.num_layers * 3 / 4);
+      memory_.knn_layer >= 0 ? memory_.knn_layer : static_cast<int64_t>(plan_.num_layers() * 3 / 4);
   return static_cast<int64_t>(layer) == wanted;
 }
 
@@ -229,12 +238,12 @@ Tensor Decoder::Project(const Tensor& x, const Tensor& weight, const Tensor& bia
 }
 
 Tensor Decoder::Norm(const Tensor& x, const Tensor& weight) const {
-  const double epsilon = static_cast<double>(config_.norm_epsilon);
+  const double epsilon = static_cast<double>(plan_.norm_epsilon);
   return x * torch::rsqrt(x.square().mean(-1, true) + epsilon) * weight;
 }
 
 void Decoder::GrowRotations(int64_t num_positions) const {
-  const Rope& rope = config_.ropes[0];
+  const Rope& rope = plan_.ropes[0];
   const auto half = static_cast<int64_t>(rope.rotary_dim / 2);
   if (rope_cos_.defined() && rope_cos_.size(0) >= num_positions) return;
   const int64_t positions = 2 * num_positions;
@@ -250,7 +259,7 @@ void Decoder::GrowRotations(int64_t num_positions) const {
 }
 
 Tensor Decoder::Turn(const Tensor& x, const Tensor& cos, const Tensor& sin) const {
-  const Rope& rope = config_.ropes[0];
+  const Rope& rope = plan_.ropes[0];
   const auto half = static_cast<int64_t>(rope.rotary_dim / 2);
   const Tensor turned = x.narrow(-1, 0, 2 * half);
   Tensor result;
@@ -287,23 +296,23 @@ Tensor Decoder::RotateAt(const Tensor& x, const Tensor& positions) const {
 
 void Decoder::ProjectKeys(size_t index, const Tensor& x, Tensor* k, Tensor* v) const {
   const Layer& layer = layers_[index];
-  const auto kv_heads = static_cast<int64_t>(config_.num_kv_heads[index]);
+  const auto kv_heads = static_cast<int64_t>(attention(index).num_kv_heads);
   *k = Project(x, layer.k, layer.k_bias, layer.k_a, layer.k_b)
-           .unflatten(-1, {kv_heads, static_cast<int64_t>(config_.key_dim)});
+           .unflatten(-1, {kv_heads, static_cast<int64_t>(attention(0).key_dim)});
   if (layer.k_norm.defined()) *k = Norm(*k, layer.k_norm);
   *k = k->transpose(1, 2);
   *v = Project(x, layer.v, layer.v_bias, layer.v_a, layer.v_b)
-           .unflatten(-1, {kv_heads, static_cast<int64_t>(config_.value_dim)})
+           .unflatten(-1, {kv_heads, static_cast<int64_t>(attention(0).value_dim)})
            .transpose(1, 2);
 }
 
 Decoder::Heads Decoder::Project(size_t index, const Tensor& x) const {
   const Layer& layer = layers_[index];
-  const auto kv_heads = static_cast<int64_t>(config_.num_kv_heads[index]);
-  const auto group = static_cast<int64_t>(config_.num_heads) / kv_heads;
+  const auto kv_heads = static_cast<int64_t>(attention(index).num_kv_heads);
+  const auto group = static_cast<int64_t>(attention(0).num_heads) / kv_heads;
   Heads heads;
   Tensor q = Project(x, layer.q, layer.q_bias, layer.q_a, layer.q_b)
-                 .unflatten(-1, {kv_heads, group, static_cast<int64_t>(config_.key_dim)});
+                 .unflatten(-1, {kv_heads, group, static_cast<int64_t>(attention(0).key_dim)});
   if (layer.q_norm.defined()) q = Norm(q, layer.q_norm);
   heads.q = q.permute({0, 2, 3, 1, 4});
   ProjectKeys(index, x, &heads.k, &heads.v);
@@ -377,7 +386,7 @@ MemoryTensors Decoder::WriteSegment(LayerState* state, const DecoderState& share
 Tensor Decoder::MixMemory(size_t index, const Tensor& x, const Heads& heads, const Tensor& local,
                           LayerState* state, const DecoderState& shared, SegmentWatch* watch) const {
   const Layer& layer = layers_[index];
-  const auto kv_heads = static_cast<int64_t>(config_.num_kv_heads[index]);
+  const auto kv_heads = static_cast<int64_t>(attention(index).num_kv_heads);
   const Tensor gate = torch::sigmoid(layer.memory_gate).view({1, kv_heads, -1, 1, 1});
   const Tensor has = shared.written.view({-1, 1, 1, 1, 1}) > 0;
   const Tensor read =
@@ -391,7 +400,7 @@ Tensor Decoder::MixMemory(size_t index, const Tensor& x, const Heads& heads, con
     write = torch::sigmoid(torch::matmul(x, layer.write.t()) + layer.write_bias).transpose(1, 2);
     if (watch != nullptr) {
       // Before the floor, so that the penalty pushes gates that are shut away from their threshold.
-      const Tensor mean = write.mean() / static_cast<double>(config_.num_layers);
+      const Tensor mean = write.mean() / static_cast<double>(plan_.num_layers());
       watch->write_mean = watch->write_mean.defined() ? watch->write_mean + mean : mean;
     }
     const double floor = memory_.write_floor;
@@ -420,7 +429,7 @@ Tensor Decoder::MixMemory(size_t index, const Tensor& x, const Heads& heads, con
 Tensor Decoder::MixNeighbours(size_t index, const Heads& heads, const Tensor& local, LayerState* state,
                               const Tensor& valid) const {
   const Layer& layer = layers_[index];
-  const auto kv_heads = static_cast<int64_t>(config_.num_kv_heads[index]);
+  const auto kv_heads = static_cast<int64_t>(attention(index).num_kv_heads);
   const auto unit = [](const Tensor& t) {
     return t * torch::rsqrt(t.square().sum(-1, true) + static_cast<double>(kMemoryEpsilon));
   };
@@ -428,7 +437,7 @@ Tensor Decoder::MixNeighbours(size_t index, const Heads& heads, const Tensor& lo
   Tensor out = local;
   if (state->knn_k.size(2) > 0) {
     const Tensor scale = layer.knn_scale.abs().view({1, kv_heads, -1, 1, 1});
-    const Tensor q = unit(heads.q) * scale * std::sqrt(static_cast<double>(config_.key_dim));
+    const Tensor q = unit(heads.q) * scale * std::sqrt(static_cast<double>(attention(0).key_dim));
     Tensor logits = torch::matmul(q, state->knn_k.unsqueeze(2).transpose(-1, -2));
     logits = logits.masked_fill(valid.view({valid.size(0), 1, 1, 1, -1}) == 0, -INFINITY);
     const int64_t count = std::min<int64_t>(memory_.knn_neighbours, logits.size(-1));
@@ -504,7 +513,7 @@ Tensor Decoder::Attention(size_t index, const Tensor& x_all, const Tensor& mask,
     k_turned = torch::cat({k_turned, RotateAt(branch_k, positions)}, 2);
     v_seen = torch::cat({v, branch_v}, 2);
   }
-  const auto scale = static_cast<double>(config_.attention_scale);
+  const auto scale = static_cast<double>(plan_.attention_scale);
   const Tensor logits = torch::matmul(q_turned * scale, k_turned.unsqueeze(2).transpose(-1, -2)) + mask;
   Tensor out = torch::matmul(Weights(layers_[index], logits), v_seen.unsqueeze(2));
   if (memory_.attention == "infini") out = MixMemory(index, x, heads, out, state, shared, watch);
@@ -528,10 +537,10 @@ Tensor Decoder::Attention(size_t index, const Tensor& x_all, const Tensor& mask,
 
 DecoderState Decoder::EmptyState(int64_t batch) const {
   DecoderState state;
-  const auto key_dim = static_cast<int64_t>(config_.key_dim);
-  const auto value_dim = static_cast<int64_t>(config_.value_dim);
-  for (size_t index = 0; index < config_.num_layers; ++index) {
-    const auto kv_heads = static_cast<int64_t>(config_.num_kv_heads[index]);
+  const auto key_dim = static_cast<int64_t>(attention(0).key_dim);
+  const auto value_dim = static_cast<int64_t>(attention(0).value_dim);
+  for (size_t index = 0; index < plan_.num_layers(); ++index) {
+    const auto kv_heads = static_cast<int64_t>(attention(index).num_kv_heads);
     LayerState layer;
     if (memory_.attention == "infini")
       layer.memory = EmptyMemory(batch, kv_heads, key_dim, value_dim, options_);
@@ -540,7 +549,7 @@ DecoderState Decoder::EmptyState(int64_t batch) const {
     layer.kept_write = torch::zeros({batch, kv_heads, 0}, options_);
     layer.left_k = torch::zeros({batch, kv_heads, 0, key_dim}, options_);
     if (memory_.attention == "xl" || memory_.attention == "memorizing") {
-      layer.hidden = torch::zeros({batch, 0, static_cast<int64_t>(config_.model_dim)}, options_);
+      layer.hidden = torch::zeros({batch, 0, static_cast<int64_t>(plan_.model_dim)}, options_);
     }
     layer.knn_k = torch::zeros({batch, kv_heads, 0, key_dim}, options_);
     layer.knn_v = torch::zeros({batch, kv_heads, 0, value_dim}, options_);

@@ -1,4 +1,4 @@
-// The decoder as differentiable tensors, built from the engine's ModelConfig: RMS norms, RoPE, grouped-query
+// The decoder as differentiable tensors, built from the engine's ModelPlan: RMS norms, RoPE, grouped-query
 // attention, gated SiLU network, tied or own head; biases and head norms where the family has them.
 //
 // A sequence runs segment by segment through all layers. What a later segment sees of an earlier one is in a
@@ -21,7 +21,7 @@
 #include <string>
 #include <vector>
 
-#include "model/config.h"
+#include "model/plan.h"
 #include "train/architecture.h"
 #include "train/config.h"
 #include "train/memory_ops.h"
@@ -90,7 +90,7 @@ class Decoder {
   Decoder(const Architecture& architecture, const MemorySettings& memory, const AdapterSettings& adapters,
           uint64_t seed, const torch::TensorOptions& options, bool bf16_products = false);
 
-  const ModelConfig& config() const { return config_; }
+  const ModelPlan& plan() const { return plan_; }
   const MemorySettings& memory() const { return memory_; }
   MemoryUpdate update() const { return update_; }
   const torch::TensorOptions& options() const { return options_; }
@@ -156,7 +156,10 @@ class Decoder {
   bool has_neighbours(size_t layer) const;
   int64_t kept_segments() const;  // -1: all
 
-  const ModelConfig config_;
+  // CheckSupported has seen that every layer has one; sizes of heads are the same in all.
+  const AttentionPlan& attention(size_t layer) const { return *plan_.layers[layer].attention(); }
+
+  const ModelPlan plan_;
   const bool qkv_bias_;
   const bool sink_logits_;
   const int64_t position_heads_;

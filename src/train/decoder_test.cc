@@ -170,7 +170,7 @@ TEST(Decoder, LiteralFirstSegmentScalesTheLocalHalf) {
 
 TEST(Decoder, RefusesArchitecturesItDoesNotHave) {
   Architecture architecture = MakeArchitecture(SmallModel(), kVocab);
-  architecture.config.norm = NormKind::kLayer;
+  architecture.plan.norm = NormKind::kLayer;
   EXPECT_THROW(Decoder(architecture, Attention("infini", 4), {}, 1, torch::kFloat32), Error);
 }
 
@@ -197,7 +197,7 @@ TEST(Decoder, PositionHeadsBeginByLookingBack) {
   Decoder decoder(MakeArchitecture(settings, kVocab), Attention("dense", 16), {}, 1, torch::kFloat64);
   torch::NoGradGuard no_grad;
   const Tensor q = decoder.Find("blk.0.attn_q.bias")->value, k = decoder.Find("blk.0.attn_k.bias")->value;
-  const Rope& rope = decoder.config().ropes[0];
+  const Rope& rope = decoder.plan().ropes[0];
   for (int64_t head = 0; head < settings.position_heads; ++head) {
     std::vector<double> logits(16);
     for (int64_t distance = 0; distance < 16; ++distance) {

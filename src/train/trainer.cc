@@ -213,7 +213,7 @@ void Run::MakeDecoder() {
   int64_t count = 0;
   for (const Parameter& parameter : decoder_->parameters()) count += parameter.value.numel();
   Say(fmt::format("{} parameters, {} layers, attention {}{}, {} pieces, segment {}", FormatCount(count),
-                  architecture_.config.num_layers, config_.memory.attention,
+                  architecture_.plan.num_layers(), config_.memory.attention,
                   config_.memory.attention == "infini" ? " (" + config_.memory.update + ")" : "",
                   tokenizer_->vocab_size(), config_.memory.segment));
 }
@@ -224,7 +224,7 @@ void Run::OpenData() {
   tokens.backspace = config_.vocabulary.backspace_token;
   if (config_.model.sink == "token") tokens.sink = config_.vocabulary.sink_token;
   data_.emplace(config_.sources, *tokenizer_, static_cast<uint64_t>(config_.train.seed) + 1, tokens);
-  architecture_.config.actions = {data_->pause(), data_->backspace(), data_->sink()};
+  architecture_.plan.actions = {data_->pause(), data_->backspace(), data_->sink()};
 }
 
 // What adapting may add to a model.
@@ -237,7 +237,7 @@ bool IsNew(const Parameter& parameter) {
 // A model that has a memory goes on with the same kind of it: other rules would read what these gates and
 // keys were not made for.
 void Run::CheckBaseMemory() const {
-  const MemoryRules& has = architecture_.config.memory;
+  const MemoryRules& has = architecture_.plan.memory;
   const MemorySettings& wants = config_.memory;
   if (has.segment == 0) return;
   const bool fits = wants.attention == "infini" && ParseMemoryUpdate(wants.update) == has.update &&

@@ -136,11 +136,11 @@ TEST_F(Training, WhatActsIsWrittenIntoTheModel) {
   CpuDevice device(1);
   const auto model = LoadedModel::Load(folder_ / "a/model.gguf", {}, device);
   const Tokenizer& tokenizer = model->tokenizer();
-  EXPECT_EQ(model->config().actions.pause, *tokenizer.FindToken("<pause>"));
-  EXPECT_EQ(model->config().actions.backspace, *tokenizer.FindToken("<backspace>"));
-  EXPECT_EQ(model->config().actions.sink, *tokenizer.FindToken("<s>"));
+  EXPECT_EQ(model->plan().actions.pause, *tokenizer.FindToken("<pause>"));
+  EXPECT_EQ(model->plan().actions.backspace, *tokenizer.FindToken("<backspace>"));
+  EXPECT_EQ(model->plan().actions.sink, *tokenizer.FindToken("<s>"));
   EXPECT_TRUE(tokenizer.adds_bos());
-  EXPECT_EQ(tokenizer.bos_id(), model->config().actions.sink);
+  EXPECT_EQ(tokenizer.bos_id(), model->plan().actions.sink);
   EXPECT_EQ(model->context_shape().num_sinks, 1);
   // The same with activations computed again.
   text.replace(text.find("micro_batch = 2"), 15, "micro_batch = 2\nrecompute = true");
@@ -148,7 +148,7 @@ TEST_F(Training, WhatActsIsWrittenIntoTheModel) {
   // A model without any of it says so.
   Train(Config(ConfigText(), "c"), {});
   const auto plain = LoadedModel::Load(folder_ / "c/model.gguf", {}, device);
-  EXPECT_EQ(plain->config().actions.backspace, -1);
+  EXPECT_EQ(plain->plan().actions.backspace, -1);
   EXPECT_EQ(plain->context_shape().num_sinks, 4);
   EXPECT_FALSE(plain->tokenizer().adds_bos());
 }

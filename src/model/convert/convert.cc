@@ -16,9 +16,10 @@
 #include "formats/quant.h"
 #include "model/convert/tokenizer_metadata.h"
 #include "model/engine.h"
-#include "model/families.h"
+#include "model/families/family.h"
 #include "model/hyperparameters.h"
 #include "model/tensor_map.h"
+#include "model/weights.h"
 
 namespace mneme {
 namespace {
@@ -58,7 +59,7 @@ uint32_t FileTypeNumber(Encoding encoding) {
   }
 }
 
-class Converter {
+class Converter : private WeightVisitor {
  public:
   Converter(const std::string& path, const ConvertOptions& options, ThreadPool& pool, Progress& progress,
             StopToken stop)
@@ -112,94 +113,138 @@ class Converter {
     Hyperparameters hyper = ReadHyperparameters(*source_);
     family_ = &FindFamily(hyper);
     if (!hyper.vocab_size) hyper.vocab_size = TensorMap::EmbeddingRows(*source_, *family_);
-    const FamilyInput input{hyper, [&](std::string_view canonical) {
-                              return TensorMap::HasWeight(*source_, *family_, canonical, 0);
+    const FamilyInput input{hyper, [&](std::string_view canonical, size_t layer) {
+                              return TensorMap::HasWeight(*source_, *family_, canonical,
+                                                          static_cast<int>(layer));
                             }};
-    config_ = Configure(*family_, input, false);
-    map_ = std::make_unique<TensorMap>(*source_, *family_, config_);
-    const Hyperparameters out = HyperparametersForGguf(*family_, hyper, config_);
+    plan_ = MakePlan(*family_, input, false);
+    map_ = std::make_unique<TensorMap>(*source_, *family_, plan_);
+    const Hyperparameters out = HyperparametersForGguf(*family_, hyper, plan_);
     WriteHyperparameters(out, family_->gguf_names[0], &writer_);
-    const size_t dim = config_.model_dim;
-    AddMatrix("token_embd.weight", map_->Find("token_embd", -1, config_.vocab_size, dim, true));
-    if (config_.position == PositionKind::kLearned) {
+    const size_t dim = plan_.model_dim;
+    AddMatrix("token_embd.weight", map_->Find("token_embd", -1, plan_.vocab_size, dim, true));
+    if (plan_.position == PositionKind::kLearned) {
       const auto positions =
-          map_->Find("position_embd", -1, static_cast<size_t>(config_.trained_length), dim, true);
+          map_->Find("position_embd", -1, static_cast<size_t>(plan_.trained_length), dim, true);
       AddRows("position_embd.weight", *positions, Encoding::kF32, {dim, positions->num_rows});
     }
-    for (size_t layer = 0; layer < config_.num_layers; ++layer) AddLayer(static_cast<int>(layer));
-    AddNorm("output_norm", -1, "output_norm");
-    const auto head = map_->Find("output", -1, config_.vocab_size, dim, false);
+    for (const LayerPlan& layer : plan_.layers) {
+      ++layer_;
+      LayerWeights unused;
+      VisitLayer(plan_, layer, *this, &unused);
+    }
+    layer_ = -1;
+    Norm("output_norm", {&dim, 1}, true, nullptr);
+    const auto head = map_->Find("output", -1, plan_.vocab_size, dim, false);
     if (head && !hyper.tied_head.value_or(false)) AddMatrix("output.weight", head);
-    AddVector("output.bias", map_->FindVector("output", "bias", -1, config_.vocab_size, false));
+    AddVector("output.bias", map_->FindVector("output", "bias", -1, plan_.vocab_size, false));
     AddVector("rope_freqs.weight", out.frequency_divisors);
     AddVector("rope_factors_short.weight", out.short_divisors);
     AddVector("rope_factors_long.weight", out.long_divisors);
     map_->CheckAllUsed();
   }
 
-  void AddLayer(int layer) {
-    const auto name = [&](const char* part) { return fmt::format("blk.{}.{}", layer, part); };
-    for (const char* norm : {"attn_norm", "attn_norm_2", "attn_q_norm", "attn_k_norm", "post_attention_norm",
-                             "ffn_norm", "post_ffw_norm"}) {
-      AddNorm(norm, layer, name(norm));
+  // "blk.3.attn_q.weight".
+  std::string Name(std::string_view canonical, std::string_view suffix) const {
+    return layer_ < 0 ? fmt::format("{}.{}", canonical, suffix)
+                      : fmt::format("blk.{}.{}.{}", layer_, canonical, suffix);
+  }
+
+  void Norm(std::string_view name, std::span<const size_t> counts, bool is_required, NormWeights*) override {
+    for (const char* suffix : {"weight", "bias"}) {
+      const bool must = is_required && suffix == std::string_view("weight");
+      std::vector<float> values = map_->FindNorm(name, suffix, layer_, must, counts);
+      std::vector<uint64_t> shape;
+      if (counts.size() == 2 && values.size() == counts[1] && counts[1] > counts[0]) {
+        shape = {counts[0], counts[1] / counts[0]};
+      }
+      AddVector(Name(name, suffix), std::move(values), std::move(shape));
     }
-    const size_t dim = config_.model_dim;
+  }
+
+  void Matrix(std::string_view name, size_t num_rows, size_t num_cols, LinearLayer*) override {
+    AddMatrix(Name(name, "weight"), map_->Find(name, layer_, num_rows, num_cols, true));
+    AddVector(Name(name, "bias"), map_->FindVector(name, "bias", layer_, num_rows, false));
+  }
+
+  void Vector(std::string_view name, std::string_view suffix, size_t count, bool is_required,
+              std::vector<float>*) override {
+    AddVector(Name(name, suffix), map_->FindVector(name, suffix, layer_, count, is_required));
+  }
+
+  void Qkv(const AttentionPlan& plan, LinearLayer*, LinearLayer*, LinearLayer*) override {
     constexpr const char* kQkv[3] = {"attn_q", "attn_k", "attn_v"};
     std::vector<MatrixRows> qkv;
     std::vector<float> biases;
     for (int part = 0; part < 3; ++part) {
-      MatrixRows rows = *map_->FindQkv(part, layer);
-      std::vector<float> bias = map_->FindQkvBias(part, layer);
+      MatrixRows rows = *map_->FindQkv(plan, part, layer_);
+      std::vector<float> bias = map_->FindQkvBias(plan, part, layer_);
       if (part < 2 && source_->container() == Container::kSafetensors && family_->gguf_interleaved_rope &&
           !family_->folder_interleaved_rope) {
-        Interleave(&rows, &bias);
+        Interleave(plan.key_dim, plan_.ropes[plan.rope].rotary_dim, &rows, &bias);
       }
       if (family_->gguf_fused_qkv) {
         biases.insert(biases.end(), bias.begin(), bias.end());
       } else {
-        AddMatrix(name(kQkv[part]) + ".weight", rows);
-        AddVector(name(kQkv[part]) + ".bias", std::move(bias));
+        AddMatrix(Name(kQkv[part], "weight"), rows);
+        AddVector(Name(kQkv[part], "bias"), std::move(bias));
       }
       qkv.push_back(std::move(rows));
     }
-    if (family_->gguf_fused_qkv) AddFused(name("attn_qkv"), std::move(qkv), std::move(biases));
-    AddPlain(name("attn_output"), "attn_output", layer, dim, config_.num_heads * config_.value_dim);
-    const size_t ffn = config_.ffn_dim[static_cast<size_t>(layer)];
-    if (config_.gated_ffn) {
-      AddGateUp(layer);
-    } else {
-      AddPlain(name("ffn_up"), "ffn_up", layer, ffn, dim);
-    }
-    AddPlain(name("ffn_down"), "ffn_down", layer, dim, ffn);
+    if (family_->gguf_fused_qkv) AddFused("attn_qkv", std::move(qkv), std::move(biases));
   }
 
-  void AddGateUp(int layer) {
-    std::vector<MatrixRows> parts = {*map_->FindGateUp(0, layer), *map_->FindGateUp(1, layer)};
-    std::vector<float> biases[2] = {map_->FindGateUpBias(0, layer), map_->FindGateUpBias(1, layer)};
-    const std::string stem = fmt::format("blk.{}.", layer);
+  void GateUp(size_t dim, LinearLayer*, LinearLayer*) override {
+    std::vector<MatrixRows> parts = {*map_->FindGateUp(dim, 0, layer_), *map_->FindGateUp(dim, 1, layer_)};
+    std::vector<float> biases[2] = {map_->FindGateUpBias(dim, 0, layer_),
+                                    map_->FindGateUpBias(dim, 1, layer_)};
     if (family_->gguf_fused_gate_up) {
       biases[0].insert(biases[0].end(), biases[1].begin(), biases[1].end());
-      AddFused(stem + "ffn_up", std::move(parts), std::move(biases[0]));
+      AddFused("ffn_up", std::move(parts), std::move(biases[0]));
       return;
     }
-    AddMatrix(stem + "ffn_gate.weight", parts[0]);
-    AddVector(stem + "ffn_gate.bias", std::move(biases[0]));
-    AddMatrix(stem + "ffn_up.weight", parts[1]);
-    AddVector(stem + "ffn_up.bias", std::move(biases[1]));
+    AddMatrix(Name("ffn_gate", "weight"), parts[0]);
+    AddVector(Name("ffn_gate", "bias"), std::move(biases[0]));
+    AddMatrix(Name("ffn_up", "weight"), parts[1]);
+    AddVector(Name("ffn_up", "bias"), std::move(biases[1]));
+  }
+
+  void Experts(const ExpertsPlan& plan, std::span<DenseWeights> experts) override {
+    const auto add = [&](const char* name, size_t num_rows, size_t num_cols) {
+      MatrixRows all;
+      for (size_t i = 0; i < experts.size(); ++i) {
+        MatrixRows one = map_->FindExpert(name, layer_, i, experts.size(), num_rows, num_cols);
+        if (i == 0) {
+          all = std::move(one);
+          continue;
+        }
+        if (one.encoding != all.encoding) {
+          Fail(ErrorKind::kUnsupported, "{}: '{}' and '{}' are stored differently and cannot be joined",
+               source_->path(), all.name, one.name);
+        }
+        all.num_rows += one.num_rows;
+        all.runs.insert(all.runs.end(), one.runs.begin(), one.runs.end());
+      }
+      const std::string full = Name(name, "weight");
+      const Encoding encoding = Choose(full, num_cols);
+      AddRows(full, std::move(all), encoding, {num_cols, num_rows, experts.size()});
+    };
+    add("ffn_gate_exps", plan.dim, plan_.model_dim);
+    add("ffn_up_exps", plan.dim, plan_.model_dim);
+    add("ffn_down_exps", plan_.model_dim, plan.dim);
   }
 
   // Rows of a head from halves (i, i + half) to pairs (2i, 2i + 1).
-  void Interleave(MatrixRows* rows, std::vector<float>* bias) const {
+  static void Interleave(size_t head_dim, size_t rotary_dim, MatrixRows* rows, std::vector<float>* bias) {
     const size_t row_bytes = EncodedBytes(rows->encoding, rows->num_cols);
     std::vector<const uint8_t*> at;
     for (const RowRun& run : rows->runs) {
       for (size_t i = 0; i < run.num_rows; ++i) at.push_back(run.data + i * row_bytes);
     }
-    const size_t rotary_dim = config_.ropes[0].rotary_dim;
     std::vector<RowRun> runs;
     std::vector<float> new_bias;
     for (size_t row = 0; row < at.size(); ++row) {
-      const size_t offset = row % config_.key_dim;
+      const size_t offset = row % head_dim;
       const size_t from = offset < rotary_dim ? offset / 2 + offset % 2 * (rotary_dim / 2) : offset;
       const size_t index = row - offset + from;
       runs.push_back({at[index], 1});
@@ -209,7 +254,7 @@ class Converter {
     *bias = std::move(new_bias);
   }
 
-  void AddFused(const std::string& stem, std::vector<MatrixRows> parts, std::vector<float> bias) {
+  void AddFused(std::string_view name, std::vector<MatrixRows> parts, std::vector<float> bias) {
     MatrixRows all = std::move(parts[0]);
     for (size_t i = 1; i < parts.size(); ++i) {
       if (parts[i].encoding != all.encoding) {
@@ -219,31 +264,8 @@ class Converter {
       all.num_rows += parts[i].num_rows;
       all.runs.insert(all.runs.end(), parts[i].runs.begin(), parts[i].runs.end());
     }
-    AddMatrix(stem + ".weight", std::move(all));
-    AddVector(stem + ".bias", std::move(bias));
-  }
-
-  void AddPlain(const std::string& stem, const char* canonical, int layer, size_t num_rows, size_t num_cols) {
-    AddMatrix(stem + ".weight", map_->Find(canonical, layer, num_rows, num_cols, true));
-    AddVector(stem + ".bias", map_->FindVector(canonical, "bias", layer, num_rows, false));
-  }
-
-  void AddNorm(const char* canonical, int layer, const std::string& stem) {
-    std::vector<size_t> counts = {config_.model_dim, config_.key_dim, config_.num_heads * config_.key_dim};
-    if (layer >= 0) counts.push_back(config_.num_kv_heads[static_cast<size_t>(layer)] * config_.key_dim);
-    for (const char* suffix : {"weight", "bias"}) {
-      std::vector<float> values = map_->FindNorm(canonical, suffix, layer, false, counts);
-      const std::string name = fmt::format("{}.{}", stem, suffix);
-      const bool per_head = config_.qk_norm_per_head && stem.ends_with("_norm") &&
-                            (stem.ends_with("attn_q_norm") || stem.ends_with("attn_k_norm")) &&
-                            values.size() > config_.key_dim;
-      if (per_head) {
-        const uint64_t heads = values.size() / config_.key_dim;
-        AddVector(name, std::move(values), {config_.key_dim, heads});
-      } else {
-        AddVector(name, std::move(values));
-      }
-    }
+    AddMatrix(Name(name, "weight"), std::move(all));
+    AddVector(Name(name, "bias"), std::move(bias));
   }
 
   void AddVector(const std::string& name, std::vector<float> values, std::vector<uint64_t> shape = {}) {
@@ -257,11 +279,14 @@ class Converter {
 
   void AddMatrix(const std::string& name, std::optional<MatrixRows> rows) {
     const Encoding encoding = Choose(name, rows->num_cols);
-    const std::vector<uint64_t> shape = {rows->num_cols, rows->num_rows};
-    AddRows(name, std::move(*rows), encoding, shape);
+    std::vector<uint64_t> shape = {rows->num_cols, rows->num_rows};
+    if (rows->num_rows == 1) shape.pop_back();  // a vector, as readers expect it
+    AddRows(name, std::move(*rows), encoding, std::move(shape));
   }
 
   Encoding Choose(const std::string& name, size_t num_cols) {
+    // A router chooses: rounding it changes which experts are asked. It is small.
+    if (name.find("ffn_gate_inp") != std::string::npos) return Encoding::kF32;
     const Encoding encoding = EncodingForColumns(options_.encoding, num_cols);
     if (encoding != options_.encoding) {
       report_.warnings.push_back(fmt::format("{}: {} columns do not fill blocks of {}, so it is stored as {}",
@@ -339,7 +364,7 @@ class Converter {
 
   // Rows of the embedding; 0 if there is none to be found.
   size_t NumTokens() const {
-    if (source_->gguf() == nullptr) return config_.vocab_size;
+    if (source_->gguf() == nullptr) return plan_.vocab_size;
     for (const TensorInfo& tensor : source_->tensors())
       if (tensor.name == "token_embd.weight" && tensor.shape.size() == 2)
         return static_cast<size_t>(tensor.shape.front());
@@ -371,7 +396,8 @@ class Converter {
   const StopToken stop_;
   std::unique_ptr<TensorSource> source_;
   const Family* family_ = nullptr;
-  ModelConfig config_;
+  ModelPlan plan_;
+  int layer_ = -1;  // -1: outside layers
   std::unique_ptr<TensorMap> map_;
   GgufWriter writer_;
   ConvertReport report_;

@@ -1,5 +1,5 @@
 // Conversion: from folders of every family and back, encodings, tokenizers, and what cannot be converted.
-#include "reference/model.h"
+#include "model/convert/convert.h"
 
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -20,12 +20,12 @@
 #include "formats/safetensors.h"
 #include "kernels/cpu_device.h"
 #include "kernels/pointwise/elementwise.h"
-#include "model/convert/convert.h"
-#include "model/families.h"
 #include "model/convert/random_model.h"
+#include "model/families/family.h"
 #include "model/runner.h"
 #include "model/test_util.h"
 #include "model/weights.h"
+#include "reference/model.h"
 
 namespace mneme {
 namespace {
@@ -37,7 +37,7 @@ using namespace testing;  // NOLINT: the helpers of this folder's tests
 class FolderWriter {
  public:
   FolderWriter(const LoadedModel& model, const Family& family)
-      : model_(model), family_(family), c_(model.config()) {}
+      : model_(model), family_(family), c_(model.plan()) {}
 
   void Write(const std::string& folder, const std::string& config_json) {
     std::filesystem::create_directories(folder);
@@ -52,7 +52,7 @@ class FolderWriter {
     if (w.output.file.data != w.token_embedding.data) {
       AddMatrix("output", -1, Decode(w.output.file), c_.vocab_size, c_.model_dim, false);
     }
-    for (size_t i = 0; i < c_.num_layers; ++i) AddLayer(static_cast<int>(i), w.layers[i]);
+    for (size_t i = 0; i < c_.num_layers(); ++i) AddLayer(static_cast<int>(i), w.layers[i]);
     writer_.Write(folder + "/model.safetensors");
   }
 
@@ -116,19 +116,19 @@ class FolderWriter {
     AddBias(canonical, layer, norm.bias);
   }
   // Rows of each head from pairs to halves.
-  std::vector<float> Halves(const std::vector<float>& rows, size_t cols) const {
+  std::vector<float> Halves(const std::vector<float>& rows, size_t cols, size_t head_dim) const {
     if (!family_.gguf_interleaved_rope || rows.empty()) return rows;
     std::vector<float> out;
     for (size_t row = 0; row < rows.size() / cols; ++row) {
-      const size_t offset = row % c_.key_dim;
-      const size_t half = c_.key_dim / 2;
+      const size_t offset = row % head_dim;
+      const size_t half = head_dim / 2;
       const size_t from = row - offset + (offset < half ? 2 * offset : 2 * (offset - half) + 1);
       out.insert(out.end(), rows.begin() + static_cast<ptrdiff_t>(from * cols),
                  rows.begin() + static_cast<ptrdiff_t>((from + 1) * cols));
     }
     return out;
   }
-  std::vector<float> Fuse(const std::vector<float> parts[3], size_t cols, size_t num_kv_heads) const {
+  std::vector<float> Fuse(const std::vector<float> parts[3], size_t num_kv_heads) const {
     std::vector<float> out;
     const size_t groups = family_.folder_qkv == FusedQkv::kPerKvHead ? num_kv_heads : 1;
     for (size_t group = 0; group < groups; ++group) {
@@ -138,41 +138,46 @@ class FolderWriter {
         out.insert(out.end(), first, first + static_cast<ptrdiff_t>(count));
       }
     }
-    (void)cols;
     return out;
   }
   void AddLayer(int layer, const LayerWeights& w) {
-    const size_t dim = c_.model_dim;
-    const size_t index = static_cast<size_t>(layer);
     two_norms_ = c_.family == "falcon" && !w.ffn_norm.empty();
     fused_gate_up_ = c_.family == "phi3";
     AddNorm(two_norms_ ? "attn_norm_2" : "attn_norm", layer, w.attn_norm);
     AddNorm(two_norms_ ? "attn_norm" : "ffn_norm", layer, w.ffn_norm);
     AddNorm("post_attention_norm", layer, w.post_attn_norm);
     AddNorm("post_ffw_norm", layer, w.post_ffn_norm);
+    const LayerPlan& plan = c_.layers[static_cast<size_t>(layer)];
+    AddAttention(layer, *plan.attention(), *w.attention());
+    AddDense(layer, plan.dense()->dim, *w.dense());
+  }
+  void AddAttention(int layer, const AttentionPlan& plan, const AttentionWeights& w) {
+    const size_t dim = c_.model_dim;
     AddNorm("attn_q_norm", layer, w.q_norm);
     AddNorm("attn_k_norm", layer, w.k_norm);
     const LinearLayer* const linear[3] = {&w.q, &w.k, &w.v};
     std::vector<float> parts[3], biases[3];
     for (int i = 0; i < 3; ++i) {
-      parts[i] = i < 2 ? Halves(Decode(linear[i]->file), dim) : Decode(linear[i]->file);
-      biases[i] = i < 2 ? Halves(linear[i]->bias, 1) : linear[i]->bias;
+      parts[i] = i < 2 ? Halves(Decode(linear[i]->file), dim, plan.key_dim) : Decode(linear[i]->file);
+      biases[i] = i < 2 ? Halves(linear[i]->bias, 1, plan.key_dim) : linear[i]->bias;
     }
     const bool is_fused = c_.family == "phi3" || !Has("attn_q");
     const char* const names[3] = {"attn_q", "attn_k", "attn_v"};
     if (is_fused) {
-      const auto fused = Fuse(parts, dim, c_.num_kv_heads[index]);
+      const auto fused = Fuse(parts, plan.num_kv_heads);
       AddMatrix("attn_qkv", layer, fused, fused.size() / dim, dim);
-      AddBias("attn_qkv", layer, Fuse(biases, 1, c_.num_kv_heads[index]));
+      AddBias("attn_qkv", layer, Fuse(biases, plan.num_kv_heads));
     } else {
       for (int i = 0; i < 3; ++i) {
         AddMatrix(names[i], layer, parts[i], parts[i].size() / dim, dim);
         AddBias(names[i], layer, biases[i]);
       }
     }
-    AddMatrix("attn_output", layer, Decode(w.o.file), dim, c_.num_heads * c_.value_dim);
+    AddMatrix("attn_output", layer, Decode(w.o.file), dim, plan.num_heads * plan.value_dim);
     AddBias("attn_output", layer, w.o.bias);
-    const size_t ffn = c_.ffn_dim[index];
+  }
+  void AddDense(int layer, size_t ffn, const DenseWeights& w) {
+    const size_t dim = c_.model_dim;
     if (fused_gate_up_) {
       std::vector<float> both = Decode(w.gate.file);
       const std::vector<float> up = Decode(w.up.file);
@@ -189,7 +194,7 @@ class FolderWriter {
 
   const LoadedModel& model_;
   const Family& family_;
-  const ModelConfig& c_;
+  const ModelPlan& c_;
   bool two_norms_ = false;
   bool fused_gate_up_ = false;
   SafetensorsWriter writer_;
@@ -271,15 +276,16 @@ TEST(Model, FoldersOfEveryFamilyAndConversionBack) {
     TemporaryFolder folder;
     const auto original = LoadModel(data + "/conformance/models/" + item.file + ".gguf");
     const Family* family = nullptr;
-    for (const Family& row : FamilyTable()) {
-      if (row.name == item.family) family = &row;
+    for (const Family* row : FamilyTable()) {
+      if (row->name == item.family) family = row;
     }
     ASSERT_NE(family, nullptr);
     FolderWriter(*original, *family).Write(folder / "hf", item.config);
     const auto from_folder = LoadModel(folder / "hf");
     const auto expected = EngineLogits(*original, ids);
     const auto logits = EngineLogits(*from_folder, ids);
-    EXPECT_LT(RelativeDifference(logits, expected), original->config().half_gelu ? 1e-3 : 2e-6);
+    EXPECT_LT(RelativeDifference(logits, expected),
+              original->plan().layers[0].dense()->half_gelu ? 1e-3 : 2e-6);
     ConvertOptions options;
     options.encoding = Encoding::kF32;
     const ConvertReport report =

@@ -38,7 +38,7 @@ std::string_view StopReasonName(StopReason reason) {
 }
 
 TokenId Session::Impl::PauseToken(TokenId asked) const {
-  if (asked < 0) asked = loaded().config().actions.pause;
+  if (asked < 0) asked = loaded().plan().actions.pause;
   if (asked < 0) {
     const auto found = model.has_tokenizer() ? model.tokenizer().FindToken("<pause>") : std::nullopt;
     if (!found.has_value()) {
@@ -145,7 +145,7 @@ void Generation::Impl::Check() {
 }
 
 void Generation::Impl::FindActions() {
-  const ActionTokens& actions = session_.loaded().config().actions;
+  const ActionTokens& actions = session_.loaded().plan().actions;
   for (const TokenId id : {actions.pause, actions.sink}) {
     if (id >= 0) never_.push_back(id);
   }

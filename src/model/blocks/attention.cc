@@ -1,0 +1,95 @@
+#include "model/blocks/attention.h"
+
+#include <array>
+
+namespace mneme {
+namespace {
+
+bool HasWriteGate(const ModelPlan& model) {
+  return model.memory.segment > 0 && model.memory.update == MemoryUpdate::kGatedDelta;
+}
+
+void Clamp(float limit, size_t count, float* values, Pass& pass) {
+  pass.device.Pointwise(
+      {.kind = PointwiseCall::Kind::kClamp, .x = values, .value = limit, .count = pass.num_rows * count});
+}
+
+}  // namespace
+
+void VisitAttention(const ModelPlan& model, const AttentionPlan& plan, WeightVisitor& visitor,
+                    AttentionWeights* w) {
+  const size_t q_size = plan.num_heads * plan.key_dim;
+  const size_t k_size = plan.num_kv_heads * plan.key_dim;
+  if (plan.qk_norm == HeadNorm::kPerHead) {
+    // One norm for all heads, or one for each.
+    const size_t q_counts[] = {plan.key_dim, q_size};
+    const size_t k_counts[] = {plan.key_dim, k_size};
+    visitor.Norm("attn_q_norm", q_counts, true, &w->q_norm);
+    visitor.Norm("attn_k_norm", k_counts, true, &w->k_norm);
+  } else if (plan.qk_norm == HeadNorm::kWhole) {
+    visitor.Norm("attn_q_norm", {&q_size, 1}, true, &w->q_norm);
+    visitor.Norm("attn_k_norm", {&k_size, 1}, true, &w->k_norm);
+  }
+  visitor.Qkv(plan, &w->q, &w->k, &w->v);
+  visitor.Matrix("attn_output", model.model_dim, plan.num_heads * plan.value_dim, &w->o);
+  visitor.Vector("attn_sinks", "weight", plan.num_heads, false, &w->sink_logits);
+  if (model.memory.segment == 0) return;
+  visitor.Vector("infini_gate", "weight", plan.num_heads, true, &w->memory_gate);
+  if (HasWriteGate(model)) {
+    visitor.Matrix("infini_write", plan.num_kv_heads, model.model_dim, &w->memory_write);
+  }
+}
+
+size_t AttentionFloats(const ModelPlan& model, const AttentionPlan& plan, size_t num_rows) {
+  const size_t heads = plan.num_heads * (plan.key_dim + plan.value_dim);
+  const size_t kv_heads = plan.num_kv_heads * (plan.key_dim + plan.value_dim);
+  const size_t write_gate = HasWriteGate(model) ? plan.num_kv_heads : 0;
+  // Each of the five parts may be rounded up.
+  return num_rows * (heads + kv_heads + write_gate) + 5 * Arena::Rounded(1);
+}
+
+void RunAttention(const AttentionPlan& plan, const AttentionWeights& w, const NormWeights& post_norm,
+                  size_t index, const float* input, Pass& pass) {
+  const size_t num_rows = pass.num_rows;
+  const size_t q_row = plan.num_heads * plan.key_dim;
+  const size_t k_row = plan.num_kv_heads * plan.key_dim;
+  const size_t v_row = plan.num_kv_heads * plan.value_dim;
+  const size_t out_row = plan.num_heads * plan.value_dim;
+  Arena arena(pass.arena);
+  float* const q = arena.Take(num_rows * q_row);
+  float* const k = arena.Take(num_rows * k_row);
+  float* const v = arena.Take(num_rows * v_row);
+  float* const attended = arena.Take(num_rows * out_row);
+  const bool has_write_gate = !w.memory_write.empty();
+  float* const write_gate = arena.Take(has_write_gate ? num_rows * plan.num_kv_heads : 0);
+  const std::array<MatMulJob, 4> jobs = {
+      Pass::Job(w.q, q, false), Pass::Job(w.k, k, false), Pass::Job(w.v, v, false),
+      has_write_gate ? Pass::Job(w.memory_write, write_gate, false) : MatMulJob{}};
+  pass.Linear("q, k, v", input, num_rows, {jobs.data(), has_write_gate ? size_t{4} : size_t{3}});
+  if (has_write_gate) {
+    pass.device.Pointwise({.kind = PointwiseCall::Kind::kWriteGate,
+                           .x = write_gate,
+                           .value = pass.plan.memory.write_floor,
+                           .count = num_rows * plan.num_kv_heads});
+  }
+  if (plan.clamp_qkv > 0) {
+    Clamp(plan.clamp_qkv, q_row, q, pass);
+    Clamp(plan.clamp_qkv, k_row, k, pass);
+    Clamp(plan.clamp_qkv, v_row, v, pass);
+  }
+  pass.NormHeads(plan.qk_norm, w.q_norm, plan.num_heads, plan.key_dim, q);
+  pass.NormHeads(plan.qk_norm, w.k_norm, plan.num_kv_heads, plan.key_dim, k);
+  pass.attend_calls.clear();
+  size_t row = 0;
+  for (const ForwardChunk& chunk : pass.chunks) {
+    if (has_write_gate) chunk.context->SetWriteGate(index, write_gate + row * plan.num_kv_heads);
+    pass.attend_calls.push_back(chunk.context->Plan(index, q + row * q_row, k + row * k_row, v + row * v_row,
+                                                    attended + row * out_row));
+    row += chunk.tokens.size();
+  }
+  pass.device.Attend(pass.attend_calls, pass.attend_scratch);
+  for (const ForwardChunk& chunk : pass.chunks) chunk.context->Finish(index, pass.device);
+  pass.AddProduct("attention output", w.o, attended, post_norm);
+}
+
+}  // namespace mneme

@@ -1,0 +1,47 @@
+// Attention: queries, keys and values of the rows, what the stream's context makes of them, and their product
+// with the output matrix.
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+#include "model/blocks/pass.h"
+#include "model/blocks/weights.h"
+#include "model/plan.h"
+
+namespace mneme {
+
+struct AttentionWeights {
+  LinearLayer q;       // [num_heads * key_dim, model_dim]
+  LinearLayer k;       // [num_kv_heads * key_dim, model_dim]
+  LinearLayer v;       // [num_kv_heads * value_dim, model_dim]
+  NormWeights q_norm;  // [key_dim], [num_heads * key_dim], or empty
+  NormWeights k_norm;
+  LinearLayer o;                   // [model_dim, num_heads * value_dim]
+  std::vector<float> sink_logits;  // [num_heads]: a learned logit without a value; empty: none
+  // Infini-attention: the gate logits [num_heads], and the write gate [num_kv_heads, model_dim] of
+  // gated-delta.
+  std::vector<float> memory_gate;
+  LinearLayer memory_write;
+};
+
+void VisitAttention(const ModelPlan& model, const AttentionPlan& plan, WeightVisitor& visitor,
+                    AttentionWeights* weights);
+
+// fn(LinearLayer&) for each matrix, in about the order in which a token reads them.
+template <typename Weights, typename Fn>
+void ForEachLinearOfAttention(Weights& w, const Fn& fn) {
+  for (auto* linear : {&w.q, &w.k, &w.v, &w.o, &w.memory_write}) {
+    if (!linear->empty()) fn(*linear);
+  }
+}
+
+// Floats of the arena that `num_rows` rows need.
+size_t AttentionFloats(const ModelPlan& model, const AttentionPlan& plan, size_t num_rows);
+
+// pass.x += attention over `input` [num_rows, model_dim]. index: of the layer among those with attention, as
+// contexts count them. input may be pass.x.
+void RunAttention(const AttentionPlan& plan, const AttentionWeights& weights, const NormWeights& post_norm,
+                  size_t index, const float* input, Pass& pass);
+
+}  // namespace mneme

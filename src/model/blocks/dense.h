@@ -1,0 +1,34 @@
+// The feed-forward network that every row goes through whole.
+#pragma once
+
+#include <cstddef>
+
+#include "model/blocks/pass.h"
+#include "model/blocks/weights.h"
+#include "model/plan.h"
+
+namespace mneme {
+
+struct DenseWeights {
+  LinearLayer gate;  // [dim, model_dim]; empty without gating
+  LinearLayer up;    // [dim, model_dim]
+  LinearLayer down;  // [model_dim, dim]
+};
+
+void VisitDense(const ModelPlan& model, const DensePlan& plan, WeightVisitor& visitor, DenseWeights* weights);
+
+template <typename Weights, typename Fn>
+void ForEachLinearOfDense(Weights& w, const Fn& fn) {
+  for (auto* linear : {&w.gate, &w.up, &w.down}) {
+    if (!linear->empty()) fn(*linear);
+  }
+}
+
+// Floats of the arena that `num_rows` rows need.
+size_t DenseFloats(const DensePlan& plan, size_t num_rows);
+
+// pass.x += the network's output for `input` [num_rows, model_dim], which may be pass.x.
+void RunDense(const DensePlan& plan, const DenseWeights& weights, const NormWeights& post_norm,
+              const float* input, Pass& pass);
+
+}  // namespace mneme

@@ -1,0 +1,58 @@
+#include "model/blocks/pass.h"
+
+namespace mneme {
+
+NormCall Pass::CallOf(const NormWeights& norm) const {
+  return {.kind = plan.norm,
+          .epsilon = plan.norm_epsilon,
+          .weight = norm.weight.data(),
+          .bias = norm.bias.empty() ? nullptr : norm.bias.data()};
+}
+
+void Pass::Norm(const NormWeights& norm, const float* from, size_t count, float* out) {
+  NormCall call = CallOf(norm);
+  call.num_rows = count;
+  call.num_cols = plan.model_dim;
+  call.x = from;
+  call.out = out;
+  device.Norm(call);
+}
+
+void Pass::NormHeads(HeadNorm kind, const NormWeights& norm, size_t num_heads, size_t head_dim,
+                     float* heads) {
+  if (kind == HeadNorm::kNone) return;
+  NormCall call = CallOf(norm);
+  call.num_rows = num_rows;
+  call.num_parts = kind == HeadNorm::kWhole ? 1 : num_heads;
+  call.num_cols = num_heads * head_dim / call.num_parts;
+  call.has_weights_per_part = norm.weight.size() != call.num_cols;
+  call.x = call.out = heads;
+  device.Norm(call);
+}
+
+void Pass::Linear(std::string_view label, const float* from, size_t count, std::span<const MatMulJob> jobs,
+                  std::optional<ThenActivate> then) {
+  device.Linear({.label = label,
+                 .x = from,
+                 .num_rows = count,
+                 .num_cols = jobs.front().weights->num_cols(),
+                 .jobs = jobs,
+                 .then = then,
+                 .scratch = linear_scratch});
+}
+
+void Pass::AddProduct(std::string_view label, const LinearLayer& linear, const float* from,
+                      const NormWeights& post_norm) {
+  const bool is_plain = post_norm.empty();
+  const MatMulJob job = Job(linear, is_plain ? x : branch, is_plain);
+  Linear(label, from, num_rows, {&job, 1});
+  if (!is_plain) AddBranch(post_norm);
+}
+
+void Pass::AddBranch(const NormWeights& post_norm) {
+  if (!post_norm.empty()) Norm(post_norm, branch, num_rows, branch);
+  device.Pointwise(
+      {.kind = PointwiseCall::Kind::kAdd, .x = x, .y = branch, .count = num_rows * plan.model_dim});
+}
+
+}  // namespace mneme

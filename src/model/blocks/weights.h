@@ -1,0 +1,54 @@
+// What the weights of all blocks are made of, and who goes through them.
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "kernels/linear/linear.h"
+#include "model/plan.h"
+
+namespace mneme {
+
+struct DenseWeights;  // dense.h
+
+// A norm's vectors; both empty where the model has no such norm.
+struct NormWeights {
+  std::vector<float> weight;
+  std::vector<float> bias;
+  bool empty() const { return weight.empty(); }
+};
+
+// A matrix and its bias (empty: none). An empty matrix: the model has none.
+struct LinearLayer {
+  LinearWeights weights;
+  WeightView file;  // the rows before repacking
+  std::vector<float> bias;
+  bool empty() const { return weights.empty(); }
+  const float* bias_or_null() const { return bias.empty() ? nullptr : bias.data(); }
+};
+
+// Goes through the weights of one layer, each under its canonical name ("attn_q"): to load them, to write
+// them into another container. So a block is described once. Functions throw as TensorMap does.
+class WeightVisitor {
+ public:
+  virtual ~WeightVisitor() = default;
+
+  // A norm whose vectors have one of these numbers of values. Of two, the second is a vector for each head.
+  virtual void Norm(std::string_view name, std::span<const size_t> counts, bool is_required,
+                    NormWeights* norm) = 0;
+  // A matrix, and its bias where the file has one.
+  virtual void Matrix(std::string_view name, size_t num_rows, size_t num_cols, LinearLayer* linear) = 0;
+  // suffix: "weight" or "bias".
+  virtual void Vector(std::string_view name, std::string_view suffix, size_t count, bool is_required,
+                      std::vector<float>* values) = 0;
+  // Queries, keys and values, out of matrices of their own or a fused one.
+  virtual void Qkv(const AttentionPlan& plan, LinearLayer* q, LinearLayer* k, LinearLayer* v) = 0;
+  // Gate and up matrix [dim, model_dim] of a gated feed-forward network, alone or fused.
+  virtual void GateUp(size_t dim, LinearLayer* gate, LinearLayer* up) = 0;
+  // All experts of a mixture, each with matrices of its own or all in one tensor of three dimensions.
+  virtual void Experts(const ExpertsPlan& plan, std::span<DenseWeights> experts) = 0;
+};
+
+}  // namespace mneme

@@ -1,0 +1,58 @@
+// All families. The order counts where two read the same GGUF architecture: the first is taken.
+#include <fmt/format.h>
+
+#include <string>
+
+#include "base/error.h"
+#include "model/families/family.h"
+
+namespace mneme {
+
+// One line each, defined in the file that bears its name.
+extern const Family kLlama;
+extern const Family kMistral;
+extern const Family kQwen2;
+extern const Family kQwen3;
+extern const Family kGemma;
+extern const Family kGemma2;
+extern const Family kGemma3;
+extern const Family kPhi3;
+extern const Family kGptNeox;
+extern const Family kGptj;
+extern const Family kFalcon;
+extern const Family kMpt;
+extern const Family kGpt2;
+extern const Family kStarcoder2;
+extern const Family kStablelm;
+extern const Family kOlmo2;
+extern const Family kMixtral;
+extern const Family kQwen2Moe;
+extern const Family kQwen3Moe;
+extern const Family kOlmoe;
+
+namespace {
+
+constexpr const Family* kFamilies[] = {
+    &kLlama,    &kMistral, &kQwen2,   &kQwen3,    &kGemma,    &kGemma2, &kGemma3,
+    &kPhi3,     &kGptNeox, &kGptj,    &kFalcon,   &kMpt,      &kGpt2,   &kStarcoder2,
+    &kStablelm, &kOlmo2,   &kMixtral, &kQwen2Moe, &kQwen3Moe, &kOlmoe,
+};
+
+}  // namespace
+
+std::span<const Family* const> FamilyTable() { return kFamilies; }
+
+const Family& FindFamily(const Hyperparameters& hyper) {
+  std::string known;
+  for (const Family* family : kFamilies) {
+    const auto names = hyper.container == Container::kSafetensors ? family->folder_types : family->gguf_names;
+    for (const std::string_view name : names) {
+      if (name == hyper.architecture) return *family;
+    }
+    known += fmt::format("{}{}", known.empty() ? "" : ", ", family->name);
+  }
+  Fail(ErrorKind::kUnsupported, "{}: models of the architecture '{}' are not supported (known: {})",
+       hyper.path, hyper.architecture, known);
+}
+
+}  // namespace mneme

@@ -1,0 +1,118 @@
+// A model family turns what a file says (hyperparameters.h) into a ModelPlan, and says under which names a
+// Hugging Face folder keeps the weights. Each has a file of this folder; families.cc lists them. Adding one
+// is adding its file, a line of the list and a golden (CONTRIBUTING.md).
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <span>
+#include <string_view>
+
+#include "model/hyperparameters.h"
+#include "model/plan.h"
+
+namespace mneme {
+
+// A weight's name in GGUF ("attn_q", without "blk.N." and ".weight") and in a folder ("{}" is the layer; a
+// leading '/' means outside the prefix). A name may have several rows; the first that exists counts.
+struct TensorName {
+  std::string_view canonical;
+  std::string_view folder;
+};
+
+// How a folder orders the rows of a fused query-key-value matrix. GGUF files always have kConcatenated.
+enum class FusedQkv : uint8_t {
+  kConcatenated,  // all of Q, all of K, all of V
+  kPerKvHead,     // for each KV head: its query heads, its key, its value (gptneox, falcon)
+};
+
+struct FamilyInput {
+  const Hyperparameters& hyper;
+  // Whether a layer has this weight ("ffn_norm").
+  std::function<bool(std::string_view canonical, size_t layer)> has_weight;
+};
+
+struct Family {
+  std::string_view name;
+  std::span<const std::string_view> gguf_names;    // the first is written
+  std::span<const std::string_view> folder_types;  // model_type in config.json
+  void (*plan)(const FamilyInput& input, ModelPlan* plan);
+  std::span<const TensorName> folder_names;
+  std::span<const std::string_view> folder_prefixes;
+  FusedQkv folder_qkv = FusedQkv::kConcatenated;
+  bool folder_norms_minus_one = false;  // gemma stores norm weights minus one; GGUF does not
+  bool folder_transposed = false;       // gpt2's Conv1D: [inputs, outputs]
+  // What GGUF readers expect of this family.
+  bool gguf_fused_qkv = false;
+  bool gguf_fused_gate_up = false;
+  // Pairs (2i, 2i + 1), in files of either kind.
+  bool gguf_interleaved_rope = false;
+  bool folder_interleaved_rope = false;
+  // Layers with a window rotate by this base, without scaling, where the file does not give another; 0: like
+  // the others.
+  double local_rope_base = 0;
+};
+
+std::span<const Family* const> FamilyTable();
+// Throws Error(kUnsupported), with the known names, for an architecture that is not in the table.
+const Family& FindFamily(const Hyperparameters& hyper);
+
+// What the files of families share. Names of folders whose models descend from Llama, and where such folders
+// keep the language model.
+inline constexpr TensorName kLlamaTensorNames[] = {
+    {"token_embd", "embed_tokens"},
+    {"output_norm", "norm"},
+    {"output", "/lm_head"},
+    {"output", "/language_model.lm_head"},
+    {"attn_norm", "layers.{}.input_layernorm"},
+    {"attn_q", "layers.{}.self_attn.q_proj"},
+    {"attn_k", "layers.{}.self_attn.k_proj"},
+    {"attn_v", "layers.{}.self_attn.v_proj"},
+    {"attn_qkv", "layers.{}.self_attn.qkv_proj"},
+    {"attn_q_norm", "layers.{}.self_attn.q_norm"},
+    {"attn_k_norm", "layers.{}.self_attn.k_norm"},
+    {"attn_output", "layers.{}.self_attn.o_proj"},
+    {"ffn_norm", "layers.{}.post_attention_layernorm"},
+    {"ffn_gate", "layers.{}.mlp.gate_proj"},
+    {"ffn_up", "layers.{}.mlp.up_proj"},
+    {"ffn_up", "layers.{}.mlp.gate_up_proj"},
+    {"ffn_down", "layers.{}.mlp.down_proj"},
+    {"ffn_gate_inp", "layers.{}.mlp.gate"},
+    {"ffn_gate_exps", "layers.{}.mlp.experts.*.gate_proj"},
+    {"ffn_up_exps", "layers.{}.mlp.experts.*.up_proj"},
+    {"ffn_down_exps", "layers.{}.mlp.experts.*.down_proj"},
+    {"ffn_gate_inp_shexp", "layers.{}.mlp.shared_expert_gate"},
+    {"ffn_gate_shexp", "layers.{}.mlp.shared_expert.gate_proj"},
+    {"ffn_up_shexp", "layers.{}.mlp.shared_expert.up_proj"},
+    {"ffn_down_shexp", "layers.{}.mlp.shared_expert.down_proj"},
+};
+inline constexpr std::string_view kModelPrefixes[] = {"model.", "", "language_model.model.",
+                                                      "model.language_model."};
+
+bool IsFolder(const FamilyInput& input);
+// LayerNorm, and a feed-forward network without a gate.
+void UseLayerNorm(ModelPlan* plan);
+void SetActivation(Activation activation, ModelPlan* plan);
+void SetWiring(Wiring wiring, ModelPlan* plan);
+void SetHeadNorm(HeadNorm norm, ModelPlan* plan);
+// Every pattern-th layer sees all, the others only the window, unless the file says it layer by layer.
+void UseWindows(const FamilyInput& input, uint64_t window, uint64_t pattern, ModelPlan* plan);
+// The experts that the file tells of, in every layer that has a router. renormalise: unless the file says.
+// Error(kFile) for numbers that make no sense.
+void UseExperts(const FamilyInput& input, bool renormalise, ModelPlan* plan);
+// In the layers with experts: a network of this width besides, scaled by a sigmoid where has_gate.
+void UseSharedExpert(const FamilyInput& input, std::optional<uint64_t> dim, bool has_gate, ModelPlan* plan);
+// For families whose window, if the file has one, holds in all layers.
+void UseOptionalWindow(const FamilyInput& input, ModelPlan* plan);
+
+// The plan of a model. Everything is checked: Error(kFile) names the key that is missing, absurd or
+// contradictory; Error(kUnsupported) a feature that the family allows and this library does not have.
+// long_rope: use longrope's factors for long streams.
+ModelPlan MakePlan(const Family& family, const FamilyInput& input, bool long_rope);
+
+// The hyperparameters as the family's GGUF file states them, with every value resolved.
+Hyperparameters HyperparametersForGguf(const Family& family, const Hyperparameters& hyper,
+                                       const ModelPlan& plan);
+
+}  // namespace mneme

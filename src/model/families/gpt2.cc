@@ -1,0 +1,42 @@
+// GPT-2.
+#include "model/families/family.h"
+
+namespace mneme {
+namespace {
+
+constexpr TensorName kTensorNames[] = {
+    {"token_embd", "wte"},
+    {"position_embd", "wpe"},
+    {"output_norm", "ln_f"},
+    {"output", "/lm_head"},
+    {"attn_norm", "h.{}.ln_1"},
+    {"attn_qkv", "h.{}.attn.c_attn"},
+    {"attn_output", "h.{}.attn.c_proj"},
+    {"ffn_norm", "h.{}.ln_2"},
+    {"ffn_up", "h.{}.mlp.c_fc"},
+    {"ffn_down", "h.{}.mlp.c_proj"},
+};
+
+constexpr std::string_view kPrefixes[] = {"transformer.", ""};
+constexpr std::string_view kName[] = {"gpt2"};
+
+void PlanGpt2(const FamilyInput&, ModelPlan* plan) {
+  UseLayerNorm(plan);
+  SetActivation(Activation::kGeluTanh, plan);
+  plan->position = PositionKind::kLearned;
+}
+
+}  // namespace
+
+extern constinit const Family kGpt2 = {
+    .name = "gpt2",
+    .gguf_names = kName,
+    .folder_types = kName,
+    .plan = PlanGpt2,
+    .folder_names = kTensorNames,
+    .folder_prefixes = kPrefixes,
+    .folder_transposed = true,
+    .gguf_fused_qkv = true,
+};
+
+}  // namespace mneme

@@ -1,0 +1,140 @@
+// The architecture of a model as data: what its forward pass computes, layer by layer. A family (families.h)
+// turns what a file says into this; the forward pass knows no family (docs/architecture.md, "Architecture is
+// data").
+//
+// A layer is a mixer, which carries something from token to token, and a feed-forward part. Both are closed
+// sets: each kind has its plan here, and its weights and its computation in a file of blocks/.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "base/types.h"
+#include "context/context.h"
+#include "kernels/attend/rope.h"
+#include "kernels/experts/experts.h"
+#include "kernels/pointwise/elementwise.h"
+
+namespace mneme {
+
+// How position enters.
+enum class PositionKind : uint8_t { kRope, kAlibi, kLearned };
+
+// How a layer's two parts are put together.
+enum class Wiring : uint8_t {
+  kSequential,    // x += mixer(norm(x)); x += ffn(norm(x))
+  kParallel,      // x += mixer(norm1(x)) + ffn(norm2(x)), norm2 may be norm1 (gptneox, gptj, falcon)
+  kPostNormOnly,  // x += norm(mixer(x)); x += norm(ffn(x)) (olmo2)
+};
+
+// Norms of queries and keys.
+enum class HeadNorm : uint8_t {
+  kNone,
+  kPerHead,  // of each head (qwen3, gemma3; stablelm by LayerNorm)
+  kWhole,    // over all heads together (olmo2)
+};
+
+struct AttentionPlan {
+  size_t num_heads = 0;
+  size_t num_kv_heads = 0;
+  size_t key_dim = 0;  // per head
+  size_t value_dim = 0;
+  size_t rope = 0;         // index into ModelPlan::ropes; without meaning where there are none
+  int64_t window = 0;      // 0: none
+  float scale = 0.0f;      // multiplies q.k
+  float soft_cap = 0.0f;   // 0: none
+  float clamp_qkv = 0.0f;  // 0: none (mpt)
+  HeadNorm qk_norm = HeadNorm::kNone;
+};
+
+struct DensePlan {
+  size_t dim = 0;
+  Activation activation = Activation::kSilu;
+  bool is_gated = true;
+  // GELU as the engines that GGUF files are made for compute it: argument and result rounded to half
+  // precision (a table of 65536 entries), 0 below -10, the argument itself above 10.
+  bool half_gelu = false;
+};
+
+// A mixture of experts, and perhaps a network besides that every row goes through.
+struct ExpertsPlan {
+  RouterShape router;
+  bool has_correction = false;   // of scores, where experts are chosen (DeepSeek-V3)
+  size_t dim = 0;                // of one expert
+  size_t shared_dim = 0;         // 0: no shared expert
+  bool has_shared_gate = false;  // a sigmoid of the row's product with a vector scales it (qwen2moe)
+  Activation activation = Activation::kSilu;
+};
+
+struct LayerPlan {
+  std::variant<AttentionPlan> mixer;
+  std::variant<DensePlan, ExpertsPlan> feed_forward;
+  Wiring wiring = Wiring::kSequential;
+  // A norm after each part, before the residual sum, besides the one before it (gemma2, gemma3).
+  bool has_post_norms = false;
+
+  // Null for another kind.
+  const AttentionPlan* attention() const { return std::get_if<AttentionPlan>(&mixer); }
+  AttentionPlan* attention() { return std::get_if<AttentionPlan>(&mixer); }
+  const DensePlan* dense() const { return std::get_if<DensePlan>(&feed_forward); }
+  DensePlan* dense() { return std::get_if<DensePlan>(&feed_forward); }
+  const ExpertsPlan* experts() const { return std::get_if<ExpertsPlan>(&feed_forward); }
+  ExpertsPlan* experts() { return std::get_if<ExpertsPlan>(&feed_forward); }
+};
+
+// Tokens that a model was trained to act with; -1: it was not.
+struct ActionTokens {
+  TokenId pause = -1;      // time to compute before an answer (arXiv 2310.02226)
+  TokenId backspace = -1;  // takes the last token back (arXiv 2306.05426)
+  TokenId sink = -1;       // stands first in every stream (arXiv 2309.17453, section 3.3)
+};
+
+struct ModelPlan {
+  std::string family;  // "llama", "qwen2", ...
+  std::string name;    // from the file, for people
+  size_t model_dim = 0;
+  size_t vocab_size = 0;
+  int64_t trained_length = 0;
+  std::vector<LayerPlan> layers;
+
+  NormKind norm = NormKind::kRms;
+  float norm_epsilon = 1e-5f;
+  float embedding_scale = 1.0f;  // gemma: sqrt(model_dim)
+  float final_soft_cap = 0.0f;   // of the logits; 0: none
+
+  PositionKind position = PositionKind::kRope;
+  std::vector<Rope> ropes;          // distinct ones
+  std::vector<float> alibi_slopes;  // [num_heads], or empty
+
+  MemoryRules memory;  // Infini-attention; segment 0: none
+  ActionTokens actions;
+  bool softmax_off_by_one = false;  // a sink logit of 0 in every head
+
+  size_t num_layers() const { return layers.size(); }
+};
+
+// Calls fn(AttentionPlan&) for every layer that has one; const where the plan is.
+template <typename Plan, typename Fn>
+void ForEachAttention(Plan& plan, const Fn& fn) {
+  for (auto& layer : plan.layers) {
+    if (auto* attention = layer.attention()) fn(*attention);
+  }
+}
+template <typename Plan, typename Fn>
+void ForEachDense(Plan& plan, const Fn& fn) {
+  for (auto& layer : plan.layers) {
+    if (auto* dense = layer.dense()) fn(*dense);
+  }
+}
+
+class GgufFile;
+
+// The keys mneme.infini.*, mneme.*_token_id and mneme.attention.softmax_off_by_one, where the file has them.
+// vocab_size of *plan is known. Throws Error(kFile) for a value that makes no sense, naming the key.
+void ReadMemoryMetadata(const GgufFile& file, ModelPlan* plan);
+
+}  // namespace mneme
