@@ -47,8 +47,8 @@ void ReadEverything(const GgufFile& file) {
 void RunModel(const uint8_t* data, size_t size) {
   static CpuDevice device(1);
   const std::shared_ptr<const LoadedModel> model = LoadFromBytes(data, size, device);
-  const ModelConfig& config = model->config();
-  if (config.num_layers * config.model_dim > 4096 || config.vocab_size == 0) return;
+  const ModelPlan& plan = model->plan();
+  if (plan.num_layers() * plan.model_dim > 4096 || plan.vocab_size == 0) return;
   Budget budget(size_t{16} << 20);
   ContextSettings settings;
   settings.spec = "sinks:sinks=1,window=4";
@@ -60,11 +60,11 @@ void RunModel(const uint8_t* data, size_t size) {
       MakeContext(model->context_shape(), resolved, budget, device.num_threads());
   Runner runner(*model, 4, device, budget);
   std::vector<TokenId> tokens;
-  for (size_t i = 0; i < 3; ++i) tokens.push_back(static_cast<TokenId>(i % config.vocab_size));
+  for (size_t i = 0; i < 3; ++i) tokens.push_back(static_cast<TokenId>(i % plan.vocab_size));
   const ForwardChunk chunk{.context = context.get(), .tokens = tokens};
   for (int i = 0; i < 3; ++i) {
     runner.Forward({&chunk, 1}, [&](size_t, size_t, std::span<const float> logits) {
-      MNEME_CHECK(logits.size() == config.vocab_size);
+      MNEME_CHECK(logits.size() == plan.vocab_size);
     });
   }
 }

@@ -44,10 +44,6 @@ struct ModelOptions {
   PackMode pack = PackMode::kAuto;
   std::string tokenizer = {};  // path, where the model carries none or another is wanted
   bool load_tokenizer = true;  // false: token ids only
-  // Phi-3 and others come with two sets of rotary factors: for contexts up to the original length, and beyond
-  // it. The first is the default (ModelInfo::trained_length is the original length then), as it is the better
-  // within it.
-  bool long_rope = false;
 };
 
 // The order is repetition penalty, temperature, top-k, top-p, min-p (that of Hugging Face's processors), then
@@ -73,7 +69,11 @@ struct SessionOptions {
   int64_t max_rewind = 64;           // tokens; going back by as many is exact, also across evictions
   int64_t num_pinned = 0;            // the first tokens that are never dropped (a system prompt)
   Position start_position = 0;       // position of the first token of the stream
-  int64_t expected_tokens = -1;      // length of the stream, for the choice of a context; -1: no end is known
+  // Phi-3 and others rotate otherwise in streams beyond their original length (longrope, dynamic NTK): made
+  // for queries that see so many tokens. 0: what the context shows one, of expected_tokens where it shows
+  // all.
+  int64_t rope_length = 0;
+  int64_t expected_tokens = -1;  // length of the stream, for the choice of a context; -1: no end is known
   size_t memory_bytes =
       0;  // the most that this session, with its clones, may take of the engine's cap; 0: what is left
   bool add_bos = true;        // an empty stream of text begins with BOS, where the tokenizer says so

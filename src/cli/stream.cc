@@ -80,6 +80,10 @@ void Stream::PrintStart(const EngineOptions& asked) const {
   PrintMessage("context: {}\n", reason.empty()                ? context
                                 : reason.starts_with(context) ? "auto picked " + reason
                                                               : fmt::format("{} ({})", context, reason));
+  if (const int64_t length = session.options().rope_length; length > 0) {
+    PrintMessage("positions: rotated for streams of up to {} tokens (--rope-length sets another)\n",
+                 FormatCount(length));
+  }
   PrintMessage("memory cap: {}\n", CapText(session.model().engine(), asked));
   PrintMessage("memory: {}\n", SumMemory(session.model()).ToString());
   if (!session.restore_note().empty()) PrintMessage("state: {}\n", session.restore_note());

@@ -44,6 +44,9 @@ struct LayerAttention {
   // The model's own sliding window (gemma2, gemma3, mistral): a query sees keys at distance < layer_window.
   // 0: none. It holds inside every context, measured in the distance that the context assigns.
   int64_t layer_window = 0;
+  // Reads the keys and values of this layer, which comes before it, and keeps none of its own; -1: its own.
+  // Then the k and v of Plan are not looked at.
+  int64_t kv_source = -1;
   // Infini-attention: a gate per query head (logits); empty where the model has none. With gated-delta the
   // model also computes a write gate per token and KV head (Context::SetWriteGate).
   std::vector<float> memory_gate;

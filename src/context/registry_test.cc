@@ -1,4 +1,5 @@
-// What `--context` says: words that are wrong, sizes at their limits and beyond, what is chosen where nothing is said.
+// What `--context` says: words that are wrong, sizes at their limits and beyond, what is chosen where nothing
+// is said.
 #include "context/registry.h"
 
 #include <gtest/gtest.h>

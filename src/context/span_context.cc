@@ -183,7 +183,6 @@ void SpanContext::FillSlotTables(Slot& slot, size_t slot_index) {
 
 // Where the rows' keys and values go: into every track that keeps them.
 void SpanContext::SetWrites(const Layer& layer) {
-  writes_.clear();
   for (const std::optional<LayerTrack>& track : layer.tracks) {
     if (!track.has_value()) continue;
     const int64_t count = track->plan.End(num_tokens_ + chunk_tokens_) - num_tokens_;
@@ -235,9 +234,11 @@ void SpanContext::AddSpan(const Layer& layer, const LayerAttention& spec, size_t
 
 AttendCall SpanContext::Plan(size_t layer_index, const float* q, const float* k, const float* v, float* out) {
   MNEME_CHECK(chunk_tokens_ > 0 && layer_index < layers_.size());
-  const Layer& layer = layers_[layer_index];
   const LayerAttention& spec = shape_.layers[layer_index];
-  SetWrites(layer);
+  const bool is_shared = spec.kv_source >= 0;
+  const Layer& layer = layers_[is_shared ? static_cast<size_t>(spec.kv_source) : layer_index];
+  writes_.clear();
+  if (!is_shared) SetWrites(layer);
   spans_.clear();
   // What is chosen from comes last (KvSpan::top_k).
   for (const bool is_chosen : {false, true}) {

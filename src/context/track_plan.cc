@@ -32,7 +32,7 @@ std::vector<std::optional<TrackPlan>> PlanTracks(const Policy& policy, const Lay
   std::vector<std::optional<TrackPlan>> plans;
   for (const Track& track : policy.tracks()) {
     plans.emplace_back();
-    if (static_cast<int64_t>(layer_index) < track.from_layer) continue;
+    if (layer.kv_source >= 0 || static_cast<int64_t>(layer_index) < track.from_layer) continue;
     TrackPlan plan{.layout = {.num_kv_heads = layer.num_kv_heads,
                               .key_dim = layer.key_dim,
                               .value_dim = layer.value_dim,

@@ -84,9 +84,36 @@ void AddGated(const PointwiseCall& call, size_t first, size_t count) {
   }
 }
 
+void Multiply(const PointwiseCall& call, size_t first, size_t count) {
+  for (const size_t end = first + count; first < end;) {
+    const size_t row = first / call.num_cols;
+    const size_t last = std::min(end, (row + 1) * call.num_cols);
+    const float* const y = call.y + row * call.y_stride;
+    for (; first < last; ++first) call.x[first] *= y[first - row * call.num_cols];
+  }
+}
+
+void ScaleRows(const PointwiseCall& call, size_t first, size_t count) {
+  for (const size_t end = first + count; first < end;) {
+    const size_t row = first / call.num_cols;
+    const size_t last = std::min(end, (row + 1) * call.num_cols);
+    ScaleInPlace(call.x + first, call.gate[row], last - first);
+    first = last;
+  }
+}
+
 void PointwiseRange(const PointwiseCall& call, size_t first, size_t count) {
   float* const x = call.x + first;
   switch (call.kind) {
+    case PointwiseCall::Kind::kCopy:
+      std::memcpy(x, call.y + first, count * sizeof(float));
+      return;
+    case PointwiseCall::Kind::kScale:
+      return ScaleInPlace(x, call.value, count);
+    case PointwiseCall::Kind::kScaleRows:
+      return ScaleRows(call, first, count);
+    case PointwiseCall::Kind::kMultiply:
+      return Multiply(call, first, count);
     case PointwiseCall::Kind::kAddGated:
       return AddGated(call, first, count);
     case PointwiseCall::Kind::kAdd:

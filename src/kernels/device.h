@@ -112,6 +112,10 @@ struct MemoryCall {
 struct PointwiseCall {
   enum class Kind : uint8_t {
     kAdd,        // x += y
+    kCopy,       // x = y
+    kScale,      // x *= value
+    kMultiply,   // x[row, :] *= y[row, :], rows of y y_stride apart
+    kScaleRows,  // x[row, :] *= gate[row]
     kAddGated,   // x[row, :] += sigmoid(gate[row]) * y[row, :]
     kClamp,      // x = min(max(x, -value), value)
     kSoftCap,    // x = value * tanh(x / value)
@@ -122,8 +126,9 @@ struct PointwiseCall {
   const float* y = nullptr;
   float value = 0;
   size_t count = 0;
-  const float* gate = nullptr;  // kAddGated: [count / num_cols]
-  size_t num_cols = 0;
+  const float* gate = nullptr;  // kAddGated, kScaleRows: [count / num_cols]
+  size_t num_cols = 0;          // of a row, for those and kMultiply
+  size_t y_stride = 0;
 };
 
 class Device {

@@ -46,6 +46,8 @@ struct Hyperparameters {
       attention_factor;  // on q and k, besides what YaRN gives by itself (GGUF) or in its place
   std::optional<double> beta_fast;
   std::optional<double> beta_slow;
+  std::optional<bool> yarn_truncates;       // YaRN's bounds are whole numbers (unless said: they are)
+  std::optional<double> rotary_proportion;  // "proportional": of a head's frequencies, so many rotate
   std::optional<double> mscale;
   std::optional<double> mscale_all_dim;
   std::optional<double> low_freq_factor;

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <map>
 #include <mutex>
 #include <set>
 #include <string>
@@ -24,21 +26,25 @@ void HashExperts(const ExpertsPlan& plan, Hasher* hash) {
   for (const size_t value :
        {r.num_experts, r.num_used, static_cast<size_t>(r.score), static_cast<size_t>(r.renormalise),
         r.num_groups, r.num_used_groups, plan.dim, plan.shared_dim, static_cast<size_t>(plan.has_shared_gate),
-        static_cast<size_t>(plan.has_correction), static_cast<size_t>(plan.activation)}) {
+        static_cast<size_t>(plan.has_correction), static_cast<size_t>(plan.has_expert_scale),
+        static_cast<size_t>(plan.activation)}) {
     hash->Put(value);
   }
   hash->Put(r.scale);
+  hash->Put(plan.clamp);
 }
 
 void HashLayer(const LayerPlan& layer, Hasher* hash) {
   hash->Put(static_cast<uint64_t>(layer.wiring));
   hash->Put(static_cast<uint64_t>(layer.has_post_norms));
   if (const AttentionPlan* a = layer.attention()) {
-    for (const size_t value : {a->num_heads, a->num_kv_heads, a->key_dim, a->value_dim, a->rope,
-                               static_cast<size_t>(a->window), static_cast<size_t>(a->qk_norm)}) {
+    for (const size_t value :
+         {a->num_heads, a->num_kv_heads, a->key_dim, a->value_dim, a->rope, static_cast<size_t>(a->window),
+          static_cast<size_t>(a->qk_norm), static_cast<size_t>(a->value_norm),
+          static_cast<size_t>(a->value_is_key), static_cast<size_t>(a->kv_source)}) {
       hash->Put(value);
     }
-    for (const float value : {a->scale, a->soft_cap, a->clamp_qkv}) hash->Put(value);
+    for (const float value : {a->scale, a->soft_cap, a->clamp_qkv, a->query_growth}) hash->Put(value);
   }
   if (const DensePlan* d = layer.dense()) {
     for (const size_t value : {d->dim, static_cast<size_t>(d->activation), static_cast<size_t>(d->is_gated),
@@ -55,7 +61,11 @@ void HashPlan(const ModelPlan& plan, Hasher* hash) {
                              static_cast<size_t>(plan.norm), static_cast<size_t>(plan.position)}) {
     hash->Put(value);
   }
-  for (const float value : {plan.norm_epsilon, plan.embedding_scale, plan.final_soft_cap}) hash->Put(value);
+  for (const float value : {plan.norm_epsilon, plan.embedding_scale, plan.final_soft_cap, plan.residual_scale,
+                            plan.logit_scale}) {
+    hash->Put(value);
+  }
+  hash->Put(plan.per_layer_dim);
   for (const LayerPlan& layer : plan.layers) HashLayer(layer, hash);
   for (const Rope& rope : plan.ropes) {
     hash->Put(static_cast<uint64_t>(rope.layout));
@@ -94,10 +104,15 @@ ContextShape MakeContextShape(const ModelPlan& plan, const ModelWeights& weights
   shape.memory = plan.memory;
   if (plan.actions.sink >= 0) shape.num_sinks = 1;
   shape.learned_positions = plan.position == PositionKind::kLearned;
+  std::vector<int64_t> with_attention;
   for (size_t layer = 0; layer < plan.num_layers(); ++layer) {
     const AttentionPlan* const a = plan.layers[layer].attention();
     if (a == nullptr) continue;
     const AttentionWeights& w = *weights.layers[layer].attention();
+    // Contexts count the layers that have attention.
+    const auto source = std::find(with_attention.begin(), with_attention.end(), a->kv_source);
+    const int64_t kv_source = a->kv_source < 0 ? -1 : source - with_attention.begin();
+    with_attention.push_back(static_cast<int64_t>(layer));
     shape.layers.push_back({.num_heads = a->num_heads,
                             .num_kv_heads = a->num_kv_heads,
                             .key_dim = a->key_dim,
@@ -108,6 +123,7 @@ ContextShape MakeContextShape(const ModelPlan& plan, const ModelWeights& weights
                             .alibi_slopes = plan.alibi_slopes,
                             .sink_logits = w.sink_logits,
                             .layer_window = a->window,
+                            .kv_source = kv_source,
                             .memory_gate = w.memory_gate});
   }
   return shape;
@@ -132,6 +148,14 @@ std::unique_ptr<Tokenizer> FindTokenizer(const TensorSource& source, const Model
   return nullptr;
 }
 
+FamilyInput InputOf(const Hyperparameters& hyper, const TensorSource& source, const Family& family) {
+  const auto has = [&source, &family](std::string_view canonical, size_t layer, std::string_view suffix) {
+    return TensorMap::HasWeight(source, family, canonical, static_cast<int>(layer), suffix);
+  };
+  return {hyper, [has](std::string_view canonical, size_t layer) { return has(canonical, layer, "weight"); },
+          [has](std::string_view canonical, size_t layer) { return has(canonical, layer, "bias"); }};
+}
+
 }  // namespace
 
 struct LoadedModel::Impl {
@@ -139,7 +163,12 @@ struct LoadedModel::Impl {
   PackMode pack = PackMode::kAuto;
   std::unique_ptr<TensorSource> source;
   ModelPlan plan;
-  ContextShape shape;
+  Hyperparameters hyper;
+  const Family* family = nullptr;
+  std::shared_ptr<const ContextShape> shape;
+  // For longer streams, by length. They live as long as the model: clones of a session share them.
+  mutable std::mutex shapes_mutex;
+  mutable std::map<int64_t, std::shared_ptr<const ContextShape>> longer_shapes;
   ModelWeights weights;
   std::unique_ptr<Tokenizer> tokenizer;
   size_t weight_bytes = 0;
@@ -157,18 +186,16 @@ std::shared_ptr<const LoadedModel> LoadedModel::Load(const std::string& path, co
   impl.path = path;
   impl.pack = options.pack;
   impl.source = OpenTensorSource(path);
-  Hyperparameters hyper = ReadHyperparameters(*impl.source);
+  Hyperparameters& hyper = impl.hyper;
+  hyper = ReadHyperparameters(*impl.source);
   const Family& family = FindFamily(hyper);
+  impl.family = &family;
   if (!hyper.vocab_size) hyper.vocab_size = TensorMap::EmbeddingRows(*impl.source, family);
-  const FamilyInput input{hyper, [&](std::string_view canonical, size_t layer) {
-                            return TensorMap::HasWeight(*impl.source, family, canonical,
-                                                        static_cast<int>(layer));
-                          }};
-  impl.plan = MakePlan(family, input, options.long_rope);
+  impl.plan = MakePlan(family, InputOf(hyper, *impl.source, family));
   if (const GgufFile* gguf = impl.source->gguf()) ReadMemoryMetadata(*gguf, &impl.plan);
   impl.weights =
       LoadWeights(*impl.source, family, impl.plan, hyper.tied_head.value_or(false), options.pack, device);
-  impl.shape = MakeContextShape(impl.plan, impl.weights);
+  impl.shape = std::make_shared<const ContextShape>(MakeContextShape(impl.plan, impl.weights));
   for (const TensorInfo& tensor : impl.source->tensors()) impl.weight_bytes += tensor.bytes;
   if (options.load_tokenizer) impl.tokenizer = FindTokenizer(*impl.source, options);
   if (impl.tokenizer != nullptr) {
@@ -182,7 +209,28 @@ std::shared_ptr<const LoadedModel> LoadedModel::Load(const std::string& path, co
 
 const std::string& LoadedModel::path() const { return impl_->path; }
 const ModelPlan& LoadedModel::plan() const { return impl_->plan; }
-const ContextShape& LoadedModel::context_shape() const { return impl_->shape; }
+const ContextShape& LoadedModel::context_shape() const { return *impl_->shape; }
+
+std::shared_ptr<const ContextShape> LoadedModel::ShapeFor(int64_t length) const {
+  const ModelPlan& plan = impl_->plan;
+  if (plan.rope_length == 0 || length <= plan.rope_length) return impl_->shape;
+  // longrope has one other set; others are made for each length.
+  const int64_t key = impl_->hyper.scaling_type == "dynamic" ? length : plan.rope_length + 1;
+  const std::lock_guard lock(impl_->shapes_mutex);
+  std::shared_ptr<const ContextShape>& known = impl_->longer_shapes[key];
+  if (known != nullptr) return known;
+  // Only the rotations differ, and what a stream of them was trained for.
+  const ModelPlan longer =
+      MakePlan(*impl_->family, InputOf(impl_->hyper, *impl_->source, *impl_->family), length);
+  auto shape = std::make_shared<ContextShape>(*impl_->shape);
+  shape->trained_length = longer.trained_length;
+  size_t index = 0;
+  ForEachAttention(longer, [&](const AttentionPlan& attention) {
+    shape->layers[index++].rope = longer.ropes[attention.rope];
+  });
+  known = std::move(shape);
+  return known;
+}
 const ModelWeights& LoadedModel::weights() const { return impl_->weights; }
 bool LoadedModel::has_tokenizer() const { return impl_->tokenizer != nullptr; }
 
@@ -200,6 +248,8 @@ uint64_t LoadedModel::fingerprint() const {
     const ModelWeights& weights = impl_->weights;
     HashView(weights.token_embedding, &hash);
     HashView(weights.position_embedding, &hash);
+    HashView(weights.per_layer.embedding, &hash);
+    hash.PutVector(weights.per_layer.norm.weight);
     ForEachLinear(weights, [&](const LinearLayer& linear) {
       HashView(linear.file, &hash);
       hash.PutVector(linear.bias);
@@ -212,7 +262,16 @@ uint64_t LoadedModel::fingerprint() const {
         hash.PutVector(attention->memory_gate);
         norms.insert(norms.end(), {&attention->q_norm, &attention->k_norm});
       }
-      if (const ExpertsWeights* experts = layer.experts()) hash.PutVector(experts->correction);
+      if (const ExpertsWeights* experts = layer.experts()) {
+        hash.PutVector(experts->correction);
+        hash.PutVector(experts->expert_scale);
+      }
+      if (const MixedWeights* mixed = layer.mixed()) {
+        norms.insert(norms.end(), {&mixed->dense_post_norm, &mixed->experts_norm, &mixed->experts_post_norm,
+                                   &mixed->router_norm});
+      }
+      hash.PutVector(layer.output_scale);
+      norms.push_back(&layer.per_layer.norm);
       for (const NormWeights* norm : norms) {
         hash.PutVector(norm->weight);
         hash.PutVector(norm->bias);
@@ -220,6 +279,8 @@ uint64_t LoadedModel::fingerprint() const {
     }
     hash.PutVector(weights.output_norm.weight);
     hash.PutVector(weights.output_norm.bias);
+    hash.PutVector(weights.embedding_norm.weight);
+    hash.PutVector(weights.embedding_norm.bias);
     CheckUnchanged();
     impl_->fingerprint = hash.value();
   });
@@ -250,6 +311,9 @@ size_t LoadedModel::read_bytes_per_token() const {
   const ModelWeights& weights = impl_->weights;
   size_t bytes = weights.token_embedding.row_bytes();
   bytes += weights.output.weights.read_bytes();
+  if (weights.per_layer.embedding.num_rows > 0) {
+    bytes += weights.per_layer.embedding.row_bytes() + weights.per_layer.projection.weights.read_bytes();
+  }
   for (size_t layer = 0; layer < weights.layers.size(); ++layer) {
     size_t of_experts = 0;
     ForEachLinearOfLayer(weights.layers[layer], [&](const LinearLayer& linear, bool is_expert) {

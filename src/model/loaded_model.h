@@ -28,7 +28,10 @@ class LoadedModel {
 
   const std::string& path() const;
   const ModelPlan& plan() const;
+  // For streams within ModelPlan::rope_length.
   const ContextShape& context_shape() const;
+  // For streams in which a query sees so many tokens; the same one up to rope_length. Thread-safe.
+  std::shared_ptr<const ContextShape> ShapeFor(int64_t length) const;
   const ModelWeights& weights() const;
   // Throws Error(kUnsupported) if the model was loaded without one.
   const Tokenizer& tokenizer() const;

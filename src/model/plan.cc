@@ -136,6 +136,8 @@ void ReadActivation(const Hyperparameters& hyper, bool is_gated, Activation* act
     if (!is_gated || *activation != Activation::kGeluTanh) *activation = Activation::kGelu;
   } else if (name == "relu") {
     *activation = Activation::kRelu;
+  } else if (name == "relu2") {
+    *activation = Activation::kRelu2;
   } else {
     Fail(ErrorKind::kUnsupported, "{}: the activation '{}' is not supported", hyper.path, name);
   }
@@ -162,13 +164,17 @@ std::string_view ActivationName(Activation activation) {
       return "gelu";
     case Activation::kRelu:
       return "relu";
+    case Activation::kRelu2:
+      return "relu2";
   }
   return "";
 }
 
-size_t RotaryDim(const Hyperparameters& hyper, size_t key_dim) {
+size_t RotaryDim(const Hyperparameters& hyper, size_t given, size_t key_dim) {
   double dim = static_cast<double>(key_dim);
-  if (hyper.rotary_dim) {
+  if (given > 0) {
+    dim = static_cast<double>(given);
+  } else if (hyper.rotary_dim) {
     dim = static_cast<double>(*hyper.rotary_dim);
   } else if (hyper.rotary_fraction) {
     dim = std::floor(dim * *hyper.rotary_fraction);
@@ -186,27 +192,42 @@ size_t IndexOf(Rope rope, std::vector<Rope>* ropes) {
   return ropes->size() - 1;
 }
 
-void AddRopes(const Family& family, const Hyperparameters& hyper, bool long_rope, ModelPlan* plan) {
+void AddRopes(const Family& family, const Hyperparameters& hyper, int64_t length, ModelPlan* plan) {
   const bool is_interleaved = hyper.container == Container::kSafetensors ? family.folder_interleaved_rope
                                                                          : family.gguf_interleaved_rope;
   const RopeLayout layout = is_interleaved ? RopeLayout::kInterleaved : RopeLayout::kHalves;
   const double base = hyper.rope_base.value_or(10000.0);
   const double local_base = hyper.rope_base_local.value_or(family.local_rope_base);
   ForEachAttention(*plan, [&](AttentionPlan& attention) {
-    const size_t rotary_dim = RotaryDim(hyper, attention.key_dim);
-    // The first is the one of all layers, or of those that see everything.
-    if (plan->ropes.empty())
-      plan->ropes.push_back(MakeRope(hyper, layout, rotary_dim, base, true, long_rope));
-    const bool is_local = local_base != 0 && attention.window > 0;
-    attention.rope = IndexOf(is_local ? MakeRope(hyper, layout, rotary_dim, local_base, false, long_rope)
-                                      : MakeRope(hyper, layout, rotary_dim, base, true, long_rope),
-                             &plan->ropes);
+    Rotation rotation = attention.rotation;
+    if (local_base != 0 && attention.window > 0) {
+      rotation.is_plain = true;
+      rotation.base = local_base;
+    }
+    Rope rope;
+    if (!rotation.is_none) {
+      rope =
+          MakeRope(hyper, layout, RotaryDim(hyper, rotation.dim, attention.key_dim),
+                   rotation.base != 0 ? rotation.base : base, !rotation.is_plain, length, family.rounds_yarn);
+    }
+    attention.rope = IndexOf(std::move(rope), &plan->ropes);
   });
+}
+
+// The rotation of the layers that see everything, which is the one that files tell of.
+const Rope& GlobalRope(const ModelPlan& plan) {
+  const AttentionPlan* best = nullptr;
+  ForEachAttention(plan, [&](const AttentionPlan& attention) {
+    if (attention.rotation.is_none) return;
+    if (best == nullptr || (best->window > 0 && attention.window == 0)) best = &attention;
+  });
+  MNEME_CHECK(best != nullptr);
+  return plan.ropes[best->rope];
 }
 
 }  // namespace
 
-ModelPlan MakePlan(const Family& family, const FamilyInput& input, bool long_rope) {
+ModelPlan MakePlan(const Family& family, const FamilyInput& input, int64_t length) {
   const Hyperparameters& hyper = input.hyper;
   ModelPlan plan;
   plan.family = family.name;
@@ -226,10 +247,10 @@ ModelPlan MakePlan(const Family& family, const FamilyInput& input, bool long_rop
   }
   plan.norm_epsilon =
       PositiveOrZero(hyper, epsilon.value_or(plan.norm == NormKind::kRms ? 1e-6 : 1e-5), "epsilon");
-  if (plan.position == PositionKind::kRope) AddRopes(family, hyper, long_rope, &plan);
-  if (!hyper.short_divisors.empty() && !long_rope && hyper.original_length) {
-    plan.trained_length =
-        std::min<int64_t>(plan.trained_length, static_cast<int64_t>(*hyper.original_length));
+  if (plan.position == PositionKind::kRope) AddRopes(family, hyper, length, &plan);
+  plan.rope_length = RopeLength(hyper);
+  if (plan.rope_length > 0 && length <= plan.rope_length) {
+    plan.trained_length = std::min(plan.trained_length, plan.rope_length);
   }
   hyper.settings.RefuseUnread();
   return plan;
@@ -310,18 +331,21 @@ Hyperparameters HyperparametersForGguf(const Family& family, const Hyperparamete
   out.activation = dense == nullptr   ? ActivationName(layer.experts()->activation)
                    : dense->half_gelu ? ""
                                       : ActivationName(dense->activation);
-  if (attention.scale != 1.0f / std::sqrt(static_cast<float>(attention.key_dim))) {
+  bool is_same = true;  // in all layers: where it is not, the family has words of its own
+  ForEachAttention(plan, [&](const AttentionPlan& a) { is_same = is_same && a.scale == attention.scale; });
+  if (is_same && attention.scale != 1.0f / std::sqrt(static_cast<float>(attention.key_dim))) {
     out.attention_scale = attention.scale;
   }
   if (plan.position == PositionKind::kRope) {
-    out.rotary_dim = plan.ropes[0].rotary_dim;
+    out.rotary_dim = GlobalRope(plan).rotary_dim;
     out.rope_base = hyper.rope_base.value_or(10000.0);
   }
   if (plan.position == PositionKind::kAlibi) out.max_alibi_bias = hyper.max_alibi_bias.value_or(8.0);
   if (family.name != "gptneox") out.parallel_residual.reset();
   WriteWindows(plan, &out);
   if (hyper.container == Container::kSafetensors && plan.position == PositionKind::kRope) {
-    WriteScaling(hyper, plan.ropes[0], &out);
+    WriteScaling(hyper, GlobalRope(plan), &out);
+    if (family.for_gguf != nullptr) family.for_gguf(plan, &out);
   }
   return out;
 }

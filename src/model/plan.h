@@ -38,17 +38,34 @@ enum class HeadNorm : uint8_t {
   kWhole,    // over all heads together (olmo2)
 };
 
+// How a layer rotates, where it is not as the file says for all.
+struct Rotation {
+  bool is_none = false;   // no positions at all (SmolLM3, EXAONE 4: every so-many-th layer)
+  bool is_plain = false;  // without the file's scaling
+  double base = 0;        // 0: the file's
+  size_t dim = 0;         // rotated dimensions; 0: as the file says
+};
+
 struct AttentionPlan {
   size_t num_heads = 0;
   size_t num_kv_heads = 0;
   size_t key_dim = 0;  // per head
   size_t value_dim = 0;
-  size_t rope = 0;         // index into ModelPlan::ropes; without meaning where there are none
-  int64_t window = 0;      // 0: none
-  float scale = 0.0f;      // multiplies q.k
-  float soft_cap = 0.0f;   // 0: none
-  float clamp_qkv = 0.0f;  // 0: none (mpt)
+  Rotation rotation = {};
+  size_t rope = 0;             // what comes of it: an index into ModelPlan::ropes
+  int64_t window = 0;          // 0: none
+  float scale = 0.0f;          // multiplies q.k
+  float soft_cap = 0.0f;       // 0: none
+  float clamp_qkv = 0.0f;      // 0: none (mpt)
+  bool clamps_normed = false;  // the clamp comes after the norms (olmoe)
   HeadNorm qk_norm = HeadNorm::kNone;
+  // Queries grow with their position: times 1 + growth ln(1 + floor(position / growth_length)) (mistral3).
+  float query_growth = 0.0f;
+  int64_t query_growth_length = 0;
+  bool value_norm = false;    // RMS norm of each head of v, without weights (gemma4)
+  bool value_is_key = false;  // v is k, before norm and rotation (gemma4)
+  // Reads the keys and values of this layer, and has none of its own (gemma4 E2B); -1: its own.
+  int64_t kv_source = -1;
 };
 
 struct DensePlan {
@@ -63,27 +80,44 @@ struct DensePlan {
 // A mixture of experts, and perhaps a network besides that every row goes through.
 struct ExpertsPlan {
   RouterShape router;
-  bool has_correction = false;   // of scores, where experts are chosen (DeepSeek-V3)
-  size_t dim = 0;                // of one expert
-  size_t shared_dim = 0;         // 0: no shared expert
-  bool has_shared_gate = false;  // a sigmoid of the row's product with a vector scales it (qwen2moe)
+  bool has_correction = false;    // of scores, where experts are chosen (DeepSeek-V3)
+  size_t dim = 0;                 // of one expert
+  size_t shared_dim = 0;          // 0: no shared expert
+  bool has_shared_gate = false;   // a sigmoid of the row's product with a vector scales it (qwen2moe)
+  bool has_expert_scale = false;  // each expert's result times a number of its own (gemma4)
+  bool has_biases = false;        // (gpt-oss)
+  float clamp = 0.0f;             // ExpertsCall::clamp
   Activation activation = Activation::kSilu;
+};
+
+// A dense network and a mixture of experts side by side, each with norms of its own (gemma4).
+struct MixedPlan {
+  DensePlan dense;
+  ExpertsPlan experts;
 };
 
 struct LayerPlan {
   std::variant<AttentionPlan> mixer;
-  std::variant<DensePlan, ExpertsPlan> feed_forward;
+  std::variant<DensePlan, ExpertsPlan, MixedPlan> feed_forward;
   Wiring wiring = Wiring::kSequential;
   // A norm after each part, before the residual sum, besides the one before it (gemma2, gemma3).
   bool has_post_norms = false;
+  bool has_output_scale = false;  // the layer's result times a number (gemma4)
 
   // Null for another kind.
   const AttentionPlan* attention() const { return std::get_if<AttentionPlan>(&mixer); }
   AttentionPlan* attention() { return std::get_if<AttentionPlan>(&mixer); }
-  const DensePlan* dense() const { return std::get_if<DensePlan>(&feed_forward); }
-  DensePlan* dense() { return std::get_if<DensePlan>(&feed_forward); }
-  const ExpertsPlan* experts() const { return std::get_if<ExpertsPlan>(&feed_forward); }
-  ExpertsPlan* experts() { return std::get_if<ExpertsPlan>(&feed_forward); }
+  const DensePlan* dense() const { return const_cast<LayerPlan*>(this)->dense(); }
+  DensePlan* dense() {
+    if (auto* mixed = std::get_if<MixedPlan>(&feed_forward)) return &mixed->dense;
+    return std::get_if<DensePlan>(&feed_forward);
+  }
+  const ExpertsPlan* experts() const { return const_cast<LayerPlan*>(this)->experts(); }
+  ExpertsPlan* experts() {
+    if (auto* mixed = std::get_if<MixedPlan>(&feed_forward)) return &mixed->experts;
+    return std::get_if<ExpertsPlan>(&feed_forward);
+  }
+  bool is_mixed() const { return std::holds_alternative<MixedPlan>(feed_forward); }
 };
 
 // Tokens that a model was trained to act with; -1: it was not.
@@ -99,14 +133,23 @@ struct ModelPlan {
   size_t model_dim = 0;
   size_t vocab_size = 0;
   int64_t trained_length = 0;
+  // Rotations are made for streams up to this length; longer ones need others (longrope). 0: for all.
+  int64_t rope_length = 0;
   std::vector<LayerPlan> layers;
 
   NormKind norm = NormKind::kRms;
   float norm_epsilon = 1e-5f;
   float embedding_scale = 1.0f;  // gemma: sqrt(model_dim)
-  float final_soft_cap = 0.0f;   // of the logits; 0: none
+  float residual_scale = 1.0f;   // of what each part adds (granite)
+  float logit_scale = 1.0f;
+  float final_soft_cap = 0.0f;      // of the logits; 0: none
+  bool norms_have_weights = true;   // (olmo: they have none)
+  bool has_embedding_norm = false;  // (bloom)
+  // Values of the token's embedding that each layer reads besides (blocks/per_layer.h); 0: none.
+  size_t per_layer_dim = 0;
 
   PositionKind position = PositionKind::kRope;
+  size_t position_offset = 0;       // of learned positions: the first row that stands for one (opt: 2)
   std::vector<Rope> ropes;          // distinct ones
   std::vector<float> alibi_slopes;  // [num_heads], or empty
 

@@ -14,13 +14,17 @@ double YarnIndex(double rotary_dim, double original_length, double rotations, do
   return rotary_dim * std::log(original_length / (rotations * 2 * std::numbers::pi)) / (2 * std::log(base));
 }
 
-void ApplyYarn(const Hyperparameters& hyper, double base, double factor, Rope* rope) {
+void ApplyYarn(const Hyperparameters& hyper, double base, double factor, bool rounds, Rope* rope) {
   const double dim = static_cast<double>(rope->rotary_dim);
   const uint64_t original = hyper.original_length ? *hyper.original_length : hyper.trained_length.value_or(0);
   if (original == 0) Fail(ErrorKind::kFile, "{}: YaRN without an original context length", hyper.path);
   const double length = static_cast<double>(original);
-  double low = std::floor(YarnIndex(dim, length, hyper.beta_fast.value_or(32), base));
-  double high = std::ceil(YarnIndex(dim, length, hyper.beta_slow.value_or(1), base));
+  double low = YarnIndex(dim, length, hyper.beta_fast.value_or(32), base);
+  double high = YarnIndex(dim, length, hyper.beta_slow.value_or(1), base);
+  if (hyper.yarn_truncates.value_or(rounds)) {
+    low = std::floor(low);
+    high = std::ceil(high);
+  }
   low = std::max(low, 0.0);
   high = std::min(high, dim - 1);
   for (size_t i = 0; i < rope->frequencies.size(); ++i) {
@@ -73,8 +77,29 @@ void ApplyLlama3(const Hyperparameters& hyper, double factor, Rope* rope) {
   }
 }
 
-void ApplyLongRope(const Hyperparameters& hyper, bool long_rope, Rope* rope) {
-  Divide(hyper, long_rope ? hyper.long_divisors : hyper.short_divisors, rope);
+bool IsLongRope(const Hyperparameters& hyper) {
+  return hyper.scaling_type == "longrope" || (hyper.scaling_type.empty() && !hyper.short_divisors.empty());
+}
+
+// The base grows with the length beyond the trained one. Hunyuan's has grown by a constant instead.
+void ApplyDynamic(const Hyperparameters& hyper, double base, double factor, int64_t length, Rope* rope) {
+  const double dim = static_cast<double>(rope->rotary_dim);
+  const double usual = static_cast<double>(RopeLength(hyper));
+  double growth = 1;
+  if (const auto alpha = hyper.settings.Float("", "rope_parameters.alpha|rope_scaling.alpha")) {
+    growth = *alpha;
+  } else if (static_cast<double>(length) > usual) {
+    growth = factor * static_cast<double>(length) / usual - (factor - 1);
+  }
+  const double grown = base * std::pow(growth, dim / (dim - 2));
+  for (size_t i = 0; i < rope->frequencies.size(); ++i) {
+    rope->frequencies[i] = std::pow(grown, -2.0 * static_cast<double>(i) / dim);
+  }
+}
+
+void ApplyLongRope(const Hyperparameters& hyper, int64_t length, Rope* rope) {
+  const int64_t usual = RopeLength(hyper);
+  Divide(hyper, usual > 0 && length > usual ? hyper.long_divisors : hyper.short_divisors, rope);
   if (hyper.attention_factor) {
     rope->magnitude = static_cast<float>(*hyper.attention_factor);
   } else if (hyper.original_length && *hyper.original_length > 1 && hyper.trained_length) {
@@ -86,8 +111,15 @@ void ApplyLongRope(const Hyperparameters& hyper, bool long_rope, Rope* rope) {
 
 }  // namespace
 
+int64_t RopeLength(const Hyperparameters& hyper) {
+  const bool is_dynamic = hyper.scaling_type == "dynamic";
+  if (!is_dynamic && !IsLongRope(hyper)) return 0;
+  const uint64_t length = hyper.original_length.value_or(hyper.trained_length.value_or(0));
+  return static_cast<int64_t>(std::min<uint64_t>(length, uint64_t{1} << 40));
+}
+
 Rope MakeRope(const Hyperparameters& hyper, RopeLayout layout, size_t rotary_dim, double base, bool scaled,
-              bool long_rope) {
+              int64_t length, bool rounds_yarn) {
   if (!(base > 1) || !std::isfinite(base)) {
     Fail(ErrorKind::kFile, "{}: the rope base is {}, which must be above 1", hyper.path, base);
   }
@@ -101,8 +133,8 @@ Rope MakeRope(const Hyperparameters& hyper, RopeLayout layout, size_t rotary_dim
   if (!scaled) return rope;
   if (!hyper.frequency_divisors.empty()) Divide(hyper, hyper.frequency_divisors, &rope);
   const std::string& type = hyper.scaling_type;
-  if (type == "longrope" || (type.empty() && !hyper.short_divisors.empty())) {
-    ApplyLongRope(hyper, long_rope, &rope);
+  if (IsLongRope(hyper)) {
+    ApplyLongRope(hyper, length, &rope);
     return rope;
   }
   const double factor = hyper.scaling_factor.value_or(1) == 0 ? 1 : hyper.scaling_factor.value_or(1);
@@ -112,14 +144,22 @@ Rope MakeRope(const Hyperparameters& hyper, RopeLayout layout, size_t rotary_dim
   const bool is_gguf = hyper.container == Container::kGguf;
   if (is_gguf && hyper.attention_factor) rope.magnitude = static_cast<float>(*hyper.attention_factor);
   if (type == "yarn") {
-    ApplyYarn(hyper, base, factor, &rope);
+    ApplyYarn(hyper, base, factor, rounds_yarn, &rope);
   } else if (type == "llama3") {
     ApplyLlama3(hyper, factor, &rope);
+  } else if (type == "proportional") {
+    const double rotated = hyper.rotary_proportion.value_or(1) * static_cast<double>(rotary_dim) / 2;
+    for (size_t i = 0; i < rope.frequencies.size(); ++i) {
+      rope.frequencies[i] = static_cast<double>(i) < std::floor(rotated) ? rope.frequencies[i] / factor : 0;
+    }
   } else if (type == "linear" || (type.empty() && is_gguf)) {
     for (double& frequency : rope.frequencies) frequency /= factor;
+  } else if (type == "dynamic") {
+    ApplyDynamic(hyper, base, factor, length, &rope);
   } else if (!type.empty() && type != "none") {
     Fail(ErrorKind::kUnsupported,
-         "{}: rope scaling '{}' is not supported (linear, yarn, llama3, longrope are)", hyper.path, type);
+         "{}: rope scaling '{}' is not supported (linear, yarn, llama3, longrope, proportional, dynamic are)",
+         hyper.path, type);
   }
   return rope;
 }

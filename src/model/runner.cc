@@ -24,7 +24,8 @@ constexpr size_t kMinLogitTileRows = 8;
 struct Layout {
   size_t max_rows = 0;
   size_t model_dim = 0;
-  size_t arena = 0;  // of the block that needs most
+  size_t arena = 0;      // of the block that needs most
+  size_t per_layer = 0;  // inputs of the layers, where they have any
   size_t max_cols = 0;
   size_t logit_rows = 0;
   size_t vocab_size = 0;
@@ -44,6 +45,13 @@ struct Layout {
       if (const ExpertsPlan* experts = layer.experts()) {
         arena = std::max(arena, ExpertsFloats(plan, *experts, max_rows));
       }
+      if (const auto* mixed = std::get_if<MixedPlan>(&layer.feed_forward)) {
+        arena = std::max(arena, MixedFloats(plan, *mixed, max_rows));
+      }
+    }
+    if (plan.per_layer_dim > 0) {
+      per_layer = PerLayerFloats(plan, max_rows);
+      arena = std::max(arena, per_layer);
     }
     vocab_size = plan.vocab_size;
     logit_rows = std::clamp(kLogitTileBytes / (vocab_size * sizeof(float)), kMinLogitTileRows,
@@ -56,7 +64,8 @@ struct Layout {
   }
 
   size_t float_count() const {
-    return 3 * Arena::Rounded(max_rows * model_dim) + Arena::Rounded(logit_rows * vocab_size) + arena;
+    return 3 * Arena::Rounded(max_rows * model_dim) + Arena::Rounded(logit_rows * vocab_size) + per_layer +
+           arena;
   }
   size_t linear_bytes() const { return ActivationRows::Bytes(max_rows, max_cols, form); }
   size_t bytes() const { return float_count() * sizeof(float) + linear_bytes() + attend_bytes; }
@@ -82,6 +91,7 @@ struct Runner::Impl {
     normed = arena.Take(layout.max_rows * layout.model_dim);
     pass.branch = arena.Take(layout.max_rows * layout.model_dim);
     logits = arena.Take(layout.logit_rows * layout.vocab_size);
+    per_layer = arena.Take(layout.per_layer);
     pass.arena = arena.Take(0);
     pass.linear_scratch = static_cast<uint8_t*>(linear_scratch.get());
     pass.attend_scratch = static_cast<uint8_t*>(attend_scratch.get());
@@ -108,7 +118,7 @@ struct Runner::Impl {
   DeviceMemory floats;
   DeviceMemory linear_scratch;
   DeviceMemory attend_scratch;
-  float *normed, *logits;  // into floats
+  float *normed, *logits, *per_layer;  // into floats
   Pass pass;
   std::vector<TokenId> ids;         // of all chunks
   std::vector<Position> places;     // of the ids; only with learned positions
@@ -136,11 +146,10 @@ void Runner::Impl::Begin(const ForwardChunk& chunk) const {
   }
   if (plan.position == PositionKind::kLearned) {
     const Position last = chunk.context->next_position() + static_cast<Position>(chunk.tokens.size()) - 1;
-    if (chunk.context->next_position() < 0 ||
-        last >= static_cast<Position>(weights.position_embedding.num_rows)) {
+    if (chunk.context->next_position() < 0 || last >= plan.trained_length) {
       Fail(ErrorKind::kUnsupported,
            "position {}: this model has learned positions and was made for {} tokens; it cannot go on", last,
-           weights.position_embedding.num_rows);
+           plan.trained_length);
     }
   }
   chunk.context->Begin(chunk.tokens);
@@ -154,7 +163,7 @@ void Runner::Impl::Embed() {
     ids.insert(ids.end(), chunk.tokens.begin(), chunk.tokens.end());
     const Position first = chunk.context->next_position();
     for (size_t i = 0; is_learned && i < chunk.tokens.size(); ++i) {
-      places.push_back(first + static_cast<Position>(i));
+      places.push_back(first + static_cast<Position>(i + plan.position_offset));
     }
   }
   device.Embed({.tokens = weights.token_embedding,
@@ -164,6 +173,8 @@ void Runner::Impl::Embed() {
                 .places = places.data(),
                 .out = pass.x,
                 .scratch = pass.branch});
+  if (plan.has_embedding_norm) pass.Norm(weights.embedding_norm, pass.x, pass.num_rows, pass.x);
+  if (plan.per_layer_dim > 0) MakePerLayerInputs(weights.per_layer, ids, per_layer, pass);
 }
 
 void Runner::Impl::Mix(size_t layer, size_t attention_index, const float* input) {
@@ -174,8 +185,11 @@ void Runner::Impl::Mix(size_t layer, size_t attention_index, const float* input)
 
 void Runner::Impl::FeedForward(size_t layer, const float* input) {
   const LayerWeights& w = weights.layers[layer];
-  if (const DensePlan* dense = plan.layers[layer].dense()) {
+  const auto& feed_forward = plan.layers[layer].feed_forward;
+  if (const auto* dense = std::get_if<DensePlan>(&feed_forward)) {
     RunDense(*dense, *w.dense(), w.post_ffn_norm, input, pass);
+  } else if (const auto* mixed = std::get_if<MixedPlan>(&feed_forward)) {
+    RunMixed(*mixed, *w.mixed(), w.post_ffn_norm, input, pass);
   } else {
     RunExperts(*plan.layers[layer].experts(), *w.experts(), w.post_ffn_norm, input, pass);
   }
@@ -212,6 +226,12 @@ void Runner::Impl::FlushLogits(const LogitsCallback& on_logits) {
   if (count == 0) return;
   const MatMulJob job = Pass::Job(weights.output, logits, false);
   pass.Linear("output", normed, count, {&job, 1});
+  if (plan.logit_scale != 1.0f) {
+    device.Pointwise({.kind = PointwiseCall::Kind::kScale,
+                      .x = logits,
+                      .value = plan.logit_scale,
+                      .count = count * layout.vocab_size});
+  }
   if (plan.final_soft_cap > 0) {
     device.Pointwise({.kind = PointwiseCall::Kind::kSoftCap,
                       .x = logits,
@@ -258,6 +278,13 @@ void Runner::Impl::RunBegun(std::span<const ForwardChunk> chunks, const LogitsCa
   size_t attention_index = 0;
   for (size_t layer = 0; layer < plan.num_layers(); ++layer) {
     RunLayer(layer, attention_index);
+    if (plan.per_layer_dim > 0) RunPerLayer(weights.layers[layer].per_layer, layer, per_layer, pass);
+    if (const auto& scale = weights.layers[layer].output_scale; !scale.empty()) {
+      device.Pointwise({.kind = PointwiseCall::Kind::kScale,
+                        .x = pass.x,
+                        .value = scale[0],
+                        .count = pass.num_rows * plan.model_dim});
+    }
     if (plan.layers[layer].attention() != nullptr) ++attention_index;
   }
   Logits(on_logits);

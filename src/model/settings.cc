@@ -38,8 +38,6 @@ constexpr KnownSetting kComputing[] = {
     {"scale_attn_weights", "true"},
     {"attn_config.softmax_scale", ""},
     {"attn_config.prefix_lm", "false"},
-    {"rope_parameters.truncate", "true"},
-    {"rope_scaling.truncate", "true"},
     {"rope_pct", "1|1.0"},
     {"embedding_multiplier", "1|1.0"},
     {"attention_multiplier", ""},
@@ -52,7 +50,6 @@ constexpr KnownSetting kComputing[] = {
     {"dim_model_base", ""},
     {"use_qk_norm", "false"},
     {"qk_norm", "false"},
-    {"clip_qkv", ""},
     {"num_experts", "0"},
     {"num_local_experts", "0"},
     {"n_routed_experts", "0"},
@@ -62,6 +59,7 @@ constexpr KnownSetting kComputing[] = {
     {"attn_temperature_tuning", "false|0"},
     {"attn_output_gate", "false"},
     {"rope_parameters.llama_4_scaling_beta", ""},
+    {"rope_scaling.llama_4_scaling_beta", ""},
     {"use_alibi", "false"},
     {"mup_multiplier", ""},
 };
@@ -121,6 +119,11 @@ void Settings::Keep(std::string_view gguf, GgufScalar value) const {
   const bool is_known =
       std::any_of(for_gguf_.begin(), for_gguf_.end(), [&](const auto& entry) { return entry.first == gguf; });
   if (!gguf.empty() && !is_known) for_gguf_.emplace_back(gguf, std::move(value));
+}
+
+void Settings::SetForGguf(std::string_view gguf, GgufScalar value) {
+  std::erase_if(for_gguf_, [&](const auto& entry) { return entry.first == gguf; });
+  Keep(gguf, std::move(value));
 }
 
 std::optional<uint64_t> Settings::Uint(std::string_view gguf, std::string_view json) const {

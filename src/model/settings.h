@@ -45,6 +45,8 @@ class Settings {
   // Throws Error(kUnsupported) for a setting of config.json that is known to change what a model computes,
   // has a value that does so, and was not asked for.
   void RefuseUnread() const;
+  // Another setting for a GGUF, in place of one of the same name.
+  void SetForGguf(std::string_view gguf, GgufScalar value);
   // What Uint, Float and Bool found in config.json, under the names of GGUF.
   const std::vector<std::pair<std::string, GgufScalar>>& for_gguf() const { return for_gguf_; }
 

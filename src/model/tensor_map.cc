@@ -25,17 +25,27 @@ std::string GgufName(std::string_view canonical, std::string_view suffix, int la
   return fmt::format("blk.{}.{}.{}", layer, canonical, suffix);
 }
 
+// GGUF's own name of a weight, as this family has it.
+std::string_view NameInGguf(const Family& family, std::string_view canonical) {
+  for (const TensorName& row : family.gguf_tensors) {
+    if (row.canonical == canonical) return row.folder;
+  }
+  return canonical;
+}
+
 // The first existing tensor among the names that the folder may use; `star` as in Fill. *described gets the
 // name to show if none exists.
 const TensorInfo* FindInFolder(const TensorSource& source, const Family& family, std::string_view canonical,
                                std::string_view suffix, int layer, int star, std::string* described) {
+  const std::string exact = fmt::format("{}.{}", canonical, suffix);
   for (const TensorName& row : family.folder_names) {
-    if (row.canonical != canonical) continue;
+    const bool is_exact = row.canonical == exact;
+    if (row.canonical != canonical && !is_exact) continue;
     for (const std::string_view prefix : family.folder_prefixes) {
       const bool is_absolute = row.folder.starts_with('/');
       const std::string stem = is_absolute ? std::string(row.folder.substr(1))
                                            : std::string(prefix) + Fill(row.folder, layer, star);
-      const std::string name = fmt::format("{}.{}", stem, suffix);
+      const std::string name = is_exact ? stem : fmt::format("{}.{}", stem, suffix);
       if (described != nullptr && described->empty()) *described = name;
       if (const TensorInfo* tensor = source.Find(name)) return tensor;
       if (is_absolute) break;
@@ -49,7 +59,7 @@ const TensorInfo* FindRaw(const TensorSource& source, const Family& family, std:
   if (source.container() == Container::kSafetensors) {
     return FindInFolder(source, family, canonical, suffix, layer, star, described);
   }
-  const std::string name = GgufName(canonical, suffix, layer);
+  const std::string name = GgufName(NameInGguf(family, canonical), suffix, layer);
   if (described != nullptr) *described = name;
   return source.Find(name);
 }
@@ -108,14 +118,21 @@ bool IsIgnored(std::string_view name) {
   return false;
 }
 
+// 0 for the gate, 1 for the up matrix: their place in a tensor that holds both.
+std::optional<size_t> PartOfGateUp(std::string_view canonical) {
+  if (canonical == "ffn_gate_exps") return 0;
+  if (canonical == "ffn_up_exps") return 1;
+  return std::nullopt;
+}
+
 }  // namespace
 
 TensorMap::TensorMap(const TensorSource& source, const Family& family, const ModelPlan& plan)
     : source_(source), family_(family), plan_(plan) {}
 
 bool TensorMap::HasWeight(const TensorSource& source, const Family& family, std::string_view canonical,
-                          int layer) {
-  return FindRaw(source, family, canonical, "weight", layer, 0, nullptr) != nullptr;
+                          int layer, std::string_view suffix) {
+  return FindRaw(source, family, canonical, suffix, layer, 0, nullptr) != nullptr;
 }
 
 uint64_t TensorMap::EmbeddingRows(const TensorSource& source, const Family& family) {
@@ -211,25 +228,74 @@ std::optional<MatrixRows> TensorMap::Find(std::string_view canonical, int layer,
   return Matrix(*tensor, num_rows, num_cols);
 }
 
-MatrixRows TensorMap::FindExpert(std::string_view canonical, int layer, size_t expert, size_t count,
-                                 size_t num_rows, size_t num_cols) {
-  const bool is_gguf = source_.container() == Container::kGguf;
+const TensorInfo* TensorMap::ExpertTensor(std::string_view canonical, std::string_view suffix, int layer,
+                                          size_t expert, bool* is_fused) {
+  const int star = static_cast<int>(expert);
   std::string name;
-  const TensorInfo* tensor =
-      FindRaw(source_, family_, canonical, "weight", layer, static_cast<int>(expert), &name);
-  if (tensor == nullptr && is_gguf) {
+  const TensorInfo* tensor = FindRaw(source_, family_, canonical, suffix, layer, star, &name);
+  *is_fused = false;
+  if (tensor == nullptr && PartOfGateUp(canonical)) {
+    tensor = FindRaw(source_, family_, "ffn_gate_up_exps", suffix, layer, star, nullptr);
+    *is_fused = tensor != nullptr;
+  }
+  if (tensor == nullptr && source_.container() == Container::kGguf) {
     // "ffn_up.3" as files before April 2024 have it, for "ffn_up_exps".
     const std::string_view stem = canonical.substr(0, canonical.rfind('_'));
-    tensor = source_.Find(fmt::format("blk.{}.{}.{}.weight", layer, stem, expert));
+    tensor = source_.Find(fmt::format("blk.{}.{}.{}.{}", layer, stem, expert, suffix));
   }
   if (tensor == nullptr) Fail(ErrorKind::kFile, "{}: has no tensor '{}'", source_.path(), name);
   used_.insert(tensor);
-  if (tensor->shape.size() != 3) return Matrix(*tensor, num_rows, num_cols);
-  CheckEncoding(source_, *tensor);
-  const std::vector<uint64_t> expected = {count, num_rows, num_cols};
-  if (tensor->shape != expected) FailShape(source_, *tensor, ShapeText(expected));
-  const size_t bytes = num_rows * EncodedBytes(tensor->encoding, num_cols);
-  return {tensor->name, tensor->encoding, num_rows, num_cols, {{tensor->data + expert * bytes, num_rows}}};
+  return tensor;
+}
+
+MatrixRows TensorMap::FindExpert(std::string_view canonical, int layer, size_t expert, size_t count,
+                                 size_t num_rows, size_t num_cols) {
+  bool is_fused = false;
+  const TensorInfo& tensor = *ExpertTensor(canonical, "weight", layer, expert, &is_fused);
+  if (tensor.shape.size() != 3) return Matrix(tensor, num_rows, num_cols);
+  CheckEncoding(source_, tensor);
+  const size_t part = is_fused ? *PartOfGateUp(canonical) : 0;
+  const size_t all_rows = is_fused ? 2 * num_rows : num_rows;
+  const bool is_transposed =
+      family_.folder_transposed_experts && source_.container() == Container::kSafetensors;
+  std::vector<uint64_t> expected = {count, all_rows, num_cols};
+  if (is_transposed) std::swap(expected[1], expected[2]);
+  if (tensor.shape != expected) FailShape(source_, tensor, ShapeText(expected));
+  MatrixRows rows{tensor.name, tensor.encoding, num_rows, num_cols, {}};
+  if (!is_transposed) {
+    const size_t bytes = num_rows * EncodedBytes(tensor.encoding, num_cols);
+    const size_t index = is_fused ? 2 * expert + part : expert;
+    rows.runs = {{tensor.data + index * bytes, num_rows}};
+    return rows;
+  }
+  const size_t element = ElementBytes(tensor.encoding);
+  if (element == 0) Fail(ErrorKind::kUnsupported, "{}: '{}' is transposed", source_.path(), tensor.name);
+  uint8_t* const out = Allocate(num_rows * num_cols * element);
+  const uint8_t* const from = tensor.data + expert * all_rows * num_cols * element;
+  for (size_t row = 0; row < num_rows; ++row) {
+    const size_t at = is_fused ? 2 * row + part : row;
+    for (size_t col = 0; col < num_cols; ++col) {
+      std::memcpy(out + (row * num_cols + col) * element, from + (col * all_rows + at) * element, element);
+    }
+  }
+  rows.runs = {{out, num_rows}};
+  return rows;
+}
+
+std::vector<float> TensorMap::FindExpertBias(std::string_view canonical, int layer, size_t expert,
+                                             size_t count, size_t num_rows) {
+  bool is_fused = false;
+  const TensorInfo& tensor = *ExpertTensor(canonical, "bias", layer, expert, &is_fused);
+  const size_t all_rows = is_fused ? 2 * num_rows : num_rows;
+  const std::vector<uint64_t> expected = {count, all_rows};
+  if (tensor.shape != expected) FailShape(source_, tensor, ShapeText(expected));
+  if (!CanDecode(tensor.encoding)) CheckEncoding(source_, tensor);
+  std::vector<float> all(count * all_rows);
+  DecodeBlocks(tensor.encoding, tensor.data, all.size(), all.data());
+  std::vector<float> values(num_rows);
+  const size_t first = expert * all_rows + (is_fused ? *PartOfGateUp(canonical) : 0);
+  for (size_t i = 0; i < num_rows; ++i) values[i] = all[first + (is_fused ? 2 * i : i)];
+  return values;
 }
 
 std::optional<MatrixRows> TensorMap::FindQkv(const AttentionPlan& plan, int part, int layer) {

@@ -42,7 +42,7 @@ class TensorMap {
 
   // Whether the weight or its fused form is there; usable before the plan is known.
   static bool HasWeight(const TensorSource& source, const Family& family, std::string_view canonical,
-                        int layer);
+                        int layer, std::string_view suffix = "weight");
   // Rows of the token embedding matrix. Throws Error(kFile) if there is none.
   static uint64_t EmbeddingRows(const TensorSource& source, const Family& family);
 
@@ -54,6 +54,9 @@ class TensorMap {
   // dimensions [count, num_rows, num_cols]. Throws as Find.
   MatrixRows FindExpert(std::string_view canonical, int layer, size_t expert, size_t count, size_t num_rows,
                         size_t num_cols);
+  // Its bias [num_rows]: a vector of its own, or a row of all of them.
+  std::vector<float> FindExpertBias(std::string_view canonical, int layer, size_t expert, size_t count,
+                                    size_t num_rows);
   // The query, key or value matrix (part 0, 1, 2), out of its own tensor or the fused one.
   std::optional<MatrixRows> FindQkv(const AttentionPlan& plan, int part, int layer);
   // The gate matrix (part 0) or the up matrix (part 1) of a gated feed-forward network.
@@ -79,6 +82,9 @@ class TensorMap {
   size_t owned_bytes() const { return owned_bytes_; }
 
  private:
+  // The tensor that holds a weight of an expert; *is_fused: gate and up in one.
+  const TensorInfo* ExpertTensor(std::string_view canonical, std::string_view suffix, int layer,
+                                 size_t expert, bool* is_fused);
   struct Part {
     size_t first;  // in the fused matrix when concatenated
     size_t num_rows;

@@ -20,6 +20,7 @@ constexpr size_t kMinPackRows = 16;
 
 // What the wiring of a layer has norms for.
 void VisitNorms(const ModelPlan& model, const LayerPlan& plan, WeightVisitor& visitor, LayerWeights* w) {
+  if (!model.norms_have_weights) return;
   const size_t counts[] = {model.model_dim};
   const bool is_pre_norm = plan.wiring != Wiring::kPostNormOnly;
   if (is_pre_norm) {
@@ -55,7 +56,7 @@ class Loader : public WeightVisitor {
     const auto embedding = map_.Find("token_embd", -1, plan_.vocab_size, model_dim, true);
     weights_.token_embedding = map_.Contiguous(*embedding);
     if (plan_.position == PositionKind::kLearned) {
-      const size_t positions = static_cast<size_t>(plan_.trained_length);
+      const size_t positions = static_cast<size_t>(plan_.trained_length) + plan_.position_offset;
       weights_.position_embedding =
           map_.Contiguous(*map_.Find("position_embd", -1, positions, model_dim, true));
     }
@@ -70,8 +71,10 @@ class Loader : public WeightVisitor {
       }
     }
     layer_ = -1;
+    if (plan_.per_layer_dim > 0) LoadPerLayer();
     const size_t counts[] = {model_dim};
-    Norm("output_norm", counts, true, &weights_.output_norm);
+    if (plan_.norms_have_weights) Norm("output_norm", counts, true, &weights_.output_norm);
+    if (plan_.has_embedding_norm) Norm("token_embd_norm", counts, true, &weights_.embedding_norm);
     // A file may hold the head and say that it is the embedding all the same.
     const auto head = map_.Find("output", -1, plan_.vocab_size, model_dim, false);
     SetMatrix(head && !tied_head ? map_.Contiguous(*head) : weights_.token_embedding, &weights_.output);
@@ -79,7 +82,7 @@ class Loader : public WeightVisitor {
     map_.CheckAllUsed();
     Pack();
     for (LayerWeights& w : weights_.layers) {
-      if (auto* experts = std::get_if<ExpertsWeights>(&w.feed_forward)) ListMatrices(experts);
+      if (ExpertsWeights* experts = w.experts()) ListMatrices(experts);
     }
     weights_.owned_bytes = map_.owned_bytes();
     weights_.owned = map_.TakeOwned();
@@ -87,6 +90,15 @@ class Loader : public WeightVisitor {
   }
 
  private:
+  void LoadPerLayer() {
+    const size_t all = plan_.num_layers() * plan_.per_layer_dim;
+    const size_t counts[] = {plan_.per_layer_dim};
+    weights_.per_layer.embedding =
+        map_.Contiguous(*map_.Find("per_layer_token_embd", -1, plan_.vocab_size, all, true));
+    Matrix("per_layer_model_proj", all, plan_.model_dim, &weights_.per_layer.projection);
+    Norm("per_layer_proj_norm", counts, true, &weights_.per_layer.norm);
+  }
+
   void Norm(std::string_view name, std::span<const size_t> counts, bool is_required,
             NormWeights* norm) override {
     norm->weight = map_.FindNorm(name, "weight", layer_, is_required, counts);
@@ -109,7 +121,8 @@ class Loader : public WeightVisitor {
 
   void Qkv(const AttentionPlan& plan, LinearLayer* q, LinearLayer* k, LinearLayer* v) override {
     LinearLayer* const parts[3] = {q, k, v};
-    for (int part = 0; part < 3; ++part) {
+    const int num_parts = plan.kv_source >= 0 ? 1 : plan.value_is_key ? 2 : 3;
+    for (int part = 0; part < num_parts; ++part) {
       SetMatrix(map_.Contiguous(*map_.FindQkv(plan, part, layer_)), parts[part]);
       parts[part]->bias = map_.FindQkvBias(plan, part, layer_);
     }
@@ -134,6 +147,10 @@ class Loader : public WeightVisitor {
       set("ffn_up_exps", plan.dim, plan_.model_dim, &e.up);
       set("ffn_down_exps", plan_.model_dim, plan.dim, &e.down);
       with_gate_[&e.gate] = &e.up;
+      if (!plan.has_biases) continue;
+      e.gate.bias = map_.FindExpertBias("ffn_gate_exps", layer_, i, experts.size(), plan.dim);
+      e.up.bias = map_.FindExpertBias("ffn_up_exps", layer_, i, experts.size(), plan.dim);
+      e.down.bias = map_.FindExpertBias("ffn_down_exps", layer_, i, experts.size(), plan_.model_dim);
     }
   }
 
@@ -234,12 +251,15 @@ void VisitLayer(const ModelPlan& model, const LayerPlan& plan, WeightVisitor& vi
   if (const AttentionPlan* attention = plan.attention()) {
     VisitAttention(model, *attention, visitor, &w->mixer.emplace<AttentionWeights>());
   }
-  if (const DensePlan* dense = plan.dense()) {
+  if (const auto* dense = std::get_if<DensePlan>(&plan.feed_forward)) {
     VisitDense(model, *dense, visitor, &w->feed_forward.emplace<DenseWeights>());
-  }
-  if (const ExpertsPlan* experts = plan.experts()) {
+  } else if (const auto* experts = std::get_if<ExpertsPlan>(&plan.feed_forward)) {
     VisitExperts(model, *experts, visitor, &w->feed_forward.emplace<ExpertsWeights>());
+  } else if (const auto* mixed = std::get_if<MixedPlan>(&plan.feed_forward)) {
+    VisitMixed(model, *mixed, visitor, &w->feed_forward.emplace<MixedWeights>());
   }
+  if (model.per_layer_dim > 0) VisitPerLayer(model, visitor, &w->per_layer);
+  if (plan.has_output_scale) visitor.Vector("layer_output_scale", "weight", 1, true, &w->output_scale);
 }
 
 ModelWeights LoadWeights(const TensorSource& source, const Family& family, const ModelPlan& plan,

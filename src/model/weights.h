@@ -13,6 +13,8 @@
 #include "model/blocks/attention.h"
 #include "model/blocks/dense.h"
 #include "model/blocks/experts.h"
+#include "model/blocks/mixed.h"
+#include "model/blocks/per_layer.h"
 #include "model/families/family.h"
 #include "model/loaded_model.h"
 
@@ -23,13 +25,23 @@ struct LayerWeights {
   std::variant<AttentionWeights> mixer;
   NormWeights post_attn_norm;  // after it, before the residual sum
   NormWeights ffn_norm;        // empty: the feed-forward network reads what the mixer reads
-  std::variant<DenseWeights, ExpertsWeights> feed_forward;
+  std::variant<DenseWeights, ExpertsWeights, MixedWeights> feed_forward;
   NormWeights post_ffn_norm;
+  PerLayerWeights per_layer;
+  std::vector<float> output_scale;  // one number, or empty
 
   // Null for another kind.
   const AttentionWeights* attention() const { return std::get_if<AttentionWeights>(&mixer); }
-  const DenseWeights* dense() const { return std::get_if<DenseWeights>(&feed_forward); }
-  const ExpertsWeights* experts() const { return std::get_if<ExpertsWeights>(&feed_forward); }
+  const DenseWeights* dense() const {
+    if (const auto* both = mixed()) return &both->dense;
+    return std::get_if<DenseWeights>(&feed_forward);
+  }
+  const ExpertsWeights* experts() const { return const_cast<LayerWeights*>(this)->experts(); }
+  ExpertsWeights* experts() {
+    if (auto* both = std::get_if<MixedWeights>(&feed_forward)) return &both->experts;
+    return std::get_if<ExpertsWeights>(&feed_forward);
+  }
+  const MixedWeights* mixed() const { return std::get_if<MixedWeights>(&feed_forward); }
 };
 
 // Goes through the norms, the mixer and the feed-forward part of one layer.
@@ -38,6 +50,8 @@ void VisitLayer(const ModelPlan& model, const LayerPlan& plan, WeightVisitor& vi
 struct ModelWeights {
   WeightView token_embedding;     // [vocab_size, model_dim]
   WeightView position_embedding;  // [positions, model_dim]; empty without learned positions
+  NormWeights embedding_norm;     // empty: none
+  PerLayerTables per_layer;
   std::vector<LayerWeights> layers;
   NormWeights output_norm;
   LinearLayer output;  // [vocab_size, model_dim]; the token embedding where the file has no other
@@ -64,6 +78,10 @@ void ForEachLinearOfLayer(Weights& layer, const Fn& fn) {
   }
   if (auto* dense = std::get_if<DenseWeights>(&layer.feed_forward)) ForEachLinearOfDense(*dense, plain);
   if (auto* experts = std::get_if<ExpertsWeights>(&layer.feed_forward)) ForEachLinearOfExperts(*experts, fn);
+  if (auto* mixed = std::get_if<MixedWeights>(&layer.feed_forward)) ForEachLinearOfMixed(*mixed, fn);
+  for (auto* linear : {&layer.per_layer.gate, &layer.per_layer.projection}) {
+    if (!linear->empty()) plain(*linear);
+  }
 }
 
 // Calls fn(LinearLayer&), const where the weights are, for every matrix that multiplies activations, in a
@@ -73,6 +91,7 @@ void ForEachLinear(Weights& weights, const Fn& fn) {
   for (auto& layer : weights.layers) {
     ForEachLinearOfLayer(layer, [&](auto& linear, bool) { fn(linear); });
   }
+  if (!weights.per_layer.projection.empty()) fn(weights.per_layer.projection);
   fn(weights.output);
 }
 

@@ -49,7 +49,8 @@ void NormPart(const ModelPlan& m, const NormWeights& norm, size_t weight_first, 
   const double scale = 1 / std::sqrt(square + static_cast<double>(m.norm_epsilon));
   for (size_t i = 0; i < size; ++i) {
     double& value = (*x)[first + i];
-    value = (value - mean) * scale * static_cast<double>(norm.weight[weight_first + i]);
+    value = (value - mean) * scale;
+    if (!norm.weight.empty()) value *= static_cast<double>(norm.weight[weight_first + i]);
     if (!norm.bias.empty()) value += static_cast<double>(norm.bias[weight_first + i]);
   }
 }
@@ -102,6 +103,8 @@ double Activated(Activation activation, double x) {
       return 0.5 * x * (1 + std::erf(x / std::sqrt(2.0)));
     case Activation::kRelu:
       return std::max(x, 0.0);
+    case Activation::kRelu2:
+      return x > 0 ? x * x : 0;
   }
   return 0;
 }
@@ -114,8 +117,8 @@ double Activated(const DensePlan& plan, double x) {
 }
 
 // One head of one row over the keys it may see.
-void AttendHead(const ModelPlan& m, const AttentionPlan& plan, size_t row, size_t head, const Rows& q,
-                const Rows& k, const Rows& v, Row* out) {
+void AttendHead(const ModelPlan& m, const AttentionPlan& plan, std::span<const float> sink_logits, size_t row,
+                size_t head, const Rows& q, const Rows& k, const Rows& v, Row* out) {
   const size_t kv_head = head / (plan.num_heads / plan.num_kv_heads);
   const size_t window = static_cast<size_t>(plan.window);
   std::vector<double> scores(row + 1, -std::numeric_limits<double>::infinity());
@@ -134,7 +137,10 @@ void AttendHead(const ModelPlan& m, const AttentionPlan& plan, size_t row, size_
     scores[t] = dot;
     largest = std::max(largest, dot);
   }
-  double sum = 0;
+  // A learned logit takes its share and gives nothing.
+  const bool has_sink = !sink_logits.empty();
+  if (has_sink) largest = std::max(largest, static_cast<double>(sink_logits[head]));
+  double sum = has_sink ? std::exp(static_cast<double>(sink_logits[head]) - largest) : 0;
   for (double& score : scores) sum += score = std::exp(score - largest);
   for (size_t i = 0; i < plan.value_dim; ++i) {
     double value = 0;
@@ -143,30 +149,62 @@ void AttendHead(const ModelPlan& m, const AttentionPlan& plan, size_t row, size_
   }
 }
 
-Rows Attention(const ModelPlan& m, const AttentionPlan& plan, const AttentionWeights& w, Position start,
-               const Rows& input) {
-  Rows q = Product(w.q, input);
-  Rows k = Product(w.k, input);
-  Rows v = Product(w.v, input);
-  if (plan.clamp_qkv > 0) {
-    const double limit = static_cast<double>(plan.clamp_qkv);
-    for (Rows* rows : {&q, &k, &v}) {
-      for (Row& row : *rows) {
-        for (double& value : row) value = std::clamp(value, -limit, limit);
-      }
+void Clamp(double limit, Rows* rows) {
+  for (Row& row : *rows) {
+    for (double& value : row) value = std::clamp(value, -limit, limit);
+  }
+}
+
+// Keys, rotated, and values of a layer; others may share them.
+struct KeysAndValues {
+  Rows k, v;
+};
+
+void Rotate(const ModelPlan& m, const AttentionPlan& plan, Position start, Rows* rows) {
+  if (m.position != PositionKind::kRope) return;
+  for (size_t row = 0; row < rows->size(); ++row) {
+    RotateHeads(m.ropes[plan.rope], plan.key_dim, start + static_cast<Position>(row), &(*rows)[row]);
+  }
+}
+
+KeysAndValues MakeKeys(const ModelPlan& m, const AttentionPlan& plan, const AttentionWeights& w,
+                       Position start, const Rows& input) {
+  KeysAndValues made{.k = Product(w.k, input), .v = {}};
+  made.v = plan.value_is_key ? made.k : Product(w.v, input);
+  const auto clamp = [&] {
+    if (plan.clamp_qkv == 0) return;
+    Clamp(static_cast<double>(plan.clamp_qkv), &made.k);
+    Clamp(static_cast<double>(plan.clamp_qkv), &made.v);
+  };
+  if (!plan.clamps_normed) clamp();
+  NormHeads(m, plan, w.k_norm, &made.k);
+  if (plan.clamps_normed) clamp();
+  for (Row& row : made.v) {
+    for (size_t first = 0; plan.value_norm && first < row.size(); first += plan.value_dim) {
+      NormPart(m, {}, 0, first, plan.value_dim, &row);
     }
   }
+  Rotate(m, plan, start, &made.k);
+  return made;
+}
+
+Rows Attention(const ModelPlan& m, const AttentionPlan& plan, const AttentionWeights& w, Position start,
+               const Rows& input, const KeysAndValues& kv) {
+  Rows q = Product(w.q, input);
+  if (plan.clamp_qkv > 0 && !plan.clamps_normed) Clamp(static_cast<double>(plan.clamp_qkv), &q);
   NormHeads(m, plan, w.q_norm, &q);
-  NormHeads(m, plan, w.k_norm, &k);
+  if (plan.clamp_qkv > 0 && plan.clamps_normed) Clamp(static_cast<double>(plan.clamp_qkv), &q);
+  for (size_t row = 0; plan.query_growth != 0 && row < q.size(); ++row) {
+    const Position steps = (start + static_cast<Position>(row)) / plan.query_growth_length;
+    const double growth =
+        1 + static_cast<double>(plan.query_growth) * std::log(1 + static_cast<double>(steps));
+    for (double& value : q[row]) value *= growth;
+  }
+  Rotate(m, plan, start, &q);
   Rows attended(input.size(), Row(plan.num_heads * plan.value_dim));
   for (size_t row = 0; row < input.size(); ++row) {
-    if (m.position == PositionKind::kRope) {
-      const Rope& rope = m.ropes[plan.rope];
-      RotateHeads(rope, plan.key_dim, start + static_cast<Position>(row), &q[row]);
-      RotateHeads(rope, plan.key_dim, start + static_cast<Position>(row), &k[row]);
-    }
     for (size_t head = 0; head < plan.num_heads; ++head) {
-      AttendHead(m, plan, row, head, q, k, v, &attended[row]);
+      AttendHead(m, plan, w.sink_logits, row, head, q, kv.k, kv.v, &attended[row]);
     }
   }
   return Product(w.o, attended);
@@ -187,16 +225,33 @@ Rows FeedForward(const DensePlan& plan, const DenseWeights& w, const Rows& input
   return Product(w.down, hidden);
 }
 
-Rows Experts(const ExpertsPlan& plan, const ExpertsWeights& w, const Rows& input) {
+// (up + 1) gate sigmoid(1.702 gate), both clamped (gpt-oss).
+Rows ClampedExpert(double limit, const DenseWeights& w, const Rows& input) {
+  Rows hidden = Product(w.up, input);
+  const Rows gate = Product(w.gate, input);
+  for (size_t r = 0; r < hidden.size(); ++r) {
+    for (size_t i = 0; i < hidden[r].size(); ++i) {
+      const double g = std::min(gate[r][i], limit);
+      const double u = std::clamp(hidden[r][i], -limit, limit);
+      hidden[r][i] = (u + 1) * g / (1 + std::exp(-1.702 * g));
+    }
+  }
+  return Product(w.down, hidden);
+}
+
+Rows Experts(const ExpertsPlan& plan, const ExpertsWeights& w, const Rows& router_input, const Rows& input) {
   const DensePlan network{.dim = plan.dim, .activation = plan.activation};
-  const Rows logits = Product(w.router, input);
+  const Rows logits = Product(w.router, router_input);
   Rows out(input.size(), Row(input[0].size()));
   for (size_t r = 0; r < input.size(); ++r) {
     const std::vector<double> weights = ReferenceRoute(plan.router, logits[r], w.correction);
     for (size_t e = 0; e < weights.size(); ++e) {
       if (weights[e] == 0) continue;
-      const Rows one = FeedForward(network, w.experts[e], {input[r]});
-      for (size_t i = 0; i < out[r].size(); ++i) out[r][i] += weights[e] * one[0][i];
+      const Rows one = plan.clamp > 0
+                           ? ClampedExpert(static_cast<double>(plan.clamp), w.experts[e], {input[r]})
+                           : FeedForward(network, w.experts[e], {input[r]});
+      const double scale = w.expert_scale.empty() ? 1 : static_cast<double>(w.expert_scale[e]);
+      for (size_t i = 0; i < out[r].size(); ++i) out[r][i] += weights[e] * scale * one[0][i];
     }
   }
   if (plan.shared_dim == 0) return out;
@@ -215,27 +270,84 @@ void Add(const Rows& y, Rows* x) {
   }
 }
 
-void RunLayer(const ModelPlan& m, const LayerPlan& plan, const LayerWeights& w, Position start, Rows* x) {
-  const auto post = [&](const NormWeights& norm, Rows rows) {
-    return norm.empty() ? rows : Normed(m, norm, std::move(rows));
+void Scale(double factor, Rows* rows) {
+  for (Row& row : *rows) {
+    for (double& value : row) value *= factor;
+  }
+}
+
+// The dense network and the experts, side by side between norms (gemma4).
+Rows Mixed(const ModelPlan& m, const MixedPlan& plan, const MixedWeights& w, const Rows& x,
+           const Rows& input) {
+  Rows out = Normed(m, w.dense_post_norm, FeedForward(plan.dense, w.dense, input));
+  Add(Normed(m, w.experts_post_norm,
+             Experts(plan.experts, w.experts, Normed(m, w.router_norm, x), Normed(m, w.experts_norm, x))),
+      &out);
+  return out;
+}
+
+Rows FeedForward(const ModelPlan& m, const LayerPlan& plan, const LayerWeights& w, const Rows& x,
+                 const Rows& input) {
+  if (const auto* mixed = std::get_if<MixedPlan>(&plan.feed_forward)) {
+    return Mixed(m, *mixed, *w.mixed(), x, input);
+  }
+  return plan.experts() != nullptr ? Experts(*plan.experts(), *w.experts(), input, input)
+                                   : FeedForward(*plan.dense(), *w.dense(), input);
+}
+
+// What each layer reads of the token besides: [row][layer * dim + i].
+Rows PerLayerInputs(const ModelPlan& m, const PerLayerTables& tables, std::span<const TokenId> tokens,
+                    const Rows& x) {
+  const double dim = static_cast<double>(m.per_layer_dim);
+  Rows inputs = Product(tables.projection, x);
+  Scale(1 / std::sqrt(static_cast<double>(m.model_dim)), &inputs);
+  for (size_t r = 0; r < inputs.size(); ++r) {
+    for (size_t first = 0; first < inputs[r].size(); first += m.per_layer_dim) {
+      NormPart(m, tables.norm, 0, first, m.per_layer_dim, &inputs[r]);
+    }
+    const Row embedding = DecodedRow(tables.embedding, static_cast<size_t>(tokens[r]));
+    for (size_t i = 0; i < embedding.size(); ++i) {
+      inputs[r][i] = (inputs[r][i] + embedding[i] * std::sqrt(dim)) / std::sqrt(2.0);
+    }
+  }
+  return inputs;
+}
+
+void AddPerLayer(const ModelPlan& m, const PerLayerWeights& w, size_t layer, const Rows& inputs, Rows* x) {
+  Rows hidden = Product(w.gate, *x);
+  for (size_t r = 0; r < hidden.size(); ++r) {
+    for (size_t i = 0; i < m.per_layer_dim; ++i) {
+      hidden[r][i] = Activated(Activation::kGeluTanh, hidden[r][i]) * inputs[r][layer * m.per_layer_dim + i];
+    }
+  }
+  Add(Normed(m, w.norm, Product(w.projection, hidden)), x);
+}
+
+// keys: of the layers before, for those that share them.
+void RunLayer(const ModelPlan& m, const LayerPlan& plan, const LayerWeights& w, Position start,
+              std::vector<KeysAndValues>* keys, Rows* x) {
+  const auto added = [&](const NormWeights& norm, Rows rows) {
+    if (!norm.empty()) rows = Normed(m, norm, std::move(rows));
+    Scale(static_cast<double>(m.residual_scale), &rows);
+    return rows;
   };
-  const auto mix = [&](const Rows& input) {
-    return Attention(m, *plan.attention(), *w.attention(), start, input);
-  };
-  const auto feed_forward = [&](const Rows& input) {
-    return plan.dense() != nullptr ? FeedForward(*plan.dense(), *w.dense(), input)
-                                   : Experts(*plan.experts(), *w.experts(), input);
-  };
-  const Rows mixer_input = w.attn_norm.empty() ? *x : Normed(m, w.attn_norm, *x);
+  const bool has_pre_norm = plan.wiring != Wiring::kPostNormOnly;
+  const Rows mixer_input = has_pre_norm ? Normed(m, w.attn_norm, *x) : *x;
+  const AttentionPlan& attention = *plan.attention();
+  keys->push_back(attention.kv_source >= 0 ? (*keys)[static_cast<size_t>(attention.kv_source)]
+                                           : MakeKeys(m, attention, *w.attention(), start, mixer_input));
+  const Rows mixed =
+      added(w.post_attn_norm, Attention(m, attention, *w.attention(), start, mixer_input, keys->back()));
   if (plan.wiring == Wiring::kParallel) {
     const Rows ffn_input = w.ffn_norm.empty() ? mixer_input : Normed(m, w.ffn_norm, *x);
-    Add(mix(mixer_input), x);
-    Add(feed_forward(ffn_input), x);
+    const Rows fed = added(w.post_ffn_norm, FeedForward(m, plan, w, *x, ffn_input));
+    Add(mixed, x);
+    Add(fed, x);
     return;
   }
-  Add(post(w.post_attn_norm, mix(mixer_input)), x);
-  const Rows ffn_input = w.ffn_norm.empty() ? *x : Normed(m, w.ffn_norm, *x);
-  Add(post(w.post_ffn_norm, feed_forward(ffn_input)), x);
+  Add(mixed, x);
+  const Rows ffn_input = has_pre_norm ? Normed(m, w.ffn_norm, *x) : *x;
+  Add(added(w.post_ffn_norm, FeedForward(m, plan, w, *x, ffn_input)), x);
 }
 
 }  // namespace
@@ -252,18 +364,26 @@ std::vector<double> ReferenceLogits(const LoadedModel& model, std::span<const To
     Row row = DecodedRow(weights.token_embedding, static_cast<size_t>(tokens[i]));
     for (double& value : row) value *= static_cast<double>(m.embedding_scale);
     if (m.position == PositionKind::kLearned) {
-      const Row position = DecodedRow(weights.position_embedding, static_cast<size_t>(start_position) + i);
+      const Row position =
+          DecodedRow(weights.position_embedding, static_cast<size_t>(start_position) + i + m.position_offset);
       for (size_t j = 0; j < row.size(); ++j) row[j] += position[j];
     }
     x.push_back(std::move(row));
   }
+  if (m.has_embedding_norm) x = Normed(m, weights.embedding_norm, std::move(x));
+  const Rows per_layer = m.per_layer_dim > 0 ? PerLayerInputs(m, weights.per_layer, tokens, x) : Rows();
+  std::vector<KeysAndValues> keys;
   for (size_t layer = 0; layer < m.num_layers(); ++layer) {
-    RunLayer(m, m.layers[layer], weights.layers[layer], start_position, &x);
+    const LayerWeights& w = weights.layers[layer];
+    RunLayer(m, m.layers[layer], w, start_position, &keys, &x);
+    if (m.per_layer_dim > 0) AddPerLayer(m, w.per_layer, layer, per_layer, &x);
+    if (!w.output_scale.empty()) Scale(static_cast<double>(w.output_scale[0]), &x);
   }
   const Rows logits = Product(weights.output, Normed(m, weights.output_norm, std::move(x)));
   std::vector<double> result;
   for (const Row& row : logits) {
-    for (const double value : row) {
+    for (const double unscaled : row) {
+      const double value = unscaled * static_cast<double>(m.logit_scale);
       const double cap = static_cast<double>(m.final_soft_cap);
       result.push_back(cap > 0 ? cap * std::tanh(value / cap) : value);
     }

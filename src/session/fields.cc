@@ -84,6 +84,11 @@ void Visit(V& v, SessionOptions& s) {
     "How many tokens can be taken back");
   v("start_position", s.start_position, Range{0, static_cast<double>(kMostPosition), Unit::kBinary},
     InState::kBound, "Position of the first token of the stream; K is 1024");
+  v("rope_length", s.rope_length, Range{0, static_cast<double>(kMostPosition), Unit::kBinary},
+    InState::kBound,
+    "For models that rotate otherwise in long streams (longrope, dynamic): the length to rotate for; K is "
+    "1024 "
+    "(default 0: what the context shows)");
   v("expected_tokens", s.expected_tokens, Range{-1, kMostCount, Unit::kThousands}, InState::kNo,
     "Length of the stream, for the choice of a context; -1: no end is known");
   v("session_memory", s.memory_bytes, Range{0, kMostCount, Unit::kBytes}, InState::kNo,

@@ -5,6 +5,8 @@
 #include "base/checked.h"
 #include "base/error.h"
 #include "base/text/units.h"
+#include "context/policy.h"
+#include "context/registry.h"
 #include "model/model_impl.h"
 #include "session/session_impl.h"
 
@@ -20,6 +22,17 @@ int64_t RowsUnder(const LoadedModel& model, const SessionLimits& limits, size_t 
   const auto takes = [&] { return SaturatingAdd(Runner::ScratchBytes(model, rows, 0), own_bytes); };
   while (rows > kSmallestChunk && takes() > limits.cap_bytes / 4) rows = std::max(rows / 2, kSmallestChunk);
   return rows;
+}
+
+// What the context shows a query at the most: all of a stream of num_tokens where it has no bound.
+int64_t LongestView(const Policy& policy, int64_t num_tokens) {
+  int64_t longest = 0;
+  for (const Track& track : policy.tracks()) {
+    if (track.frame != KeyFrame::kPosition) continue;
+    longest = std::max(longest, track.keep_last == kUnbounded ? std::max<int64_t>(num_tokens, 0)
+                                                              : track.keep_first + track.keep_last);
+  }
+  return longest;
 }
 
 // Throws Error(kBudget) if the session would take more than its share or than what is left of the cap.
@@ -64,9 +77,12 @@ ResolvedContext ResolveUnder(const LoadedModel& model, const SessionOptions& opt
   const size_t share_bytes = options.memory_bytes == 0 ? SIZE_MAX : options.memory_bytes;
   left_bytes = std::min(left_bytes, share_bytes > own_bytes ? share_bytes - own_bytes : 0);
   ResolvedContext resolved;
+  // What a stream of that length was trained for.
+  const std::shared_ptr<const ContextShape> shape =
+      model.ShapeFor(options.rope_length > 0 ? options.rope_length : options.expected_tokens);
   try {
-    resolved = ResolveContext(model.context_shape(), InnerContext(options, rows), left_bytes,
-                              options.expected_tokens, limits.num_threads);
+    resolved = ResolveContext(*shape, InnerContext(options, rows), left_bytes, options.expected_tokens,
+                              limits.num_threads);
   } catch (const Error& error) {
     if (error.kind() != ErrorKind::kBudget) throw;
     Fail(ErrorKind::kBudget, "{} (of the memory cap of {}; activations and buffers take {})", error.what(),
@@ -86,6 +102,13 @@ bool Resolves(const LoadedModel& model, const SessionOptions& options, const Ses
 }
 
 }  // namespace
+
+int64_t RopeLengthFor(const LoadedModel& model, const SessionOptions& options,
+                      const ContextSettings& settings) {
+  if (options.rope_length > 0 || model.plan().rope_length == 0) return options.rope_length;
+  const std::shared_ptr<const Policy> policy = PolicyOf(model.context_shape(), settings);
+  return std::max(model.plan().rope_length, LongestView(*policy, options.expected_tokens));
+}
 
 size_t CapThatWouldDo(size_t too_small, const std::function<bool(size_t cap_bytes)>& fits) {
   constexpr size_t kLargest = size_t{1} << 50;
@@ -144,6 +167,7 @@ double KvBytesPerToken(const LoadedModel& model, const SessionOptions& options) 
   };
   double bytes = 0;
   for (const LayerAttention& layer : model.context_shape().layers) {
+    if (layer.kv_source >= 0) continue;
     bytes += static_cast<double>(layer.num_kv_heads) *
              (row(options.keys, layer.key_dim) + row(options.values, layer.value_dim));
   }

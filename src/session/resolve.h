@@ -26,6 +26,10 @@ SessionLimits LimitsOf(const Model& model);
 // logits after Rewind come from running the last token again.
 ContextSettings InnerContext(const SessionOptions& options, int64_t max_rows);
 
+// SessionOptions::rope_length as it is in force: of a resolved context, for a model to which it matters.
+int64_t RopeLengthFor(const LoadedModel& model, const SessionOptions& options,
+                      const ContextSettings& settings);
+
 // Bytes of keys and values of one cached token in all layers.
 double KvBytesPerToken(const LoadedModel& model, const SessionOptions& options);
 

@@ -49,6 +49,7 @@ Session::Impl::Impl(SessionHome home, const SessionOptions& options_in, ContextS
     : model(std::move(home.model)),
       options(options_in),
       inner_settings(std::move(settings)),
+      shape(loaded().ShapeFor(options.rope_length = RopeLengthFor(loaded(), options, inner_settings))),
       budget(home.budget),
       device(*home.device),
       logits_lease(budget.Reserve(MemoryTag::kScratch, vocab_size() * sizeof(float), "the last logits")),
@@ -59,9 +60,8 @@ Session::Impl::Impl(SessionHome home, const SessionOptions& options_in, ContextS
       text_lease(budget.Reserve(MemoryTag::kTokenizer, model.has_tokenizer() ? kEncoderBytes + kIdsBytes : 0,
                                 "the text that a tokenizer holds back")),
       runner(std::move(home.runner)),
-      context(context_in != nullptr
-                  ? std::move(context_in)
-                  : MakeContext(loaded().context_shape(), inner_settings, budget, device.num_threads())),
+      context(context_in != nullptr ? std::move(context_in)
+                                    : MakeContext(*shape, inner_settings, budget, device.num_threads())),
       sampler(options.sampler, vocab_size(), budget),
       history(HistoryCapacity(options)),
       logits(MakeAligned<float>(vocab_size())) {

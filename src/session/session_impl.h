@@ -118,6 +118,7 @@ struct MNEME_LOCAL Session::Impl {
   const Model model;
   SessionOptions options;  // with the resolved context
   const ContextSettings inner_settings;
+  const std::shared_ptr<const ContextShape> shape;  // the context's
   Budget budget;
   Device& device;
   Lease logits_lease;

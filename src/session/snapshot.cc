@@ -324,8 +324,7 @@ Session::Impl::Restored Session::Impl::ReadBody(StateReader& reader, int64_t num
 }
 
 std::unique_ptr<Context> Session::Impl::RestoredContext(BufferReader reader, int64_t num_tokens) const {
-  std::unique_ptr<Context> restored =
-      MakeContext(loaded().context_shape(), inner_settings, budget, device.num_threads());
+  std::unique_ptr<Context> restored = MakeContext(*shape, inner_settings, budget, device.num_threads());
   restored->Restore(reader);
   if (reader.remaining_bytes() != 0 || restored->num_tokens() != num_tokens ||
       restored->start_position() != inner_settings.start_position) {
@@ -346,7 +345,7 @@ void Session::Impl::Clear() {
 void Session::Impl::Empty() {
   Clear();
   context.reset();  // first, or there must be room for two
-  context = MakeContext(loaded().context_shape(), inner_settings, budget, device.num_threads());
+  context = MakeContext(*shape, inner_settings, budget, device.num_threads());
 }
 
 void Session::Impl::Restore(const Snapshot& snapshot, const std::string& name) {

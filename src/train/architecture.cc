@@ -57,7 +57,8 @@ Architecture MakeArchitecture(const ModelSettings& s, int64_t vocab_size) {
   h.rms_norm_epsilon = s.norm_epsilon;
   h.rope_base = s.rope_base;
   result.family = &FindFamily(h);
-  result.plan = MakePlan(*result.family, {h, [](std::string_view, size_t) { return true; }}, false);
+  result.plan = MakePlan(*result.family, {h, [](std::string_view, size_t) { return true; },
+                                          [](std::string_view, size_t) { return false; }});
   result.tied_head = s.tied_head;
   result.sink_logits = s.sink == "logit";
   result.qkv_bias = s.qkv_bias;
@@ -69,10 +70,15 @@ BaseModel::BaseModel(const std::string& path) : source_(OpenTensorSource(path)) 
   hyper_ = ReadHyperparameters(*source_);
   const Family& family = FindFamily(hyper_);
   if (!hyper_.vocab_size) hyper_.vocab_size = TensorMap::EmbeddingRows(*source_, family);
-  const FamilyInput input{hyper_, [&](std::string_view canonical, size_t layer) {
+  const FamilyInput input{hyper_,
+                          [&](std::string_view canonical, size_t layer) {
                             return TensorMap::HasWeight(*source_, family, canonical, static_cast<int>(layer));
+                          },
+                          [&](std::string_view canonical, size_t layer) {
+                            return TensorMap::HasWeight(*source_, family, canonical, static_cast<int>(layer),
+                                                        "bias");
                           }};
-  file_plan_ = MakePlan(family, input, false);
+  file_plan_ = MakePlan(family, input);
   if (const GgufFile* gguf = source_->gguf()) ReadMemoryMetadata(*gguf, &file_plan_);
   architecture_.family = &family;
   architecture_.plan = file_plan_;

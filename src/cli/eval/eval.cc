@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <vector>
@@ -37,6 +38,14 @@ struct LogitsArguments {
   std::string out;
 };
 
+int64_t CountIds(const std::string& path, int64_t vocab_size) {
+  IdReader reader(path, vocab_size, UserStop());
+  std::vector<TokenId> ids;
+  int64_t count = 0;
+  while (reader.Read(&ids)) count += static_cast<int64_t>(ids.size());
+  return count;
+}
+
 int Logits(const LogitsArguments& arguments) {
   CheckOutputs({arguments.out}, InputsOf(arguments.model, {arguments.ids}));
   StreamSettings settings(arguments.context);
@@ -44,9 +53,14 @@ int Logits(const LogitsArguments& arguments) {
   // Others compute exact attention; a model with a memory has no other meaning than with it.
   if (settings.options.context == "auto" && !opened.model.info().has_memory)
     settings.options.context = "dense";
+  const int64_t vocab_size = opened.model.info().vocab_size;
+  // How long the stream will be decides how some models rotate.
+  std::error_code ignored;
+  if (std::filesystem::is_regular_file(arguments.ids, ignored)) {
+    settings.options.expected_tokens = CountIds(arguments.ids, vocab_size);
+  }
   Stream stream(opened.model, settings);
   stream.PrintStart(arguments.context.engine);
-  const int64_t vocab_size = opened.model.info().vocab_size;
   IdReader reader(arguments.ids, vocab_size, UserStop());
   const int64_t num_ids = WriteLogits(
       stream.session, [&](std::vector<TokenId>* ids) { return reader.Read(ids); }, arguments.out, UserStop());

@@ -141,7 +141,8 @@ class Mixture {
   }
 
   void AddWeighted(size_t choice, const float* product) {
-    const float weight = parts_.weights[choice];
+    float weight = parts_.weights[choice];
+    if (call_.expert_scale != nullptr) weight *= call_.expert_scale[parts_.experts[choice]];
     float* const out = call_.out + choice / call_.router.num_used * model_dim_;
     for (size_t i = 0; i < model_dim_; ++i) out[i] += weight * product[i];
   }

@@ -57,6 +57,7 @@ struct ExpertsCall {
   RouterShape router = {};
   const float* logits = nullptr;  // [num_rows, num_experts]
   const float* correction = nullptr;
+  const float* expert_scale = nullptr;           // [num_experts]: factors of the weights; null: none
   std::span<const ExpertMatrices> experts = {};  // all of one shape and the same encodings
   Activation activation = Activation::kSilu;
   // What a hidden value is made of gate and up, where it is more than activation(gate) * up: 0, or the limit

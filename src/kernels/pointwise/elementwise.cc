@@ -149,6 +149,13 @@ struct Relu {
   }
 };
 
+struct Relu2 {
+  HWY_INLINE VF operator()(VF x) const {
+    const VF positive = Relu()(x);
+    return hn::Mul(positive, positive);
+  }
+};
+
 template <class Fn>
 void ActivateWith(const Fn& fn, float* x, const float* up, size_t count) {
   if (up == nullptr) {
@@ -168,6 +175,8 @@ void ActivateImpl(Activation activation, float* x, const float* up, size_t count
       return ActivateWith(Gelu(), x, up, count);
     case Activation::kRelu:
       return ActivateWith(Relu(), x, up, count);
+    case Activation::kRelu2:
+      return ActivateWith(Relu2(), x, up, count);
   }
 }
 

@@ -27,6 +27,7 @@ enum class Activation : uint8_t {
   kGeluTanh,  // 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))
   kGelu,      // 0.5 x (1 + erf(x / sqrt 2))
   kRelu,
+  kRelu2,  // max(x, 0)^2; its error is relative to x^2
 };
 
 // x[i] = activation(x[i]). Error at most 4e-6 absolute per unit of |x|.

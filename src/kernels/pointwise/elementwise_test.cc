@@ -103,6 +103,8 @@ double Exact(Activation activation, double x) {
       return 0.5 * x * (1 + std::erf(x / std::sqrt(2.0)));
     case Activation::kRelu:
       return x > 0 ? x : 0;
+    case Activation::kRelu2:
+      return x > 0 ? x * x : 0;
   }
   return NAN;
 }

@@ -1,6 +1,7 @@
 #include "model/blocks/attention.h"
 
 #include <array>
+#include <cmath>
 
 namespace mneme {
 namespace {
@@ -14,6 +15,24 @@ void Clamp(float limit, size_t count, float* values, Pass& pass) {
       {.kind = PointwiseCall::Kind::kClamp, .x = values, .value = limit, .count = pass.num_rows * count});
 }
 
+// growth [num_rows]: scratch.
+void GrowQueries(const AttentionPlan& plan, float* q, float* growth, Pass& pass) {
+  size_t row = 0;
+  for (const ForwardChunk& chunk : pass.chunks) {
+    const Position first = chunk.context->next_position();
+    for (size_t i = 0; i < chunk.tokens.size(); ++i) {
+      const Position steps = (first + static_cast<Position>(i)) / plan.query_growth_length;
+      growth[row++] = 1.0f + plan.query_growth * std::log(1.0f + static_cast<float>(steps));
+    }
+  }
+  const size_t num_cols = plan.num_heads * plan.key_dim;
+  pass.device.Pointwise({.kind = PointwiseCall::Kind::kScaleRows,
+                         .x = q,
+                         .count = pass.num_rows * num_cols,
+                         .gate = growth,
+                         .num_cols = num_cols});
+}
+
 }  // namespace
 
 void VisitAttention(const ModelPlan& model, const AttentionPlan& plan, WeightVisitor& visitor,
@@ -25,7 +44,7 @@ void VisitAttention(const ModelPlan& model, const AttentionPlan& plan, WeightVis
     const size_t q_counts[] = {plan.key_dim, q_size};
     const size_t k_counts[] = {plan.key_dim, k_size};
     visitor.Norm("attn_q_norm", q_counts, true, &w->q_norm);
-    visitor.Norm("attn_k_norm", k_counts, true, &w->k_norm);
+    if (plan.kv_source < 0) visitor.Norm("attn_k_norm", k_counts, true, &w->k_norm);
   } else if (plan.qk_norm == HeadNorm::kWhole) {
     visitor.Norm("attn_q_norm", {&q_size, 1}, true, &w->q_norm);
     visitor.Norm("attn_k_norm", {&k_size, 1}, true, &w->k_norm);
@@ -44,8 +63,9 @@ size_t AttentionFloats(const ModelPlan& model, const AttentionPlan& plan, size_t
   const size_t heads = plan.num_heads * (plan.key_dim + plan.value_dim);
   const size_t kv_heads = plan.num_kv_heads * (plan.key_dim + plan.value_dim);
   const size_t write_gate = HasWriteGate(model) ? plan.num_kv_heads : 0;
-  // Each of the five parts may be rounded up.
-  return num_rows * (heads + kv_heads + write_gate) + 5 * Arena::Rounded(1);
+  const size_t growth = plan.query_growth != 0 ? 1 : 0;
+  // Each of the six parts may be rounded up.
+  return num_rows * (heads + kv_heads + write_gate + growth) + 6 * Arena::Rounded(1);
 }
 
 void RunAttention(const AttentionPlan& plan, const AttentionWeights& w, const NormWeights& post_norm,
@@ -62,23 +82,41 @@ void RunAttention(const AttentionPlan& plan, const AttentionWeights& w, const No
   float* const attended = arena.Take(num_rows * out_row);
   const bool has_write_gate = !w.memory_write.empty();
   float* const write_gate = arena.Take(has_write_gate ? num_rows * plan.num_kv_heads : 0);
-  const std::array<MatMulJob, 4> jobs = {
-      Pass::Job(w.q, q, false), Pass::Job(w.k, k, false), Pass::Job(w.v, v, false),
-      has_write_gate ? Pass::Job(w.memory_write, write_gate, false) : MatMulJob{}};
-  pass.Linear("q, k, v", input, num_rows, {jobs.data(), has_write_gate ? size_t{4} : size_t{3}});
+  std::array<MatMulJob, 4> jobs = {Pass::Job(w.q, q, false)};
+  size_t num_jobs = 1;
+  if (!w.k.empty()) jobs[num_jobs++] = Pass::Job(w.k, k, false);
+  if (!w.v.empty()) jobs[num_jobs++] = Pass::Job(w.v, v, false);
+  if (has_write_gate) jobs[num_jobs++] = Pass::Job(w.memory_write, write_gate, false);
+  pass.Linear("q, k, v", input, num_rows, {jobs.data(), num_jobs});
+  if (plan.value_is_key) {
+    pass.device.Pointwise({.kind = PointwiseCall::Kind::kCopy, .x = v, .y = k, .count = num_rows * v_row});
+  }
   if (has_write_gate) {
     pass.device.Pointwise({.kind = PointwiseCall::Kind::kWriteGate,
                            .x = write_gate,
                            .value = pass.plan.memory.write_floor,
                            .count = num_rows * plan.num_kv_heads});
   }
-  if (plan.clamp_qkv > 0) {
+  const auto clamp = [&] {
+    if (plan.clamp_qkv == 0) return;
     Clamp(plan.clamp_qkv, q_row, q, pass);
     Clamp(plan.clamp_qkv, k_row, k, pass);
     Clamp(plan.clamp_qkv, v_row, v, pass);
-  }
+  };
+  if (!plan.clamps_normed) clamp();
   pass.NormHeads(plan.qk_norm, w.q_norm, plan.num_heads, plan.key_dim, q);
-  pass.NormHeads(plan.qk_norm, w.k_norm, plan.num_kv_heads, plan.key_dim, k);
+  if (plan.kv_source < 0) pass.NormHeads(plan.qk_norm, w.k_norm, plan.num_kv_heads, plan.key_dim, k);
+  if (plan.value_norm && plan.kv_source < 0) {
+    pass.device.Norm({.kind = NormKind::kRms,
+                      .epsilon = pass.plan.norm_epsilon,
+                      .num_rows = num_rows,
+                      .num_parts = plan.num_kv_heads,
+                      .num_cols = plan.value_dim,
+                      .x = v,
+                      .out = v});
+  }
+  if (plan.clamps_normed) clamp();
+  if (plan.query_growth != 0) GrowQueries(plan, q, arena.Take(num_rows), pass);
   pass.attend_calls.clear();
   size_t row = 0;
   for (const ForwardChunk& chunk : pass.chunks) {

@@ -17,9 +17,10 @@ size_t DenseFloats(const DensePlan& plan, size_t num_rows) {
   return (plan.is_gated ? 2 : 1) * Arena::Rounded(num_rows * plan.dim);
 }
 
-void RunDense(const DensePlan& plan, const DenseWeights& w, const NormWeights& post_norm, const float* input,
-              Pass& pass) {
-  Arena arena(pass.arena);
+namespace {
+
+// The hidden values, in the arena.
+float* Hidden(const DensePlan& plan, const DenseWeights& w, const float* input, Arena arena, Pass& pass) {
   float* const up = arena.Take(pass.num_rows * plan.dim);
   // In the order in which they lie in memory.
   std::array<MatMulJob, 2> jobs;
@@ -28,7 +29,20 @@ void RunDense(const DensePlan& plan, const DenseWeights& w, const NormWeights& p
   jobs[num_jobs++] = Pass::Job(w.up, up, false);
   pass.Linear(plan.is_gated ? "gate, up" : "up", input, pass.num_rows, {jobs.data(), num_jobs},
               ThenActivate{.activation = plan.activation, .rounds_to_half = plan.half_gelu});
-  pass.AddProduct("down", w.down, jobs[0].out, post_norm);
+  return jobs[0].out;
+}
+
+}  // namespace
+
+void RunDenseInto(const DensePlan& plan, const DenseWeights& w, const float* input, Arena arena, float* out,
+                  Pass& pass) {
+  const MatMulJob down = Pass::Job(w.down, out, false);
+  pass.Linear("down", Hidden(plan, w, input, arena, pass), pass.num_rows, {&down, 1});
+}
+
+void RunDense(const DensePlan& plan, const DenseWeights& w, const NormWeights& post_norm, const float* input,
+              Pass& pass) {
+  pass.AddProduct("down", w.down, Hidden(plan, w, input, Arena(pass.arena), pass), post_norm);
 }
 
 }  // namespace mneme

@@ -27,6 +27,9 @@ void ForEachLinearOfDense(Weights& w, const Fn& fn) {
 // Floats of the arena that `num_rows` rows need.
 size_t DenseFloats(const DensePlan& plan, size_t num_rows);
 
+// out [num_rows, model_dim] = the network's output for `input`. Takes its activations from `arena`.
+void RunDenseInto(const DensePlan& plan, const DenseWeights& weights, const float* input, Arena arena,
+                  float* out, Pass& pass);
 // pass.x += the network's output for `input` [num_rows, model_dim], which may be pass.x.
 void RunDense(const DensePlan& plan, const DenseWeights& weights, const NormWeights& post_norm,
               const float* input, Pass& pass);

@@ -11,6 +11,9 @@ void VisitExperts(const ModelPlan& model, const ExpertsPlan& plan, WeightVisitor
   if (plan.has_correction) {
     visitor.Vector("exp_probs_b", "bias", plan.router.num_experts, true, &w->correction);
   }
+  if (plan.has_expert_scale) {
+    visitor.Vector("ffn_down_exps", "scale", plan.router.num_experts, true, &w->expert_scale);
+  }
   w->experts.resize(plan.router.num_experts);
   visitor.Experts(plan, w->experts);
   if (plan.shared_dim == 0) return;
@@ -42,20 +45,20 @@ size_t SharedFloats(const ModelPlan& model, const ExpertsPlan& plan, size_t num_
          Arena::Rounded(num_rows);
 }
 
-// pass.branch += the shared expert's output.
-void AddShared(const ExpertsPlan& plan, const ExpertsWeights& w, const float* input, Arena arena,
+// out += the shared expert's output.
+void AddShared(const ExpertsPlan& plan, const ExpertsWeights& w, const float* input, Arena arena, float* out,
                Pass& pass) {
   const size_t num_rows = pass.num_rows;
-  float* const out = arena.Take(num_rows * pass.plan.model_dim);
+  const size_t count = num_rows * pass.plan.model_dim;
+  float* const shared = arena.Take(count);
   float* const gate = arena.Take(num_rows * plan.shared_dim);
   float* const up = arena.Take(num_rows * plan.shared_dim);
   const std::array<MatMulJob, 2> jobs = {Pass::Job(w.shared.gate, gate, false),
                                          Pass::Job(w.shared.up, up, false)};
   pass.Linear("shared gate, up", input, num_rows, jobs, ThenActivate{.activation = plan.activation});
-  const MatMulJob down = Pass::Job(w.shared.down, out, false);
+  const MatMulJob down = Pass::Job(w.shared.down, shared, false);
   pass.Linear("shared down", gate, num_rows, {&down, 1});
-  PointwiseCall add{
-      .kind = PointwiseCall::Kind::kAdd, .x = pass.branch, .y = out, .count = num_rows * pass.plan.model_dim};
+  PointwiseCall add{.kind = PointwiseCall::Kind::kAdd, .x = out, .y = shared, .count = count};
   if (plan.has_shared_gate) {
     float* const open = arena.Take(num_rows);
     const MatMulJob job = Pass::Job(w.shared_gate, open, false);
@@ -75,24 +78,30 @@ size_t ExpertsFloats(const ModelPlan& model, const ExpertsPlan& plan, size_t num
          std::max(scratch, SharedFloats(model, plan, num_rows));
 }
 
-void RunExperts(const ExpertsPlan& plan, const ExpertsWeights& w, const NormWeights& post_norm,
-                const float* input, Pass& pass) {
+void RunExpertsInto(const ExpertsPlan& plan, const ExpertsWeights& w, const float* router_input,
+                    const float* input, Arena arena, float* out, Pass& pass) {
   const size_t num_rows = pass.num_rows;
-  Arena arena(pass.arena);
   float* const logits = arena.Take(num_rows * plan.router.num_experts);
   const MatMulJob router = Pass::Job(w.router, logits, false);
-  pass.Linear("router", input, num_rows, {&router, 1});
+  pass.Linear("router", router_input, num_rows, {&router, 1});
   pass.device.Experts({.router = plan.router,
                        .logits = logits,
                        .correction = w.correction.empty() ? nullptr : w.correction.data(),
+                       .expert_scale = w.expert_scale.empty() ? nullptr : w.expert_scale.data(),
                        .experts = w.matrices,
                        .activation = plan.activation,
+                       .clamp = plan.clamp,
                        .x = input,
                        .num_rows = num_rows,
-                       .out = pass.branch,
+                       .out = out,
                        .scratch = Arena(arena).Take(0),
                        .rows_memory = pass.linear_scratch});
-  if (plan.shared_dim > 0) AddShared(plan, w, input, arena, pass);
+  if (plan.shared_dim > 0) AddShared(plan, w, input, arena, out, pass);
+}
+
+void RunExperts(const ExpertsPlan& plan, const ExpertsWeights& w, const NormWeights& post_norm,
+                const float* input, Pass& pass) {
+  RunExpertsInto(plan, w, input, input, Arena(pass.arena), pass.branch, pass);
   pass.AddBranch(post_norm);
 }
 

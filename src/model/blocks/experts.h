@@ -15,8 +15,9 @@ struct ExpertsWeights {
   LinearLayer router;             // [num_experts, model_dim]
   std::vector<float> correction;  // [num_experts], or empty
   std::vector<DenseWeights> experts;
-  DenseWeights shared;      // empty: none
-  LinearLayer shared_gate;  // [1, model_dim]; empty: none
+  DenseWeights shared;              // empty: none
+  LinearLayer shared_gate;          // [1, model_dim]; empty: none
+  std::vector<float> expert_scale;  // [num_experts], or empty
   // The same as the device takes them. Made by whoever has packed the matrices.
   std::vector<ExpertMatrices> matrices;
 };
@@ -42,6 +43,10 @@ void ListMatrices(ExpertsWeights* weights);
 // Floats of the arena that `num_rows` rows need.
 size_t ExpertsFloats(const ModelPlan& model, const ExpertsPlan& plan, size_t num_rows);
 
+// out [num_rows, model_dim] = the weighted sum of the experts' outputs for `input`, and the shared one. Takes
+// its activations from `arena`. router_input [num_rows, model_dim]: what the router reads.
+void RunExpertsInto(const ExpertsPlan& plan, const ExpertsWeights& weights, const float* router_input,
+                    const float* input, Arena arena, float* out, Pass& pass);
 // pass.x += the weighted sum of the experts' outputs for `input` [num_rows, model_dim], and the shared one.
 void RunExperts(const ExpertsPlan& plan, const ExpertsWeights& weights, const NormWeights& post_norm,
                 const float* input, Pass& pass);

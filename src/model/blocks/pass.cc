@@ -43,7 +43,7 @@ void Pass::Linear(std::string_view label, const float* from, size_t count, std::
 
 void Pass::AddProduct(std::string_view label, const LinearLayer& linear, const float* from,
                       const NormWeights& post_norm) {
-  const bool is_plain = post_norm.empty();
+  const bool is_plain = post_norm.empty() && plan.residual_scale == 1.0f;
   const MatMulJob job = Job(linear, is_plain ? x : branch, is_plain);
   Linear(label, from, num_rows, {&job, 1});
   if (!is_plain) AddBranch(post_norm);
@@ -51,6 +51,12 @@ void Pass::AddProduct(std::string_view label, const LinearLayer& linear, const f
 
 void Pass::AddBranch(const NormWeights& post_norm) {
   if (!post_norm.empty()) Norm(post_norm, branch, num_rows, branch);
+  if (plan.residual_scale != 1.0f) {
+    device.Pointwise({.kind = PointwiseCall::Kind::kScale,
+                      .x = branch,
+                      .value = plan.residual_scale,
+                      .count = num_rows * plan.model_dim});
+  }
   device.Pointwise(
       {.kind = PointwiseCall::Kind::kAdd, .x = x, .y = branch, .count = num_rows * plan.model_dim});
 }

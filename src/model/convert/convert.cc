@@ -113,28 +113,34 @@ class Converter : private WeightVisitor {
     Hyperparameters hyper = ReadHyperparameters(*source_);
     family_ = &FindFamily(hyper);
     if (!hyper.vocab_size) hyper.vocab_size = TensorMap::EmbeddingRows(*source_, *family_);
-    const FamilyInput input{hyper, [&](std::string_view canonical, size_t layer) {
-                              return TensorMap::HasWeight(*source_, *family_, canonical,
-                                                          static_cast<int>(layer));
-                            }};
-    plan_ = MakePlan(*family_, input, false);
+    const FamilyInput input{
+        hyper,
+        [&](std::string_view canonical, size_t layer) {
+          return TensorMap::HasWeight(*source_, *family_, canonical, static_cast<int>(layer));
+        },
+        [&](std::string_view canonical, size_t layer) {
+          return TensorMap::HasWeight(*source_, *family_, canonical, static_cast<int>(layer), "bias");
+        }};
+    plan_ = MakePlan(*family_, input);
     map_ = std::make_unique<TensorMap>(*source_, *family_, plan_);
     const Hyperparameters out = HyperparametersForGguf(*family_, hyper, plan_);
     WriteHyperparameters(out, family_->gguf_names[0], &writer_);
     const size_t dim = plan_.model_dim;
     AddMatrix("token_embd.weight", map_->Find("token_embd", -1, plan_.vocab_size, dim, true));
     if (plan_.position == PositionKind::kLearned) {
-      const auto positions =
-          map_->Find("position_embd", -1, static_cast<size_t>(plan_.trained_length), dim, true);
+      const auto positions = map_->Find(
+          "position_embd", -1, static_cast<size_t>(plan_.trained_length) + plan_.position_offset, dim, true);
       AddRows("position_embd.weight", *positions, Encoding::kF32, {dim, positions->num_rows});
     }
+    if (plan_.per_layer_dim > 0) AddPerLayer();
     for (const LayerPlan& layer : plan_.layers) {
       ++layer_;
       LayerWeights unused;
       VisitLayer(plan_, layer, *this, &unused);
     }
     layer_ = -1;
-    Norm("output_norm", {&dim, 1}, true, nullptr);
+    if (plan_.norms_have_weights) Norm("output_norm", {&dim, 1}, true, nullptr);
+    if (plan_.has_embedding_norm) Norm("token_embd_norm", {&dim, 1}, true, nullptr);
     const auto head = map_->Find("output", -1, plan_.vocab_size, dim, false);
     if (head && !hyper.tied_head.value_or(false)) AddMatrix("output.weight", head);
     AddVector("output.bias", map_->FindVector("output", "bias", -1, plan_.vocab_size, false));
@@ -144,8 +150,19 @@ class Converter : private WeightVisitor {
     map_->CheckAllUsed();
   }
 
+  void AddPerLayer() {
+    const size_t all = plan_.num_layers() * plan_.per_layer_dim;
+    AddMatrix("per_layer_token_embd.weight",
+              map_->Find("per_layer_token_embd", -1, plan_.vocab_size, all, true));
+    Matrix("per_layer_model_proj", all, plan_.model_dim, nullptr);
+    Norm("per_layer_proj_norm", {&plan_.per_layer_dim, 1}, true, nullptr);
+  }
+
   // "blk.3.attn_q.weight".
   std::string Name(std::string_view canonical, std::string_view suffix) const {
+    for (const TensorName& row : family_->gguf_tensors) {
+      if (row.canonical == canonical) canonical = row.folder;
+    }
     return layer_ < 0 ? fmt::format("{}.{}", canonical, suffix)
                       : fmt::format("blk.{}.{}.{}", layer_, canonical, suffix);
   }
@@ -176,7 +193,8 @@ class Converter : private WeightVisitor {
     constexpr const char* kQkv[3] = {"attn_q", "attn_k", "attn_v"};
     std::vector<MatrixRows> qkv;
     std::vector<float> biases;
-    for (int part = 0; part < 3; ++part) {
+    const int num_parts = plan.kv_source >= 0 ? 1 : plan.value_is_key ? 2 : 3;
+    for (int part = 0; part < num_parts; ++part) {
       MatrixRows rows = *map_->FindQkv(plan, part, layer_);
       std::vector<float> bias = map_->FindQkvBias(plan, part, layer_);
       if (part < 2 && source_->container() == Container::kSafetensors && family_->gguf_interleaved_rope &&
@@ -228,6 +246,13 @@ class Converter : private WeightVisitor {
       const std::string full = Name(name, "weight");
       const Encoding encoding = Choose(full, num_cols);
       AddRows(full, std::move(all), encoding, {num_cols, num_rows, experts.size()});
+      if (!plan.has_biases) return;
+      std::vector<float> biases;
+      for (size_t i = 0; i < experts.size(); ++i) {
+        const std::vector<float> one = map_->FindExpertBias(name, layer_, i, experts.size(), num_rows);
+        biases.insert(biases.end(), one.begin(), one.end());
+      }
+      AddVector(Name(name, "bias"), std::move(biases), {num_rows, experts.size()});
     };
     add("ffn_gate_exps", plan.dim, plan_.model_dim);
     add("ffn_up_exps", plan.dim, plan_.model_dim);

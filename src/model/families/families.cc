@@ -29,13 +29,39 @@ extern const Family kMixtral;
 extern const Family kQwen2Moe;
 extern const Family kQwen3Moe;
 extern const Family kOlmoe;
+extern const Family kGemma4;
+extern const Family kGptOss;
+extern const Family kSmolLm3;
+extern const Family kGranite;
+extern const Family kGraniteMoe;
+extern const Family kGlm4;
+extern const Family kGlm4Moe;
+extern const Family kCohere;
+extern const Family kCohere2;
+extern const Family kExaone4;
+extern const Family kSeedOss;
+extern const Family kErnie;
+extern const Family kErnieMoe;
+extern const Family kNemotron;
+extern const Family kOlmo;
+extern const Family kPhi;
+extern const Family kInternLm3;
+extern const Family kMistral3;
+extern const Family kBloom;
+extern const Family kGptBigcode;
+extern const Family kOpt;
+extern const Family kGptNeo;
+extern const Family kMinimaxM2;
 
 namespace {
 
 constexpr const Family* kFamilies[] = {
-    &kLlama,    &kMistral, &kQwen2,   &kQwen3,    &kGemma,    &kGemma2, &kGemma3,
-    &kPhi3,     &kGptNeox, &kGptj,    &kFalcon,   &kMpt,      &kGpt2,   &kStarcoder2,
-    &kStablelm, &kOlmo2,   &kMixtral, &kQwen2Moe, &kQwen3Moe, &kOlmoe,
+    &kLlama,      &kMistral,  &kQwen2,     &kQwen3,  &kGemma,     &kGemma2,     &kGemma3,   &kPhi3,
+    &kGptNeox,    &kGptj,     &kFalcon,    &kMpt,    &kGpt2,      &kStarcoder2, &kStablelm, &kOlmo2,
+    &kMixtral,    &kQwen2Moe, &kQwen3Moe,  &kOlmoe,  &kGemma4,    &kGptOss,     &kSmolLm3,  &kGranite,
+    &kGraniteMoe, &kGlm4,     &kGlm4Moe,   &kCohere, &kCohere2,   &kExaone4,    &kSeedOss,  &kErnie,
+    &kErnieMoe,   &kNemotron, &kOlmo,      &kPhi,    &kInternLm3, &kMistral3,   &kBloom,    &kGptBigcode,
+    &kOpt,        &kGptNeo,   &kMinimaxM2,
 };
 
 }  // namespace

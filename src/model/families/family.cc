@@ -2,6 +2,7 @@
 #include "model/families/family.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "base/error.h"
 
@@ -14,7 +15,10 @@ void UseLayerNorm(ModelPlan* plan) {
 }
 
 void SetActivation(Activation activation, ModelPlan* plan) {
-  ForEachDense(*plan, [&](DensePlan& dense) { dense.activation = activation; });
+  for (LayerPlan& layer : plan->layers) {
+    if (DensePlan* dense = layer.dense()) dense->activation = activation;
+    if (ExpertsPlan* experts = layer.experts()) experts->activation = activation;
+  }
 }
 
 void SetWiring(Wiring wiring, ModelPlan* plan) {
@@ -61,12 +65,12 @@ ExpertsPlan ReadExperts(const FamilyInput& input, bool renormalise) {
   const Hyperparameters& hyper = input.hyper;
   const Settings& settings = hyper.settings;
   ExpertsPlan plan;
-  plan.router.num_experts =
-      Checked(hyper, settings.Uint("expert_count", "num_experts|num_local_experts|n_routed_experts"),
-              "number of experts", kMaxExperts);
+  plan.router.num_experts = Checked(
+      hyper, settings.Uint("expert_count", "num_experts|num_local_experts|n_routed_experts|moe_num_experts"),
+      "number of experts", kMaxExperts);
   plan.router.num_used =
-      Checked(hyper, settings.Uint("expert_used_count", "num_experts_per_tok"), "number of experts per token",
-              std::min<uint64_t>(plan.router.num_experts, kMaxUsedExperts));
+      Checked(hyper, settings.Uint("expert_used_count", "num_experts_per_tok|top_k_experts|moe_k"),
+              "number of experts per token", std::min<uint64_t>(plan.router.num_experts, kMaxUsedExperts));
   plan.router.renormalise = settings.Bool("expert_weights_norm", "norm_topk_prob").value_or(renormalise);
   plan.router.scale =
       static_cast<float>(settings.Float("expert_weights_scale", "routed_scaling_factor").value_or(1));
@@ -81,7 +85,25 @@ ExpertsPlan ReadExperts(const FamilyInput& input, bool renormalise) {
 void UseExperts(const FamilyInput& input, bool renormalise, ModelPlan* plan) {
   const ExpertsPlan experts = ReadExperts(input, renormalise);
   for (size_t layer = 0; layer < plan->num_layers(); ++layer) {
-    if (input.has_weight("ffn_gate_inp", layer)) plan->layers[layer].feed_forward = experts;
+    if (!input.has_weight("ffn_gate_inp", layer)) continue;
+    plan->layers[layer].feed_forward = experts;
+    plan->layers[layer].experts()->has_correction = input.has_bias("exp_probs_b", layer);
+  }
+}
+
+void SetRouterScore(RouterScore score, ModelPlan* plan) {
+  for (LayerPlan& layer : plan->layers) {
+    if (ExpertsPlan* experts = layer.experts()) experts->router.score = score;
+  }
+}
+
+void UseSharedExperts(const FamilyInput& input, ModelPlan* plan) {
+  const uint64_t count =
+      input.hyper.settings.Uint("expert_shared_count", "n_shared_experts|moe_num_shared_experts").value_or(0);
+  if (count == 0) return;
+  if (count > kMaxExperts) Fail(ErrorKind::kFile, "{}: {} shared experts", input.hyper.path, count);
+  for (LayerPlan& layer : plan->layers) {
+    if (ExpertsPlan* experts = layer.experts()) experts->shared_dim = count * experts->dim;
   }
 }
 
@@ -93,6 +115,26 @@ void UseSharedExpert(const FamilyInput& input, std::optional<uint64_t> dim, bool
       experts->has_shared_gate = has_gate;
     }
   }
+}
+
+void UseAlibi(double max_bias, ModelPlan* plan) {
+  plan->position = PositionKind::kAlibi;
+  // Press et al. 2021: a geometric series; between the powers of two the odd members of the next one follow.
+  const size_t num_heads = plan->layers[0].attention()->num_heads;
+  size_t power = 1;
+  while (power * 2 <= num_heads) power *= 2;
+  for (size_t head = 0; head < num_heads; ++head) {
+    const double exponent =
+        head < power
+            ? static_cast<double>(head + 1) * max_bias / static_cast<double>(power)
+            : static_cast<double>(2 * (head - power) + 1) * max_bias / static_cast<double>(2 * power);
+    plan->alibi_slopes.push_back(static_cast<float>(std::exp2(-exponent)));
+  }
+}
+
+void UsePerLayerInputs(uint64_t dim, ModelPlan* plan) {
+  if (dim > (1 << 20)) Fail(ErrorKind::kFile, "{}: an input of {} values for each layer", plan->name, dim);
+  plan->per_layer_dim = dim;
 }
 
 void UseOptionalWindow(const FamilyInput& input, ModelPlan* plan) {

@@ -15,7 +15,9 @@
 namespace mneme {
 
 // A weight's name in GGUF ("attn_q", without "blk.N." and ".weight") and in a folder ("{}" is the layer; a
-// leading '/' means outside the prefix). A name may have several rows; the first that exists counts.
+// leading '/' means outside the prefix; '*' the number of an expert or head). A name may have several rows;
+// the first that exists counts. A canonical name with its suffix ("attn_sinks.weight") stands for a folder's
+// name without one.
 struct TensorName {
   std::string_view canonical;
   std::string_view folder;
@@ -31,6 +33,7 @@ struct FamilyInput {
   const Hyperparameters& hyper;
   // Whether a layer has this weight ("ffn_norm").
   std::function<bool(std::string_view canonical, size_t layer)> has_weight;
+  std::function<bool(std::string_view canonical, size_t layer)> has_bias;
 };
 
 struct Family {
@@ -43,6 +46,10 @@ struct Family {
   FusedQkv folder_qkv = FusedQkv::kConcatenated;
   bool folder_norms_minus_one = false;  // gemma stores norm weights minus one; GGUF does not
   bool folder_transposed = false;       // gpt2's Conv1D: [inputs, outputs]
+  // Experts as [experts, inputs, outputs], gate and up in turns (gpt-oss).
+  bool folder_transposed_experts = false;
+  // Names that GGUF files of this family have for others' ("ffn_norm" is "post_attention_norm").
+  std::span<const TensorName> gguf_tensors = {};
   // What GGUF readers expect of this family.
   bool gguf_fused_qkv = false;
   bool gguf_fused_gate_up = false;
@@ -52,6 +59,10 @@ struct Family {
   // Layers with a window rotate by this base, without scaling, where the file does not give another; 0: like
   // the others.
   double local_rope_base = 0;
+  bool rounds_yarn =
+      true;  // YaRN's bounds are whole numbers, where the file does not say (gpt-oss: they are not)
+  // What this family's GGUF files say in words of their own; null: nothing.
+  void (*for_gguf)(const ModelPlan& plan, Hyperparameters* hyper) = nullptr;
 };
 
 std::span<const Family* const> FamilyTable();
@@ -103,13 +114,20 @@ void UseWindows(const FamilyInput& input, uint64_t window, uint64_t pattern, Mod
 void UseExperts(const FamilyInput& input, bool renormalise, ModelPlan* plan);
 // In the layers with experts: a network of this width besides, scaled by a sigmoid where has_gate.
 void UseSharedExpert(const FamilyInput& input, std::optional<uint64_t> dim, bool has_gate, ModelPlan* plan);
+void SetRouterScore(RouterScore score, ModelPlan* plan);
+// In the layers with experts: so many more, in one network, that every row goes through (DeepSeek-MoE).
+void UseSharedExperts(const FamilyInput& input, ModelPlan* plan);
+// ALiBi (arXiv 2108.12409) with slopes from max_bias on.
+void UseAlibi(double max_bias, ModelPlan* plan);
+// Every layer also reads an embedding of its own of the token, with so many values; 0: none (gemma4 E2B).
+void UsePerLayerInputs(uint64_t dim, ModelPlan* plan);
 // For families whose window, if the file has one, holds in all layers.
 void UseOptionalWindow(const FamilyInput& input, ModelPlan* plan);
 
 // The plan of a model. Everything is checked: Error(kFile) names the key that is missing, absurd or
 // contradictory; Error(kUnsupported) a feature that the family allows and this library does not have.
-// long_rope: use longrope's factors for long streams.
-ModelPlan MakePlan(const Family& family, const FamilyInput& input, bool long_rope);
+// length: of the streams that rotations are made for; matters above ModelPlan::rope_length.
+ModelPlan MakePlan(const Family& family, const FamilyInput& input, int64_t length = 0);
 
 // The hyperparameters as the family's GGUF file states them, with every value resolved.
 Hyperparameters HyperparametersForGguf(const Family& family, const Hyperparameters& hyper,

@@ -20,10 +20,19 @@ constexpr TensorName kTensorNames[] = {
 constexpr std::string_view kPrefixes[] = {"transformer.", ""};
 constexpr std::string_view kName[] = {"gpt2"};
 
-void PlanGpt2(const FamilyInput&, ModelPlan* plan) {
+void PlanGpt2(const FamilyInput& input, ModelPlan* plan) {
   UseLayerNorm(plan);
   SetActivation(Activation::kGeluTanh, plan);
   plan->position = PositionKind::kLearned;
+  const Settings& settings = input.hyper.settings;
+  const bool is_scaled = settings.Bool("mneme.attention.scaled", "scale_attn_weights").value_or(true);
+  const bool by_layer =
+      settings.Bool("mneme.attention.scaled_by_layer", "scale_attn_by_inverse_layer_idx").value_or(false);
+  for (size_t layer = 0; layer < plan->num_layers(); ++layer) {
+    AttentionPlan& attention = *plan->layers[layer].attention();
+    if (!is_scaled) attention.scale = 1.0f;
+    if (by_layer) attention.scale /= static_cast<float>(layer + 1);
+  }
 }
 
 }  // namespace

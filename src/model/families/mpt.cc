@@ -37,18 +37,11 @@ void PlanMpt(const FamilyInput& input, ModelPlan* plan) {
   if (!(max_bias > 0) || !std::isfinite(max_bias)) {
     Fail(ErrorKind::kFile, "{}: the largest ALiBi bias is {}", input.hyper.path, max_bias);
   }
-  plan->position = PositionKind::kAlibi;
-  // Press et al. 2021: a geometric series; between the powers of two the odd members of the next one follow.
-  const size_t num_heads = plan->layers[0].attention()->num_heads;
-  size_t power = 1;
-  while (power * 2 <= num_heads) power *= 2;
-  for (size_t head = 0; head < num_heads; ++head) {
-    const double exponent =
-        head < power
-            ? static_cast<double>(head + 1) * max_bias / static_cast<double>(power)
-            : static_cast<double>(2 * (head - power) + 1) * max_bias / static_cast<double>(2 * power);
-    plan->alibi_slopes.push_back(static_cast<float>(std::exp2(-exponent)));
+  // Scores are scaled by it in place of the usual number.
+  if (const auto scale = input.hyper.settings.Float("", "attn_config.softmax_scale")) {
+    ForEachAttention(*plan, [&](AttentionPlan& attention) { attention.scale = static_cast<float>(*scale); });
   }
+  UseAlibi(max_bias, plan);
 }
 
 }  // namespace

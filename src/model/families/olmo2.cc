@@ -22,11 +22,15 @@ constexpr TensorName kTensorNames[] = {
 };
 
 constexpr std::string_view kName[] = {"olmo2"};
+constexpr std::string_view kTypes[] = {"olmo2", "olmo3"};
 
 void PlanOlmo2(const FamilyInput& input, ModelPlan* plan) {
   SetWiring(Wiring::kPostNormOnly, plan);
   SetHeadNorm(HeadNorm::kWhole, plan);
   if (input.hyper.sliding_window.value_or(0) > 0) UseWindows(input, *input.hyper.sliding_window, 4, plan);
+  // What stretches positions is for the layers that see far.
+  ForEachAttention(*plan,
+                   [](AttentionPlan& attention) { attention.rotation.is_plain = attention.window > 0; });
 }
 
 }  // namespace
@@ -34,7 +38,7 @@ void PlanOlmo2(const FamilyInput& input, ModelPlan* plan) {
 extern constinit const Family kOlmo2 = {
     .name = "olmo2",
     .gguf_names = kName,
-    .folder_types = kName,
+    .folder_types = kTypes,
     .plan = PlanOlmo2,
     .folder_names = kTensorNames,
     .folder_prefixes = kModelPrefixes,

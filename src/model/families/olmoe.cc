@@ -8,6 +8,7 @@ constexpr std::string_view kName[] = {"olmoe"};
 
 void PlanOlmoe(const FamilyInput& input, ModelPlan* plan) {
   SetHeadNorm(HeadNorm::kWhole, plan);
+  ForEachAttention(*plan, [](AttentionPlan& attention) { attention.clamps_normed = true; });
   UseExperts(input, /*renormalise=*/false, plan);
 }
 
