@@ -27,10 +27,14 @@ void EmbedRow(const EmbedCall& call, size_t row) {
   AddInPlace(out, position, dim);
 }
 
-void NormParts(const NormCall& call, const float* weight, const float* bias, const float* x, size_t count,
-               size_t stride, float* out) {
+// The norms of `count` parts, `stride` apart, from value `at` of the call on.
+void NormParts(const NormCall& call, const float* weight, const float* bias, size_t at, size_t count,
+               size_t stride) {
+  const float* const x = call.x + at;
+  float* const out = call.out + at;
   if (call.kind == NormKind::kRms) {
-    RmsNorm(x, weight, call.epsilon, count, call.num_cols, stride, out);
+    const float* const gate = call.gate_kind == NormGate::kNone ? nullptr : call.gate + at;
+    GatedRmsNorm(call.gate_kind, x, gate, weight, call.epsilon, count, call.num_cols, stride, out);
   } else {
     LayerNorm(x, weight, bias, call.epsilon, count, call.num_cols, stride, out);
   }
@@ -38,16 +42,14 @@ void NormParts(const NormCall& call, const float* weight, const float* bias, con
 
 void NormRows(const NormCall& call, size_t first, size_t last) {
   const size_t row = call.num_parts * call.num_cols;
-  const float* const x = call.x + first * row;
-  float* const out = call.out + first * row;
   if (!call.has_weights_per_part) {
-    NormParts(call, call.weight, call.bias, x, (last - first) * call.num_parts, call.num_cols, out);
+    NormParts(call, call.weight, call.bias, first * row, (last - first) * call.num_parts, call.num_cols);
     return;
   }
   for (size_t part = 0; part < call.num_parts; ++part) {
     const size_t at = part * call.num_cols;
     const float* const bias = call.bias == nullptr ? nullptr : call.bias + at;
-    NormParts(call, call.weight + at, bias, x + at, last - first, row, out + at);
+    NormParts(call, call.weight + at, bias, first * row + at, last - first, row);
   }
 }
 
@@ -80,6 +82,10 @@ void PointwiseRange(const PointwiseCall& call, size_t first, size_t count) {
   switch (call.kind) {
     case PointwiseCall::Kind::kAdd:
       return AddInPlace(x, call.y + first, count);
+    case PointwiseCall::Kind::kMultiply:
+      return MultiplyInPlace(x, call.y + first, count);
+    case PointwiseCall::Kind::kSigmoidGate:
+      return SigmoidGateInPlace(x, call.y + first, count);
     case PointwiseCall::Kind::kClamp:
       return ClampInPlace(x, call.value, count);
     case PointwiseCall::Kind::kSoftCap:
@@ -167,6 +173,12 @@ void CpuDevice::Pointwise(const PointwiseCall& call) {
     const size_t begin = first * kPointwiseStep;
     PointwiseRange(call, begin, std::min(call.count, last * kPointwiseStep) - begin);
   });
+}
+
+void CpuDevice::Gates(const GatesCall& call) { mneme::Gates(call); }
+
+void CpuDevice::Recur(std::span<const RecurCall> calls, float* scratch) {
+  mneme::Recur(calls, scratch, pool_);
 }
 
 }  // namespace mneme

@@ -25,6 +25,8 @@
 #include "kernels/linear/linear.h"
 #include "kernels/memory/memory.h"
 #include "kernels/pointwise/elementwise.h"
+#include "kernels/recur/gates.h"
+#include "kernels/recur/recur.h"
 
 namespace mneme {
 
@@ -65,7 +67,10 @@ struct NormCall {
   size_t num_parts = 1;
   size_t num_cols = 0;
   const float* x = nullptr;  // [num_rows, num_parts, num_cols]
-  float* out = nullptr;      // may be x
+  // kRms only: a second operand as large as x, and how it gates the result.
+  NormGate gate_kind = NormGate::kNone;
+  const float* gate = nullptr;
+  float* out = nullptr;  // may be x, not gate
 };
 
 // What follows a product, where its outputs still lie in a cache: with one matrix out = activation(out), with
@@ -110,10 +115,12 @@ struct MemoryCall {
 
 struct PointwiseCall {
   enum class Kind : uint8_t {
-    kAdd,        // x += y
-    kClamp,      // x = min(max(x, -value), value)
-    kSoftCap,    // x = value * tanh(x / value)
-    kWriteGate,  // x = max(0, (sigmoid(x) - value) / (1 - value)): MemoryRules::write_floor
+    kAdd,          // x += y
+    kMultiply,     // x *= y
+    kSigmoidGate,  // x *= sigmoid(y)
+    kClamp,        // x = min(max(x, -value), value)
+    kSoftCap,      // x = value * tanh(x / value)
+    kWriteGate,    // x = max(0, (sigmoid(x) - value) / (1 - value)): MemoryRules::write_floor
   };
   Kind kind = Kind::kAdd;
   float* x = nullptr;
@@ -146,6 +153,9 @@ class Device {
   virtual void Attend(std::span<const AttendCall> calls, uint8_t* scratch) = 0;
   virtual void Memory(const MemoryCall& call) = 0;
   virtual void Pointwise(const PointwiseCall& call) = 0;
+  virtual void Gates(const GatesCall& call) = 0;
+  // The same layer of several sessions; scratch: RecurScratchFloats of all their rows.
+  virtual void Recur(std::span<const RecurCall> calls, float* scratch) = 0;
 };
 
 }  // namespace mneme
