@@ -24,11 +24,20 @@ const std::vector<std::string>& Layers() {
 
 // What other folders see of the kernels; the rest (layouts, tiles, SIMD) is their own business.
 const std::set<std::string>& KernelHeaders() {
-  static const std::set<std::string> headers = {
-      "kernels/device.h",          "kernels/cpu_device.h",           "kernels/timing_device.h",
-      "kernels/linear/linear.h",   "kernels/attend/attend.h",        "kernels/attend/rope.h",
-      "kernels/experts/experts.h", "kernels/memory/memory.h",        "kernels/simd/peak.h",
-      "kernels/simd/target.h",     "kernels/pointwise/elementwise.h"};
+  static const std::set<std::string> headers = {"kernels/device.h",
+                                                "kernels/cpu_device.h",
+                                                "kernels/timing_device.h",
+                                                "kernels/linear/linear.h",
+                                                "kernels/attend/attend.h",
+                                                "kernels/attend/rope.h",
+                                                "kernels/experts/experts.h",
+                                                "kernels/memory/memory.h",
+                                                "kernels/simd/peak.h",
+                                                "kernels/simd/target.h",
+                                                "kernels/pointwise/elementwise.h",
+                                                "kernels/recur/gates.h",
+                                                "kernels/recur/recur.h",
+                                                "kernels/recur/recur_test_util.h"};
   return headers;
 }
 

@@ -174,15 +174,15 @@ bool HasPart(std::string_view name, std::string_view part) {
 std::vector<KernelCase> FindKernels(std::string_view part) {
   std::vector<KernelCase> found;
   for (std::vector<KernelCase>& group :
-       std::vector{LinearCases(), AttendCases(), MemoryCases(), PointwiseCases()}) {
+       std::vector{LinearCases(), AttendCases(), MemoryCases(), RecurCases(), PointwiseCases()}) {
     for (KernelCase& one : group) {
       if (part == "all" || HasPart(one.name, part)) found.push_back(std::move(one));
     }
   }
   if (found.empty()) {
     Fail(ErrorKind::kInput,
-         "no kernel's name contains '{}'; they begin with linear, attend, memory or pointwise and go on like "
-         "linear/q8_0/packed/2048x2048/rows:1",
+         "no kernel's name contains '{}'; they begin with linear, attend, memory, recur or pointwise and go "
+         "on like linear/q8_0/packed/2048x2048/rows:1",
          part);
   }
   return found;

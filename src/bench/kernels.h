@@ -42,10 +42,11 @@ struct KernelCase {
 // One of them on an engine's threads.
 KernelRow MeasureKernel(const KernelCase& one, const MachineLimits& limits, double seconds,
                         const Engine& engine);
-// All of them, by group: linear, attend, memory, pointwise.
+// All of them, by group: linear, attend, memory, recur, pointwise.
 std::vector<KernelCase> LinearCases();
 std::vector<KernelCase> AttendCases();
 std::vector<KernelCase> MemoryCases();
+std::vector<KernelCase> RecurCases();
 std::vector<KernelCase> PointwiseCases();
 
 // Those whose names contain `part` ("linear", "f16/int16/5632x2048"); "all" names all. Throws Error(kInput)

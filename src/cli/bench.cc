@@ -290,7 +290,8 @@ void AddBench(Command& program) {
   verb.Flag("--no-floor", &arguments->no_floor, "Do not measure the machine's limits");
   verb.Flag("--machine", &arguments->machine, "Measure only the machine: bandwidth and peak rates");
   verb.Text("--kernels", &arguments->kernels, "PART",
-            "Measure single kernels, those whose names contain PART: all, linear, attend, memory, pointwise, "
+            "Measure single kernels, those whose names contain PART: all, linear, attend, memory, recur, "
+            "pointwise, "
             "linear/q8_0/packed/2048x2048/rows:1");
   verb.Flag("--profile", &arguments->profile, "Where the time of decode and prefill goes");
   verb.Flag("--tokenizer", &arguments->tokenizer, "Speed of the tokenizer on the texts of -f");

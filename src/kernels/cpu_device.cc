@@ -27,10 +27,14 @@ void EmbedRow(const EmbedCall& call, size_t row) {
   AddInPlace(out, position, dim);
 }
 
-void NormParts(const NormCall& call, const float* weight, const float* bias, const float* x, size_t count,
-               size_t stride, float* out) {
+// The norms of `count` parts, `stride` apart, from value `at` of the call on.
+void NormParts(const NormCall& call, const float* weight, const float* bias, size_t at, size_t count,
+               size_t stride) {
+  const float* const x = call.x + at;
+  float* const out = call.out + at;
   if (call.kind == NormKind::kRms) {
-    RmsNorm(x, weight, call.epsilon, count, call.num_cols, stride, out);
+    const float* const gate = call.gate_kind == NormGate::kNone ? nullptr : call.gate + at;
+    GatedRmsNorm(call.gate_kind, x, gate, weight, call.epsilon, count, call.num_cols, stride, out);
   } else {
     LayerNorm(x, weight, bias, call.epsilon, count, call.num_cols, stride, out);
   }
@@ -38,16 +42,14 @@ void NormParts(const NormCall& call, const float* weight, const float* bias, con
 
 void NormRows(const NormCall& call, size_t first, size_t last) {
   const size_t row = call.num_parts * call.num_cols;
-  const float* const x = call.x + first * row;
-  float* const out = call.out + first * row;
   if (!call.has_weights_per_part) {
-    NormParts(call, call.weight, call.bias, x, (last - first) * call.num_parts, call.num_cols, out);
+    NormParts(call, call.weight, call.bias, first * row, (last - first) * call.num_parts, call.num_cols);
     return;
   }
   for (size_t part = 0; part < call.num_parts; ++part) {
     const size_t at = part * call.num_cols;
     const float* const bias = call.bias == nullptr ? nullptr : call.bias + at;
-    NormParts(call, call.weight + at, bias, x + at, last - first, row, out + at);
+    NormParts(call, call.weight + at, bias, first * row + at, last - first, row);
   }
 }
 
@@ -84,7 +86,7 @@ void AddGated(const PointwiseCall& call, size_t first, size_t count) {
   }
 }
 
-void Multiply(const PointwiseCall& call, size_t first, size_t count) {
+void MultiplyRows(const PointwiseCall& call, size_t first, size_t count) {
   for (const size_t end = first + count; first < end;) {
     const size_t row = first / call.num_cols;
     const size_t last = std::min(end, (row + 1) * call.num_cols);
@@ -112,12 +114,16 @@ void PointwiseRange(const PointwiseCall& call, size_t first, size_t count) {
       return ScaleInPlace(x, call.value, count);
     case PointwiseCall::Kind::kScaleRows:
       return ScaleRows(call, first, count);
-    case PointwiseCall::Kind::kMultiply:
-      return Multiply(call, first, count);
+    case PointwiseCall::Kind::kMultiplyRows:
+      return MultiplyRows(call, first, count);
     case PointwiseCall::Kind::kAddGated:
       return AddGated(call, first, count);
     case PointwiseCall::Kind::kAdd:
       return AddInPlace(x, call.y + first, count);
+    case PointwiseCall::Kind::kMultiply:
+      return MultiplyInPlace(x, call.y + first, count);
+    case PointwiseCall::Kind::kSigmoidGate:
+      return SigmoidGateInPlace(x, call.y + first, count);
     case PointwiseCall::Kind::kClamp:
       return ClampInPlace(x, call.value, count);
     case PointwiseCall::Kind::kSoftCap:
@@ -208,5 +214,11 @@ void CpuDevice::Pointwise(const PointwiseCall& call) {
 }
 
 void CpuDevice::Experts(const ExpertsCall& call) { RunExperts(call, pool_); }
+
+void CpuDevice::Gates(const GatesCall& call) { mneme::Gates(call); }
+
+void CpuDevice::Recur(std::span<const RecurCall> calls, float* scratch) {
+  mneme::Recur(calls, scratch, pool_);
+}
 
 }  // namespace mneme

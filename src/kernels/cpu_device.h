@@ -31,6 +31,8 @@ class CpuDevice : public Device {
   void Memory(const MemoryCall& call) override;
   void Pointwise(const PointwiseCall& call) override;
   void Experts(const ExpertsCall& call) override;
+  void Gates(const GatesCall& call) override;
+  void Recur(std::span<const RecurCall> calls, float* scratch) override;
 
  private:
   // Calls fn(first, last) on ranges that cover [0, count); each item has `size` values. Shared by all threads

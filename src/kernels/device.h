@@ -26,6 +26,8 @@
 #include "kernels/linear/linear.h"
 #include "kernels/memory/memory.h"
 #include "kernels/pointwise/elementwise.h"
+#include "kernels/recur/gates.h"
+#include "kernels/recur/recur.h"
 
 namespace mneme {
 
@@ -66,7 +68,10 @@ struct NormCall {
   size_t num_parts = 1;
   size_t num_cols = 0;
   const float* x = nullptr;  // [num_rows, num_parts, num_cols]
-  float* out = nullptr;      // may be x
+  // kRms only: a second operand as large as x, and how it gates the result.
+  NormGate gate_kind = NormGate::kNone;
+  const float* gate = nullptr;
+  float* out = nullptr;  // may be x, not gate
 };
 
 // What follows a product, where its outputs still lie in a cache: with one matrix out = activation(out), with
@@ -111,15 +116,17 @@ struct MemoryCall {
 
 struct PointwiseCall {
   enum class Kind : uint8_t {
-    kAdd,        // x += y
-    kCopy,       // x = y
-    kScale,      // x *= value
-    kMultiply,   // x[row, :] *= y[row, :], rows of y y_stride apart
-    kScaleRows,  // x[row, :] *= gate[row]
-    kAddGated,   // x[row, :] += sigmoid(gate[row]) * y[row, :]
-    kClamp,      // x = min(max(x, -value), value)
-    kSoftCap,    // x = value * tanh(x / value)
-    kWriteGate,  // x = max(0, (sigmoid(x) - value) / (1 - value)): MemoryRules::write_floor
+    kAdd,          // x += y
+    kCopy,         // x = y
+    kScale,        // x *= value
+    kMultiply,     // x *= y
+    kMultiplyRows, // x[row, :] *= y[row, :], rows of y y_stride apart
+    kScaleRows,    // x[row, :] *= gate[row]
+    kAddGated,     // x[row, :] += sigmoid(gate[row]) * y[row, :]
+    kSigmoidGate,  // x *= sigmoid(y)
+    kClamp,        // x = min(max(x, -value), value)
+    kSoftCap,      // x = value * tanh(x / value)
+    kWriteGate,    // x = max(0, (sigmoid(x) - value) / (1 - value)): MemoryRules::write_floor
   };
   Kind kind = Kind::kAdd;
   float* x = nullptr;
@@ -127,7 +134,7 @@ struct PointwiseCall {
   float value = 0;
   size_t count = 0;
   const float* gate = nullptr;  // kAddGated, kScaleRows: [count / num_cols]
-  size_t num_cols = 0;          // of a row, for those and kMultiply
+  size_t num_cols = 0;          // of a row, for those and kMultiplyRows
   size_t y_stride = 0;
 };
 
@@ -156,6 +163,9 @@ class Device {
   virtual void Memory(const MemoryCall& call) = 0;
   virtual void Pointwise(const PointwiseCall& call) = 0;
   virtual void Experts(const ExpertsCall& call) = 0;
+  virtual void Gates(const GatesCall& call) = 0;
+  // The same layer of several sessions; scratch: RecurScratchFloats of all their rows.
+  virtual void Recur(std::span<const RecurCall> calls, float* scratch) = 0;
 };
 
 }  // namespace mneme

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <numeric>
@@ -103,6 +104,35 @@ TEST(CpuDevice, NormOfPartsIsThatOfEachPart) {
   }
 }
 
+TEST(CpuDevice, NormWithAGateIsThatOfEachPart) {
+  constexpr size_t kParts = 12;
+  constexpr size_t kPart = kCols / kParts;
+  const std::vector<float> x = RandomFloats(kRows * kCols, 1), gate = RandomFloats(kRows * kCols, 2),
+                           weight = RandomFloats(kCols, 3);
+  for (const NormGate kind : {NormGate::kSiluAfter, NormGate::kSiluBefore}) {
+    for (const bool has_weights_per_part : {false, true}) {
+      std::vector<float> out = x, expected(x.size());
+      CpuDevice device(3);
+      device.Norm({.epsilon = 1e-5f,
+                   .weight = weight.data(),
+                   .has_weights_per_part = has_weights_per_part,
+                   .num_rows = kRows,
+                   .num_parts = kParts,
+                   .num_cols = kPart,
+                   .x = out.data(),
+                   .gate_kind = kind,
+                   .gate = gate.data(),
+                   .out = out.data()});
+      for (size_t part = 0; part < kRows * kParts; ++part) {
+        const size_t of_weights = has_weights_per_part ? part % kParts * kPart : 0;
+        GatedRmsNorm(kind, x.data() + part * kPart, gate.data() + part * kPart, weight.data() + of_weights,
+                     1e-5f, 1, kPart, kPart, expected.data() + part * kPart);
+      }
+      EXPECT_EQ(out, expected) << has_weights_per_part;
+    }
+  }
+}
+
 // gate and up with the activation, as one call and as three.
 TEST(CpuDevice, LinearActivatesWhatItComputed) {
   const std::vector<float> x = RandomFloats(kRows * kCols, 1), a = RandomFloats(64 * kCols, 2),
@@ -137,7 +167,8 @@ TEST(CpuDevice, LinearActivatesWhatItComputed) {
 TEST(CpuDevice, PointwiseDoesNotDependOnThreads) {
   const std::vector<float> x = RandomFloats(kRows * kCols + 5, 1), y = RandomFloats(x.size(), 2);
   using Kind = PointwiseCall::Kind;
-  for (const Kind kind : {Kind::kAdd, Kind::kClamp, Kind::kSoftCap, Kind::kWriteGate}) {
+  for (const Kind kind :
+       {Kind::kAdd, Kind::kMultiply, Kind::kSigmoidGate, Kind::kClamp, Kind::kSoftCap, Kind::kWriteGate}) {
     std::vector<float> one = x, three = x;
     CpuDevice(1).Pointwise({.kind = kind, .x = one.data(), .y = y.data(), .value = 0.5f, .count = x.size()});
     CpuDevice(3).Pointwise(
@@ -178,6 +209,61 @@ TEST(TimingDevice, CountsWhatItPassesOn) {
   EXPECT_EQ(ops[1].name, "pointwise");
   EXPECT_EQ(ops[1].num_calls, 1u);
   EXPECT_TRUE(device.TakeOps().empty());
+}
+
+TEST(TimingDevice, CountsTheStatesThatRecurrencesRead) {
+  const RecurShape shape = {.rule = RecurRule::kScan,
+                            .num_key_heads = 1,
+                            .num_value_heads = 2,
+                            .key_dim = 4,
+                            .value_dim = 8,
+                            .conv_width = 1,
+                            .conv_activates = false,
+                            .normalises = false};
+  const std::vector<float> x = RandomFloats(shape.num_channels(), 1), ones(shape.num_channels(), 1.0f),
+                           log_decay = {-1, -2};
+  CpuDevice cpu(1);
+  TimingDevice device(cpu);
+  const size_t floats =
+      shape.state_floats() + shape.key_floats() + shape.update_floats() + 2 * shape.sum_doubles();
+  const DeviceMemory memory = cpu.Allocate(floats * sizeof(float), DeviceMemoryUse::kWork);
+  const DeviceMemory scratch =
+      cpu.Allocate(RecurScratchFloats(shape, 1, 1) * sizeof(float), DeviceMemoryUse::kWork);
+  const int32_t slot = 0;
+  std::vector<float> out(16);
+  RecurCall call{.shape = &shape, .conv_weight = ones.data(), .num_rows = 1, .x = x.data()};
+  call.log_decay = log_decay.data();
+  call.beta = ones.data();
+  call.out = out.data();
+  call.stream.states = static_cast<float*>(memory.get());
+  call.stream.keys = call.stream.states + shape.state_floats();
+  call.stream.updates = call.stream.keys + shape.key_floats();
+  call.stream.sums = reinterpret_cast<double*>(call.stream.updates + shape.update_floats());
+  call.stream.block_slots = &slot;
+  call.stream.first_kept_row = 1;
+  std::fill_n(call.stream.states, shape.state_floats(), 0.0f);
+  device.Recur({&call, 1}, static_cast<float*>(scratch.get()));
+  float dot = 0;  // q . k
+  for (size_t i = 0; i < 4; ++i) dot += x[i] * x[4 + i];
+  for (size_t i = 0; i < 16; ++i) EXPECT_NEAR(out[i], dot * x[8 + i], 1e-5);
+  std::vector<float> step = {0, 0}, beta = {0, 0};
+  const float rates[] = {-1, -3};
+  device.Gates({.num_rows = 1,
+                .num_heads = 2,
+                .step = step.data(),
+                .rate = rates,
+                .strength = beta.data(),
+                .log_decay = step.data(),
+                .beta = beta.data()});
+  EXPECT_NEAR(step[1], -3 * std::log(2.0), 1e-6);
+  EXPECT_NEAR(beta[1], 0.5, 1e-6);
+  const std::vector<TimingDevice::Op> ops = device.TakeOps();
+  ASSERT_EQ(ops.size(), 2u);
+  EXPECT_EQ(ops[0].name, "recurrence");
+  EXPECT_EQ(ops[0].bytes, CostOf(call).bytes);
+  EXPECT_EQ(ops[0].flops, CostOf(call).flops);
+  EXPECT_GT(ops[0].flops, 0);
+  EXPECT_EQ(ops[1].name, "gates");
 }
 
 TEST(TimingDevice, CountsTheKeysThatRowsSee) {

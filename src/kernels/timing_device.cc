@@ -96,4 +96,17 @@ void TimingDevice::Experts(const ExpertsCall& call) {
   }
 }
 
+void TimingDevice::Gates(const GatesCall& call) {
+  Time("gates", [&] { inner_.Gates(call); });
+}
+
+void TimingDevice::Recur(std::span<const RecurCall> calls, float* scratch) {
+  Op& op = Time("recurrence", [&] { inner_.Recur(calls, scratch); });
+  for (const RecurCall& call : calls) {
+    const RecurCost cost = CostOf(call);
+    op.bytes += cost.bytes;
+    op.flops += cost.flops;
+  }
+}
+
 }  // namespace mneme

@@ -20,8 +20,8 @@ class TimingDevice : public Device {
     std::string name;  // "embed", "norm"; of products the label of the call
     size_t num_calls = 0;
     double seconds = 0;
-    double bytes = 0;  // of weights and of visible keys and values
-    double flops = 0;  // of products and of attention, a multiply-add as two
+    double bytes = 0;  // of weights, of visible keys and values, of states
+    double flops = 0;  // of products, attention and recurrences, a multiply-add as two
   };
   // Since the last call, in the order in which each was first called.
   std::vector<Op> TakeOps() { return std::exchange(ops_, {}); }
@@ -44,6 +44,8 @@ class TimingDevice : public Device {
   void Memory(const MemoryCall& call) override;
   void Pointwise(const PointwiseCall& call) override;
   void Experts(const ExpertsCall& call) override;
+  void Gates(const GatesCall& call) override;
+  void Recur(std::span<const RecurCall> calls, float* scratch) override;
 
  private:
   // Runs `call` to its end and adds its seconds to the operation called `name`.

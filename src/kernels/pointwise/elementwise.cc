@@ -16,72 +16,13 @@
 //
 #include "hwy/contrib/math/math-inl.h"
 #include "hwy/highway.h"
+#include "kernels/pointwise/map-inl.h"
 #include "kernels/simd/math-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace mneme {
 namespace HWY_NAMESPACE {
 namespace {
-
-using DF = hn::ScalableTag<float>;
-using VF = hn::Vec<DF>;
-
-// out[i] = fn(x[i], i) for vectors, the tail as one partly filled vector: every value sees the same
-// operations wherever it stands. fn gets the count of values to load at i from any second operand.
-template <class Fn>
-HWY_INLINE void Map(const float* x, size_t count, float* out, const Fn& fn) {
-  const DF d;
-  const size_t lanes = hn::Lanes(d);
-  size_t i = 0;
-  for (; i + lanes <= count; i += lanes) {
-    hn::StoreU(fn(hn::LoadU(d, x + i), [i, d](const float* y) { return hn::LoadU(d, y + i); }), d, out + i);
-  }
-  if (i == count) return;
-  const size_t rest = count - i;
-  HWY_ALIGN float buffer[HWY_MAX_BYTES / sizeof(float)] = {};
-  HWY_ALIGN float second[HWY_MAX_BYTES / sizeof(float)] = {};
-  std::copy_n(x + i, rest, buffer);
-  const auto load = [&](const float* y) {
-    std::copy_n(y + i, rest, second);
-    return hn::Load(d, second);
-  };
-  hn::Store(fn(hn::Load(d, buffer), load), d, buffer);
-  std::copy_n(buffer, rest, out + i);
-}
-
-// Sum of fn(x[i]): float32 inside runs of kRun values, double across runs, so that the error does not grow
-// with the row.
-template <class Fn>
-HWY_INLINE double SumOver(const float* x, size_t count, const Fn& fn) {
-  constexpr size_t kRun = 512;
-  const DF d;
-  const size_t lanes = hn::Lanes(d);
-  double total = 0;
-  for (size_t begin = 0; begin < count; begin += kRun) {
-    const size_t end = std::min(count, begin + kRun);
-    VF sums[4] = {hn::Zero(d), hn::Zero(d), hn::Zero(d), hn::Zero(d)};
-    size_t i = begin;
-    for (; i + 4 * lanes <= end; i += 4 * lanes) {
-      for (size_t k = 0; k < 4; ++k) sums[k] = fn(sums[k], hn::LoadU(d, x + i + k * lanes));
-    }
-    for (; i + lanes <= end; i += lanes) sums[0] = fn(sums[0], hn::LoadU(d, x + i));
-    const VF sum = hn::Add(hn::Add(sums[0], sums[1]), hn::Add(sums[2], sums[3]));
-    total += hn::GetLane(hn::SumOfLanes(d, sum));
-    if (i < end) {
-      HWY_ALIGN float tail[HWY_MAX_BYTES / sizeof(float)] = {};
-      // One value at a time through lane 0: a padded lane would add fn(0), which is not 0 for the variance.
-      for (; i < end; ++i) {
-        tail[0] = x[i];
-        total += hn::GetLane(fn(hn::Zero(d), hn::Load(d, tail)));
-      }
-    }
-  }
-  return total;
-}
-
-double SumOfSquares(const float* x, size_t count) {
-  return SumOver(x, count, [](VF sum, VF v) { return hn::MulAdd(v, v, sum); });
-}
 
 void RmsNormRow(const float* x, const float* weight, float epsilon, size_t num_cols, float* out) {
   const DF d;
@@ -92,6 +33,21 @@ void RmsNormRow(const float* x, const float* weight, float epsilon, size_t num_c
   } else {
     Map(x, num_cols, out,
         [factor, weight](VF v, const auto& load) { return hn::Mul(hn::Mul(v, factor), load(weight)); });
+  }
+}
+
+// x and out may be the same.
+void GatedRmsNormRow(NormGate kind, const float* x, const float* gate, const float* weight, float epsilon,
+                     size_t num_cols, float* out) {
+  if (kind == NormGate::kSiluBefore) {
+    Map(x, num_cols, out, [gate](VF v, const auto& load) { return hn::Mul(v, Silu()(load(gate))); });
+    return RmsNormRow(out, weight, epsilon, num_cols, out);
+  }
+  RmsNormRow(x, weight, epsilon, num_cols, out);
+  if (kind == NormGate::kSiluAfter) {
+    Map(out, num_cols, out, [gate](VF v, const auto& load) { return hn::Mul(v, Silu()(load(gate))); });
+  } else {
+    Map(out, num_cols, out, [gate](VF v, const auto& load) { return hn::Mul(v, Sigmoid()(load(gate))); });
   }
 }
 
@@ -115,15 +71,6 @@ void LayerNormRow(const float* x, const float* weight, const float* bias, float 
     return y;
   });
 }
-
-struct Silu {
-  HWY_INLINE VF operator()(VF x) const {
-    const DF d;
-    // 1 / (1 + exp(-x)) from exp(-x) - 1.
-    const VF e = Exp2MinusOne(d, hn::Mul(x, hn::Set(d, -1.44269504f)));
-    return hn::Div(x, hn::Add(e, hn::Set(d, 2.0f)));
-  }
-};
 
 struct GeluTanh {
   HWY_INLINE VF operator()(VF x) const {
@@ -182,6 +129,14 @@ void ActivateImpl(Activation activation, float* x, const float* up, size_t count
 
 void AddImpl(float* x, const float* y, size_t count) {
   Map(x, count, x, [y](VF v, const auto& load) { return hn::Add(v, load(y)); });
+}
+
+void MultiplyImpl(float* x, const float* y, size_t count) {
+  Map(x, count, x, [y](VF v, const auto& load) { return hn::Mul(v, load(y)); });
+}
+
+void SigmoidGateImpl(float* x, const float* y, size_t count) {
+  Map(x, count, x, [y](VF v, const auto& load) { return hn::Mul(v, Sigmoid()(load(y))); });
 }
 
 void ScaleImpl(float* x, float factor, size_t count) {
@@ -272,9 +227,12 @@ HWY_AFTER_NAMESPACE();
 namespace mneme {
 
 HWY_EXPORT(RmsNormRow);
+HWY_EXPORT(GatedRmsNormRow);
 HWY_EXPORT(LayerNormRow);
 HWY_EXPORT(ActivateImpl);
 HWY_EXPORT(AddImpl);
+HWY_EXPORT(MultiplyImpl);
+HWY_EXPORT(SigmoidGateImpl);
 HWY_EXPORT(ScaleImpl);
 HWY_EXPORT(ClampImpl);
 HWY_EXPORT(SoftCapImpl);
@@ -286,6 +244,15 @@ void RmsNorm(const float* x, const float* weight, float epsilon, size_t num_rows
              size_t stride, float* out) {
   for (size_t row = 0; row < num_rows; ++row) {
     HWY_DYNAMIC_DISPATCH(RmsNormRow)(x + row * stride, weight, epsilon, num_cols, out + row * stride);
+  }
+}
+
+void GatedRmsNorm(NormGate kind, const float* x, const float* gate, const float* weight, float epsilon,
+                  size_t num_rows, size_t num_cols, size_t stride, float* out) {
+  if (kind == NormGate::kNone) return RmsNorm(x, weight, epsilon, num_rows, num_cols, stride, out);
+  for (size_t row = 0; row < num_rows; ++row) {
+    HWY_DYNAMIC_DISPATCH(GatedRmsNormRow)
+    (kind, x + row * stride, gate + row * stride, weight, epsilon, num_cols, out + row * stride);
   }
 }
 
@@ -336,6 +303,14 @@ void ActivateHalfGelu(float* x, const float* factor, size_t count) {
 }
 
 void AddInPlace(float* x, const float* y, size_t count) { HWY_DYNAMIC_DISPATCH(AddImpl)(x, y, count); }
+
+void MultiplyInPlace(float* x, const float* y, size_t count) {
+  HWY_DYNAMIC_DISPATCH(MultiplyImpl)(x, y, count);
+}
+
+void SigmoidGateInPlace(float* x, const float* y, size_t count) {
+  HWY_DYNAMIC_DISPATCH(SigmoidGateImpl)(x, y, count);
+}
 
 void ScaleInPlace(float* x, float factor, size_t count) { HWY_DYNAMIC_DISPATCH(ScaleImpl)(x, factor, count); }
 

@@ -18,6 +18,19 @@ enum class NormKind : uint8_t { kRms, kLayer };
 void RmsNorm(const float* x, const float* weight, float epsilon, size_t num_rows, size_t num_cols,
              size_t stride, float* out);
 
+// What an RMS norm is multiplied with, value by value: z is a second row.
+enum class NormGate : uint8_t {
+  kNone,
+  kSiluAfter,     // rmsnorm(x) * weight * silu(z): Qwen3-Next
+  kSigmoidAfter,  // rmsnorm(x) * weight * sigmoid(z): Kimi Linear
+  kSiluBefore,    // rmsnorm(x * silu(z)) * weight: Mamba 2, over groups of heads
+};
+
+// RmsNorm with a gate; rows of `gate` are `stride` apart as well. The error of the gate, 4e-6 relative, comes
+// on top. gate is not read with kNone and must not be `out`.
+void GatedRmsNorm(NormGate kind, const float* x, const float* gate, const float* weight, float epsilon,
+                  size_t num_rows, size_t num_cols, size_t stride, float* out);
+
 // out = (x - mean) / sqrt(variance + epsilon) * weight + bias; two passes. weight and bias may be null.
 void LayerNorm(const float* x, const float* weight, const float* bias, float epsilon, size_t num_rows,
                size_t num_cols, size_t stride, float* out);
@@ -40,10 +53,12 @@ void ActivateGated(Activation activation, float* gate, const float* up, size_t c
 // entries), 0 below -10, the argument itself above 10.
 void ActivateHalfGelu(float* x, const float* factor, size_t count);
 
-void AddInPlace(float* x, const float* y, size_t count);  // x += y
-void ScaleInPlace(float* x, float factor, size_t count);  // x *= factor
-void ClampInPlace(float* x, float limit, size_t count);   // x = min(max(x, -limit), limit)
-void SoftCapInPlace(float* x, float cap, size_t count);   // x = cap * tanh(x / cap)
+void AddInPlace(float* x, const float* y, size_t count);          // x += y
+void MultiplyInPlace(float* x, const float* y, size_t count);     // x *= y
+void SigmoidGateInPlace(float* x, const float* y, size_t count);  // x *= sigmoid(y)
+void ScaleInPlace(float* x, float factor, size_t count);          // x *= factor
+void ClampInPlace(float* x, float limit, size_t count);           // x = min(max(x, -limit), limit)
+void SoftCapInPlace(float* x, float cap, size_t count);           // x = cap * tanh(x / cap)
 
 void RoundToHalves(const float* x, size_t count, uint16_t* out);  // out = F32ToF16(x)
 

@@ -131,6 +131,57 @@ TEST(ElementwiseTest, ActivationsOverTheWholeRange) {
   });
 }
 
+double Sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
+
+TEST(ElementwiseTest, GatedRmsNorm) {
+  ForEachTarget([] {
+    for (const NormGate kind :
+         {NormGate::kNone, NormGate::kSiluAfter, NormGate::kSigmoidAfter, NormGate::kSiluBefore}) {
+      for (const size_t cols : kCounts) {
+        const size_t stride = cols + 3;
+        const std::vector<float> x = Random(2 * stride, 1), gate = Random(2 * stride, 2, 3.0f),
+                                 weight = Random(cols, 3);
+        std::vector<float> out = x;
+        GatedRmsNorm(kind, out.data(), gate.data(), weight.data(), 1e-5f, 2, cols, stride, out.data());
+        for (size_t r = 0; r < 2; ++r) {
+          std::vector<double> row(x.begin() + static_cast<ptrdiff_t>(r * stride),
+                                  x.begin() + static_cast<ptrdiff_t>(r * stride + cols));
+          const float* const z = gate.data() + r * stride;
+          double squares = 0;
+          for (size_t c = 0; c < cols; ++c) {
+            if (kind == NormGate::kSiluBefore) row[c] *= z[c] * Sigmoid(z[c]);
+            squares += row[c] * row[c];
+          }
+          for (size_t c = 0; c < cols; ++c) {
+            double expected = row[c] / std::sqrt(squares / static_cast<double>(cols) + 1e-5f) * weight[c];
+            if (kind == NormGate::kSiluAfter) expected *= z[c] * Sigmoid(z[c]);
+            if (kind == NormGate::kSigmoidAfter) expected *= Sigmoid(z[c]);
+            ASSERT_NEAR(out[r * stride + c], expected, 8e-6 * std::abs(expected) + 1e-30)
+                << static_cast<int>(kind) << " " << cols;
+          }
+        }
+        EXPECT_EQ(out[cols], x[cols]) << "wrote between rows";
+      }
+    }
+  });
+}
+
+TEST(ElementwiseTest, MultiplyAndSigmoidGate) {
+  ForEachTarget([] {
+    for (const size_t count : kCounts) {
+      const std::vector<float> x = Random(count, 7), y = Random(count, 8, 20.0f);
+      std::vector<float> product = x, gated = x;
+      MultiplyInPlace(product.data(), y.data(), count);
+      SigmoidGateInPlace(gated.data(), y.data(), count);
+      for (size_t i = 0; i < count; ++i) {
+        EXPECT_EQ(product[i], x[i] * y[i]);
+        const double expected = x[i] * Sigmoid(y[i]);
+        EXPECT_NEAR(gated[i], expected, 8e-6 * std::abs(expected) + 1e-30) << y[i];
+      }
+    }
+  });
+}
+
 TEST(ElementwiseTest, AddScaleClampSoftCap) {
   ForEachTarget([] {
     for (const size_t count : kCounts) {

@@ -47,7 +47,7 @@ void RunPerLayer(const PerLayerWeights& w, size_t layer, const float* inputs, Pa
   const MatMulJob job = Pass::Job(w.gate, gate, false);
   pass.Linear("per-layer gate", pass.x, pass.num_rows, {&job, 1},
               ThenActivate{.activation = Activation::kGeluTanh});
-  pass.device.Pointwise({.kind = PointwiseCall::Kind::kMultiply,
+  pass.device.Pointwise({.kind = PointwiseCall::Kind::kMultiplyRows,
                          .x = gate,
                          .y = inputs + layer * dim,
                          .count = pass.num_rows * dim,

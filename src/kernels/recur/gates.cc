@@ -1,0 +1,67 @@
+#include "kernels/recur/gates.h"
+
+#include "kernels/simd/targets.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/recur/gates.cc"
+#include "hwy/foreach_target.h"  // IWYU pragma: keep
+//
+#include "hwy/contrib/math/math-inl.h"
+#include "hwy/highway.h"
+#include "kernels/pointwise/map-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace mneme {
+namespace HWY_NAMESPACE {
+namespace {
+
+// log(1 + exp x), also where exp x is far below 1 or above the range of float32.
+HWY_INLINE VF Softplus(VF x) {
+  const DF d;
+  const VF small = hn::Log1p(d, Exp2F32(d, hn::Mul(hn::Abs(x), hn::Set(d, -1.44269504f))));
+  return hn::Add(hn::IfThenElse(hn::Gt(x, hn::Zero(d)), x, hn::Zero(d)), small);
+}
+
+// Keeps NaN.
+HWY_INLINE VF Between(VF x, float low, float high) {
+  const DF d;
+  x = hn::IfThenElse(hn::Lt(x, hn::Set(d, low)), hn::Set(d, low), x);
+  return hn::IfThenElse(hn::Gt(x, hn::Set(d, high)), hn::Set(d, high), x);
+}
+
+void GatesRow(const GatesCall& call, size_t row) {
+  const size_t first = row * call.num_heads;
+  const float* const step_bias = call.step_bias;
+  const float* const rate = call.rate;
+  const auto step = [&call, step_bias](VF x, const auto& load) {
+    if (step_bias != nullptr) x = hn::Add(x, load(step_bias));
+    return Between(Softplus(x), call.min_step, call.max_step);
+  };
+  if (call.strength != nullptr) {
+    const VF most = hn::Set(DF(), call.most_strength);
+    Map(call.strength + first, call.num_heads, call.beta + first,
+        [most](VF x, const auto&) { return hn::Mul(Sigmoid()(x), most); });
+  } else {
+    Map(call.step + first, call.num_heads, call.beta + first, step);
+  }
+  Map(call.step + first, call.num_heads, call.log_decay + first,
+      [step, rate](VF x, const auto& load) { return hn::Mul(step(x, load), load(rate)); });
+}
+
+void GatesRows(const GatesCall& call) {
+  for (size_t row = 0; row < call.num_rows; ++row) GatesRow(call, row);
+}
+
+}  // namespace
+}  // namespace HWY_NAMESPACE
+}  // namespace mneme
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace mneme {
+
+HWY_EXPORT(GatesRows);
+void Gates(const GatesCall& call) { HWY_DYNAMIC_DISPATCH(GatesRows)(call); }
+
+}  // namespace mneme
+#endif  // HWY_ONCE

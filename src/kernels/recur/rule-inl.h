@@ -1,0 +1,312 @@
+// The rule: u, o and the next S of one value head, block by block. Included by recur.cc once per target.
+#include <cstring>
+
+#include "kernels/recur/job.h"
+
+#if defined(MNEME_KERNELS_RECUR_RULE_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef MNEME_KERNELS_RECUR_RULE_INL_H_
+#undef MNEME_KERNELS_RECUR_RULE_INL_H_
+#else
+#define MNEME_KERNELS_RECUR_RULE_INL_H_
+#endif
+
+#include "hwy/highway.h"
+#include "kernels/recur/panel-inl.h"
+#include "kernels/simd/math-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace mneme::HWY_NAMESPACE {
+namespace {
+
+constexpr float kLog2E = 1.44269504f;
+constexpr size_t kUpdatePanel = kRecurBlockTokens * kRecurPanel;  // floats of a panel of u
+
+// The tokens of a chunk in one block, as one value head sees them.
+struct HeadBlock {
+  BlockRows rows;
+  size_t key_dim = 0;
+  const float* x = nullptr;  // k and q of the tokens: RecurJob::rows
+  // Of the tokens: [per_token][64], what u_i counts for each of them. The weights of k are negative.
+  const float* weights = nullptr;
+  const float* values = nullptr;  // v of the tokens, value_stride apart
+  size_t value_stride = 0;
+  float* updates = nullptr;  // u of the block's tokens: [panels][64][64]
+  float* out = nullptr;      // o of the tokens, out_stride apart
+  size_t out_stride = 0;
+  size_t value_dim = 0;
+  float skip = 0;
+  // By place in the block.
+  double sums[kRecurBlockTokens] = {};   // G
+  float decays[kRecurBlockTokens] = {};  // e^G
+  float betas[kRecurBlockTokens] = {};
+};
+
+// to[i] = e^{sum - sums[i]} for i < count, and whatever up to a whole vector.
+inline void Weights(double sum, const double* HWY_RESTRICT sums, size_t count, float* HWY_RESTRICT to) {
+  const DF d;
+  count = (count + kLanes - 1) / kLanes * kLanes;
+  for (size_t i = 0; i < count; ++i) to[i] = static_cast<float>(sum - sums[i]);
+  for (size_t i = 0; i < count; i += kLanes) {
+    hn::Store(Exp2F32(d, hn::Mul(hn::Load(d, to + i), hn::Set(d, kLog2E))), d, to + i);
+  }
+}
+
+// G, its exponentials and beta of the chunk's tokens.
+inline void SetGates(const RecurCall& call, size_t head, HeadBlock& block) {
+  constexpr float kLeast = -1e6f;
+  const size_t num_heads = call.shape->num_value_heads;
+  double sum = block.rows.offset == 0 ? 0.0 : block.sums[block.rows.offset - 1];
+  for (size_t row = block.rows.begin; row < block.rows.end; ++row) {
+    const size_t place = block.rows.offset + row - block.rows.begin;
+    const float decay = call.log_decay[row * num_heads + head];
+    sum += static_cast<double>(decay < kLeast ? kLeast : decay);  // keeps NaN
+    block.sums[place] = sum;
+    block.betas[place] = call.beta[row * num_heads + head];
+  }
+  HWY_ALIGN float sums[kRecurBlockTokens];
+  for (size_t i = 0; i < kRecurBlockTokens; ++i) sums[i] = static_cast<float>(block.sums[i]);
+  const DF d;
+  for (size_t i = 0; i < kRecurBlockTokens; i += kLanes) {
+    hn::StoreU(Exp2F32(d, hn::Mul(hn::Load(d, sums + i), hn::Set(d, kLog2E))), d, block.decays + i);
+  }
+}
+
+// weights[token][q] = e^{G_t - G_i} (k_i . q_t), and that of k with its sign turned.
+inline void SetWeights(const float* HWY_RESTRICT products, size_t per_token, const HeadBlock& block,
+                       float* HWY_RESTRICT weights) {
+  const DF d;
+  HWY_ALIGN float decay[kRecurBlockTokens];
+  for (size_t token = 0; token < block.rows.count(); ++token) {
+    const size_t place = block.rows.offset + token;
+    Weights(block.sums[place], block.sums, place + 1, decay);
+    for (size_t i = 0; i <= place; i += kLanes) {
+      const size_t at = token * per_token * kRecurBlockTokens + i;
+      const VF factor = hn::Load(d, decay + i);
+      if (per_token == 2) {
+        const size_t of_q = at + kRecurBlockTokens;
+        hn::Store(hn::Mul(hn::Neg(factor), hn::Load(d, products + at)), d, weights + at);
+        hn::Store(hn::Mul(factor, hn::Load(d, products + of_q)), d, weights + of_q);
+      } else {
+        hn::Store(hn::Mul(factor, hn::Load(d, products + at)), d, weights + at);
+      }
+    }
+  }
+}
+
+inline void StoreOutput(const HeadBlock& block, const Tile<1, kTileVectors>& row, size_t column, float* out) {
+  const DF d;
+  if (column + kTileColumns <= block.value_dim) {
+    MNEME_UNROLL for (size_t v = 0; v < kTileVectors; ++v)
+        hn::StoreU(row[0][v], d, out + column + v * kLanes);
+    return;
+  }
+  if (column >= block.value_dim) return;
+  HWY_ALIGN float whole[kTileColumns];
+  MNEME_UNROLL for (size_t v = 0; v < kTileVectors; ++v) hn::Store(row[0][v], d, whole + v * kLanes);
+  std::memcpy(out + column, whole, (block.value_dim - column) * sizeof(float));
+}
+
+// u and o of kTokens tokens from the block's `token` on, in kTileColumns columns from `column` on. state and
+// updates: the panel of these columns, from the first of them on. What several tokens have in common are
+// their sums over S and over the u of earlier tokens; then each token's u goes into the sums of those after
+// it.
+template <bool kCorrects, size_t kTokens>
+HWY_INLINE void TokenTile(const HeadBlock& block, size_t token, const float* state, float* updates,
+                          size_t column) {
+  constexpr size_t kPer = kCorrects ? 2 : 1;
+  constexpr size_t kRows = kPer * kTokens;
+  const DF d;
+  const size_t place = block.rows.offset + token;
+  const float* const weights = block.weights + token * kPer * kRecurBlockTokens;
+  const float* const values = block.values + token * block.value_stride + column;
+  Tile<kRows, kTileVectors> sums;
+  ClearTile<kRows, kTileVectors>(sums);
+  AddProducts<kRows, kTileVectors, kTokens == 1 ? kAheadRows : 0>(block.x + token * kPer * block.key_dim,
+                                                                  block.key_dim, state, block.key_dim, sums);
+  MNEME_UNROLL for (size_t t = 0; t < kTokens; ++t) {
+    const VF decay = hn::Set(d, block.decays[place + t]);
+    MNEME_UNROLL for (size_t v = 0; v < kTileVectors; ++v) {
+      if constexpr (kCorrects) {
+        const VF value = hn::Load(d, values + t * block.value_stride + v * kLanes);
+        sums[kPer * t][v] = hn::NegMulAdd(decay, sums[kPer * t][v], value);
+      }
+      sums[kPer * t + kPer - 1][v] = hn::Mul(decay, sums[kPer * t + kPer - 1][v]);
+    }
+  }
+  AddProducts<kRows, kTileVectors>(weights, kRecurBlockTokens, updates, place, sums);
+  MNEME_UNROLL for (size_t t = 0; t < kTokens; ++t) {
+    const VF beta = hn::Set(d, block.betas[place + t]);
+    MNEME_UNROLL for (size_t v = 0; v < kTileVectors; ++v) {
+      const VF value =
+          kCorrects ? sums[kPer * t][v] : hn::Load(d, values + t * block.value_stride + v * kLanes);
+      const VF update = hn::Mul(beta, value);
+      hn::Store(update, d, updates + (place + t) * kRecurPanel + v * kLanes);
+      MNEME_UNROLL for (size_t later = 0; later < kTokens; ++later) {
+        if (later < t) continue;
+        const float* const row = weights + later * kPer * kRecurBlockTokens + place + t;
+        VF& o = sums[kPer * later + kPer - 1][v];
+        o = hn::MulAdd(hn::Set(d, row[(kPer - 1) * kRecurBlockTokens]), update, o);
+        if (kCorrects && later > t) {
+          VF& u = sums[kPer * later][v];
+          u = hn::MulAdd(hn::Set(d, row[0]), update, u);
+        }
+      }
+    }
+  }
+  MNEME_UNROLL for (size_t t = 0; t < kTokens; ++t) {
+    Tile<1, kTileVectors> row;
+    MNEME_UNROLL for (size_t v = 0; v < kTileVectors; ++v) {
+      row[0][v] = sums[kPer * t + kPer - 1][v];
+      if (block.skip != 0.0f) {
+        const VF value = hn::Load(d, values + t * block.value_stride + v * kLanes);
+        row[0][v] = hn::MulAdd(hn::Set(d, block.skip), value, row[0][v]);
+      }
+    }
+    StoreOutput(block, row, column, block.out + (token + t) * block.out_stride);
+  }
+}
+
+// All tokens of the block in one panel, of which `state` is that of S.
+template <bool kCorrects>
+void PanelTokens(const HeadBlock& block, const float* state, size_t panel) {
+  constexpr size_t kTogether = kTileRows / (kCorrects ? 2 : 1);
+  const size_t count = block.rows.count();
+  float* const updates = block.updates + panel * kUpdatePanel;
+  for (size_t column = 0; column < kRecurPanel; column += kTileColumns) {
+    const size_t at = panel * kRecurPanel + column;
+    size_t token = 0;
+    for (; token + kTogether <= count; token += kTogether) {
+      TokenTile<kCorrects, kTogether>(block, token, state + column, updates + column, at);
+    }
+    for (; token < count; ++token) {
+      TokenTile<kCorrects, 1>(block, token, state + column, updates + column, at);
+    }
+  }
+}
+
+template <size_t kRows>
+HWY_INLINE void StateTile(const float* decayed_keys, const float* updates, float decay, const float* from,
+                          float* to) {
+  const DF d;
+  Tile<kRows, kTileVectors> sums;
+  MNEME_UNROLL for (size_t r = 0; r < kRows; ++r) {
+    MNEME_UNROLL for (size_t v = 0; v < kTileVectors; ++v) {
+      sums[r][v] = hn::Mul(hn::Set(d, decay), hn::Load(d, from + r * kRecurPanel + v * kLanes));
+    }
+  }
+  AddProducts<kRows, kTileVectors>(decayed_keys, kRecurBlockTokens, updates, kRecurBlockTokens, sums);
+  MNEME_UNROLL for (size_t r = 0; r < kRows; ++r) {
+    MNEME_UNROLL for (size_t v = 0; v < kTileVectors; ++v) {
+      hn::Store(sums[r][v], d, to + r * kRecurPanel + v * kLanes);
+    }
+  }
+}
+
+// One panel of the S after a block from that before it; `to` may be `from`.
+inline void PanelState(const float* decayed_keys, size_t key_dim, const float* updates, float decay,
+                       const float* from, float* to) {
+  for (size_t column = 0; column < kRecurPanel; column += kTileColumns) {
+    size_t row = 0;
+    const auto tile = [&](auto step) HWY_ATTR {
+      constexpr size_t kStep = decltype(step)::value;
+      for (; row + kStep <= key_dim; row += kStep) {
+        const size_t at = row * kRecurPanel + column;
+        StateTile<kStep>(decayed_keys + row * kRecurBlockTokens, updates + column, decay, from + at, to + at);
+      }
+    };
+    tile(std::integral_constant<size_t, kTileRows>());
+    tile(std::integral_constant<size_t, 2>());
+    tile(std::integral_constant<size_t, 1>());
+  }
+}
+
+// decayed[d][i] = e^{G_last - G_i} keys[d][i].
+inline void DecayKeys(const float* HWY_RESTRICT keys, const HeadBlock& block, float* HWY_RESTRICT decayed) {
+  const DF d;
+  HWY_ALIGN float decay[kRecurBlockTokens];
+  Weights(block.sums[kRecurBlockTokens - 1], block.sums, kRecurBlockTokens, decay);
+  for (size_t row = 0; row < block.key_dim; ++row) {
+    for (size_t i = 0; i < kRecurBlockTokens; i += kLanes) {
+      const size_t at = row * kRecurBlockTokens + i;
+      hn::Store(hn::Mul(hn::Load(d, decay + i), hn::Load(d, keys + at)), d, decayed + at);
+    }
+  }
+}
+
+// The rows of one block as a value head sees them, with all that does not depend on columns computed.
+inline HeadBlock MakeBlock(const RecurJob& job, size_t index, size_t head,
+                           const RecurThreadScratch& scratch) {
+  const RecurCall& call = *job.call;
+  const RecurShape& shape = *call.shape;
+  const RecurStream& stream = call.stream;
+  const size_t key_head = shape.KeyHeadOf(head);
+  HeadBlock block;
+  block.rows = job.RowsOf(index);
+  block.key_dim = shape.key_dim;
+  block.x = job.Rows(key_head, block.rows.begin);
+  block.weights = scratch.weights;
+  block.values = job.Values(head, block.rows.begin);
+  block.value_stride = shape.num_panels() * kRecurPanel;
+  block.out_stride = shape.num_value_heads * shape.value_dim;
+  block.out = call.out + block.rows.begin * block.out_stride + head * shape.value_dim;
+  block.value_dim = shape.value_dim;
+  block.skip = call.skip == nullptr ? 0.0f : call.skip[head];
+  block.updates = scratch.updates;
+  const int32_t slot = stream.block_slots[index];
+  double* sums = nullptr;
+  if (slot >= 0) {
+    const auto at = static_cast<size_t>(slot);
+    block.updates = stream.updates + at * shape.update_floats() + head * shape.num_panels() * kUpdatePanel;
+    sums = stream.sums + at * shape.sum_doubles() + head * kRecurBlockTokens;
+    std::memcpy(block.sums, sums, block.rows.offset * sizeof(double));
+  }
+  SetGates(call, head, block);
+  if (sums != nullptr) {
+    std::memcpy(sums + block.rows.offset, block.sums + block.rows.offset,
+                block.rows.count() * sizeof(double));
+  }
+  SetWeights(job.Products(key_head, block.rows.begin), RowsPerToken(shape), block, scratch.weights);
+  return block;
+}
+
+// What a value head does with the rows of one block. Returns where its S is after them.
+const float* RunBlock(const RecurJob& job, size_t index, size_t head, const float* state,
+                      const RecurThreadScratch& scratch) {
+  const RecurShape& shape = *job.call->shape;
+  const RecurStream& stream = job.call->stream;
+  const size_t state_panel = shape.key_dim * kRecurPanel;
+  const HeadBlock block = MakeBlock(job, index, head, scratch);
+  float* next = nullptr;
+  if (block.rows.ends_block()) {
+    next = stream.states + static_cast<size_t>(stream.border_slots[index]) * shape.state_floats() +
+           head * shape.num_panels() * state_panel;
+    DecayKeys(job.KeysOf(index, shape.KeyHeadOf(head)), block, scratch.decayed_keys);
+  }
+  for (size_t panel = 0; panel < shape.num_panels(); ++panel) {
+    const float* const from = state + panel * state_panel;
+    if (shape.rule == RecurRule::kDelta) {
+      PanelTokens<true>(block, from, panel);
+    } else {
+      PanelTokens<false>(block, from, panel);
+    }
+    if (next == nullptr) continue;
+    PanelState(scratch.decayed_keys, shape.key_dim, block.updates + panel * kUpdatePanel,
+               block.decays[kRecurBlockTokens - 1], from, next + panel * state_panel);
+  }
+  return next == nullptr ? state : next;
+}
+
+void RuleTask(const RecurJob& job, size_t head, float* thread_scratch) {
+  const RecurShape& shape = *job.call->shape;
+  const RecurStream& stream = job.call->stream;
+  const RecurThreadScratch scratch(shape, thread_scratch);
+  const float* state = stream.states + static_cast<size_t>(stream.state_slot) * shape.state_floats() +
+                       head * shape.num_panels() * shape.key_dim * kRecurPanel;
+  for (size_t block = 0; block < job.num_blocks; ++block) state = RunBlock(job, block, head, state, scratch);
+}
+
+}  // namespace
+}  // namespace mneme::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // per-target include guard

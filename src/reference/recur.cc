@@ -1,0 +1,125 @@
+// Layers with a state of fixed size from their definitions, in double precision.
+#include "kernels/recur/recur.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+namespace mneme {
+namespace {
+
+double Silu(double x) { return x / (1 + std::exp(-x)); }
+
+double Dot(const double* a, const double* b, size_t count) {
+  double sum = 0;
+  for (size_t i = 0; i < count; ++i) sum += a[i] * b[i];
+  return sum;
+}
+
+// All channels of a row of a stream that begins with the call's first row.
+std::vector<double> Convolved(const RecurCall& call, size_t row) {
+  const RecurShape& shape = *call.shape;
+  const size_t channels = shape.num_channels();
+  std::vector<double> out(channels);
+  for (size_t c = 0; c < channels; ++c) {
+    if (call.conv_bias != nullptr) out[c] = static_cast<double>(call.conv_bias[c]);
+    for (size_t back = 0; back < shape.conv_width && back <= row; ++back) {
+      out[c] += static_cast<double>(call.conv_weight[(shape.conv_width - 1 - back) * channels + c]) *
+                static_cast<double>(call.x[(row - back) * channels + c]);
+    }
+    if (shape.conv_activates) out[c] = Silu(out[c]);
+  }
+  return out;
+}
+
+void NormaliseHead(const RecurShape& shape, double scale, double* x) {
+  if (shape.normalises) {
+    scale /= std::sqrt(Dot(x, x, shape.key_dim) + static_cast<double>(kRecurNormEpsilon));
+  }
+  for (size_t i = 0; i < shape.key_dim; ++i) x[i] *= scale;
+}
+
+// S becomes that after a token; out = S^T q.
+void Step(const RecurShape& shape, const double* q, const double* k, const double* v, double decay,
+          double beta, double* state, double* out) {
+  for (size_t i = 0; i < shape.key_dim * shape.value_dim; ++i) state[i] *= decay;
+  for (size_t c = 0; c < shape.value_dim; ++c) {
+    double recalled = 0;
+    for (size_t i = 0; i < shape.key_dim && shape.rule == RecurRule::kDelta; ++i) {
+      recalled += state[i * shape.value_dim + c] * k[i];
+    }
+    const double update = beta * (v[c] - recalled);
+    out[c] = 0;
+    for (size_t i = 0; i < shape.key_dim; ++i) {
+      state[i * shape.value_dim + c] += k[i] * update;
+      out[c] += state[i * shape.value_dim + c] * q[i];
+    }
+  }
+}
+
+}  // namespace
+
+void RecurReference(const RecurCall& call, double* out, double* state) {
+  const RecurShape& shape = *call.shape;
+  if (shape.has_state()) std::fill_n(state, shape.num_value_heads * shape.key_dim * shape.value_dim, 0.0);
+  for (size_t row = 0; row < call.num_rows; ++row) {
+    std::vector<double> x = Convolved(call, row);
+    double* const to = out + row * shape.value_channels();
+    if (!shape.has_state()) {
+      std::copy(x.begin(), x.end(), to);
+      continue;
+    }
+    for (size_t head = 0; head < shape.num_key_heads; ++head) {
+      NormaliseHead(shape, static_cast<double>(shape.query_scale),
+                    &x[shape.q_channel() + head * shape.key_dim]);
+      NormaliseHead(shape, 1.0, &x[shape.k_channel() + head * shape.key_dim]);
+    }
+    for (size_t head = 0; head < shape.num_value_heads; ++head) {
+      const size_t of_key = shape.KeyHeadOf(head) * shape.key_dim;
+      const double* const v = &x[shape.v_channel() + head * shape.value_dim];
+      const size_t at = row * shape.num_value_heads + head;
+      double* const result = to + head * shape.value_dim;
+      Step(shape, &x[shape.q_channel() + of_key], &x[shape.k_channel() + of_key], v,
+           std::exp(static_cast<double>(call.log_decay[at])), static_cast<double>(call.beta[at]),
+           state + head * shape.key_dim * shape.value_dim, result);
+      for (size_t c = 0; c < shape.value_dim && call.skip != nullptr; ++c) {
+        result[c] += static_cast<double>(call.skip[head]) * v[c];
+      }
+    }
+  }
+}
+
+void RecurBlockReference(const RecurShape& shape, const double* q, const double* k, const double* v,
+                         const double* a, const double* beta, size_t num_rows, double* out, double* state) {
+  const size_t key_dim = shape.key_dim;
+  const size_t value_dim = shape.value_dim;
+  std::vector<double> sums(num_rows), updates(num_rows * value_dim);
+  for (size_t t = 0; t < num_rows; ++t) sums[t] = a[t] + (t == 0 ? 0 : sums[t - 1]);
+  for (size_t t = 0; t < num_rows; ++t) {
+    for (size_t c = 0; c < value_dim; ++c) {
+      double recalled = 0, read = 0;
+      for (size_t i = 0; i < key_dim; ++i) {
+        recalled += std::exp(sums[t]) * state[i * value_dim + c] * k[t * key_dim + i];
+        read += std::exp(sums[t]) * state[i * value_dim + c] * q[t * key_dim + i];
+      }
+      for (size_t i = 0; i < t; ++i) {
+        const double update = std::exp(sums[t] - sums[i]) * updates[i * value_dim + c];
+        recalled += Dot(k + i * key_dim, k + t * key_dim, key_dim) * update;
+        read += Dot(k + i * key_dim, q + t * key_dim, key_dim) * update;
+      }
+      if (shape.rule != RecurRule::kDelta) recalled = 0;
+      updates[t * value_dim + c] = beta[t] * (v[t * value_dim + c] - recalled);
+      out[t * value_dim + c] =
+          read + Dot(k + t * key_dim, q + t * key_dim, key_dim) * updates[t * value_dim + c];
+    }
+  }
+  for (size_t at = 0; at < key_dim * value_dim; ++at) {
+    state[at] *= std::exp(sums[num_rows - 1]);
+    for (size_t i = 0; i < num_rows; ++i) {
+      state[at] += std::exp(sums[num_rows - 1] - sums[i]) * k[i * key_dim + at / value_dim] *
+                   updates[i * value_dim + at % value_dim];
+    }
+  }
+}
+
+}  // namespace mneme
