@@ -12,8 +12,19 @@
 
 namespace mneme {
 
-enum class TokenFate : uint8_t { kSink, kWindow, kMiddle, kCompressed, kStored, kRecalled, kDropped };
-// "sink", "window", "middle", "compressed", "stored", "recalled", "dropped".
+enum class TokenFate : uint8_t {
+  kSink,
+  kWindow,
+  kMiddle,
+  kCompressed,
+  kStored,
+  kRecalled,
+  // No attention layer sees it any more, but the layers with a state of fixed size have read it: it is
+  // neither kept nor dropped.
+  kState,
+  kDropped,
+};
+// "sink", "window", "middle", "compressed", "stored", "recalled", "state", "dropped".
 MNEME_API std::string_view TokenFateName(TokenFate fate);
 
 // What became of the tokens at positions [begin, end).

@@ -5,8 +5,8 @@
 namespace mneme {
 
 std::string_view TokenFateName(TokenFate fate) {
-  static constexpr std::array<std::string_view, 7> kNames = {"sink",   "window",   "middle", "compressed",
-                                                             "stored", "recalled", "dropped"};
+  static constexpr std::array<std::string_view, 8> kNames = {"sink",   "window",   "middle", "compressed",
+                                                             "stored", "recalled", "state",  "dropped"};
   return kNames[static_cast<size_t>(fate)];
 }
 

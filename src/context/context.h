@@ -22,6 +22,7 @@
 #include "base/checked.h"
 #include "base/files/serial.h"
 #include "base/types.h"
+#include "context/recurrent_state.h"
 #include "kernels/attend/rope.h"
 #include "kernels/device.h"
 #include "kernels/memory/memory.h"
@@ -73,6 +74,8 @@ struct MemoryRules {
 // What a context must know about the model.
 struct ContextShape {
   std::vector<LayerAttention> layers;
+  // The layers with a state of fixed size, which are no layers of attention and are counted apart.
+  RecurrentShape recurrent;
   int64_t trained_length = 0;  // tokens the model was trained on at once; 0: unknown
   MemoryRules memory;
   int64_t num_sinks = 4;  // first tokens that --context sinks keeps unless told; 1 with a learned sink token
@@ -130,6 +133,9 @@ class Context {
   // rows, before any position encoding; out [n, num_heads, value_dim]. Rows are contiguous. Valid, with all
   // that it points to, until Finish of the layer, and so must q, k, v and out be.
   virtual AttendCall Plan(size_t layer, const float* q, const float* k, const float* v, float* out) = 0;
+  // The state of the layers that have one of fixed size; null where the model has none. What the context says
+  // of a chunk and of going back holds for it too.
+  virtual RecurrentState* recurrent() { return nullptr; }
   // After the device has done the call of Plan.
   virtual void Finish(size_t /*layer*/, Device& /*device*/) {}
   // Only where shape.memory.update is gated-delta, before Plan of the same layer: write_gate [n,

@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "base/text/units.h"
+#include "context/hybrid.h"
 #include "context/infini.h"
 #include "context/policy.h"
 #include "context/span_context.h"
@@ -118,8 +119,13 @@ bool HasAutomaticWindow(const ParsedSpec& spec) {
 
 ContextBytes BytesOf(const ContextShape& shape, const ContextSettings& settings, const Policy& policy,
                      int64_t num_tokens, size_t num_threads) {
-  return policy.memory() != nullptr ? InfiniContext::PeakBytes(shape, settings, policy, num_threads)
-                                    : SpanContext::PeakBytes(shape, settings, policy, num_tokens);
+  ContextBytes bytes = policy.memory() != nullptr
+                           ? InfiniContext::PeakBytes(shape, settings, policy, num_threads)
+                           : SpanContext::PeakBytes(shape, settings, policy, num_tokens);
+  if (!shape.recurrent.layers.empty()) {
+    bytes.kv_bytes = SaturatingAdd(bytes.kv_bytes, HybridContext::PeakBytes(shape, settings));
+  }
+  return bytes;
 }
 
 size_t BytesWith(const ContextShape& shape, const ContextSettings& settings, const ParsedSpec& spec,
@@ -273,10 +279,18 @@ std::unique_ptr<Context> MakeContext(const ContextShape& shape, const ContextSet
                                      const Budget& budget, size_t num_threads) {
   CheckContextNumbers(settings);
   std::shared_ptr<const Policy> policy = PolicyOf(shape, settings);
-  if (policy->memory() != nullptr) {
-    return std::make_unique<InfiniContext>(shape, settings, std::move(policy), budget, num_threads);
+  std::unique_ptr<RecurrentState> state;
+  if (!shape.recurrent.layers.empty()) {
+    state = std::make_unique<RecurrentState>(shape.recurrent, HybridContext::SettingsOf(settings), budget);
   }
-  return std::make_unique<SpanContext>(shape, settings, std::move(policy), budget);
+  std::unique_ptr<Context> context;
+  if (policy->memory() != nullptr) {
+    context = std::make_unique<InfiniContext>(shape, settings, std::move(policy), budget, num_threads);
+  } else {
+    context = std::make_unique<SpanContext>(shape, settings, std::move(policy), budget);
+  }
+  if (state == nullptr) return context;
+  return std::make_unique<HybridContext>(std::move(context), std::move(state));
 }
 
 }  // namespace mneme

@@ -46,6 +46,13 @@ void HashLayer(const LayerPlan& layer, Hasher* hash) {
     }
     for (const float value : {a->scale, a->soft_cap, a->clamp_qkv, a->query_growth}) hash->Put(value);
   }
+  if (const DeltaPlan* delta = layer.delta()) {
+    const RecurShape& r = delta->shape;
+    for (const size_t value : {static_cast<size_t>(r.rule), r.num_key_heads, r.num_value_heads, r.key_dim,
+                               r.value_dim, static_cast<size_t>(r.is_tiled), r.conv_width}) {
+      hash->Put(value);
+    }
+  }
   if (const DensePlan* d = layer.dense()) {
     for (const size_t value : {d->dim, static_cast<size_t>(d->activation), static_cast<size_t>(d->is_gated),
                                static_cast<size_t>(d->half_gelu)}) {
@@ -106,6 +113,9 @@ ContextShape MakeContextShape(const ModelPlan& plan, const ModelWeights& weights
   shape.learned_positions = plan.position == PositionKind::kLearned;
   std::vector<int64_t> with_attention;
   for (size_t layer = 0; layer < plan.num_layers(); ++layer) {
+    if (const DeltaPlan* delta = plan.layers[layer].delta()) {
+      shape.recurrent.layers.push_back(delta->shape);
+    }
     const AttentionPlan* const a = plan.layers[layer].attention();
     if (a == nullptr) continue;
     const AttentionWeights& w = *weights.layers[layer].attention();
@@ -261,6 +271,11 @@ uint64_t LoadedModel::fingerprint() const {
         hash.PutVector(attention->sink_logits);
         hash.PutVector(attention->memory_gate);
         norms.insert(norms.end(), {&attention->q_norm, &attention->k_norm});
+      }
+      if (const DeltaWeights* delta = layer.delta()) {
+        for (const auto* values : {&delta->convolution, &delta->step_bias, &delta->rate, &delta->norm}) {
+          hash.PutVector(*values);
+        }
       }
       if (const ExpertsWeights* experts = layer.experts()) {
         hash.PutVector(experts->correction);

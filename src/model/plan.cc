@@ -109,7 +109,13 @@ std::vector<AttentionPlan> ReadAttention(const Hyperparameters& hyper, size_t nu
 }
 
 void ReadSizes(const Hyperparameters& hyper, ModelPlan* plan) {
-  const size_t num_layers = InRange(hyper, hyper.num_layers, "number of layers", kMaxLayers);
+  // Layers that predict further tokens, for speculation, are counted with the others in GGUF; they are not
+  // run.
+  const uint64_t more = hyper.settings.Uint("nextn_predict_layers", "").value_or(0);
+  const uint64_t all = InRange(hyper, hyper.num_layers, "number of layers", kMaxLayers);
+  if (more >= all)
+    Fail(ErrorKind::kFile, "{}: {} of {} layers predict further tokens", hyper.path, more, all);
+  const size_t num_layers = all - more;
   plan->model_dim = InRange(hyper, hyper.model_dim, "model dimension", kMaxDim);
   plan->vocab_size = InRange(hyper, hyper.vocab_size, "vocabulary size", kMaxVocab);
   plan->trained_length = static_cast<int64_t>(

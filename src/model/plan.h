@@ -18,6 +18,7 @@
 #include "kernels/attend/rope.h"
 #include "kernels/experts/experts.h"
 #include "kernels/pointwise/elementwise.h"
+#include "kernels/recur/recur.h"
 
 namespace mneme {
 
@@ -62,10 +63,19 @@ struct AttentionPlan {
   // Queries grow with their position: times 1 + growth ln(1 + floor(position / growth_length)) (mistral3).
   float query_growth = 0.0f;
   int64_t query_growth_length = 0;
+  // Each head's output times the sigmoid of a gate, which the query matrix gives beside the head's query
+  // (qwen3next).
+  bool has_output_gate = false;
   bool value_norm = false;    // RMS norm of each head of v, without weights (gemma4)
   bool value_is_key = false;  // v is k, before norm and rotation (gemma4)
   // Reads the keys and values of this layer, and has none of its own (gemma4 E2B); -1: its own.
   int64_t kv_source = -1;
+};
+
+// The gated delta rule (arXiv 2412.06464) behind a short convolution, its output normed and gated (qwen3next,
+// qwen3.5).
+struct DeltaPlan {
+  RecurShape shape;
 };
 
 struct DensePlan {
@@ -97,7 +107,7 @@ struct MixedPlan {
 };
 
 struct LayerPlan {
-  std::variant<AttentionPlan> mixer;
+  std::variant<AttentionPlan, DeltaPlan> mixer;
   std::variant<DensePlan, ExpertsPlan, MixedPlan> feed_forward;
   Wiring wiring = Wiring::kSequential;
   // A norm after each part, before the residual sum, besides the one before it (gemma2, gemma3).
@@ -107,6 +117,7 @@ struct LayerPlan {
   // Null for another kind.
   const AttentionPlan* attention() const { return std::get_if<AttentionPlan>(&mixer); }
   AttentionPlan* attention() { return std::get_if<AttentionPlan>(&mixer); }
+  const DeltaPlan* delta() const { return std::get_if<DeltaPlan>(&mixer); }
   const DensePlan* dense() const { return const_cast<LayerPlan*>(this)->dense(); }
   DensePlan* dense() {
     if (auto* mixed = std::get_if<MixedPlan>(&feed_forward)) return &mixed->dense;

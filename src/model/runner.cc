@@ -40,6 +40,11 @@ struct Layout {
       attend_bytes = std::max(attend_bytes,
                               AttendScratchBytes(max_rows, a.num_heads, a.key_dim, a.value_dim, num_threads));
     });
+    for (const LayerPlan& layer : plan.layers) {
+      if (const DeltaPlan* delta = layer.delta()) {
+        arena = std::max(arena, DeltaFloats(*delta, max_rows, num_threads));
+      }
+    }
     ForEachDense(plan, [&](const DensePlan& d) { arena = std::max(arena, DenseFloats(d, max_rows)); });
     for (const LayerPlan& layer : plan.layers) {
       if (const ExpertsPlan* experts = layer.experts()) {
@@ -100,8 +105,8 @@ struct Runner::Impl {
   }
 
   void Embed();
-  void RunLayer(size_t layer, size_t attention_index);
-  void Mix(size_t layer, size_t attention_index, const float* input);
+  void RunLayer(size_t layer, size_t index);
+  void Mix(size_t layer, size_t index, const float* input);
   void FeedForward(size_t layer, const float* input);
   void Logits(const LogitsCallback& on_logits);
   void FlushLogits(const LogitsCallback& on_logits);
@@ -177,10 +182,13 @@ void Runner::Impl::Embed() {
   if (plan.per_layer_dim > 0) MakePerLayerInputs(weights.per_layer, ids, per_layer, pass);
 }
 
-void Runner::Impl::Mix(size_t layer, size_t attention_index, const float* input) {
+void Runner::Impl::Mix(size_t layer, size_t index, const float* input) {
   const LayerWeights& w = weights.layers[layer];
-  RunAttention(*plan.layers[layer].attention(), *w.attention(), w.post_attn_norm, attention_index, input,
-               pass);
+  if (const AttentionPlan* attention = plan.layers[layer].attention()) {
+    RunAttention(*attention, *w.attention(), w.post_attn_norm, index, input, pass);
+  } else {
+    RunDelta(*plan.layers[layer].delta(), *w.delta(), w.post_attn_norm, index, input, pass);
+  }
 }
 
 void Runner::Impl::FeedForward(size_t layer, const float* input) {
@@ -195,12 +203,12 @@ void Runner::Impl::FeedForward(size_t layer, const float* input) {
   }
 }
 
-void Runner::Impl::RunLayer(size_t layer, size_t attention_index) {
+void Runner::Impl::RunLayer(size_t layer, size_t index) {
   const LayerWeights& w = weights.layers[layer];
   const Wiring wiring = plan.layers[layer].wiring;
   if (wiring == Wiring::kPostNormOnly) {
     // The mixer adds to x only through `branch`, so x can be its input.
-    Mix(layer, attention_index, pass.x);
+    Mix(layer, index, pass.x);
     FeedForward(layer, pass.x);
     return;
   }
@@ -212,11 +220,11 @@ void Runner::Impl::RunLayer(size_t layer, size_t attention_index) {
       pass.Norm(w.ffn_norm, pass.x, pass.num_rows, pass.branch);
       ffn_input = pass.branch;
     }
-    Mix(layer, attention_index, normed);
+    Mix(layer, index, normed);
     FeedForward(layer, ffn_input);
     return;
   }
-  Mix(layer, attention_index, normed);
+  Mix(layer, index, normed);
   pass.Norm(w.ffn_norm, pass.x, pass.num_rows, normed);
   FeedForward(layer, normed);
 }
@@ -275,9 +283,10 @@ void Runner::Impl::RunBegun(std::span<const ForwardChunk> chunks, const LogitsCa
   pass.num_rows = 0;
   for (const ForwardChunk& chunk : chunks) pass.num_rows += chunk.tokens.size();
   Embed();
-  size_t attention_index = 0;
+  // Contexts count attention layers and those with a state apart.
+  size_t num_attention = 0, num_recurrent = 0;
   for (size_t layer = 0; layer < plan.num_layers(); ++layer) {
-    RunLayer(layer, attention_index);
+    RunLayer(layer, plan.layers[layer].attention() != nullptr ? num_attention++ : num_recurrent++);
     if (plan.per_layer_dim > 0) RunPerLayer(weights.layers[layer].per_layer, layer, per_layer, pass);
     if (const auto& scale = weights.layers[layer].output_scale; !scale.empty()) {
       device.Pointwise({.kind = PointwiseCall::Kind::kScale,
@@ -285,7 +294,6 @@ void Runner::Impl::RunBegun(std::span<const ForwardChunk> chunks, const LogitsCa
                         .value = scale[0],
                         .count = pass.num_rows * plan.model_dim});
     }
-    if (plan.layers[layer].attention() != nullptr) ++attention_index;
   }
   Logits(on_logits);
   model.CheckUnchanged();  // else the rows may come from weights that are no longer there

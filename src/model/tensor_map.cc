@@ -4,6 +4,8 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <charconv>
+#include <cmath>
 #include <cstring>
 
 #include "base/error.h"
@@ -21,6 +23,7 @@ std::string Fill(std::string_view pattern, int layer, int star = -1) {
 }
 
 std::string GgufName(std::string_view canonical, std::string_view suffix, int layer) {
+  if (suffix.empty()) return fmt::format("blk.{}.{}", layer, canonical);
   if (layer < 0) return fmt::format("{}.{}", canonical, suffix);
   return fmt::format("blk.{}.{}.{}", layer, canonical, suffix);
 }
@@ -83,6 +86,18 @@ void CheckEncoding(const TensorSource& source, const TensorInfo& tensor) {
     Fail(ErrorKind::kUnsupported, "{}: tensor '{}' is stored as {}, which cannot be a weight", source.path(),
          tensor.name, EncodingName(tensor.encoding));
   }
+}
+
+// The layer of a tensor, if its name tells one.
+std::optional<uint64_t> LayerIn(std::string_view name) {
+  for (const std::string_view before : {"blk.", "layers."}) {
+    const size_t at = name.find(before);
+    if (at == std::string_view::npos) continue;
+    uint64_t layer = 0;
+    const char* const first = name.data() + at + before.size();
+    if (std::from_chars(first, name.data() + name.size(), layer).ec == std::errc()) return layer;
+  }
+  return std::nullopt;
 }
 
 // Buffers and parts for other purposes that ride along in files and are no weights of the language model.
@@ -201,6 +216,13 @@ std::vector<TensorMap::Part> TensorMap::QkvParts(const AttentionPlan& plan, int 
   const size_t num_kv_heads = plan.num_kv_heads;
   const size_t sizes[3] = {plan.num_heads * plan.key_dim, num_kv_heads * plan.key_dim,
                            num_kv_heads * plan.value_dim};
+  if (plan.has_output_gate && part % 3 == 0) {
+    std::vector<Part> parts;
+    for (size_t head = 0; head < plan.num_heads; ++head) {
+      parts.push_back({(2 * head + (part == 3 ? 1 : 0)) * plan.key_dim, plan.key_dim});
+    }
+    return parts;
+  }
   const bool is_folder = source_.container() == Container::kSafetensors;
   if (!is_folder || family_.folder_qkv == FusedQkv::kConcatenated) {
     const size_t first = part == 0 ? 0 : part == 1 ? sizes[0] : sizes[0] + sizes[1];
@@ -298,8 +320,61 @@ std::vector<float> TensorMap::FindExpertBias(std::string_view canonical, int lay
   return values;
 }
 
+DeltaRows TensorMap::FindDelta(const DeltaPlan& plan, int layer) {
+  const RecurShape& shape = plan.shape;
+  const size_t model_dim = plan_.model_dim;
+  const size_t heads = shape.num_value_heads, values = shape.value_channels(), keys = shape.key_channels();
+  DeltaRows rows;
+  if (const auto fused = Find("ssm_in", layer, 2 * keys + 2 * values, model_dim, false)) {
+    // For each key head its query, its key, the values and the gates of its value heads (Qwen3-Next).
+    const size_t group = values / shape.num_key_heads;
+    std::vector<Part> parts[4];
+    for (size_t head = 0; head < shape.num_key_heads; ++head) {
+      const size_t first = head * 2 * (shape.key_dim + group);
+      parts[0].push_back({first, shape.key_dim});
+      parts[1].push_back({first + shape.key_dim, shape.key_dim});
+      parts[2].push_back({first + 2 * shape.key_dim, group});
+      parts[3].push_back({first + 2 * shape.key_dim + group, group});
+    }
+    std::vector<Part> qkv;
+    for (int i = 0; i < 3; ++i) qkv.insert(qkv.end(), parts[i].begin(), parts[i].end());
+    rows.qkv = Select(*fused, qkv);
+    rows.gate = Select(*fused, parts[3]);
+  } else {
+    rows.qkv = *Find("attn_qkv", layer, 2 * keys + values, model_dim, true);
+    rows.gate = *Find("attn_gate", layer, values, model_dim, true);
+  }
+  if (const auto both = Find("ssm_ba", layer, 2 * heads, model_dim, false)) {
+    const size_t group = heads / shape.num_key_heads;
+    std::vector<Part> beta, alpha;
+    for (size_t head = 0; head < shape.num_key_heads; ++head) {
+      beta.push_back({2 * head * group, group});
+      alpha.push_back({(2 * head + 1) * group, group});
+    }
+    rows.beta = Select(*both, beta);
+    rows.alpha = Select(*both, alpha);
+  } else {
+    rows.beta = *Find("ssm_beta", layer, heads, model_dim, true);
+    rows.alpha = *Find("ssm_alpha", layer, heads, model_dim, true);
+  }
+  rows.out = *Find("ssm_out", layer, model_dim, values, true);
+  rows.convolution = FindVector("ssm_conv1d", "weight", layer, shape.num_channels() * shape.conv_width, true);
+  rows.step_bias = FindVector("ssm_dt", "bias", layer, heads, true);
+  rows.rate = FindVector("ssm_a", "", layer, heads, true);
+  // A folder has the logarithm of what GGUF has negated.
+  if (source_.container() == Container::kSafetensors) {
+    for (float& rate : rows.rate) rate = -std::exp(rate);
+  }
+  rows.norm = FindVector("ssm_norm", "weight", layer, shape.value_dim, true);
+  return rows;
+}
+
 std::optional<MatrixRows> TensorMap::FindQkv(const AttentionPlan& plan, int part, int layer) {
   constexpr std::string_view kNames[3] = {"attn_q", "attn_k", "attn_v"};
+  if (plan.has_output_gate && part % 3 == 0) {
+    const size_t rows = 2 * plan.num_heads * plan.key_dim;
+    return Select(*Find("attn_q", layer, rows, plan_.model_dim, true), QkvParts(plan, part));
+  }
   size_t num_rows = 0;
   for (const Part& piece : QkvParts(plan, part)) num_rows += piece.num_rows;
   if (auto own = Find(kNames[part], layer, num_rows, plan_.model_dim, false)) return own;
@@ -339,6 +414,16 @@ std::vector<float> TensorMap::FindVector(std::string_view canonical, std::string
 }
 
 std::vector<float> TensorMap::FindQkvBias(const AttentionPlan& plan, int part, int layer) {
+  if (plan.has_output_gate && part % 3 == 0) {
+    const std::vector<float> both =
+        FindVector("attn_q", "bias", layer, 2 * plan.num_heads * plan.key_dim, false);
+    std::vector<float> bias;
+    for (const Part& piece : both.empty() ? std::vector<Part>() : QkvParts(plan, part)) {
+      const auto first = both.begin() + static_cast<ptrdiff_t>(piece.first);
+      bias.insert(bias.end(), first, first + static_cast<ptrdiff_t>(piece.num_rows));
+    }
+    return bias;
+  }
   constexpr std::string_view kNames[3] = {"attn_q", "attn_k", "attn_v"};
   const std::vector<Part> parts = QkvParts(plan, part);
   size_t count = 0;
@@ -410,6 +495,8 @@ std::vector<float> TensorMap::FindNorm(std::string_view canonical, std::string_v
 void TensorMap::CheckAllUsed() const {
   for (const TensorInfo& tensor : source_.tensors()) {
     if (used_.contains(&tensor) || IsIgnored(tensor.name)) continue;
+    // Layers behind the last predict further tokens.
+    if (const auto layer = LayerIn(tensor.name); layer && *layer >= plan_.num_layers()) continue;
     Fail(
         ErrorKind::kUnsupported,
         "{}: tensor '{}' has no place in the family '{}' as it is known here; the model would be run wrongly",

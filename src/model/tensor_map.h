@@ -34,6 +34,13 @@ struct MatrixRows {
   std::vector<RowRun> runs;
 };
 
+// A layer with the gated delta rule, its value heads in the order of RecurShape::is_tiled.
+struct DeltaRows {
+  MatrixRows qkv, gate, alpha, beta, out;
+  std::vector<float> convolution;  // [num_channels, conv_width]
+  std::vector<float> step_bias, rate, norm;
+};
+
 // One thread at a time. The source, the family, the hyperparameters and the plan must outlive it; so
 // must the map outlive the MatrixRows that it gave, unless TakeOwned() has moved the memory elsewhere.
 class TensorMap {
@@ -57,7 +64,9 @@ class TensorMap {
   // Its bias [num_rows]: a vector of its own, or a row of all of them.
   std::vector<float> FindExpertBias(std::string_view canonical, int layer, size_t expert, size_t count,
                                     size_t num_rows);
-  // The query, key or value matrix (part 0, 1, 2), out of its own tensor or the fused one.
+  DeltaRows FindDelta(const DeltaPlan& plan, int layer);
+  // The query, key or value matrix (part 0, 1, 2), out of its own tensor or the fused one; or the gate of the
+  // outputs (part 3), which stands with the queries, head by head.
   std::optional<MatrixRows> FindQkv(const AttentionPlan& plan, int part, int layer);
   // The gate matrix (part 0) or the up matrix (part 1) of a gated feed-forward network.
   std::optional<MatrixRows> FindGateUp(size_t dim, int part, int layer);

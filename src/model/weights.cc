@@ -119,12 +119,37 @@ class Loader : public WeightVisitor {
     *values = map_.FindVector(name, suffix, layer_, count, is_required);
   }
 
-  void Qkv(const AttentionPlan& plan, LinearLayer* q, LinearLayer* k, LinearLayer* v) override {
+  void Qkv(const AttentionPlan& plan, LinearLayer* q, LinearLayer* k, LinearLayer* v,
+           LinearLayer* gate) override {
     LinearLayer* const parts[3] = {q, k, v};
+    if (plan.has_output_gate) {
+      SetMatrix(map_.Contiguous(*map_.FindQkv(plan, 3, layer_)), gate);
+      gate->bias = map_.FindQkvBias(plan, 3, layer_);
+    }
     const int num_parts = plan.kv_source >= 0 ? 1 : plan.value_is_key ? 2 : 3;
     for (int part = 0; part < num_parts; ++part) {
       SetMatrix(map_.Contiguous(*map_.FindQkv(plan, part, layer_)), parts[part]);
       parts[part]->bias = map_.FindQkvBias(plan, part, layer_);
+    }
+  }
+
+  void Delta(const DeltaPlan& plan, DeltaWeights* w) override {
+    const DeltaRows rows = map_.FindDelta(plan, layer_);
+    SetMatrix(map_.Contiguous(rows.qkv), &w->qkv);
+    SetMatrix(map_.Contiguous(rows.gate), &w->gate);
+    SetMatrix(map_.Contiguous(rows.alpha), &w->alpha);
+    SetMatrix(map_.Contiguous(rows.beta), &w->beta);
+    SetMatrix(map_.Contiguous(rows.out), &w->out);
+    w->step_bias = rows.step_bias;
+    w->rate = rows.rate;
+    w->norm = rows.norm;
+    // Files have the taps of a channel together.
+    const size_t width = plan.shape.conv_width, channels = plan.shape.num_channels();
+    w->convolution.resize(width * channels);
+    for (size_t channel = 0; channel < channels; ++channel) {
+      for (size_t tap = 0; tap < width; ++tap) {
+        w->convolution[tap * channels + channel] = rows.convolution[channel * width + tap];
+      }
     }
   }
 
@@ -251,6 +276,7 @@ void VisitLayer(const ModelPlan& model, const LayerPlan& plan, WeightVisitor& vi
   if (const AttentionPlan* attention = plan.attention()) {
     VisitAttention(model, *attention, visitor, &w->mixer.emplace<AttentionWeights>());
   }
+  if (const DeltaPlan* delta = plan.delta()) visitor.Delta(*delta, &w->mixer.emplace<DeltaWeights>());
   if (const auto* dense = std::get_if<DensePlan>(&plan.feed_forward)) {
     VisitDense(model, *dense, visitor, &w->feed_forward.emplace<DenseWeights>());
   } else if (const auto* experts = std::get_if<ExpertsPlan>(&plan.feed_forward)) {

@@ -11,6 +11,7 @@
 #include "kernels/device.h"
 #include "kernels/linear/linear.h"
 #include "model/blocks/attention.h"
+#include "model/blocks/delta.h"
 #include "model/blocks/dense.h"
 #include "model/blocks/experts.h"
 #include "model/blocks/mixed.h"
@@ -22,7 +23,7 @@ namespace mneme {
 
 struct LayerWeights {
   NormWeights attn_norm;  // before the mixer; empty for Wiring::kPostNormOnly
-  std::variant<AttentionWeights> mixer;
+  std::variant<AttentionWeights, DeltaWeights> mixer;
   NormWeights post_attn_norm;  // after it, before the residual sum
   NormWeights ffn_norm;        // empty: the feed-forward network reads what the mixer reads
   std::variant<DenseWeights, ExpertsWeights, MixedWeights> feed_forward;
@@ -32,6 +33,7 @@ struct LayerWeights {
 
   // Null for another kind.
   const AttentionWeights* attention() const { return std::get_if<AttentionWeights>(&mixer); }
+  const DeltaWeights* delta() const { return std::get_if<DeltaWeights>(&mixer); }
   const DenseWeights* dense() const {
     if (const auto* both = mixed()) return &both->dense;
     return std::get_if<DenseWeights>(&feed_forward);
@@ -76,6 +78,7 @@ void ForEachLinearOfLayer(Weights& layer, const Fn& fn) {
   if (auto* attention = std::get_if<AttentionWeights>(&layer.mixer)) {
     ForEachLinearOfAttention(*attention, plain);
   }
+  if (auto* delta = std::get_if<DeltaWeights>(&layer.mixer)) ForEachLinearOfDelta(*delta, plain);
   if (auto* dense = std::get_if<DenseWeights>(&layer.feed_forward)) ForEachLinearOfDense(*dense, plain);
   if (auto* experts = std::get_if<ExpertsWeights>(&layer.feed_forward)) ForEachLinearOfExperts(*experts, fn);
   if (auto* mixed = std::get_if<MixedWeights>(&layer.feed_forward)) ForEachLinearOfMixed(*mixed, fn);

@@ -207,7 +207,55 @@ Rows Attention(const ModelPlan& m, const AttentionPlan& plan, const AttentionWei
       AttendHead(m, plan, w.sink_logits, row, head, q, kv.k, kv.v, &attended[row]);
     }
   }
+  if (plan.has_output_gate) {
+    const Rows gate = Product(w.gate, input);
+    for (size_t r = 0; r < gate.size(); ++r) {
+      for (size_t i = 0; i < gate[r].size(); ++i) attended[r][i] /= 1 + std::exp(-gate[r][i]);
+    }
+  }
   return Product(w.o, attended);
+}
+
+std::vector<float> Flat(const Rows& rows) {
+  std::vector<float> values;
+  for (const Row& row : rows) {
+    for (const double value : row) values.push_back(static_cast<float>(value));
+  }
+  return values;
+}
+
+// The gated delta rule, by the twin of the kernel, for a stream that begins with these rows.
+Rows Delta(const ModelPlan& m, const DeltaPlan& plan, const DeltaWeights& w, const Rows& input) {
+  const RecurShape& shape = plan.shape;
+  const size_t heads = shape.num_value_heads;
+  const std::vector<float> x = Flat(Product(w.qkv, input));
+  Rows decay = Product(w.alpha, input), beta = Product(w.beta, input);
+  for (size_t r = 0; r < input.size(); ++r) {
+    for (size_t h = 0; h < heads; ++h) {
+      const double step = std::log1p(std::exp(decay[r][h] + static_cast<double>(w.step_bias[h])));
+      decay[r][h] = static_cast<double>(w.rate[h]) * step;
+      beta[r][h] = 1 / (1 + std::exp(-beta[r][h]));
+    }
+  }
+  const std::vector<float> log_decay = Flat(decay), strength = Flat(beta);
+  std::vector<double> out(input.size() * shape.value_channels());
+  std::vector<double> state(heads * shape.key_dim * shape.value_dim);
+  RecurReference({.shape = &shape,
+                  .conv_weight = w.convolution.data(),
+                  .num_rows = input.size(),
+                  .x = x.data(),
+                  .log_decay = log_decay.data(),
+                  .beta = strength.data()},
+                 out.data(), state.data());
+  const Rows gate = Product(w.gate, input);
+  const NormWeights norm{.weight = w.norm, .bias = {}};
+  Rows normed(input.size(), Row(shape.value_channels()));
+  for (size_t r = 0; r < input.size(); ++r) {
+    for (size_t i = 0; i < normed[r].size(); ++i) normed[r][i] = out[r * normed[r].size() + i];
+    for (size_t h = 0; h < heads; ++h) NormPart(m, norm, 0, h * shape.value_dim, shape.value_dim, &normed[r]);
+    for (size_t i = 0; i < normed[r].size(); ++i) normed[r][i] *= Activated(Activation::kSilu, gate[r][i]);
+  }
+  return Product(w.out, normed);
 }
 
 Rows FeedForward(const DensePlan& plan, const DenseWeights& w, const Rows& input) {
@@ -324,6 +372,18 @@ void AddPerLayer(const ModelPlan& m, const PerLayerWeights& w, size_t layer, con
 }
 
 // keys: of the layers before, for those that share them.
+Rows Mix(const ModelPlan& m, const LayerPlan& plan, const LayerWeights& w, Position start,
+         std::vector<KeysAndValues>* keys, const Rows& input) {
+  const AttentionPlan* const attention = plan.attention();
+  if (attention == nullptr) {
+    keys->emplace_back();
+    return Delta(m, *plan.delta(), *w.delta(), input);
+  }
+  keys->push_back(attention->kv_source >= 0 ? (*keys)[static_cast<size_t>(attention->kv_source)]
+                                            : MakeKeys(m, *attention, *w.attention(), start, input));
+  return Attention(m, *attention, *w.attention(), start, input, keys->back());
+}
+
 void RunLayer(const ModelPlan& m, const LayerPlan& plan, const LayerWeights& w, Position start,
               std::vector<KeysAndValues>* keys, Rows* x) {
   const auto added = [&](const NormWeights& norm, Rows rows) {
@@ -333,11 +393,7 @@ void RunLayer(const ModelPlan& m, const LayerPlan& plan, const LayerWeights& w, 
   };
   const bool has_pre_norm = plan.wiring != Wiring::kPostNormOnly;
   const Rows mixer_input = has_pre_norm ? Normed(m, w.attn_norm, *x) : *x;
-  const AttentionPlan& attention = *plan.attention();
-  keys->push_back(attention.kv_source >= 0 ? (*keys)[static_cast<size_t>(attention.kv_source)]
-                                           : MakeKeys(m, attention, *w.attention(), start, mixer_input));
-  const Rows mixed =
-      added(w.post_attn_norm, Attention(m, attention, *w.attention(), start, mixer_input, keys->back()));
+  const Rows mixed = added(w.post_attn_norm, Mix(m, plan, w, start, keys, mixer_input));
   if (plan.wiring == Wiring::kParallel) {
     const Rows ffn_input = w.ffn_norm.empty() ? mixer_input : Normed(m, w.ffn_norm, *x);
     const Rows fed = added(w.post_ffn_norm, FeedForward(m, plan, w, *x, ffn_input));

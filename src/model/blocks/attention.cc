@@ -49,7 +49,7 @@ void VisitAttention(const ModelPlan& model, const AttentionPlan& plan, WeightVis
     visitor.Norm("attn_q_norm", {&q_size, 1}, true, &w->q_norm);
     visitor.Norm("attn_k_norm", {&k_size, 1}, true, &w->k_norm);
   }
-  visitor.Qkv(plan, &w->q, &w->k, &w->v);
+  visitor.Qkv(plan, &w->q, &w->k, &w->v, &w->gate);
   visitor.Matrix("attn_output", model.model_dim, plan.num_heads * plan.value_dim, &w->o);
   visitor.Vector("attn_sinks", "weight", plan.num_heads, false, &w->sink_logits);
   if (model.memory.segment == 0) return;
@@ -64,8 +64,9 @@ size_t AttentionFloats(const ModelPlan& model, const AttentionPlan& plan, size_t
   const size_t kv_heads = plan.num_kv_heads * (plan.key_dim + plan.value_dim);
   const size_t write_gate = HasWriteGate(model) ? plan.num_kv_heads : 0;
   const size_t growth = plan.query_growth != 0 ? 1 : 0;
-  // Each of the six parts may be rounded up.
-  return num_rows * (heads + kv_heads + write_gate + growth) + 6 * Arena::Rounded(1);
+  const size_t gate = plan.has_output_gate ? plan.num_heads * plan.value_dim : 0;
+  // Each of the seven parts may be rounded up.
+  return num_rows * (heads + kv_heads + write_gate + growth + gate) + 7 * Arena::Rounded(1);
 }
 
 void RunAttention(const AttentionPlan& plan, const AttentionWeights& w, const NormWeights& post_norm,
@@ -82,10 +83,12 @@ void RunAttention(const AttentionPlan& plan, const AttentionWeights& w, const No
   float* const attended = arena.Take(num_rows * out_row);
   const bool has_write_gate = !w.memory_write.empty();
   float* const write_gate = arena.Take(has_write_gate ? num_rows * plan.num_kv_heads : 0);
-  std::array<MatMulJob, 4> jobs = {Pass::Job(w.q, q, false)};
+  float* const gate = arena.Take(plan.has_output_gate ? num_rows * out_row : 0);
+  std::array<MatMulJob, 5> jobs = {Pass::Job(w.q, q, false)};
   size_t num_jobs = 1;
   if (!w.k.empty()) jobs[num_jobs++] = Pass::Job(w.k, k, false);
   if (!w.v.empty()) jobs[num_jobs++] = Pass::Job(w.v, v, false);
+  if (!w.gate.empty()) jobs[num_jobs++] = Pass::Job(w.gate, gate, false);
   if (has_write_gate) jobs[num_jobs++] = Pass::Job(w.memory_write, write_gate, false);
   pass.Linear("q, k, v", input, num_rows, {jobs.data(), num_jobs});
   if (plan.value_is_key) {
@@ -127,6 +130,10 @@ void RunAttention(const AttentionPlan& plan, const AttentionWeights& w, const No
   }
   pass.device.Attend(pass.attend_calls, pass.attend_scratch);
   for (const ForwardChunk& chunk : pass.chunks) chunk.context->Finish(index, pass.device);
+  if (plan.has_output_gate) {
+    pass.device.Pointwise(
+        {.kind = PointwiseCall::Kind::kSigmoidGate, .x = attended, .y = gate, .count = num_rows * out_row});
+  }
   pass.AddProduct("attention output", w.o, attended, post_norm);
 }
 

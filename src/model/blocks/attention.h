@@ -15,6 +15,7 @@ struct AttentionWeights {
   LinearLayer q;       // [num_heads * key_dim, model_dim]
   LinearLayer k;       // [num_kv_heads * key_dim, model_dim]
   LinearLayer v;       // [num_kv_heads * value_dim, model_dim]
+  LinearLayer gate;    // [num_heads * value_dim, model_dim]; empty: none
   NormWeights q_norm;  // [key_dim], [num_heads * key_dim], or empty
   NormWeights k_norm;
   LinearLayer o;                   // [model_dim, num_heads * value_dim]
@@ -31,7 +32,7 @@ void VisitAttention(const ModelPlan& model, const AttentionPlan& plan, WeightVis
 // fn(LinearLayer&) for each matrix, in about the order in which a token reads them.
 template <typename Weights, typename Fn>
 void ForEachLinearOfAttention(Weights& w, const Fn& fn) {
-  for (auto* linear : {&w.q, &w.k, &w.v, &w.o, &w.memory_write}) {
+  for (auto* linear : {&w.q, &w.k, &w.v, &w.gate, &w.o, &w.memory_write}) {
     if (!linear->empty()) fn(*linear);
   }
 }

@@ -42,6 +42,7 @@ struct Pass {
   uint8_t* linear_scratch = nullptr;
   uint8_t* attend_scratch = nullptr;
   std::vector<AttendCall> attend_calls = {};  // of all chunks, in one layer
+  std::vector<RecurCall> recur_calls = {};
 
   // A norm of `count` rows of the model's width.
   void Norm(const NormWeights& norm, const float* from, size_t count, float* out);

@@ -12,6 +12,7 @@
 namespace mneme {
 
 struct DenseWeights;  // dense.h
+struct DeltaWeights;  // delta.h
 
 // A norm's vectors; both empty where the model has no such norm.
 struct NormWeights {
@@ -43,8 +44,12 @@ class WeightVisitor {
   // suffix: "weight" or "bias".
   virtual void Vector(std::string_view name, std::string_view suffix, size_t count, bool is_required,
                       std::vector<float>* values) = 0;
-  // Queries, keys and values, out of matrices of their own or a fused one.
-  virtual void Qkv(const AttentionPlan& plan, LinearLayer* q, LinearLayer* k, LinearLayer* v) = 0;
+  // Queries, keys and values, out of matrices of their own or a fused one. gate: of the outputs, where the
+  // plan has one.
+  virtual void Qkv(const AttentionPlan& plan, LinearLayer* q, LinearLayer* k, LinearLayer* v,
+                   LinearLayer* gate) = 0;
+  // All of a layer with the gated delta rule, whose heads files order in different ways.
+  virtual void Delta(const DeltaPlan& plan, DeltaWeights* weights) = 0;
   // Gate and up matrix [dim, model_dim] of a gated feed-forward network, alone or fused.
   virtual void GateUp(size_t dim, LinearLayer* gate, LinearLayer* up) = 0;
   // All experts of a mixture, each with matrices of its own or all in one tensor of three dimensions.

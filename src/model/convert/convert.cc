@@ -189,12 +189,19 @@ class Converter : private WeightVisitor {
     AddVector(Name(name, suffix), map_->FindVector(name, suffix, layer_, count, is_required));
   }
 
-  void Qkv(const AttentionPlan& plan, LinearLayer*, LinearLayer*, LinearLayer*) override {
+  void Qkv(const AttentionPlan& plan, LinearLayer*, LinearLayer*, LinearLayer*, LinearLayer*) override {
     constexpr const char* kQkv[3] = {"attn_q", "attn_k", "attn_v"};
     std::vector<MatrixRows> qkv;
     std::vector<float> biases;
     const int num_parts = plan.kv_source >= 0 ? 1 : plan.value_is_key ? 2 : 3;
     for (int part = 0; part < num_parts; ++part) {
+      if (part == 0 && plan.has_output_gate) {
+        // Queries and gates stay together, head by head.
+        const size_t num_rows = 2 * plan.num_heads * plan.key_dim;
+        AddMatrix(Name("attn_q", "weight"), map_->Find("attn_q", layer_, num_rows, plan_.model_dim, true));
+        AddVector(Name("attn_q", "bias"), map_->FindVector("attn_q", "bias", layer_, num_rows, false));
+        continue;
+      }
       MatrixRows rows = *map_->FindQkv(plan, part, layer_);
       std::vector<float> bias = map_->FindQkvBias(plan, part, layer_);
       if (part < 2 && source_->container() == Container::kSafetensors && family_->gguf_interleaved_rope &&
@@ -210,6 +217,107 @@ class Converter : private WeightVisitor {
       qkv.push_back(std::move(rows));
     }
     if (family_->gguf_fused_qkv) AddFused("attn_qkv", std::move(qkv), std::move(biases));
+  }
+
+  void Delta(const DeltaPlan& plan, DeltaWeights*) override {
+    const RecurShape& shape = plan.shape;
+    DeltaRows rows = map_->FindDelta(plan, layer_);
+    const size_t keys = 2 * shape.key_channels(), width = shape.conv_width;
+    if (family_->gguf_tiled_value_heads && source_->gguf() == nullptr) {
+      rows.qkv = Tiled(shape, rows.qkv, keys, shape.value_dim);
+      rows.gate = Tiled(shape, rows.gate, 0, shape.value_dim);
+      rows.alpha = Tiled(shape, rows.alpha, 0, 1);
+      rows.beta = Tiled(shape, rows.beta, 0, 1);
+      rows.out = TiledColumns(shape, rows.out);
+      rows.convolution = Tiled(shape, rows.convolution, keys * width, shape.value_dim * width);
+      rows.step_bias = Tiled(shape, rows.step_bias, 0, 1);
+      rows.rate = Tiled(shape, rows.rate, 0, 1);
+    }
+    AddMatrix(Name("attn_qkv", "weight"), rows.qkv);
+    AddMatrix(Name("attn_gate", "weight"), rows.gate);
+    if (family_->gguf_tiled_value_heads) {
+      AddMatrix(Name("ssm_alpha", "weight"), rows.alpha);
+      AddMatrix(Name("ssm_beta", "weight"), rows.beta);
+    } else {
+      AddMatrix(Name("ssm_ba", "weight"), InTurns(shape, rows.beta, rows.alpha));
+    }
+    AddMatrix(Name("ssm_out", "weight"), rows.out);
+    AddVector(Name("ssm_conv1d", "weight"), std::move(rows.convolution), {width, shape.num_channels()});
+    AddVector(Name("ssm_dt", "bias"), std::move(rows.step_bias));
+    AddVector(fmt::format("blk.{}.ssm_a", layer_), std::move(rows.rate));
+    AddVector(Name("ssm_norm", "weight"), std::move(rows.norm));
+  }
+
+  // Where value head `head` of a tiled order stands in the order by key heads.
+  static size_t HeadInFolder(const RecurShape& shape, size_t head) {
+    const size_t group = shape.num_value_heads / shape.num_key_heads;
+    return head % shape.num_key_heads * group + head / shape.num_key_heads;
+  }
+
+  // The rows, or values, from `first` on are `size` of each value head.
+  static MatrixRows Tiled(const RecurShape& shape, const MatrixRows& rows, size_t first, size_t size) {
+    const size_t row_bytes = EncodedBytes(rows.encoding, rows.num_cols);
+    std::vector<const uint8_t*> at;
+    for (const RowRun& run : rows.runs) {
+      for (size_t i = 0; i < run.num_rows; ++i) at.push_back(run.data + i * row_bytes);
+    }
+    MatrixRows tiled = rows;
+    tiled.runs.clear();
+    for (size_t i = 0; i < first; ++i) tiled.runs.push_back({at[i], 1});
+    for (size_t head = 0; head < shape.num_value_heads; ++head) {
+      for (size_t i = 0; i < size; ++i) {
+        tiled.runs.push_back({at[first + HeadInFolder(shape, head) * size + i], 1});
+      }
+    }
+    return tiled;
+  }
+  static std::vector<float> Tiled(const RecurShape& shape, const std::vector<float>& values, size_t first,
+                                  size_t size) {
+    std::vector<float> tiled(values.begin(), values.begin() + static_cast<ptrdiff_t>(first));
+    for (size_t head = 0; head < shape.num_value_heads; ++head) {
+      const auto from = values.begin() + static_cast<ptrdiff_t>(first + HeadInFolder(shape, head) * size);
+      tiled.insert(tiled.end(), from, from + static_cast<ptrdiff_t>(size));
+    }
+    return tiled;
+  }
+  MatrixRows TiledColumns(const RecurShape& shape, const MatrixRows& rows) {
+    const size_t head_bytes = EncodedBytes(rows.encoding, rows.num_cols) / shape.num_value_heads;
+    auto bytes = std::make_unique<std::vector<uint8_t>>();
+    for (const RowRun& run : rows.runs) {
+      for (size_t row = 0; row < run.num_rows; ++row) {
+        const uint8_t* const from = run.data + row * head_bytes * shape.num_value_heads;
+        for (size_t head = 0; head < shape.num_value_heads; ++head) {
+          const uint8_t* const at = from + HeadInFolder(shape, head) * head_bytes;
+          bytes->insert(bytes->end(), at, at + head_bytes);
+        }
+      }
+    }
+    MatrixRows tiled = rows;
+    tiled.runs = {{bytes->data(), rows.num_rows}};
+    columns_.push_back(std::move(bytes));
+    return tiled;
+  }
+  // For each key head the rows of its value heads in a, then those in b.
+  static MatrixRows InTurns(const RecurShape& shape, const MatrixRows& a, const MatrixRows& b) {
+    const size_t row_bytes = EncodedBytes(a.encoding, a.num_cols);
+    const auto rows_of = [&](const MatrixRows& rows) {
+      std::vector<const uint8_t*> at;
+      for (const RowRun& run : rows.runs) {
+        for (size_t i = 0; i < run.num_rows; ++i) at.push_back(run.data + i * row_bytes);
+      }
+      return at;
+    };
+    const std::vector<const uint8_t*> from[2] = {rows_of(a), rows_of(b)};
+    const size_t group = shape.num_value_heads / shape.num_key_heads;
+    MatrixRows turns = a;
+    turns.num_rows = 2 * a.num_rows;
+    turns.runs.clear();
+    for (size_t head = 0; head < shape.num_key_heads; ++head) {
+      for (const auto& rows : from) {
+        for (size_t i = 0; i < group; ++i) turns.runs.push_back({rows[head * group + i], 1});
+      }
+    }
+    return turns;
   }
 
   void GateUp(size_t dim, LinearLayer*, LinearLayer*) override {
@@ -424,6 +532,7 @@ class Converter : private WeightVisitor {
   ModelPlan plan_;
   int layer_ = -1;  // -1: outside layers
   std::unique_ptr<TensorMap> map_;
+  std::vector<std::unique_ptr<std::vector<uint8_t>>> columns_;  // matrices whose columns were reordered
   GgufWriter writer_;
   ConvertReport report_;
   std::vector<std::unique_ptr<std::vector<float>>> vectors_;  // that the writer points into

@@ -52,16 +52,19 @@ extern const Family kGptBigcode;
 extern const Family kOpt;
 extern const Family kGptNeo;
 extern const Family kMinimaxM2;
+extern const Family kQwen3Next;
+extern const Family kQwen35;
+extern const Family kQwen35Moe;
 
 namespace {
 
 constexpr const Family* kFamilies[] = {
-    &kLlama,      &kMistral,  &kQwen2,     &kQwen3,  &kGemma,     &kGemma2,     &kGemma3,   &kPhi3,
-    &kGptNeox,    &kGptj,     &kFalcon,    &kMpt,    &kGpt2,      &kStarcoder2, &kStablelm, &kOlmo2,
-    &kMixtral,    &kQwen2Moe, &kQwen3Moe,  &kOlmoe,  &kGemma4,    &kGptOss,     &kSmolLm3,  &kGranite,
-    &kGraniteMoe, &kGlm4,     &kGlm4Moe,   &kCohere, &kCohere2,   &kExaone4,    &kSeedOss,  &kErnie,
-    &kErnieMoe,   &kNemotron, &kOlmo,      &kPhi,    &kInternLm3, &kMistral3,   &kBloom,    &kGptBigcode,
-    &kOpt,        &kGptNeo,   &kMinimaxM2,
+    &kLlama,      &kMistral,  &kQwen2,     &kQwen3,     &kGemma,     &kGemma2,     &kGemma3,   &kPhi3,
+    &kGptNeox,    &kGptj,     &kFalcon,    &kMpt,       &kGpt2,      &kStarcoder2, &kStablelm, &kOlmo2,
+    &kMixtral,    &kQwen2Moe, &kQwen3Moe,  &kOlmoe,     &kGemma4,    &kGptOss,     &kSmolLm3,  &kGranite,
+    &kGraniteMoe, &kGlm4,     &kGlm4Moe,   &kCohere,    &kCohere2,   &kExaone4,    &kSeedOss,  &kErnie,
+    &kErnieMoe,   &kNemotron, &kOlmo,      &kPhi,       &kInternLm3, &kMistral3,   &kBloom,    &kGptBigcode,
+    &kOpt,        &kGptNeo,   &kMinimaxM2, &kQwen3Next, &kQwen35,    &kQwen35Moe,
 };
 
 }  // namespace

@@ -50,6 +50,9 @@ struct Family {
   bool folder_transposed_experts = false;
   // Names that GGUF files of this family have for others' ("ffn_norm" is "post_attention_norm").
   std::span<const TensorName> gguf_tensors = {};
+  // Value heads of layers with a state lie key head by key head in a folder; in this family's GGUF files, one
+  // of each key head after the other.
+  bool gguf_tiled_value_heads = false;
   // What GGUF readers expect of this family.
   bool gguf_fused_qkv = false;
   bool gguf_fused_gate_up = false;
