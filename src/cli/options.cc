@@ -103,8 +103,9 @@ void AddContextOptions(Command& verb, SessionArguments* arguments, bool with_con
   verb.SetGroup("");
 }
 
-void AddSamplerOptions(Command& verb, SessionArguments* arguments) {
-  verb.SetGroup("Sampling");
+void AddSamplerOptions(Command& verb, SessionArguments* arguments, const SamplerOptions& defaults) {
+  verb.SetGroup("Sampling (where nothing is given: as the model's files say, else as here)");
+  arguments->options.sampler = defaults;
   AddFields(verb, "", &arguments->options.sampler, &arguments->typed);
   verb.SetGroup("");
 }

@@ -67,6 +67,21 @@ void CheckTokenizerFits(const Tokenizer& tokenizer, size_t num_rows, const std::
   }
 }
 
+// Ends of generation beside EOS: GGUF has two more keys. Those that only the files name go first, as the
+// others are known by their pieces.
+void WriteEnds(const Tokenizer& tokenizer, GgufWriter* writer) {
+  const std::vector<TokenId>& by_piece = tokenizer.model().eog_ids;
+  std::vector<TokenId> ends;
+  for (const bool is_named : {false, true}) {
+    for (const TokenId id : tokenizer.eog_ids()) {
+      if (id != tokenizer.eos_id() && std::binary_search(by_piece.begin(), by_piece.end(), id) == is_named)
+        ends.push_back(id);
+    }
+  }
+  if (!ends.empty()) SetId("tokenizer.ggml.eot_token_id", ends[0], writer);
+  if (ends.size() > 1) SetId("tokenizer.ggml.eom_token_id", ends[1], writer);
+}
+
 std::optional<std::string> WriteTokenizerMetadata(const Tokenizer& tokenizer, const std::string& merges_json,
                                                   size_t num_tokens, GgufWriter* writer) {
   const TokenizerModel& model = tokenizer.model();
@@ -109,6 +124,7 @@ std::optional<std::string> WriteTokenizerMetadata(const Tokenizer& tokenizer, co
   writer->SetArray("tokenizer.ggml.token_type", types);
   SetId("tokenizer.ggml.bos_token_id", tokenizer.bos_id(), writer);
   SetId("tokenizer.ggml.eos_token_id", tokenizer.eos_id(), writer);
+  WriteEnds(tokenizer, writer);
   SetId("tokenizer.ggml.unknown_token_id", tokenizer.unk_id(), writer);
   SetId("tokenizer.ggml.padding_token_id", tokenizer.pad_id(), writer);
   writer->Set("tokenizer.ggml.add_bos_token", tokenizer.adds_bos());
