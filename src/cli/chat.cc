@@ -115,6 +115,10 @@ Chat::Chat(const ChatArguments& arguments)
   StreamSettings settings(arguments.context);
   settings.state = arguments.state;
   const std::string sampling = ChooseSampling(opened_.model, &settings);
+  int64_t& max_rewind = settings.options.max_rewind;
+  if (arguments.context.Typed("max_rewind").empty()) {
+    max_rewind = conversation_->format().SuggestedRewind(max_rewind, arguments.generate.max_tokens);
+  }
   if (arguments.pin_system) {
     settings.options.num_pinned = std::max<int64_t>(settings.options.num_pinned,
                                                     static_cast<int64_t>(conversation_->num_head_tokens()));

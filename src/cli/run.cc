@@ -148,6 +148,10 @@ void Run::Open() {
   if (!arguments_.ids) {
     const Tokenizer& tokenizer = model.tokenizer();
     if (arguments_.speaks()) OpenConversation();
+    if (chat_ && !arguments_.state.empty() && arguments_.context.Typed("max_rewind").empty()) {
+      settings.options.max_rewind =
+          chat_->format().SuggestedRewind(settings.options.max_rewind, arguments_.generate.max_tokens);
+    }
     if (arguments_.pin_system) {
       const size_t num_head =
           chat_ ? chat_->num_head_tokens()

@@ -254,7 +254,8 @@ std::vector<Message> Conversation::Tellings(const std::string& reply, std::strin
     }
   }
   tellings.push_back(Reply(reply));
-  if (is_open) tellings.push_back(Reply(std::string(prompt.substr(prompt.rfind(marks->open))) + reply));
+  if (is_open && reply.find(marks->close) != std::string::npos)
+    tellings.push_back(Reply(std::string(prompt.substr(prompt.rfind(marks->open))) + reply));
   for (const bool at_end_too : {false, true}) {
     const std::string_view stripped = WithoutSpace(reply, at_end_too);
     if (stripped.size() < reply.size()) tellings.push_back(Reply(std::string(stripped)));

@@ -5,9 +5,11 @@
 #include <unistd.h>
 
 #include <filesystem>
-#include <numeric>
+#include <fstream>
+#include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/testing.h"
 #include "formats/gguf.h"
 #include "mneme/convert.h"
 
@@ -182,6 +184,8 @@ TEST_F(ConversationTest, ReasoningIsDroppedWhereTheTemplateDropsIt) {
   EXPECT_EQ(session_->RecentTokens(), Right({"Hi", "Good day", "and?"}));
   EXPECT_EQ(Stream().find("hm"), std::string::npos);
   EXPECT_EQ(talk_->remark(), "");
+  EXPECT_EQ(talk_->format().SuggestedRewind(256, 1024), 1280);  // for which whole replies are in reach
+  EXPECT_EQ(talk_->format().SuggestedRewind(256, -1), 4096);
 }
 
 TEST_F(ConversationTest, ReasoningThatThePromptOpensIsDroppedWithIt) {
@@ -194,6 +198,57 @@ TEST_F(ConversationTest, ReasoningThatThePromptOpensIsDroppedWithIt) {
       Stream(),
       "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nGood day<|im_end|>\n<|im_start|>user\nand?"
       "<|im_end|>\n<|im_start|>assistant\n<think>");
+}
+
+TEST_F(ConversationTest, ReasoningGoesApartWhereTheTemplateReadsItSo) {
+  Open(
+      "{% for m in messages %}<|im_start|>{% if m.reasoning_content %}<think>{{ m.reasoning_content "
+      "}}</think>"
+      "{{ '\n\n' }}{% endif %}{{ m.content }}<|im_end|>{% endfor %}"
+      "{% if add_generation_prompt %}<|im_start|>{% endif %}");
+  EXPECT_TRUE(talk_->format().reads_reasoning());
+  Ask("Hi");
+  Answer("<think>hm</think>\n\nyes<|im_end|>");
+  Ask("x");
+  EXPECT_EQ(Stream(),
+            "<|im_start|>Hi<|im_end|><|im_start|><think>hm</think>\n\nyes<|im_end|><|im_start|>x<|im_end|>"
+            "<|im_start|>");
+  Answer("ok<|im_end|>");
+  Ask("y");
+  EXPECT_NE(Stream().find("hm"), std::string::npos);
+}
+
+// Whatever the template: what the stream holds after three messages is what it writes of them.
+TEST_F(ConversationTest, EveryRealTemplateGoesOnAsItRenders) {
+  MNEME_REQUIRE_DATA(data);
+  Open("");
+  size_t num_templates = 0;
+  for (const auto& entry : fs::directory_iterator(data + "/chat-templates")) {
+    const auto json = nlohmann::json::parse(std::ifstream(entry.path()));
+    if (!json.contains("template")) continue;
+    const std::string path = (folder_ / "t.jinja").string();
+    std::ofstream(path) << json["template"].get<std::string>();
+    session_.emplace(*model_, SessionOptions{.context = "dense", .max_rewind = 50000});
+    const PromptFormat format(tokenizer(), "m", {.name = path}, nullptr);
+    talk_ = std::make_unique<Conversation>(tokenizer(), format, "");
+    const std::vector<Message> said = {{.role = "user", .content = "Hi"},
+                                       {.role = "assistant", .content = "Good day"},
+                                       {.role = "user", .content = "and?"}};
+    std::string
+        right;  // the moment of a format is that of its making, so what it writes of a day is the same
+    try {
+      for (const Segment& segment : format.Render(said, true)) right += segment.text;
+    } catch (const Error&) {
+      continue;  // which it refuses
+    }
+    Ask(said[0].content);
+    Answer(said[1].content);
+    Ask(said[2].content);
+    EXPECT_EQ(Stream(), right) << entry.path();
+    EXPECT_EQ(talk_->remark(), "") << entry.path();
+    ++num_templates;
+  }
+  EXPECT_GE(num_templates, 60u);
 }
 
 TEST_F(ConversationTest, WhatIsOutOfReachStaysAndIsSaid) {

@@ -2,6 +2,7 @@
 
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <ctime>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -199,6 +200,12 @@ std::vector<Segment> PromptFormat::Render(const std::vector<Message>& messages, 
 std::vector<std::string> PromptFormat::StopStrings() const {
   if (row_ == nullptr || row_->stop.empty()) return {};
   return {std::string(row_->stop)};
+}
+
+int64_t PromptFormat::SuggestedRewind(int64_t otherwise, int64_t max_tokens) const {
+  constexpr int64_t kMost = 4096;
+  if (reasoning_ == nullptr) return otherwise;
+  return std::max(otherwise, max_tokens < 0 ? kMost : std::min(max_tokens + otherwise, kMost));
 }
 
 void BindFormat(const PromptFormat& format, Stream* stream) {

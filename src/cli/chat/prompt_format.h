@@ -54,6 +54,9 @@ class PromptFormat {
   std::vector<std::string> StopStrings() const;
   // How the model marks what it thinks before it answers; null: it does not.
   const ReasoningMarks* reasoning() const { return reasoning_; }
+  // How many tokens are to be taken back where nothing else is said: of a model that thinks, a whole reply of
+  // max_tokens, so that its thoughts can be dropped.
+  int64_t SuggestedRewind(int64_t otherwise, int64_t max_tokens) const;
   // Whether the template takes it apart from the answer (Message::reasoning).
   bool reads_reasoning() const { return reads_reasoning_; }
 

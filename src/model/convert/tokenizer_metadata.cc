@@ -99,7 +99,6 @@ std::optional<std::string> WriteTokenizerMetadata(const Tokenizer& tokenizer, co
   std::vector<float> scores(pieces.size(), 0.0f);
   std::copy_n(model.scores.begin(), std::min(model.scores.size(), scores.size()), scores.begin());
   const std::vector<std::string> merges = MergesOf(merges_json);
-  if (spec.nfc) return "its normalisation (NFC) cannot be said in GGUF";
   if (spec.algorithm == Algorithm::kByteBpe || spec.algorithm == Algorithm::kRankedBpe) {
     if (merges.empty()) return "it has no list of merges to write";
   }
@@ -112,6 +111,8 @@ std::optional<std::string> WriteTokenizerMetadata(const Tokenizer& tokenizer, co
     writer->Set("tokenizer.ggml.pre", std::string(pre));
     writer->SetArray("tokenizer.ggml.merges", merges);
     if (spec.add_prefix_space) writer->Set("tokenizer.ggml.add_space_prefix", true);
+    // GGUF has no key for it: other programs read such a file without normalising.
+    if (spec.nfc) writer->Set("mneme.tokenizer.normalizer", std::string("NFC"));
   } else {
     if (spec.algorithm == Algorithm::kRankedBpe) ScoresFromMerges(tokenizer, merges, &scores);
     const bool is_unigram = spec.algorithm == Algorithm::kUnigram;
