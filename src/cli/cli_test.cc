@@ -106,8 +106,14 @@ TEST_F(CliTest, NumbersAreTakenExactlyOrRefused) {
 
 TEST_F(CliTest, OptionsOfOtherProgramsAreUnderstoodOrExplained) {
   const std::vector<std::pair<std::vector<std::string>, std::string>> hints = {
-      {{"-c", "4096"}, "--memory"},         {{"--ctx-size=4096"}, "--memory"}, {{"-ngl", "99"}, "processor"},
-      {{"--prompt-cache", "f"}, "--state"}, {{"-ctk", "q8_0"}, "--kv-k"},      {{"-cnv"}, "mneme chat"}};
+      {{"-c", "4096"}, "--memory"},
+      {{"--ctx-size=4096"}, "--memory"},
+      {{"-ngl", "99"}, "processor"},
+      {{"--prompt-cache", "f"}, "--state"},
+      {{"-ctk", "q8_0"}, "--kv-k"},
+      {{"-cnv"}, "mneme chat"},
+      {{"--chat-template", "chatml"}, "--template"},
+      {{"--chat-template-kwargs", "{}"}, "--template-arg"}};
   for (const auto& [words, hint] : hints) {
     std::vector<std::string> arguments = {"run", "model"};
     arguments.insert(arguments.end(), words.begin(), words.end());

@@ -134,6 +134,10 @@ std::string_view HintForOption(std::string_view option) {
       {"-ngl,--gpu-layers,--n-gpu-layers", "mneme computes on the processor"},
       {"-i,--interactive,-cnv,--conversation", "`mneme chat` holds a conversation"},
       {"-sys,--system-prompt", "the system prompt is --system"},
+      {"--jinja,--chat-template,--chat-template-file",
+       "a model is spoken to by its own chat template (`mneme chat`, `run --chat`); --template names "
+       "another"},
+      {"--chat-template-kwargs", "a template's variables are set one by one: --template-arg NAME=VALUE"},
       {"-r,--reverse-prompt", "--stop TEXT ends an answer before a text"},
       {"-fa,--flash-attn,--mlock,--mmap,--no-mmap",
        "there is nothing to choose: models are mapped, and attention is "

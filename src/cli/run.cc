@@ -126,7 +126,8 @@ void Run::SetExpectedTokens(SessionOptions* options) {
   const int64_t num_read =
       CountTokens(tokenizer, arguments_.files, input_->size_bytes(), trained, UserStop());
   const auto num_other =
-      static_cast<int64_t>(tokenizer.Encode(arguments_.system + arguments_.prompt).size()) + 16;
+      static_cast<int64_t>(tokenizer.Encode(arguments_.system + arguments_.prompt).size()) + 16 +
+      (chat_ ? chat_->num_prompt_tokens() : 0);
   const int64_t num_new = arguments_.no_generate ? 0 : arguments_.generate.max_tokens;
   if (num_read >= 0 && num_new >= 0) options->expected_tokens = num_read + num_other + num_new;
 }

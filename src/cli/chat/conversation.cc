@@ -4,74 +4,28 @@
 
 #include <algorithm>
 #include <exception>
-#include <nlohmann/json.hpp>
 #include <utility>
 
 #include "base/error.h"
 #include "base/text/units.h"
+#include "cli/chat/segments.h"
 
 namespace mneme::cli {
 namespace {
 
-using Json = nlohmann::json;
-
 // A longer message is fed piece by piece.
 constexpr size_t kShortMessageBytes = size_t{1} << 14;
-// What is kept of a conversation, in memory and (as JSON) in the notes of a state, which have 64 KiB in all.
-constexpr size_t kKeptBytes = size_t{1} << 15;
-constexpr size_t kMostNoteBytes = size_t{40} << 10;
-constexpr size_t kMostHeard = size_t{1} << 14;
-constexpr size_t kNotWhole = std::string::npos;
-
-// Stand for a message that is fed piece by piece, and for a reply that is not known or too long to be kept.
+// Stands for a message while it is fed piece by piece, and afterwards.
 constexpr std::string_view kMessageMark = "\x01message\x01";
-constexpr std::string_view kReplyMark = "\x01reply\x01";
+constexpr std::string_view kLongMessage = "\x01long message\x01";
 // Around the mark, to see what the template does to white space there.
 constexpr std::string_view kSpaceMark = "\t \t";
-
-std::string TextOf(std::span<const Segment> segments) {
-  std::string text;
-  for (const Segment& segment : segments) text += segment.text;
-  return text;
-}
-
-// The segments without their first `begin` bytes.
-std::vector<Segment> From(std::vector<Segment> segments, size_t begin) {
-  size_t first = 0;
-  while (first < segments.size() && segments[first].text.size() <= begin)
-    begin -= segments[first++].text.size();
-  segments.erase(segments.begin(), segments.begin() + static_cast<ptrdiff_t>(first));
-  if (!segments.empty()) segments[0].text.erase(0, begin);
-  return segments;
-}
-
-// Their first `end` bytes.
-std::vector<Segment> UpTo(std::vector<Segment> segments, size_t end) {
-  size_t count = 0;
-  while (count < segments.size() && segments[count].text.size() < end) end -= segments[count++].text.size();
-  if (count < segments.size()) segments[count].text.resize(end);
-  segments.resize(std::min(count + 1, segments.size()), {});
-  return segments;
-}
-
-size_t CommonLength(std::string_view a, std::string_view b) {
-  const size_t size = std::min(a.size(), b.size());
-  return static_cast<size_t>(
-      std::mismatch(a.begin(), a.begin() + static_cast<ptrdiff_t>(size), b.begin()).first - a.begin());
-}
 
 std::string_view WithoutSpace(std::string_view text, bool at_end_too) {
   constexpr std::string_view kSpace = " \t\r\n";
   text.remove_prefix(std::min(text.find_first_not_of(kSpace), text.size()));
   if (at_end_too) text = text.substr(0, text.find_last_not_of(kSpace) + 1);
   return text;
-}
-
-// Whether EncodePrompt would put a BOS before them.
-bool NeedsBos(const Tokenizer& tokenizer, std::span<const Segment> segments) {
-  if (!tokenizer.adds_bos() || tokenizer.bos_id() < 0) return false;
-  const std::vector<TokenId> ids = EncodeSegments(tokenizer, segments, /*add_bos=*/false);
-  return ids.empty() || ids[0] != tokenizer.bos_id();
 }
 
 Message UserMessage(std::string content) { return {.role = "user", .content = std::move(content)}; }
@@ -89,6 +43,14 @@ std::vector<Message> Conversation::WithSystem(const std::vector<Message>& messag
   return all;
 }
 
+int64_t Conversation::num_prompt_tokens() const {
+  try {
+    return std::ssize(EncodePrompt(tokenizer_, format_.Render(WithSystem({UserMessage("")}), true)));
+  } catch (const Error&) {
+    return 0;  // a template that wants more to be said
+  }
+}
+
 size_t Conversation::num_head_tokens() const {
   const std::vector<Segment> prompt =
       format_.Render(WithSystem({UserMessage(std::string(kMessageMark))}), true);
@@ -101,143 +63,6 @@ size_t Conversation::num_head_tokens() const {
   }
   const std::vector<Segment> head = UpTo(prompt, mark);
   return EncodeSegments(tokenizer_, head, NeedsBos(tokenizer_, head)).size();
-}
-
-// ---- where the conversation stands
-
-void Conversation::TakeUp(Session* session) {
-  base_ = 0;
-  messages_.clear();
-  reply_.clear();
-  const Json kept = Json::parse(session->note("conversation"), nullptr, /*allow_exceptions=*/false);
-  int64_t end = -1;
-  try {
-    if (kept.is_object()) {
-      for (const Json& message : kept.at("messages")) {
-        messages_.push_back({.role = message.at("role"),
-                             .content = message.at("content"),
-                             .reasoning = message.value("reasoning", "")});
-      }
-      system_ = kept.at("system").get<std::string>();
-      reply_begin_ = kept.at("reply_begin");
-      end = kept.at("end");
-    }
-  } catch (const Json::exception&) {
-    messages_.clear();  // not a note of ours
-  }
-  if (messages_.empty()) return;
-  if (messages_.back().role == "user" && session->num_tokens() >= reply_begin_) return EndReply(session);
-  if (end != session->num_tokens()) Forget();
-}
-
-void Conversation::Forget() {
-  base_ += static_cast<int64_t>(messages_.size());
-  messages_.clear();
-}
-
-void Conversation::KeepInState(Session* session) const {
-  Json messages = Json::array();
-  for (const Message& message : messages_) {
-    Json row = {{"role", message.role}, {"content", message.content}};
-    if (!message.reasoning.empty()) row["reasoning"] = message.reasoning;
-    messages.push_back(std::move(row));
-  }
-  std::string note;
-  while (!messages.empty() && !held_.has_value()) {
-    const Json all = {{"messages", messages},
-                      {"system", system_},
-                      {"reply_begin", reply_begin_},
-                      {"end", session->num_tokens()}};
-    note = all.dump(-1, ' ', false, Json::error_handler_t::replace);
-    if (note.size() <= kMostNoteBytes) break;
-    note.clear();
-    messages.erase(messages.begin(), messages.begin() + std::min<ptrdiff_t>(2, std::ssize(messages)));
-  }
-  session->SetNote("conversation", note);
-}
-
-void Conversation::ForgetOldMessages() {
-  size_t bytes = 0;
-  for (const Message& message : messages_) bytes += message.content.size() + message.reasoning.size();
-  while (bytes > kKeptBytes && messages_.size() > 3) {
-    for (int i = 0; i < 2; ++i) {
-      bytes -= messages_.front().content.size() + messages_.front().reasoning.size();
-      messages_.erase(messages_.begin());
-    }
-    base_ += 2;
-  }
-}
-
-void Conversation::GoBackTo(const Place& place, Session* session) {
-  const int64_t count = place.num_messages - base_;
-  if (count < 0) {
-    Forget();
-    base_ = place.num_messages;
-  } else if (count < static_cast<int64_t>(messages_.size())) {
-    messages_.resize(static_cast<size_t>(count));
-  }
-  reply_begin_ = place.reply_begin;
-  held_ = place.held;
-  reply_.clear();
-  KeepInState(session);
-}
-
-void Conversation::CutReply(const Place& place, Session* session) {
-  GoBackTo(place, session);
-  EndReply(session);
-}
-
-// ---- the reply
-
-void Conversation::Hear(TokenId token) {
-  if (token >= 0 && reply_.size() < kMostHeard) reply_.push_back(token);
-}
-
-// The stream is what counts: tokens of a stop string left it, and one may have been taken apart.
-std::vector<TokenId> Conversation::ReplyIds(const Session& session) const {
-  const auto count = static_cast<size_t>(std::max<int64_t>(session.num_tokens() - reply_begin_, 0));
-  const std::vector<TokenId> recent = session.RecentTokens();
-  if (count <= recent.size()) return {recent.end() - static_cast<ptrdiff_t>(count), recent.end()};
-  const size_t before = count - recent.size();
-  if (before > reply_.size()) return {};
-  std::vector<TokenId> ids(reply_.begin(), reply_.begin() + static_cast<ptrdiff_t>(before));
-  ids.insert(ids.end(), recent.begin(), recent.end());
-  return ids;
-}
-
-Conversation::Said Conversation::SaidOf(const Session& session) const {
-  Said said;
-  said.ids = ReplyIds(session);
-  StreamDecoder decoder(tokenizer_, {.show_special = true, .at_text_start = false});
-  for (const TokenId id : said.ids) {
-    decoder.Feed(id, &said.text);
-    said.ends.push_back(decoder.SaveState().size() == 1 ? said.text.size() : kNotWhole);
-  }
-  decoder.Finish(&said.text);
-  const std::vector<TokenId> recent = session.RecentTokens();
-  const bool has_end = session.num_tokens() > reply_begin_ && tokenizer_.is_eog(recent.back());
-  const std::string_view end = has_end ? tokenizer_.Piece(recent.back()) : std::string_view();
-  const bool is_known = !said.ids.empty() || session.num_tokens() == reply_begin_;
-  if (is_known && said.text.size() <= kKeptBytes) {
-    said.reply = said.text.substr(0, said.text.size() - (said.text.ends_with(end) ? end.size() : 0));
-    return said;
-  }
-  said = {};
-  if (!messages_.empty() && messages_.back().role == "assistant") {
-    said.reply = messages_.back().content;
-  } else {
-    said.reply = kReplyMark;
-  }
-  said.text = said.reply + std::string(end);
-  return said;
-}
-
-void Conversation::EndReply(Session* session) {
-  if (!messages_.empty()) {
-    messages_.push_back(Reply(SaidOf(*session).reply));
-    ForgetOldMessages();
-  }
-  KeepInState(session);
 }
 
 // ---- the next message
@@ -480,7 +305,7 @@ void Conversation::EndMessage(Session* session, StopToken stop) {
     if (is_cut_) {
       Forget();
     } else {
-      messages_.push_back(UserMessage(is_short ? waiting_ : std::string(kMessageMark)));
+      messages_.push_back(UserMessage(is_short ? waiting_ : std::string(kLongMessage)));
     }
     const ReasoningMarks* marks = format_.reasoning();
     is_reply_reasoning_ = marks != nullptr && OpensReasoning(*marks, TextOf(last));

@@ -38,6 +38,9 @@ class Conversation {
   // Tokens before the first user's message: system text and all.
   size_t num_head_tokens() const;
 
+  // About how many tokens a first prompt has beside the message.
+  int64_t num_prompt_tokens() const;
+
   // Goes on with the conversation in a restored stream.
   void TakeUp(Session* session);
 
@@ -84,17 +87,20 @@ class Conversation {
   const std::string& remark() const { return remark_; }
 
  private:
+  // Stands for a reply that is not known, or too long to be kept.
+  static constexpr std::string_view kReplyMark = "\x01reply\x01";
   // How the next turn is fed: what is taken back, then what the stream does not hold of the prompt.
   struct Opening {
     int64_t take_back = 0;
     Held held = {};
     std::vector<Segment> segments = {};  // without held.bytes
   };
+  static constexpr size_t kNotWhole = std::string::npos;
   // The last reply in the stream as text.
   struct Said {
     std::string text, reply;   // as the stream has it, and without the token that ends it
     std::vector<TokenId> ids;  // empty: not known any more
-    std::vector<size_t> ends;  // bytes of `text` behind each of the ids; npos inside a character
+    std::vector<size_t> ends;  // bytes of `text` behind each of the ids; kNotWhole inside a character
   };
   std::vector<Message> WithSystem(const std::vector<Message>& messages) const;
   Opening Open(const Session& session, const std::string& content);

@@ -276,7 +276,7 @@ TEST_F(ConversationTest, ASystemTextThatMovesIsTakenAlong) {
 }
 
 TEST_F(ConversationTest, ALongMessageIsFedInPieces) {
-  Open(kThinking, 70000);
+  Open(kThinking, 150000);
   std::string book(" \n");
   for (int i = 0; i < 2500; ++i) book += "word " + std::to_string(i) + ", ";
   for (size_t at = 0; at < book.size(); at += 777) talk_->Say(book.substr(at, 777), &*session_, {});
@@ -285,6 +285,9 @@ TEST_F(ConversationTest, ALongMessageIsFedInPieces) {
   Answer("so<|im_end|>");
   Ask("x");
   EXPECT_EQ(session_->RecentTokens(), Right({book, "so", "x"}));
+  Answer("<think>hm</think>no<|im_end|>");
+  Ask(book);  // once more, where the reasoning goes
+  EXPECT_EQ(session_->RecentTokens(), Right({book, "so", "x", "no", book}));
   // A template that changes messages cannot be fed so.
   Open("{% for m in messages %}{{ m.content | upper }}{% endfor %}");
   try {
@@ -361,6 +364,28 @@ TEST_F(ConversationTest, FormatsOfModelsWithoutATemplate) {
   Answer(" ok\n");
   Ask("x");
   EXPECT_EQ(Stream(), "User: Hi\nAssistant: ok\nUser: x\nAssistant:");
+}
+
+TEST_F(ConversationTest, AConversationWithoutAnEndKeepsItsLastMessages) {
+  Open(kThinking);
+  session_.emplace(*model_, SessionOptions{.context = "sinks:window=100", .max_rewind = 1000});
+  const std::string words(900, 'w');
+  for (int turn = 0; turn < 60; ++turn) {
+    Ask(words + std::to_string(turn));
+    Answer("<think>hm</think>" + std::to_string(turn) + "<|im_end|>");
+    EXPECT_LT(session_->note("conversation").size(), 40u << 10);
+  }
+  EXPECT_GT(session_->note("conversation").size(), 20u << 10);
+  EXPECT_EQ(session_->note("conversation").find(words + "0\""), std::string::npos);
+  const Conversation::Place place = talk_->place();
+  EXPECT_EQ(place.num_messages, 120);
+  Ask("and?");
+  EXPECT_EQ(talk_->remark(), "");
+  const std::string stream = Stream();
+  EXPECT_TRUE(stream.ends_with(words +
+                               "59<|im_end|>\n<|im_start|>assistant\n59<|im_end|>\n<|im_start|>user\nand?"
+                               "<|im_end|>\n<|im_start|>assistant\n"))
+      << stream;
 }
 
 TEST_F(ConversationTest, ATemplateThatCannotBeRunIsAnError) {
