@@ -114,7 +114,7 @@ Chat::Chat(const ChatArguments& arguments)
   conversation_ = std::make_unique<Conversation>(tokenizer, std::move(format), arguments.system);
   StreamSettings settings(arguments.context);
   settings.state = arguments.state;
-  const std::string sampling = ChooseSampling(opened_.model, &settings);
+  ChooseSampling(opened_.model, /*draws=*/true, &settings);
   int64_t& max_rewind = settings.options.max_rewind;
   if (arguments.context.Typed("max_rewind").empty()) {
     max_rewind = conversation_->format().SuggestedRewind(max_rewind, arguments.generate.max_tokens);
@@ -133,7 +133,7 @@ Chat::Chat(const ChatArguments& arguments)
   stream_->Bind("--pin-system", arguments.pin_system ? "true" : "");
   BindFormat(conversation_->format(), stream_.get());
   stream_->PrintStart(arguments.context.engine);
-  if (!stream_->is_restored) Say("sampling: " + sampling);
+  Say("sampling: " + SamplingText(*stream_));
   Say(fmt::format("template: {}; /help lists the commands", conversation_->format().name()));
   if (stream_->is_restored) AfterRestore();
 }

@@ -137,6 +137,25 @@ TEST_F(CliChatTest, TakingTokensBackCutsAReplyAndNoMessage) {
       << outcome.err;
 }
 
+TEST_F(CliChatTest, TheCapThatIsNamedIsEnoughForTheMessagesToo) {
+  for (const std::string verb : {"run", "chat"}) {
+    const auto with = [&](const std::string& cap) {
+      std::vector<std::string> arguments = {verb, Path("m.gguf"), "-n", "2", "--memory", cap};
+      if (verb == "run") arguments.insert(arguments.end(), {"--chat", "-p", "a"});
+      return RunProgram(arguments, "a\n");
+    };
+    const Outcome refused = with("1M");
+    EXPECT_EQ(refused.code, 1);
+    const std::string before = "--memory at least ";
+    const size_t at = refused.err.rfind(before);
+    ASSERT_NE(at, std::string::npos) << refused.err;
+    const std::string enough = refused.err.substr(
+        at + before.size(), refused.err.find_first_of(", \n", at + before.size()) - at - before.size());
+    const Outcome taken = with(enough);
+    EXPECT_EQ(taken.code, 0) << enough << ": " << taken.err;
+  }
+}
+
 TEST_F(CliChatTest, WhatHasNoEffectIsRefused) {
   ASSERT_EQ(RunProgram({"convert", Path("m.gguf"), Path("q.gguf"), "--encoding", "q8_0"}).code, 0);
   const Outcome outcome = RunProgram({"run", Path("q.gguf"), "-p", "a", "-n", "1", "--pack", "float32"});

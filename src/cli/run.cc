@@ -103,6 +103,7 @@ class Run {
   std::unique_ptr<InputFiles> input_;
   std::unique_ptr<Stream> stream_;
   std::unique_ptr<Conversation> chat_;
+  Lease conversation_lease_;
   // What is still to be fed of them: a saved run may have read them.
   std::string_view system_;
   std::string_view prompt_;
@@ -145,7 +146,7 @@ void Run::Open() {
   system_ = opened_->saved ? std::string_view() : arguments_.system;  // a saved stream begins with its own
   prompt_ = arguments_.prompt;
   const Model& model = opened_->model;
-  const std::string sampling = ChooseSampling(model, &settings);
+  ChooseSampling(model, /*draws=*/!arguments_.no_generate, &settings);
   if (!arguments_.ids) {
     const Tokenizer& tokenizer = model.tokenizer();
     if (arguments_.speaks()) OpenConversation();
@@ -160,6 +161,9 @@ void Run::Open() {
       settings.options.num_pinned = std::max(settings.options.num_pinned, static_cast<int64_t>(num_head));
     }
     SetExpectedTokens(&settings.options);
+    // A cap that is too small for both is refused with the one that would do.
+    if (chat_ && !opened_->saved) ChooseContext(model, settings.options, Conversation::kBytes);
+    if (chat_) conversation_lease_ = model.engine().Reserve(Conversation::kBytes, "the messages");
   }
   stream_ = std::make_unique<Stream>(model, settings);
   num_restored_ = stream_->session.num_tokens();
@@ -171,9 +175,8 @@ void Run::Open() {
   if (stream_->is_restored) {
     Say(fmt::format("state: {} restored, {} tokens were read before", arguments_.state,
                     FormatCount(stream_->session.num_tokens())));
-  } else if (!arguments_.no_generate) {
-    Say("sampling: " + sampling);
   }
+  if (!arguments_.no_generate) Say("sampling: " + SamplingText(*stream_));
 }
 
 std::string Run::ProgressNote() const {
