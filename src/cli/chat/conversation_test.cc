@@ -73,7 +73,10 @@ std::string WriteModel(const Engine& engine, const fs::path& folder, const std::
   writer.Set("tokenizer.ggml.bos_token_id", uint32_t{256});
   writer.Set("tokenizer.ggml.eos_token_id", uint32_t{258});
   writer.Set("tokenizer.ggml.add_bos_token", false);
-  if (!jinja.empty()) writer.Set("tokenizer.chat_template", jinja);
+  if (!jinja.empty()) {
+    writer.Set("tokenizer.chat_template", jinja);
+    writer.Set("tokenizer.chat_template.tool_use", std::string("T{{ messages[0].content }}"));
+  }
   for (const char* key : {"tokenizer.ggml.scores", "tokenizer.ggml.unknown_token_id"}) writer.Remove(key);
   writer.CopyAllMetadata(file);
   for (const char* key : {"tokenizer.ggml.scores", "tokenizer.ggml.unknown_token_id"}) writer.Remove(key);
@@ -388,6 +391,31 @@ TEST_F(ConversationTest, AConversationWithoutAnEndKeepsItsLastMessages) {
       << stream;
 }
 
+TEST_F(ConversationTest, WhichFormatIsMeant) {
+  Open(kChatml, 200, "", {.name = "tool_use"});
+  Ask("Hi");
+  EXPECT_EQ(Stream(), "THi");
+  const auto choose = [&](const FormatArguments& arguments, const StateInfo* saved) {
+    return PromptFormat(tokenizer(), "m", arguments, saved);
+  };
+  EXPECT_EQ(choose({.name = "default"}, nullptr).identity(), choose({}, nullptr).identity());
+  EXPECT_EQ(choose({.name = "ChatML"}, nullptr).identity(), "chatml");
+  EXPECT_THROW(choose({.name = "nonsense"}, nullptr), UsageError);
+  EXPECT_THROW(choose({.variables = {"x"}}, nullptr), UsageError);
+  // What a state began with, as long as it is there.
+  StateInfo saved;
+  for (const FormatArguments& arguments : {FormatArguments{}, {.name = "tool_use"}, {.name = "plain"}}) {
+    saved.notes["template"] = choose(arguments, nullptr).identity();
+    EXPECT_EQ(choose({}, &saved).identity(), saved.notes["template"]);
+    EXPECT_NE(choose({.name = "zephyr"}, &saved).identity(), saved.notes["template"]);
+  }
+  for (const char* gone :
+       {"model:0123456789abcdef", "rag:0123456789abcdef", "file:0123456789abcdef", "nonsense"}) {
+    saved.notes["template"] = gone;
+    EXPECT_THROW(choose({}, &saved), Error) << gone;
+  }
+}
+
 TEST_F(ConversationTest, ATemplateThatCannotBeRunIsAnError) {
   Open("{% for m in messages %}\n{{ raise_exception('no ' ~ m.content) }}{% endfor %}");
   try {
@@ -447,6 +475,14 @@ TEST(ReasoningTest, PartsWhateverThePieces) {
   EXPECT_FALSE(TakeApart(marks, "no marks", false).has_value());
   EXPECT_FALSE(TakeApart(marks, "a</think>b", false).has_value());
   EXPECT_TRUE(TakeApart(marks, "a</think>b", true).has_value());
+  const ReasoningMarks harmony{"<|channel|>analysis<|message|>", "<|channel|>final<|message|>"};
+  const auto channels = TakeApart(harmony,
+                                  "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final"
+                                  "<|message|>yes",
+                                  false);
+  ASSERT_TRUE(channels.has_value());
+  EXPECT_EQ(channels->reasoning, "hm");
+  EXPECT_EQ(channels->answer, "yes");
   EXPECT_TRUE(OpensReasoning(marks, "assistant\n<think>\n"));
   EXPECT_FALSE(OpensReasoning(marks, "<think>\n\n</think>\n"));
 }
