@@ -90,7 +90,7 @@ COMMANDS = {
     "LOGITS": "eval logits {model} --ids {ids} --out {out} " + ENGINE,
     "IDS": "run {model} -q --ids -f {ids} -n 24 --ignore-end " + ENGINE + " " + SAMPLING,
     "TEXT": "run {model} -q -f {text} -p {prompt} -n 40 --ignore-end " + ENGINE + " " + SAMPLING,
-    "SAVE": "run {model} -q --ids -f {ids} --no-generate --state {state} " + ENGINE,
+    "SAVE": "run {model} -q --ids -f {ids} --no-generate --state {state} " + ENGINE + " " + SAMPLING,
     "RESUME": "run {model} -q --ids -f {more} -n 24 --ignore-end --state {state} " + ENGINE + " " + SAMPLING,
     "CHAT": "chat {model} --template plain -n 20 --system {prompt} " + ENGINE + " " + SAMPLING,
     "RANDOM": "convert --random {shape} {out} --encoding {encoding}",

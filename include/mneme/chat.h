@@ -34,6 +34,9 @@ struct Message {
   std::string content;
   std::string tool_calls = {};    // JSON, a list; empty: none. Of the assistant
   std::string tool_call_id = {};  // of a "tool" message: the call that it answers; empty: none
+  // What the assistant thought before its answer, where that is not part of content; empty: nothing.
+  // Templates read it as reasoning_content or thinking.
+  std::string reasoning = {};
 };
 
 // What a template reads besides the conversation.
@@ -76,6 +79,10 @@ class MNEME_API ChatFormat {
 MNEME_API TemplateOptions TemplateOptionsFor(const Tokenizer& tokenizer);
 // Ids of a whole prompt, with BOS exactly once: the template's own, else the tokenizer's where it adds one.
 MNEME_API std::vector<TokenId> EncodePrompt(const Tokenizer& tokenizer, std::span<const Segment> segments);
+
+// The tokenizer with one more end of generation: the token that its chat template writes right behind an
+// assistant's words. Without such a token, without a template, or with one that cannot be run: as it was.
+MNEME_API Tokenizer WithTurnEnd(const Tokenizer& tokenizer);
 
 // One format. BOS is not part of it (Tokenizer::adds_bos). "</s>" stands for the tokenizer's end of text.
 struct ChatTemplate {

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "mneme/engine.h"
@@ -33,6 +34,9 @@ struct ModelInfo {
   // How the weights are multiplied, which decides the bits: encodings, each with "file" (in place), "packed",
   // "int16" or "bf16". "f16:int16,q8_0:packed".
   std::string products;
+  // How its authors say that answers are to be sampled: generation_config.json (greedy for do_sample false),
+  // or general.sampling.* of a GGUF. None: the files say nothing. A session does not take it by itself.
+  std::optional<SamplerOptions> sampler;
 };
 
 // A handle: copies are the same model, and sessions keep it alive. Immutable, but for the activations; the

@@ -52,8 +52,8 @@ class MNEME_API SpeedLog {
 
 // Counted since the session object was made; a restored session starts again at 0.
 struct SessionStats {
-  SpeedLog prefill;                 // forward calls with more than one token of this session
-  SpeedLog decode;                  // forward calls with one
+  SpeedLog prefill;                 // what was fed, and pauses
+  SpeedLog decode;                  // tokens of answers, one at a time
   double first_token_seconds = -1;  // from the start of the first Generate to its first token; -1: none yet
   int64_t num_generated = 0;        // without what was taken back
   int64_t num_backspaces = 0;       // generated tokens that were taken back

@@ -27,11 +27,19 @@ class StreamEncoder;
 // wrote they stay letters.
 enum class TextKind : uint8_t { kPlain, kFormat };
 
+// What stands before a text in its stream.
+enum class TextPlace : uint8_t {
+  kStart,       // nothing: SentencePiece puts a space before it
+  kAfterToken,  // a control token: as between the control tokens of one text
+  kWithin,      // text: nothing is put before it
+};
+
 struct EncodeOptions {
   bool parse_special = false;  // text of control tokens ("<|im_end|>") and of what else the file's chat
                                // template writes becomes the token; otherwise it stays letters
   bool add_bos = false;        // puts bos_id() first; ignored where there is none
   bool add_eos = false;        // puts eos_id() last; ignored where there is none
+  TextPlace place = TextPlace::kStart;
 };
 
 struct DecodeOptions {
@@ -44,6 +52,9 @@ struct DecodeOptions {
 class MNEME_API Tokenizer {
  public:
   explicit Tokenizer(std::shared_ptr<const TokenizerModel> model);
+  // The same with more ends of generation, for what a chat format ends a turn with. Throws Error(kInput) for
+  // an id outside the vocabulary.
+  Tokenizer WithEnds(std::span<const TokenId> ids) const;
   // The same for a model with more rows than the file has pieces, as matrices are padded: ids behind the
   // pieces are unused tokens without text. Nothing changes where num_ids is not above vocab_size().
   Tokenizer PaddedTo(int32_t num_ids) const;
@@ -74,8 +85,9 @@ class MNEME_API Tokenizer {
   TokenId eos_id() const;
   TokenId unk_id() const;
   TokenId pad_id() const;
-  // Ends of generation: eos and the turn enders that the vocabulary holds (<|eot_id|>, <|im_end|>,
-  // <end_of_turn>, <|end|>, ...), ascending.
+  // Ends of generation: all that the files name (eos_token_id of generation_config.json and config.json, eos,
+  // eot and eom of a GGUF) and the turn enders that the vocabulary holds (<|eot_id|>, <|im_end|>,
+  // <end_of_turn>, <|end|>, ...), ascending. Model::Load adds what the chat template ends a reply with.
   std::span<const TokenId> eog_ids() const;
   bool is_eog(TokenId id) const;
   // Whether the model expects BOS first / EOS last on a prompt (the file's flag, else its family's habit).
@@ -102,6 +114,7 @@ class MNEME_API Tokenizer {
   // Whether the file has a piece for it; throws Error(kInput) if out of range.
   bool HasPiece(TokenId id) const;
   std::shared_ptr<const TokenizerModel> model_;
+  std::shared_ptr<const std::vector<TokenId>> ends_;  // of generation, where there are more than the model's
   int32_t num_ids_ = 0;
 };
 
@@ -167,7 +180,8 @@ class MNEME_API StreamDecoder {
 // Loaders. All throw Error(kFile) for damaged data (every count and id is checked) and Error(kUnsupported),
 // with the name, for kinds, pre-tokenizers and normalisers that are not known here.
 
-// From a Hugging Face folder: tokenizer.json, else tokenizer.model; tokenizer_config.json where present.
+// From a Hugging Face folder: tokenizer.json, else tokenizer.model; where present tokenizer_config.json,
+// templates in files of their own, and what generation_config.json and config.json end a turn with.
 MNEME_API Tokenizer LoadTokenizerFolder(const std::string& folder);
 // By extension, GGUF also by content: .json, .model (also .model.v1, .model.v3), .gguf, .bin (llama2.c),
 // .tiktoken (the name before it says which pattern: r50k_base, p50k_base, cl100k_base, o200k_base). A folder

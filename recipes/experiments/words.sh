@@ -11,7 +11,7 @@ split() { tr -cs "A-Za-z'" '\n' | tr A-Z a-z | grep . ; }
 cat "$books"/*.txt | split | sort -u >"$scratch/known"
 taken_back=0
 for seed in $(seq 20); do
-  "$mneme" run "$model" -p "It was a fine day when" -n 120 --context dense --seed "$seed" --report "$scratch/report" -q "$@" >>"$scratch/text"
+  "$mneme" run "$model" -p "It was a fine day when" -n 120 --context dense --top-k 0 --top-p 1 --min-p 0 --seed "$seed" --report "$scratch/report" -q "$@" >>"$scratch/text"
   count=$(sed -n 's/^ *"backspaces": \([0-9]*\),\{0,1\}$/\1/p' "$scratch/report" | head -1)
   taken_back=$((taken_back + count))
 done

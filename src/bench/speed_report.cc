@@ -24,6 +24,10 @@ std::string Rate(double per_second) {
 
 std::string Bytes(double bytes) { return bytes > 0 ? FormatBytes(static_cast<size_t>(bytes)) : "-"; }
 
+std::string ShortTime(double seconds) {
+  return seconds < 0.0995 ? fmt::format("{:.3g} ms", seconds * 1e3) : FormatSeconds(seconds);
+}
+
 bool IsRecompute(const EvalRow& row) { return row.task == "recompute"; }
 
 // A line per context; `key` empty: the row's own measure.
@@ -105,7 +109,7 @@ std::vector<std::vector<std::string>> SpeedTable(std::span<const EvalRow> rows) 
       continue;
     }
     table.push_back({row.context, FormatCount(row.length), NumberOf(row, "is_filled") > 0 ? "filled" : "read",
-                     fmt::format("{:.3g} ms", NumberOf(row, "first_token_seconds") * 1e3),
+                     ShortTime(NumberOf(row, "first_token_seconds")),
                      Rate(NumberOf(row, "prefill_tokens_per_second")), Rate(row.accuracy),
                      floor > 0 ? fmt::format("{:.0f}%", 100 * row.accuracy / floor) : "-",
                      Bytes(NumberOf(row, "resident_bytes")), FormatBytes(row.peak_bytes),

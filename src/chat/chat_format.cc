@@ -53,6 +53,7 @@ Json MessageJson(const Message& message) {
     json["tool_calls"] = ParseJson(message.tool_calls, "the tool calls of a message");
   }
   if (!message.tool_call_id.empty()) json["tool_call_id"] = message.tool_call_id;
+  if (!message.reasoning.empty()) json["reasoning_content"] = json["thinking"] = message.reasoning;
   return json;
 }
 
@@ -94,6 +95,31 @@ std::vector<TokenId> EncodePrompt(const Tokenizer& tokenizer, std::span<const Se
     ids = EncodeSegments(tokenizer, segments, /*add_bos=*/true);
   }
   return ids;
+}
+
+Tokenizer WithTurnEnd(const Tokenizer& tokenizer) {
+  constexpr std::string_view kReply = "mneme-reply";
+  if (tokenizer.chat_template().empty()) return tokenizer;
+  std::string text;
+  size_t at = std::string::npos;
+  try {
+    const ChatFormat format(tokenizer.chat_template());
+    const Message turns[] = {{.role = "user", .content = "a"},
+                             {.role = "assistant", .content = std::string(kReply)},
+                             {.role = "user", .content = "b"}};
+    for (const Segment& segment : format.Render(turns, {}, true, TemplateOptionsFor(tokenizer)))
+      text += segment.text;
+    at = text.rfind(kReply);
+  } catch (const Error&) {
+    // Whoever speaks to the model by it is told.
+  }
+  if (at != std::string::npos) at = text.find_first_not_of(" \n", at + kReply.size());
+  if (at == std::string::npos) return tokenizer;
+  // A mark of the format is a token that the same text is not when a user writes it.
+  const std::vector<TokenId> ids = tokenizer.Encode(text.substr(at), {.parse_special = true});
+  const std::vector<TokenId> plain = tokenizer.Encode(text.substr(at));
+  if (ids.empty() || (!plain.empty() && plain[0] == ids[0])) return tokenizer;
+  return tokenizer.WithEnds(std::span(ids).first(1));
 }
 
 }  // namespace mneme

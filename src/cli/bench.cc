@@ -55,13 +55,13 @@ struct BenchArguments {
   std::vector<std::string> also;
 };
 
-std::vector<int64_t> ParseList(const std::string& text, const std::string& option, bool binary) {
+std::vector<int64_t> ParseList(const std::string& text, const std::string& option) {
   std::vector<int64_t> values;
   size_t begin = 0;
   while (begin <= text.size()) {
     const size_t end = std::min(text.find(',', begin), text.size());
     try {
-      values.push_back(ParseCount(text.substr(begin, end - begin), option, binary));
+      values.push_back(ParseCount(text.substr(begin, end - begin), option));
     } catch (const Error& error) {
       FailUsage(error.what());
     }
@@ -138,9 +138,9 @@ void WritePlot(const BenchArguments& arguments, Plot plot) {
 int Speed(const BenchArguments& arguments) {
   for (const std::string& also : arguments.also) ParseSeries(also);  // mistakes show before the measurement
   CheckOutputs({arguments.svg_path}, InputsOf(arguments.model));
-  const std::vector<int64_t> depths = ParseList(arguments.depths, "--depth", true);
+  const std::vector<int64_t> depths = ParseList(arguments.depths, "--depth");
   std::vector<int64_t> thread_counts = {static_cast<int64_t>(arguments.model.engine.num_threads)};
-  if (!arguments.threads.empty()) thread_counts = ParseList(arguments.threads, "--threads", false);
+  if (!arguments.threads.empty()) thread_counts = ParseList(arguments.threads, "--threads");
   std::vector<std::string> specs = arguments.contexts;
   if (specs.empty()) specs.push_back("auto");
   ModelArguments model_options = arguments.model;
@@ -203,7 +203,7 @@ int Profile(const BenchArguments& arguments) {
   const SessionOptions options =
       OptionsFor(arguments.context, arguments.contexts.empty() ? "auto" : arguments.contexts.front());
   const OpenedModel opened(arguments.model, arguments.context.engine, /*load_tokenizer=*/false);
-  const int64_t depth = ParseList(arguments.depths, "--depth", true).front();
+  const int64_t depth = ParseList(arguments.depths, "--depth").front();
   Json json;
   for (const int64_t num_rows : {int64_t{1}, std::max<int64_t>(arguments.prefill, 2)}) {
     const std::vector<ProfileRow> rows = ProfileModel(opened.model, options, num_rows, depth, UserStop());
@@ -271,13 +271,12 @@ void AddBench(Command& program) {
             "Depths at which to decode: 0,16K,1M, K is 1024 (default 0)");
   verb.List("--context", &arguments->contexts, "NAME[:key=value,...]",
             "Context; may be given more than once (default: auto)");
-  verb.Number("--prefill", &arguments->prefill, {0, 1 << 20, Unit::kThousands}, "N",
+  verb.Number("--prefill", &arguments->prefill, {0, 1 << 20, Unit::kCount}, "N",
               "Tokens of prefill, 0 leaves it out (default 512)");
-  verb.Number("--decode", &arguments->decode, {0, 1 << 20, Unit::kThousands}, "N",
+  verb.Number("--decode", &arguments->decode, {0, 1 << 20, Unit::kCount}, "N",
               "Tokens to decode, 0 leaves it out (default 64)");
-  verb.Number("--batch", &arguments->batch, {0, 1024, Unit::kThousands}, "N",
-              "Also decode N sessions together");
-  verb.Number("--repeat", &arguments->repeats, {1, 1000, Unit::kThousands}, "N",
+  verb.Number("--batch", &arguments->batch, {0, 1024, Unit::kCount}, "N", "Also decode N sessions together");
+  verb.Number("--repeat", &arguments->repeats, {1, 1000, Unit::kCount}, "N",
               "Runs; the median counts (default 3)");
   verb.Number("--max-seconds", &arguments->max_seconds, {0, 1e9}, "S",
               "Longest time to read up to a depth; beyond it, bounded contexts start at that position "
@@ -302,7 +301,7 @@ void AddBench(Command& program) {
     BenchArguments resolved = *arguments;
     if (!resolved.threads.empty() && resolved.threads.find(',') == std::string::npos) {
       resolved.model.engine.num_threads =
-          static_cast<size_t>(ParseList(resolved.threads, "--threads", false).front());
+          static_cast<size_t>(ParseList(resolved.threads, "--threads").front());
     }
     return Bench(resolved);
   });

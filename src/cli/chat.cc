@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <deque>
 #include <filesystem>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -14,7 +15,9 @@
 #include "base/error.h"
 #include "base/message.h"
 #include "base/text/units.h"
-#include "cli/chat_text.h"
+#include "cli/chat/conversation.h"
+#include "cli/chat/reply_view.h"
+#include "cli/chat/sampling.h"
 #include "cli/console/console.h"
 #include "cli/console/line_editor.h"
 #include "cli/console/signals.h"
@@ -38,13 +41,11 @@ constexpr const char* kHelp =
     "  /help                 this\n"
     "  /quit                 end (so does Ctrl-D)\n";
 
-constexpr size_t kPieceBytes = 4096;
-
 struct ChatArguments {
   ModelArguments model;
   SessionArguments context;
   std::string system;
-  std::string template_name;
+  FormatArguments format;
   GenerateOptions generate;
   std::vector<Setting> typed_generate;
   std::string state;
@@ -67,15 +68,18 @@ class Chat {
   int operator()();
 
  private:
-  // Where the stream and the format stood before a turn.
+  static constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
+  // Where stream and conversation stood before a turn, and when its reply began.
   struct Turn {
-    int64_t num_tokens;
-    ChatRenderer renderer;
-    int64_t reply_begin = 0;  // where its reply began
+    int64_t num_tokens = 0;
+    Conversation::Place place;
+    Conversation::Place asked = {.reply_begin = kNever};
   };
 
   bool Next(LineEditor& editor);
   void Reply(const std::string& message);
+  bool Ask(const std::string& message);
+  void Answer();
   void ForgetOldTurns();
   // True if the conversation is over.
   bool Command(const std::string& line);
@@ -83,129 +87,116 @@ class Chat {
   void RewindTokens(int64_t count);
   void Load(const std::string& path);
   void AfterRestore();
-  void EndReply();
-  // Piece by piece: however long the message is, only its line is in memory whole. Stops at an interrupt.
-  void FeedTurn(const TurnText& turn, std::string_view message);
-  // Turns before those of the list: of a restored state, or out of reach.
-  bool HasEarlierTurns() const { return stream_->is_restored || num_old_turns_ > 0; }
   Session& session() { return stream_->session; }
   static void Say(const std::string& text) { PrintMessage("{}\n", text); }
 
   const ChatArguments& arguments_;
   StateFile state_;
   OpenedModel opened_;
-  const ChatTemplate* format_ = nullptr;
-  Lease input_lease_;
+  Lease input_lease_, conversation_lease_;
   std::unique_ptr<Stream> stream_;
-  ChatRenderer renderer_;
+  std::unique_ptr<Conversation> conversation_;
   std::deque<Turn> turns_;  // those that can still be taken back
   size_t num_old_turns_ = 0;
-  std::vector<Segment> pending_;  // the end of the last reply, before the next message
-  std::string failure_;           // what ended the conversation, if it was no wish
+  // When the reply began that a restored stream ends in.
+  Conversation::Place restored_reply_{.reply_begin = kNever};
+  std::string failure_;  // what ended the conversation, if it was no wish
 };
 
 Chat::Chat(const ChatArguments& arguments)
     : arguments_(arguments),
       state_(arguments.state, arguments.save_every),
-      opened_(arguments.model, arguments.context.engine, /*load_tokenizer=*/true, arguments.state),
-      renderer_(nullptr) {
+      opened_(arguments.model, arguments.context.engine, /*load_tokenizer=*/true, arguments.state) {
   const Tokenizer& tokenizer = opened_.model.tokenizer();
-  std::string note;
-  std::string template_name = arguments.template_name;
-  if (template_name.empty() && opened_.saved) template_name = opened_.saved->notes["template"];
-  format_ = &ChooseChatTemplate(tokenizer, template_name, &note);
-  if (!note.empty()) Say("chat: " + note);
-  renderer_ = MakeRenderer(opened_.model.tokenizer(), *format_);
+  PromptFormat format(tokenizer, ModelPath(arguments.model.path), arguments.format,
+                      opened_.saved ? &*opened_.saved : nullptr);
+  if (!format.remark().empty()) Say("chat: " + format.remark());
+  conversation_ = std::make_unique<Conversation>(tokenizer, std::move(format), arguments.system);
   StreamSettings settings(arguments.context);
   settings.state = arguments.state;
-  if (arguments.pin_system) {
-    settings.options.num_pinned = std::max<int64_t>(
-        settings.options.num_pinned,
-        static_cast<int64_t>(ChatText(tokenizer, *format_, arguments.system).num_head_tokens()));
+  ChooseSampling(opened_.model, /*draws=*/true, &settings);
+  int64_t& max_rewind = settings.options.max_rewind;
+  if (arguments.context.Typed("max_rewind").empty()) {
+    max_rewind = conversation_->format().SuggestedRewind(max_rewind, arguments.generate.max_tokens);
   }
-  // A cap that is too small for both is refused with the one that would do.
-  ChooseContext(opened_.model, settings.options, LineEditor::kSmallLineBytes);
-  input_lease_ = opened_.model.engine().Reserve(LineEditor::kSmallLineBytes, "the lines of the input");
+  if (arguments.pin_system) {
+    settings.options.num_pinned = std::max<int64_t>(settings.options.num_pinned,
+                                                    static_cast<int64_t>(conversation_->num_head_tokens()));
+  }
+  // A cap that is too small for all is refused with the one that would do.
+  ChooseContext(opened_.model, settings.options, LineEditor::kSmallLineBytes + Conversation::kBytes);
+  const Engine& engine = opened_.model.engine();
+  input_lease_ = engine.Reserve(LineEditor::kSmallLineBytes, "the lines of the input");
+  conversation_lease_ = engine.Reserve(Conversation::kBytes, "the messages of the conversation");
   stream_ = std::make_unique<Stream>(opened_.model, settings);
   stream_->Bind("--system", SystemNote(arguments.system));
   stream_->Bind("--pin-system", arguments.pin_system ? "true" : "");
-  stream_->Bind("--template", std::string(format_->name), /*may_come_later=*/true);
+  BindFormat(conversation_->format(), stream_.get());
   stream_->PrintStart(arguments.context.engine);
-  Say(fmt::format("template: {}; /help lists the commands", format_->name));
-  if (stream_->is_restored) {
-    AfterRestore();
-  } else if (!arguments.system.empty()) {
-    renderer_.Add({ChatRole::kSystem, arguments.system}, &pending_);
-  }
+  Say("sampling: " + SamplingText(*stream_));
+  Say(fmt::format("template: {}; /help lists the commands", conversation_->format().name()));
+  if (stream_->is_restored) AfterRestore();
 }
 
 // A restored stream is past its first turn.
 void Chat::AfterRestore() {
   turns_.clear();
   num_old_turns_ = 0;
-  pending_.clear();
-  renderer_ = MakeRenderer(opened_.model.tokenizer(), *format_);
-  std::vector<Segment> said_before;
-  renderer_.Add({ChatRole::kUser, "said before"}, &said_before);
-  EndReply();
+  conversation_->TakeUp(&session());
+  restored_reply_ = conversation_->reply_place().value_or(Conversation::Place{.reply_begin = kNever});
   Say(fmt::format("state: restored, {} tokens", FormatCount(session().num_tokens())));
 }
 
-// What follows the reply at the end of the stream. Whether the model wrote the end itself is seen there, also
-// after a state was taken or tokens were taken back: a reply that was cut is owed one.
-void Chat::EndReply() {
-  const std::vector<TokenId> recent = session().RecentTokens();
-  renderer_.EndReply(!recent.empty() && opened_.model.tokenizer().is_eog(recent.back()), &pending_);
-}
-
-void Chat::FeedTurn(const TurnText& turn, std::string_view message) {
-  const Tokenizer& tokenizer = opened_.model.tokenizer();
-  const bool add_bos = session().num_tokens() == 0 && tokenizer.adds_bos();
-  StreamEncoder encoder(tokenizer, {.parse_special = true, .add_bos = add_bos});
-  const auto chunk = static_cast<size_t>(session().max_rows());
-  std::vector<TokenId> ids;
-  const auto feed = [&] {
-    const bool is_whole = session().Feed(ids, UserStop()) == static_cast<int64_t>(ids.size());
-    ids.clear();
-    return is_whole;
-  };
-  FeedSegments(turn.head, &encoder, &ids);
-  for (size_t begin = 0; begin < message.size(); begin += kPieceBytes) {
-    encoder.FeedPlain(message.substr(begin, kPieceBytes), &ids);
-    if (ids.size() >= chunk && !feed()) return;
+// False if it was stopped before the reply.
+bool Chat::Ask(const std::string& message) {
+  const int64_t before = session().num_tokens();
+  try {
+    conversation_->Say(message, &session(), UserStop());
+    conversation_->EndMessage(&session(), UserStop());
+  } catch (...) {
+    // What was fed of the turn can be taken back.
+    if (session().num_tokens() != before) {
+      turns_.push_back({conversation_->turn_begin(), conversation_->turn_place()});
+    }
+    throw;
   }
-  FeedSegments(turn.tail, &encoder, &ids);
-  encoder.Finish(&ids);
-  feed();
+  turns_.push_back({conversation_->turn_begin(), conversation_->turn_place(), conversation_->place()});
+  if (!conversation_->remark().empty()) Say("(" + conversation_->remark() + ")");
+  return !StopRequested();
 }
 
-void Chat::Reply(const std::string& message) {
-  turns_.push_back({session().num_tokens(), renderer_});
-  const TurnText turn = RenderTurn(renderer_, std::exchange(pending_, {}));
-  FeedTurn(turn, TrimmedContent(*format_, message));
-  turns_.back().reply_begin = session().num_tokens();
+void Chat::Answer() {
   GenerateOptions options = arguments_.generate;
-  const std::vector<std::string> stops = StopStrings(*format_);
+  const std::vector<std::string> stops = conversation_->format().StopStrings();
   options.stop_strings.insert(options.stop_strings.end(), stops.begin(), stops.end());
-  bool at_start = true;
+  ReplyView view(opened_.model.tokenizer(), conversation_->format().reasoning(),
+                 conversation_->is_reply_reasoning());
   Generation generation = session().Generate(options);
   while (const std::optional<Piece> piece = generation.Next(UserStop())) {
-    std::string_view text = piece->text;
-    // Where the format ends in a space or a line, some models repeat it.
-    if (at_start) text.remove_prefix(std::min(text.find_first_not_of(" \n"), text.size()));
-    at_start = at_start && text.empty();
-    WriteOutNow(text);
+    conversation_->Hear(piece->token);
+    view.Show(*piece);
   }
+  view.End();
   const GenerateResult& result = generation.result();
-  WriteOutNow("\n");
-  EndReply();
   if (result.reason == StopReason::kInterrupted) {
-    ClearStop();
     Say("(stopped)");
   } else if (result.reason == StopReason::kMaxTokens) {
     Say(fmt::format("(stopped after {} tokens; -n sets another limit)", FormatCount(result.num_tokens)));
   }
   if (!result.message.empty()) Say("(" + result.message + ")");
+}
+
+void Chat::Reply(const std::string& message) {
+  const bool asks = Ask(message);
+  try {
+    if (asks) Answer();
+  } catch (...) {
+    conversation_->EndReply(&session());
+    throw;
+  }
+  conversation_->EndReply(&session());
+  if (!asks) Say("(stopped)");
+  if (StopRequested()) ClearStop();
   ForgetOldTurns();
 }
 
@@ -219,11 +210,24 @@ void Chat::ForgetOldTurns() {
   }
 }
 
+// Within a reply it is cut there. A message is not cut: what is left of one goes too.
 void Chat::RewindTokens(int64_t count) {
-  session().Rewind(count);
-  while (!turns_.empty() && turns_.back().num_tokens > session().num_tokens()) turns_.pop_back();
-  Say(fmt::format("took back {} tokens, {} are left", FormatCount(count),
-                  FormatCount(session().num_tokens())));
+  const int64_t before = session().num_tokens();
+  int64_t left = before - count;
+  const auto last = std::find_if(turns_.rbegin(), turns_.rend(),
+                                 [left](const Turn& turn) { return turn.num_tokens <= left; });
+  const bool is_known = last != turns_.rend();
+  const Conversation::Place asked = is_known ? last->asked : restored_reply_;
+  const bool in_reply = left >= asked.reply_begin;
+  const Conversation::Place place = in_reply ? asked : is_known ? last->place : Conversation::Place{-1, 0};
+  if (is_known && !in_reply) left = std::min(left, last->num_tokens);
+  session().Rewind(before - left);
+  while (!turns_.empty() &&
+         (turns_.back().num_tokens > left || (!in_reply && turns_.back().num_tokens == left)))
+    turns_.pop_back();
+  in_reply ? conversation_->CutReply(place, &session()) : conversation_->GoBackTo(place, &session());
+  Say(fmt::format("took back {} tokens{}, {} are left", FormatCount(before - left),
+                  before - left > count ? ", with what was left of a message" : "", FormatCount(left)));
 }
 
 void Chat::Rewind(const std::string& argument) {
@@ -233,13 +237,7 @@ void Chat::Rewind(const std::string& argument) {
     if (unit != "token" && unit != "tokens") {
       Fail(ErrorKind::kInput, "/rewind N takes back turns, /rewind N tokens takes back tokens");
     }
-    RewindTokens(count);
-    pending_.clear();
-    // Within a reply it is cut there; within a message the message goes on.
-    const bool in_reply = turns_.empty() ? HasEarlierTurns() && session().num_tokens() > 0
-                                         : session().num_tokens() >= turns_.back().reply_begin;
-    if (in_reply) EndReply();
-    return;
+    return RewindTokens(count);
   }
   if (count > 0 && static_cast<size_t>(count) > turns_.size() &&
       static_cast<size_t>(count) <= turns_.size() + num_old_turns_) {
@@ -259,29 +257,20 @@ void Chat::Rewind(const std::string& argument) {
          "/rewind: these turns have {} tokens and {} can be taken back; --max-rewind allows more", num_tokens,
          session().MaxRewind());
   }
-  turns_.erase(turns_.end() - count, turns_.end());
   session().Rewind(num_tokens);
-  renderer_ = turn.renderer;
-  pending_.clear();
-  if (!turns_.empty() || HasEarlierTurns()) {
-    EndReply();
-  } else if (!arguments_.system.empty()) {
-    renderer_ = MakeRenderer(opened_.model.tokenizer(), *format_);
-    renderer_.Add({ChatRole::kSystem, arguments_.system}, &pending_);
-  }
+  turns_.erase(turns_.end() - count, turns_.end());
+  conversation_->GoBackTo(turn.place, &session());
   Say(fmt::format("took back {} {}, {} tokens are left", count, count == 1 ? "turn" : "turns",
                   FormatCount(session().num_tokens())));
 }
 
 void Chat::Load(const std::string& path) {
   const StateInfo saved = ReadStateInfo(path);
+  // The conversation goes on in the format in which it began.
+  PromptFormat format(opened_.model.tokenizer(), ModelPath(arguments_.model.path), {}, &saved);
   session().Reload(path);
   stream_->is_restored = true;
-  // The conversation goes on in the format in which it began.
-  if (const auto found = saved.notes.find("template"); found != saved.notes.end()) {
-    std::string note;
-    format_ = &ChooseChatTemplate(opened_.model.tokenizer(), found->second, &note);
-  }
+  conversation_ = std::make_unique<Conversation>(opened_.model.tokenizer(), std::move(format), "");
   AfterRestore();
 }
 
@@ -382,8 +371,7 @@ void AddChat(Command& program) {
   verb.SetGroup("Chat");
   verb.Text("--system", &arguments->system, "TEXT", "System prompt");
   verb.Flag("--pin-system", &arguments->pin_system, "Never drop the system prompt");
-  verb.Text("--template", &arguments->template_name, "NAME",
-            "Chat template in place of the model's: " + ChatTemplateList());
+  AddFormatOptions(verb, &arguments->format);
   arguments->generate.max_tokens = 1024;
   AddFields(verb, "num_tokens,stop,pause,backspace", &arguments->generate, &arguments->typed_generate);
   verb.Text("--state", &arguments->state, "FILE", "Go on where this file says, and save to it at the end");
@@ -391,7 +379,7 @@ void AddChat(Command& program) {
             "Save to it also after a reply, once so many tokens (10K) or so long (30s, 5min) went by");
   arguments->context.options.max_rewind = 256;
   AddContextOptions(verb, &arguments->context);
-  AddSamplerOptions(verb, &arguments->context);
+  AddSamplerOptions(verb, &arguments->context, DefaultSampler());
   verb.SetFooter(std::string("Commands:\n") + kHelp + "\n" + ContextHelp());
   verb.SetAction([=] { return Chat(*arguments)(); });
 }

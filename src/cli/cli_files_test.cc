@@ -133,8 +133,9 @@ TEST_F(CliFilesTest, SignalsEndTheRunWithItsStateSaved) {
   MNEME_REQUIRE_MODEL(model);
   for (const int number : {SIGHUP, SIGTERM, SIGINT}) {
     fs::remove(Path("s"));
-    const pid_t child = Start(
-        {"run", model, "-n", "-1", "--ignore-end", "--context", "sinks:window=60", "--state", Path("s")}, "");
+    const pid_t child = Start({"run", model, "-p", "", "-n", "-1", "--ignore-end", "--context",
+                               "sinks:window=60", "--state", Path("s")},
+                              "");
     AwaitOutput();
     kill(child, number);
     if (number != SIGINT) kill(child, number);  // a closing terminal is told twice
@@ -168,8 +169,8 @@ TEST_F(CliFilesTest, SaveEverySavesOnTheWay) {
   MNEME_REQUIRE_MODEL(model);
   for (const char* every : {"50", "1s"}) {
     fs::remove(Path("s"));
-    const pid_t child = Start({"run", model, "-n", "-1", "--ignore-end", "--context", "sinks:window=60",
-                               "--state", Path("s"), "--save-every", every},
+    const pid_t child = Start({"run", model, "-p", "", "-n", "-1", "--ignore-end", "--context",
+                               "sinks:window=60", "--state", Path("s"), "--save-every", every},
                               "");
     for (int i = 0; i < 20000 && (!fs::exists(Path("s")) || fs::file_size(Path("s")) == 0); ++i) usleep(1000);
     kill(child, SIGKILL);
@@ -182,8 +183,9 @@ TEST_F(CliFilesTest, SaveEverySavesOnTheWay) {
 
 TEST_F(CliFilesTest, AStateBelongsToOneProcess) {
   MNEME_REQUIRE_MODEL(model);
-  const pid_t child = Start(
-      {"run", model, "-n", "-1", "--ignore-end", "--context", "sinks:window=60", "--state", Path("s")}, "");
+  const pid_t child = Start({"run", model, "-p", "", "-n", "-1", "--ignore-end", "--context",
+                             "sinks:window=60", "--state", Path("s")},
+                            "");
   AwaitOutput();
   EXPECT_EQ(Shell("$M run '" + model + "' -n 5 --state s >out2 2>err2"), 1);
   EXPECT_NE(ReadAll(Path("err2")).find("s: is in use by process " + std::to_string(child)), std::string::npos)
@@ -227,8 +229,8 @@ TEST_F(CliFilesTest, AModelThatIsCutShortIsNamedAndTheStateSaved) {
   MNEME_REQUIRE_MODEL(model);
   const std::string copy = Path("copy.gguf");
   fs::copy_file(model, copy);
-  const pid_t child = Start({"run", copy, "-n", "-1", "--ignore-end", "--pack", "never", "--context",
-                             "sinks:window=60", "--state", Path("s")},
+  const pid_t child = Start({"run", copy, "-p", "", "-n", "-1", "--ignore-end", "--pack", "never",
+                             "--context", "sinks:window=60", "--state", Path("s")},
                             "");
   AwaitOutput();
   fs::resize_file(copy, 5000);

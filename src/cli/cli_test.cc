@@ -106,8 +106,14 @@ TEST_F(CliTest, NumbersAreTakenExactlyOrRefused) {
 
 TEST_F(CliTest, OptionsOfOtherProgramsAreUnderstoodOrExplained) {
   const std::vector<std::pair<std::vector<std::string>, std::string>> hints = {
-      {{"-c", "4096"}, "--memory"},         {{"--ctx-size=4096"}, "--memory"}, {{"-ngl", "99"}, "processor"},
-      {{"--prompt-cache", "f"}, "--state"}, {{"-ctk", "q8_0"}, "--kv-k"},      {{"-cnv"}, "mneme chat"}};
+      {{"-c", "4096"}, "--memory"},
+      {{"--ctx-size=4096"}, "--memory"},
+      {{"-ngl", "99"}, "processor"},
+      {{"--prompt-cache", "f"}, "--state"},
+      {{"-ctk", "q8_0"}, "--kv-k"},
+      {{"-cnv"}, "mneme chat"},
+      {{"--chat-template", "chatml"}, "--template"},
+      {{"--chat-template-kwargs", "{}"}, "--template-arg"}};
   for (const auto& [words, hint] : hints) {
     std::vector<std::string> arguments = {"run", "model"};
     arguments.insert(arguments.end(), words.begin(), words.end());
@@ -164,7 +170,8 @@ TEST_F(CliTest, MissingAndDamagedFilesAreOne) {
 
 TEST_F(CliTest, RunWritesTheExpectedStory) {
   MNEME_REQUIRE_MODEL(model);
-  const Outcome outcome = RunProgram({"run", model, "-n", "199", "--kv", "f32", "--context", "dense"});
+  const Outcome outcome = RunProgram(
+      {"run", model, "-p", "", "-n", "199", "--kv", "f32", "--context", "dense", "--temperature", "0"});
   ASSERT_EQ(outcome.code, 0) << outcome.err;
   const std::string expected = ReadAll(data + "/models/stories260K/expected-greedy-200steps.txt");
   const size_t compared = std::min(expected.size(), outcome.out.size());
@@ -178,7 +185,7 @@ TEST_F(CliTest, FirstTokenComesSoon) {
   double best = 1e9;
   for (int i = 0; i < 5; ++i) {
     const auto start = std::chrono::steady_clock::now();
-    ASSERT_EQ(RunProgram({"run", model, "-n", "1", "--quiet"}).code, 0);
+    ASSERT_EQ(RunProgram({"run", model, "-p", "", "-n", "1", "--quiet"}).code, 0);
     best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   }
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -192,15 +199,16 @@ TEST_F(CliTest, FilesPipesAndPromptsAreOneText) {
   MNEME_REQUIRE_MODEL(model);
   const std::string first = Write("first.txt", "Once upon a time, there was a lit");
   const std::string second = Write("second.txt", "tle girl named ");
-  const std::vector<std::string> tail = {"-p", "Lily. She", "-n", "20", "-q"};
+  const std::vector<std::string> tail = {"-p", "Lily. She", "-n", "20", "-q", "--temperature", "0"};
   std::vector<std::string> from_files = {"run", model, "-f", first, "-f", second};
   from_files.insert(from_files.end(), tail.begin(), tail.end());
   std::vector<std::string> from_pipe = {"run", model, "-f", "-"};
   from_pipe.insert(from_pipe.end(), tail.begin(), tail.end());
   const Outcome files = RunProgram(from_files);
   const Outcome pipe = RunProgram(from_pipe, ReadAll(first) + ReadAll(second));
-  const Outcome prompt = RunProgram(
-      {"run", model, "-p", "Once upon a time, there was a little girl named Lily. She", "-n", "20", "-q"});
+  const Outcome prompt =
+      RunProgram({"run", model, "-p", "Once upon a time, there was a little girl named Lily. She", "-n", "20",
+                  "-q", "--temperature", "0"});
   ASSERT_EQ(files.code, 0) << files.err;
   EXPECT_GT(files.out.size(), 10u);
   EXPECT_EQ(files.out, pipe.out);
@@ -384,7 +392,8 @@ TEST_F(CliTest, ResumeGivesTheBitsOfAnUnbrokenRun) {
   MNEME_REQUIRE_MODEL(model);
   std::string text;
   for (int i = 0; i < 200; ++i) text += "Once upon a time there was a dog. ";
-  const std::vector<std::string> common = {"--context", "sinks:sinks=4,window=60", "-n", "30"};
+  const std::vector<std::string> common = {"--context", "sinks:sinks=4,window=60", "-n",
+                                           "30",        "--temperature",           "0"};
   const auto with = [&](std::vector<std::string> arguments) {
     arguments.insert(arguments.end(), common.begin(), common.end());
     return RunProgram(arguments);
@@ -675,7 +684,7 @@ TEST_F(CliTest, ACutReplyGetsItsEndAlsoFromAState) {
   MNEME_REQUIRE_MODEL(model);
   const auto chat = [&](const std::string& state, const std::string& lines) {
     const Outcome outcome = RunProgram({"chat", model, "--template", "chatml", "-n", "6", "--context",
-                                        "sinks:window=200", "--state", Path(state)},
+                                        "sinks:window=200", "--temperature", "0", "--state", Path(state)},
                                        lines);
     EXPECT_EQ(outcome.code, 0) << outcome.err;
   };
@@ -687,9 +696,9 @@ TEST_F(CliTest, ACutReplyGetsItsEndAlsoFromAState) {
   EXPECT_TRUE(ReadAll(Path("whole")) == ReadAll(Path("loaded")));
   // `run --chat` holds the same conversation, a message at a time.
   for (const char* message : {"Hello", "Again"}) {
-    const Outcome outcome =
-        RunProgram({"run", model, "--chat", "--template", "chatml", "-n", "6", "--max-rewind", "256",
-                    "--context", "sinks:window=200", "-p", message, "--state", Path("run")});
+    const Outcome outcome = RunProgram({"run", model, "--chat", "--template", "chatml", "-n", "6",
+                                        "--max-rewind", "256", "--context", "sinks:window=200",
+                                        "--temperature", "0", "-p", message, "--state", Path("run")});
     EXPECT_EQ(outcome.code, 0) << outcome.err;
   }
   EXPECT_TRUE(ReadAll(Path("whole")) == ReadAll(Path("run")));
@@ -762,8 +771,8 @@ TEST_F(CliTest, InspectSaysNothingMoreOfAMissingTokenizer) {
 
 TEST_F(CliTest, ClosedOutputEndsWithAnError) {
   MNEME_REQUIRE_MODEL(model);
-  const std::string command = std::string(MNEME_PROGRAM) + " run " + model + " -n 2000 --ignore-end -q 2>" +
-                              Path("e") + " | head -c 10 > /dev/null";
+  const std::string command = std::string(MNEME_PROGRAM) + " run " + model +
+                              " -p \"\" -n 2000 --ignore-end -q 2>" + Path("e") + " | head -c 10 > /dev/null";
   ASSERT_EQ(std::system(command.c_str()), 0);
   EXPECT_NE(ReadAll(Path("e")).find("standard output"), std::string::npos);
 }

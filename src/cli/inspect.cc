@@ -14,7 +14,7 @@
 #include "base/error.h"
 #include "base/text/units.h"
 #include "base/text/utf8.h"
-#include "cli/chat_text.h"
+#include "cli/chat/prompt_format.h"
 #include "cli/console/console.h"
 #include "cli/options.h"
 #include "cli/stream.h"

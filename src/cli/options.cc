@@ -103,8 +103,9 @@ void AddContextOptions(Command& verb, SessionArguments* arguments, bool with_con
   verb.SetGroup("");
 }
 
-void AddSamplerOptions(Command& verb, SessionArguments* arguments) {
-  verb.SetGroup("Sampling");
+void AddSamplerOptions(Command& verb, SessionArguments* arguments, const SamplerOptions& defaults) {
+  verb.SetGroup("Sampling (where nothing is given: as the model's files say, else as here)");
+  arguments->options.sampler = defaults;
   AddFields(verb, "", &arguments->options.sampler, &arguments->typed);
   verb.SetGroup("");
 }
@@ -133,6 +134,10 @@ std::string_view HintForOption(std::string_view option) {
       {"-ngl,--gpu-layers,--n-gpu-layers", "mneme computes on the processor"},
       {"-i,--interactive,-cnv,--conversation", "`mneme chat` holds a conversation"},
       {"-sys,--system-prompt", "the system prompt is --system"},
+      {"--jinja,--chat-template,--chat-template-file",
+       "a model is spoken to by its own chat template (`mneme chat`, `run --chat`); --template names "
+       "another"},
+      {"--chat-template-kwargs", "a template's variables are set one by one: --template-arg NAME=VALUE"},
       {"-r,--reverse-prompt", "--stop TEXT ends an answer before a text"},
       {"-fa,--flash-attn,--mlock,--mmap,--no-mmap",
        "there is nothing to choose: models are mapped, and attention is "

@@ -48,8 +48,8 @@ void AddModelOptions(Command& verb, ModelArguments* arguments,
 // --context,
 // --pin, --max-rewind.
 void AddContextOptions(Command& verb, SessionArguments* arguments, bool with_context = true);
-// Every field of SamplerOptions.
-void AddSamplerOptions(Command& verb, SessionArguments* arguments);
+// Every field of SamplerOptions; what they are where the model's files say nothing.
+void AddSamplerOptions(Command& verb, SessionArguments* arguments, const SamplerOptions& defaults);
 // What `--context` takes: every policy with its keys and paper. For the end of a help text.
 std::string ContextHelp();
 // What an option that other programs have is called here; empty if it is none that is known.

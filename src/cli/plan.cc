@@ -102,7 +102,7 @@ void AddPlan(Command& program) {
   auto arguments = std::make_shared<PlanArguments>();
   Command& verb = program.AddVerb("plan", "Memory and time of every context, before anything is run");
   AddModelOptions(verb, &arguments->model);
-  verb.Number("--tokens", &arguments->num_tokens, {-1, 0x1p62, Unit::kThousands}, "N",
+  verb.Number("--tokens", &arguments->num_tokens, {-1, 0x1p62, Unit::kCount}, "N",
               "Length of the stream: 200K, 10M, -1 without end (default: without end)");
   verb.Flag("--no-time", &arguments->no_time, "Do not measure the speed (half a second)");
   verb.Flag("--json", &arguments->json, "JSON in place of a table");

@@ -11,7 +11,8 @@
 #include "base/message.h"
 #include "base/progress.h"
 #include "base/text/units.h"
-#include "cli/chat_text.h"
+#include "cli/chat/conversation.h"
+#include "cli/chat/sampling.h"
 #include "cli/console/console.h"
 #include "cli/console/signals.h"
 #include "cli/ids.h"
@@ -37,7 +38,7 @@ struct RunArguments {
   std::vector<std::string> files;
   std::string prompt;
   std::string system;
-  std::string template_name;
+  FormatArguments format;
   GenerateOptions generate;
   std::vector<Setting> typed_generate;
   std::string state;
@@ -49,10 +50,19 @@ struct RunArguments {
   bool no_generate = false;
   bool resume = false;
   bool quiet = false;
+  bool has_prompt = false;  // -p was given
+
+  bool speaks() const { return chat || !format.name.empty() || !format.variables.empty(); }
 };
 
 double SecondsSince(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+[[noreturn]] void FailEmpty() {
+  Fail(ErrorKind::kInput,
+       "there is nothing to go on from: the input is empty. -p TEXT or -f FILE gives some; with -p \"\" the "
+       "model writes from its beginning-of-text token");
 }
 
 // One run, step by step. Members are what the steps share.
@@ -65,13 +75,14 @@ class Run {
 
  private:
   void Open();
+  void OpenConversation();
+  void SetExpectedTokens(SessionOptions* options);
   void PassOver();
   template <typename Step>
   void Attempt(const Step& step);
   void ReadAndWrite();
   void FeedSystem();
   void FeedFiles();
-  void FeedChatIds();
   void FeedPiece(std::string_view text);
   void FeedIdFiles();
   void FeedPrompt();
@@ -82,7 +93,6 @@ class Run {
     if (!arguments_.quiet) PrintMessage("{}\n", line);
   }
   void Report();
-  std::string TemplateName() const;
   std::string ProgressNote() const;
   void UpdateProgress(Progress& progress, int64_t done, int64_t total) const;
 
@@ -92,8 +102,8 @@ class Run {
   std::unique_ptr<StateFile> state_;
   std::unique_ptr<InputFiles> input_;
   std::unique_ptr<Stream> stream_;
-  std::unique_ptr<ChatText> chat_;
-  std::vector<TokenId> chat_ids_;
+  std::unique_ptr<Conversation> chat_;
+  Lease conversation_lease_;
   // What is still to be fed of them: a saved run may have read them.
   std::string_view system_;
   std::string_view prompt_;
@@ -101,6 +111,27 @@ class Run {
   RunOutcome outcome_;
   std::vector<std::string> failures_;  // in the order in which they happened
 };
+
+void Run::OpenConversation() {
+  PromptFormat format(opened_->model.tokenizer(), ModelPath(arguments_.model.path), arguments_.format,
+                      opened_->saved ? &*opened_->saved : nullptr);
+  if (!format.remark().empty()) Say("chat: " + format.remark());
+  chat_ = std::make_unique<Conversation>(opened_->model.tokenizer(), std::move(format), system_);
+}
+
+// Where the input has a known end, a context can be chosen for it.
+void Run::SetExpectedTokens(SessionOptions* options) {
+  if (arguments_.no_generate && arguments_.files.empty()) return;
+  const Tokenizer& tokenizer = opened_->model.tokenizer();
+  const int64_t trained = std::max<int64_t>(opened_->model.info().trained_length, 2048);
+  const int64_t num_read =
+      CountTokens(tokenizer, arguments_.files, input_->size_bytes(), trained, UserStop());
+  const auto num_other =
+      static_cast<int64_t>(tokenizer.Encode(arguments_.system + arguments_.prompt).size()) + 16 +
+      (chat_ ? chat_->num_prompt_tokens() : 0);
+  const int64_t num_new = arguments_.no_generate ? 0 : arguments_.generate.max_tokens;
+  if (num_read >= 0 && num_new >= 0) options->expected_tokens = num_read + num_other + num_new;
+}
 
 void Run::Open() {
   StreamSettings settings(arguments_.context);
@@ -110,57 +141,42 @@ void Run::Open() {
   state_ = std::make_unique<StateFile>(arguments_.state, arguments_.save_every);
   opened_ = std::make_unique<OpenedModel>(arguments_.model, arguments_.context.engine,
                                           /*load_tokenizer=*/true, arguments_.state);
+  const bool has_input = arguments_.has_prompt || !arguments_.files.empty() || !arguments_.system.empty();
+  if (!has_input && !arguments_.no_generate && !opened_->saved) FailEmpty();
   system_ = opened_->saved ? std::string_view() : arguments_.system;  // a saved stream begins with its own
   prompt_ = arguments_.prompt;
   const Model& model = opened_->model;
-  const bool uses_text = !arguments_.ids;
-  if (uses_text) {
+  ChooseSampling(model, /*draws=*/!arguments_.no_generate, &settings);
+  if (!arguments_.ids) {
     const Tokenizer& tokenizer = model.tokenizer();
-    if (arguments_.chat || !arguments_.template_name.empty()) {
-      std::string note;
-      const ChatTemplate& format = ChooseChatTemplate(tokenizer, TemplateName(), &note);
-      if (!note.empty()) Say("chat: " + note);
-      chat_ = std::make_unique<ChatText>(tokenizer, format, system_);
+    if (arguments_.speaks()) OpenConversation();
+    if (chat_ && !arguments_.state.empty() && arguments_.context.Typed("max_rewind").empty()) {
+      settings.options.max_rewind =
+          chat_->format().SuggestedRewind(settings.options.max_rewind, arguments_.generate.max_tokens);
     }
     if (arguments_.pin_system) {
-      settings.options.num_pinned = std::max<int64_t>(
-          settings.options.num_pinned,
-          chat_ ? static_cast<int64_t>(chat_->num_head_tokens())
-                : static_cast<int64_t>(
-                      tokenizer.Encode(arguments_.system, {.add_bos = tokenizer.adds_bos()}).size()));
+      const size_t num_head =
+          chat_ ? chat_->num_head_tokens()
+                : tokenizer.Encode(arguments_.system, {.add_bos = tokenizer.adds_bos()}).size();
+      settings.options.num_pinned = std::max(settings.options.num_pinned, static_cast<int64_t>(num_head));
     }
-    if (!arguments_.no_generate || !arguments_.files.empty()) {
-      const int64_t trained = std::max<int64_t>(model.info().trained_length, 2048);
-      const int64_t num_read =
-          CountTokens(tokenizer, arguments_.files, input_->size_bytes(), trained, UserStop());
-      const int64_t num_other =
-          static_cast<int64_t>(tokenizer.Encode(arguments_.system + arguments_.prompt).size()) + 16;
-      const int64_t num_new = arguments_.no_generate ? 0 : arguments_.generate.max_tokens;
-      if (num_read >= 0 && num_new >= 0) settings.options.expected_tokens = num_read + num_other + num_new;
-    }
+    SetExpectedTokens(&settings.options);
+    // A cap that is too small for both is refused with the one that would do.
+    if (chat_ && !opened_->saved) ChooseContext(model, settings.options, Conversation::kBytes);
+    if (chat_) conversation_lease_ = model.engine().Reserve(Conversation::kBytes, "the messages");
   }
   stream_ = std::make_unique<Stream>(model, settings);
   num_restored_ = stream_->session.num_tokens();
-  if (chat_ && stream_->is_restored) {
-    const std::vector<TokenId> recent = stream_->session.RecentTokens();
-    const Tokenizer& tokenizer = model.tokenizer();
-    chat_->GoOn(!recent.empty() && tokenizer.is_eog(recent.back()));
-  }
   stream_->Bind("--system", SystemNote(arguments_.system));
   stream_->Bind("--pin-system", arguments_.pin_system ? "true" : "");
-  if (chat_) stream_->Bind("--template", std::string(chat_->format().name), /*may_come_later=*/true);
+  if (chat_) BindFormat(chat_->format(), stream_.get());
+  if (chat_ && stream_->is_restored) chat_->TakeUp(&stream_->session);
   if (!arguments_.quiet) stream_->PrintStart(arguments_.context.engine);
   if (stream_->is_restored) {
     Say(fmt::format("state: {} restored, {} tokens were read before", arguments_.state,
                     FormatCount(stream_->session.num_tokens())));
   }
-}
-
-// As typed, else as the saved stream had it.
-std::string Run::TemplateName() const {
-  if (!arguments_.template_name.empty() || !opened_->saved) return arguments_.template_name;
-  const auto found = opened_->saved->notes.find("template");
-  return found == opened_->saved->notes.end() ? "" : found->second;
+  if (!arguments_.no_generate) Say("sampling: " + SamplingText(*stream_));
 }
 
 std::string Run::ProgressNote() const {
@@ -175,27 +191,13 @@ void Run::UpdateProgress(Progress& progress, int64_t done, int64_t total) const 
 }
 
 void Run::FeedSystem() {
-  Session& session = stream_->session;
-  if (chat_) {
-    chat_->Begin(&chat_ids_);
-    FeedChatIds();
-  } else if (!system_.empty()) {
-    session.FeedText(system_, TextKind::kPlain, UserStop());
-  }
-}
-
-void Run::FeedChatIds() {
-  stream_->session.Feed(chat_ids_, UserStop());
-  chat_ids_.clear();
+  if (chat_ || system_.empty()) return;  // a conversation feeds it with the first message
+  stream_->session.FeedText(system_, TextKind::kPlain, UserStop());
 }
 
 void Run::FeedPiece(std::string_view text) {
-  if (!chat_) {
-    stream_->session.FeedText(text, TextKind::kPlain, UserStop());
-    return;
-  }
-  chat_->Feed(text, &chat_ids_);
-  FeedChatIds();
+  if (chat_) return chat_->Say(text, &stream_->session, UserStop());
+  stream_->session.FeedText(text, TextKind::kPlain, UserStop());
 }
 
 // The saved run's text is the system text, the files and the prompt, one after the other: passes over what it
@@ -275,12 +277,13 @@ void Run::FeedIdFiles() {
 void Run::FeedPrompt() {
   Session& session = stream_->session;
   if (!prompt_.empty()) FeedPiece(prompt_);
+  if (chat_ && !chat_->has_message() && !arguments_.has_prompt) FailEmpty();
   if (chat_) {
-    chat_->End(&chat_ids_);
-    FeedChatIds();
+    chat_->EndMessage(&session, UserStop());
+    if (!chat_->remark().empty()) Say("chat: " + chat_->remark());
   }
   if (session.num_tokens() > 0 || session.pending_bytes() > 0 || arguments_.no_generate) return;
-  // Nothing was given: the model writes from its beginning-of-text token.
+  if (!arguments_.has_prompt) FailEmpty();
   const TokenId bos = opened_->model.tokenizer().bos_id();
   if (bos >= 0) session.Feed(std::span(&bos, 1));
 }
@@ -289,11 +292,12 @@ void Run::Generate() {
   Session& session = stream_->session;
   GenerateOptions options = arguments_.generate;
   if (chat_) {
-    const std::vector<std::string> stops = StopStrings(chat_->format());
+    const std::vector<std::string> stops = chat_->format().StopStrings();
     options.stop_strings.insert(options.stop_strings.end(), stops.begin(), stops.end());
   }
   Generation generation = session.Generate(options);
   while (const std::optional<Piece> piece = generation.Next(UserStop())) {
+    if (chat_) chat_->Hear(piece->token);
     outcome_.answer.Add(arguments_.ids ? std::string_view() : piece->text, piece->token);
     if (!arguments_.ids) {
       WriteOutNow(piece->text);
@@ -308,6 +312,7 @@ void Run::Generate() {
   }
   outcome_.result = generation.result();
   outcome_.has_generated = true;
+  if (chat_) chat_->EndReply(&session);
   WriteOutNow("\n");
 }
 
@@ -398,13 +403,13 @@ void CheckArguments(const RunArguments& arguments) {
   if (arguments.resume && arguments.state.empty()) {
     FailUsage("--resume goes on from a saved state: name it with --state FILE");
   }
-  if (arguments.resume && (arguments.chat || !arguments.template_name.empty() || arguments.ids)) {
+  if (arguments.resume && (arguments.speaks() || arguments.ids)) {
     FailUsage("--resume goes with plain text; a state without it continues a chat or a list of ids");
   }
   if (arguments.pin_system && arguments.system.empty()) {
     FailUsage("--pin-system pins the text of --system, and there is none");
   }
-  if (arguments.ids && (arguments.chat || !arguments.system.empty() || !arguments.template_name.empty())) {
+  if (arguments.ids && (arguments.speaks() || !arguments.system.empty())) {
     FailUsage("--ids takes token ids as they are: no --chat, --template or --system with it");
   }
 }
@@ -413,7 +418,11 @@ void AddInputOptions(Command& verb, RunArguments& arguments) {
   verb.SetGroup("Input and output");
   verb.List("-f,--file", &arguments.files, "FILE",
             "Read this file, - is standard input; several are read as one");
-  verb.Text("-p,--prompt", &arguments.prompt, "TEXT", "Text after the files");
+  verb.Add({.names = "-p,--prompt", .type = "TEXT", .help = "Text after the files"}).take =
+      [&arguments](const std::string& text) {
+        arguments.prompt = text;
+        arguments.has_prompt = true;
+      };
   AddFields(verb, "num_tokens,stop,ignore_end,pause,backspace", &arguments.generate,
             &arguments.typed_generate);
   verb.Flag("--no-generate", &arguments.no_generate, "Only read");
@@ -439,14 +448,13 @@ void AddRun(Command& program) {
   verb.SetGroup("Chat");
   verb.Flag("--chat", &arguments->chat, "Wrap the input as a user's message in the model's chat template");
   verb.Text("--system", &arguments->system, "TEXT", "System prompt, first in the stream");
-  verb.Text("--template", &arguments->template_name, "NAME",
-            "Chat template in place of the model's: " + ChatTemplateList());
+  AddFormatOptions(verb, &arguments->format);
   verb.Flag("--pin-system", &arguments->pin_system, "Never drop the system prompt");
-  AddSamplerOptions(verb, &arguments->context);
+  AddSamplerOptions(verb, &arguments->context, DefaultSampler());
   verb.SetFooter(
       ContextHelp() +
       "\nExamples:\n"
-      "  mneme run model.gguf -p \"Once upon a time\" -n 200 --temperature 0.8 --seed 7\n"
+      "  mneme run model.gguf -p \"Once upon a time\" -n 200 --temperature 0.7 --seed 7\n"
       "  mneme run model.gguf -f book.txt -p \"And then\" --context sinks --memory 64M --report run.json\n"
       "  tail -F app.log | mneme run model.gguf -f - --no-generate --state app.state");
   verb.SetAction([=] {

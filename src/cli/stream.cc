@@ -16,6 +16,19 @@
 
 namespace mneme::cli {
 
+namespace {
+
+// --pack float32 is about float weights.
+void CheckFloatProducts(const ModelInfo& info) {
+  for (const char* encoding : {"f32", "f16", "bf16"})
+    if (("," + info.products).find("," + std::string(encoding) + ":") != std::string::npos) return;
+  FailUsage(fmt::format(
+      "--pack float32 says how float weights are multiplied, and {} has none ({}): it would change nothing",
+      info.path, info.products));
+}
+
+}  // namespace
+
 OpenedModel::OpenedModel(const ModelArguments& arguments, const EngineOptions& rest, bool load_tokenizer,
                          const std::string& state)
     : model(Load(arguments, rest, load_tokenizer, state)) {}
@@ -33,6 +46,7 @@ Model OpenedModel::Load(const ModelArguments& arguments, const EngineOptions& re
   const Engine engine = MakeEngine(arguments.engine, rest);
   const auto start = std::chrono::steady_clock::now();
   Model loaded = Model::Load(engine, ModelPath(arguments.path), options);
+  if (options.pack == PackMode::kFloat32 && !saved) CheckFloatProducts(loaded.info());
   load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 #if defined(__GLIBC__)
   ::malloc_trim(0);  // what parsing took goes back to the system

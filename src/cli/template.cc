@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "base/files/file.h"
 #include "base/text/utf8.h"
+#include "cli/chat/prompt_format.h"
 #include "cli/console/console.h"
 #include "cli/options.h"
 #include "cli/verbs.h"
@@ -59,19 +60,6 @@ ChatFormat FormatOf(const Tokenizer& tokenizer, const std::string& path, const s
   return ChatFormat(tokenizer.chat_template(), path + ": chat template");
 }
 
-// "NAME=VALUE".
-std::vector<std::pair<std::string, std::string>> Pairs(const std::vector<std::string>& texts) {
-  std::vector<std::pair<std::string, std::string>> pairs;
-  for (const std::string& text : texts) {
-    const size_t equals = text.find('=');
-    if (equals == 0 || equals == std::string::npos) {
-      FailUsage(fmt::format("--template-arg: '{}' is not NAME=VALUE", text));
-    }
-    pairs.emplace_back(text.substr(0, equals), text.substr(equals + 1));
-  }
-  return pairs;
-}
-
 void WriteIds(const Tokenizer& tokenizer, const std::vector<Segment>& segments) {
   std::string text;
   for (const TokenId id : EncodePrompt(tokenizer, segments)) {
@@ -92,7 +80,7 @@ int PrintPrompt(const TemplateArguments& arguments) {
   }
   TemplateOptions options = tokenizer ? TemplateOptionsFor(*tokenizer) : TemplateOptions{};
   options.now = arguments.now;
-  options.arguments = Pairs(arguments.arguments);
+  options.arguments = ParseTemplateArguments(arguments.arguments);
   const std::string path = is_file ? arguments.model : ModelPath(arguments.model);
   const ChatFormat format =
       is_file ? ChatFormat(ReadWholeFile(path), path) : FormatOf(*tokenizer, path, conversation);

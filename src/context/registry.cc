@@ -58,7 +58,7 @@ int64_t ParseValue(const PolicyRow& row, const PolicyKey& key, std::string_view 
     }
     return found - key.words.begin();
   }
-  const int64_t value = ParseCount(text, fmt::format("--context {}: {}", row.name, key.name), true);
+  const int64_t value = ParseCount(text, fmt::format("--context {}: {}", row.name, key.name));
   if (value < key.least || value > key.most) {
     Fail(ErrorKind::kInput, "--context {}: {}={} is out of range: it is {} to {}", row.name, key.name, value,
          key.least, key.most);

@@ -11,9 +11,11 @@
 #include "base/error.h"
 #include "base/hash.h"
 #include "formats/tensor_source.h"
+#include "mneme/chat.h"
 #include "model/convert/tokenizer_metadata.h"
 #include "model/families/family.h"
 #include "model/hyperparameters.h"
+#include "model/suggested_sampler.h"
 #include "model/tensor_map.h"
 #include "model/weights.h"
 #include "tokenizer/load/load_gguf.h"
@@ -181,6 +183,7 @@ struct LoadedModel::Impl {
   mutable std::map<int64_t, std::shared_ptr<const ContextShape>> longer_shapes;
   ModelWeights weights;
   std::unique_ptr<Tokenizer> tokenizer;
+  std::optional<SamplerOptions> sampler;
   size_t weight_bytes = 0;
   mutable std::once_flag fingerprint_once;
   mutable uint64_t fingerprint = 0;
@@ -211,8 +214,9 @@ std::shared_ptr<const LoadedModel> LoadedModel::Load(const std::string& path, co
   if (impl.tokenizer != nullptr) {
     CheckTokenizerFits(*impl.tokenizer, impl.plan.vocab_size,
                        options.tokenizer.empty() ? path : options.tokenizer);
-    *impl.tokenizer = impl.tokenizer->PaddedTo(static_cast<int32_t>(impl.plan.vocab_size));
+    *impl.tokenizer = WithTurnEnd(impl.tokenizer->PaddedTo(static_cast<int32_t>(impl.plan.vocab_size)));
   }
+  impl.sampler = SuggestedSampler(*impl.source);
   model->CheckUnchanged();
   return model;
 }
@@ -242,6 +246,7 @@ std::shared_ptr<const ContextShape> LoadedModel::ShapeFor(int64_t length) const 
   return known;
 }
 const ModelWeights& LoadedModel::weights() const { return impl_->weights; }
+const std::optional<SamplerOptions>& LoadedModel::suggested_sampler() const { return impl_->sampler; }
 bool LoadedModel::has_tokenizer() const { return impl_->tokenizer != nullptr; }
 
 const Tokenizer& LoadedModel::tokenizer() const {

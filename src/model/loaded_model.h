@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "context/context.h"
@@ -52,6 +53,8 @@ class LoadedModel {
   std::string products() const;
   // Bytes of weights read to decode one token.
   size_t read_bytes_per_token() const;
+  // What the files say of sampling; none: nothing.
+  const std::optional<SamplerOptions>& suggested_sampler() const;
 
  private:
   LoadedModel();

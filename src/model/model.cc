@@ -37,7 +37,8 @@ ModelInfo InfoOf(const LoadedModel& model) {
           .packed_bytes = model.packed_bytes(),
           .read_bytes_per_token = model.read_bytes_per_token(),
           .pack = model.pack(),
-          .products = model.products()};
+          .products = model.products(),
+          .sampler = model.suggested_sampler()};
 }
 
 }  // namespace

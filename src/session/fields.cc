@@ -37,7 +37,7 @@ void Visit(V& v, EngineOptions& s) {
   v("threads,t", s.num_threads, Range{1, 1024}, InState::kNo, "Threads (default: all cores)");
   v("memory", s.memory_bytes, Range{1, kMostCount, Unit::kBytes}, InState::kNo,
     "Cap for everything beside the weights: 256M, 4G (default: half of the free memory)");
-  v("chunk,max_rows", s.max_rows, Range{1, 65536, Unit::kThousands}, InState::kNo,
+  v("chunk,max_rows", s.max_rows, Range{1, 65536, Unit::kCount}, InState::kNo,
     "Most tokens in one pass through the model");
 }
 
@@ -64,7 +64,8 @@ void Visit(V& v, SamplerOptions& s) {
     "Make recent tokens less likely (1: no)");
   v("repetition_window,repeat_last_n", s.repetition_window, Range{0, 1 << 20}, InState::kFree,
     "How many tokens are recent");
-  v("seed,s", s.seed, Range{0, 0x1p64}, InState::kFree, "Same seed, same text");
+  v("seed,s", s.seed, Range{0, 0x1p64}, InState::kFree,
+    "Same seed, same text; `run` and `chat` draw one (default elsewhere: 0)");
   v("ban", s.banned, Range{0, 0x1p31}, InState::kFree, "Token ids that are never chosen, with commas");
 }
 
@@ -72,7 +73,7 @@ template <typename V>
 void Visit(V& v, SessionOptions& s) {
   const Choices<Encoding> encodings{kKvEncodings, "ENC"};
   v("context", s.context, ContextWords{}, InState::kBound, "What of the past a token sees");
-  v("pin,keep", s.num_pinned, Range{0, kMostTokens, Unit::kThousands}, InState::kBound,
+  v("pin,keep", s.num_pinned, Range{0, kMostTokens, Unit::kCount}, InState::kBound,
     "The first N tokens are never dropped");
   Pair<Encoding> both{&s.keys, &s.values};
   v("kv", both, encodings, InState::kNo,
@@ -80,16 +81,15 @@ void Visit(V& v, SessionOptions& s) {
     "values");
   v("kv_k,cache_type_k", s.keys, encodings, InState::kBound, "The same for keys alone");
   v("kv_v,cache_type_v", s.values, encodings, InState::kBound, "The same for values alone");
-  v("max_rewind", s.max_rewind, Range{0, 1 << 20, Unit::kThousands}, InState::kBound,
+  v("max_rewind", s.max_rewind, Range{0, 1 << 20, Unit::kCount}, InState::kBound,
     "How many tokens can be taken back");
-  v("start_position", s.start_position, Range{0, static_cast<double>(kMostPosition), Unit::kBinary},
+  v("start_position", s.start_position, Range{0, static_cast<double>(kMostPosition), Unit::kCount},
     InState::kBound, "Position of the first token of the stream; K is 1024");
-  v("rope_length", s.rope_length, Range{0, static_cast<double>(kMostPosition), Unit::kBinary},
-    InState::kBound,
+  v("rope_length", s.rope_length, Range{0, static_cast<double>(kMostPosition), Unit::kCount}, InState::kBound,
     "For models that rotate otherwise in long streams (longrope, dynamic): the length to rotate for; K is "
     "1024 "
     "(default 0: what the context shows)");
-  v("expected_tokens", s.expected_tokens, Range{-1, kMostCount, Unit::kThousands}, InState::kNo,
+  v("expected_tokens", s.expected_tokens, Range{-1, kMostCount, Unit::kCount}, InState::kNo,
     "Length of the stream, for the choice of a context; -1: no end is known");
   v("session_memory", s.memory_bytes, Range{0, kMostCount, Unit::kBytes}, InState::kNo,
     "The most that one session may take of the cap (0: what is left)");
@@ -101,11 +101,11 @@ void Visit(V& v, SessionOptions& s) {
 
 template <typename V>
 void Visit(V& v, GenerateOptions& s) {
-  v("num_tokens,n,predict,n_predict", s.max_tokens, Range{-1, kMostCount, Unit::kThousands}, InState::kNo,
+  v("num_tokens,n,predict,n_predict", s.max_tokens, Range{-1, kMostCount, Unit::kCount}, InState::kNo,
     "Most tokens to write, -1 without end");
   v("stop", s.stop_strings, Words{"TEXT"}, InState::kNo, "End before this text; may be given more than once");
   v("ignore_end,ignore_eos", s.stop_at_eog, Switch{true}, InState::kNo, "Write on where the model would end");
-  v("pause", s.num_pauses, Range{0, 1 << 30, Unit::kThousands}, InState::kNo,
+  v("pause", s.num_pauses, Range{0, 1 << 30, Unit::kCount}, InState::kNo,
     "Pause tokens before the answer, for models that have them");
   v("backspace", s.backspace, Switch{}, InState::kNo,
     "Let the model take tokens back, if it was trained to; text comes 16 tokens late");

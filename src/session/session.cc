@@ -179,7 +179,7 @@ void Session::Impl::CheckTokens(std::span<const TokenId> tokens) const {
 
 void Session::Impl::Committed(std::span<const TokenId> tokens, bool is_pause, double seconds) {
   for (const TokenId id : tokens) history.Push(is_pause ? ~id : id);
-  SpeedLog& log = tokens.size() == 1 ? stats.decode : stats.prefill;
+  SpeedLog& log = tokens.size() == 1 && !is_reading ? stats.decode : stats.prefill;
   log.Add(static_cast<int64_t>(tokens.size()), seconds);
 }
 
@@ -210,6 +210,12 @@ void Session::Impl::ForwardChunkOf(std::span<const TokenId> tokens, bool is_paus
 
 size_t Session::Impl::FeedChunks(std::span<const TokenId> tokens, bool is_pause, StopToken stop,
                                  const RowCallback* on_logits) {
+  struct Reading {  // what is fed is no part of an answer, however few tokens a chunk has
+    explicit Reading(bool* flag) : flag_(flag) { *flag_ = true; }
+    ~Reading() { *flag_ = false; }
+    bool* flag_;
+  };
+  const Reading reading(&is_reading);
   size_t done = 0;
   while (done < tokens.size() && !stop.stop_requested()) {
     const size_t count = std::min(tokens.size() - done, static_cast<size_t>(MaxRows()));

@@ -145,6 +145,7 @@ struct MNEME_LOCAL Session::Impl {
   // it.
   std::optional<std::pair<TokenId, int64_t>> owed;
 
+  bool is_reading = false;  // what runs was fed, and is no part of an answer
   std::string_view holder;  // what is in the middle of this session; empty: nothing
 
   SessionStats stats;

@@ -253,6 +253,10 @@ void AddEndsOfGeneration(TokenizerModel* model) {
   std::sort(ids.begin(), ids.end());
   ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
   std::erase(ids, -1);
+  // gpt-oss ends every message of a reply with <|end|>, its reasoning too, and the reply with <|return|>.
+  if (model->by_piece.Find("<|return|>") >= 0 && model->by_piece.Find("<|call|>") >= 0) {
+    std::erase(ids, model->by_piece.Find("<|end|>"));
+  }
   model->eog_ids = std::move(ids);
 }
 

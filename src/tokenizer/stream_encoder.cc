@@ -73,7 +73,9 @@ class StateReader {
 
 struct MNEME_LOCAL StreamEncoder::Impl {
   Impl(Tokenizer t, EncodeOptions o)
-      : tokenizer(std::move(t)), options(o), model(tokenizer.model()), words(&model), normalizer(&model) {}
+      : tokenizer(std::move(t)), options(o), model(tokenizer.model()), words(&model), normalizer(&model) {
+    Begin();
+  }
 
   // Stage 1. Appends `bytes`, passes on what is decided.
   void FeedRaw(std::string_view bytes, bool final, std::vector<TokenId>* out);
@@ -96,6 +98,8 @@ struct MNEME_LOCAL StreamEncoder::Impl {
 
   bool IsByteLevel() const { return model.spec.algorithm == Algorithm::kByteBpe; }
   void Clear();
+  // Gets ready for a text at its place.
+  void Begin();
 
   Tokenizer tokenizer;
   EncodeOptions options;
@@ -127,7 +131,14 @@ void StreamEncoder::Impl::Clear() {
   normal.clear();
   started = in_segment = skip_space = after_unknown = plain = false;
   retry_unnormal = retry_normal = scanned = 0;
-  normalizer.Restart(true);
+  Begin();
+}
+
+void StreamEncoder::Impl::Begin() {
+  normalizer.Restart(options.place == TextPlace::kStart);
+  if (options.place != TextPlace::kWithin) return;
+  in_segment = true;
+  normalizer.set_state({.first_segment = 0, .started = 1});
 }
 
 void StreamEncoder::Impl::FeedRaw(std::string_view bytes, bool final, std::vector<TokenId>* out) {

@@ -42,6 +42,19 @@ Tokenizer Tokenizer::PaddedTo(int32_t num_ids) const {
   return padded;
 }
 
+Tokenizer Tokenizer::WithEnds(std::span<const TokenId> ids) const {
+  std::vector<TokenId> ends(eog_ids().begin(), eog_ids().end());
+  for (const TokenId id : ids) {
+    HasPiece(id);  // throws for one outside
+    ends.push_back(id);
+  }
+  std::sort(ends.begin(), ends.end());
+  ends.erase(std::unique(ends.begin(), ends.end()), ends.end());
+  Tokenizer changed = *this;
+  changed.ends_ = std::make_shared<const std::vector<TokenId>>(std::move(ends));
+  return changed;
+}
+
 std::vector<TokenId> Tokenizer::Encode(std::string_view text, EncodeOptions options) const {
   std::vector<TokenId> ids;
   ids.reserve(text.size() / 3 + 2);
@@ -90,9 +103,10 @@ TokenId Tokenizer::bos_id() const { return model_->spec.bos_id; }
 TokenId Tokenizer::eos_id() const { return model_->spec.eos_id; }
 TokenId Tokenizer::unk_id() const { return model_->spec.unk_id; }
 TokenId Tokenizer::pad_id() const { return model_->spec.pad_id; }
-std::span<const TokenId> Tokenizer::eog_ids() const { return model_->eog_ids; }
+std::span<const TokenId> Tokenizer::eog_ids() const { return ends_ != nullptr ? *ends_ : model_->eog_ids; }
 bool Tokenizer::is_eog(TokenId id) const {
-  return std::binary_search(model_->eog_ids.begin(), model_->eog_ids.end(), id);
+  const std::span<const TokenId> ends = eog_ids();
+  return std::binary_search(ends.begin(), ends.end(), id);
 }
 bool Tokenizer::adds_bos() const { return model_->spec.adds_bos; }
 bool Tokenizer::adds_eos() const { return model_->spec.adds_eos; }

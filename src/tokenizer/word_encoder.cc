@@ -146,18 +146,21 @@ void WordEncoder::EncodeByteBpe(std::string_view word, std::vector<TokenId>* out
   symbols_.clear();
   for (size_t i = 0; i < word.size(); ++i)
     symbols_.push_back({static_cast<uint32_t>(i), 1, model_->byte_ids[static_cast<uint8_t>(word[i])]});
+  const bool has_unknown = HasUnknown();
+  // As the reference does: bytes without a piece are not there.
+  if (!has_unknown) std::erase_if(symbols_, [](const Symbol& symbol) { return symbol.id < 0; });
   Merge([this](const Symbol& left, const Symbol& right, TokenId* id) {
     const MergeTable::Merge* merge = model_->merges.Find(left.id, right.id);
     if (merge == nullptr) return kNoMerge;
     *id = merge->id;
     return merge->rank;
   });
-  for (const Symbol& symbol : symbols_) {
-    if (symbol.id >= 0)
-      out->push_back(symbol.id);
-    else if (model_->spec.unk_id >= 0)
-      out->push_back(model_->spec.unk_id);
-  }
+  for (const Symbol& symbol : symbols_) out->push_back(symbol.id >= 0 ? symbol.id : model_->spec.unk_id);
+}
+
+bool WordEncoder::HasUnknown() const {
+  const TokenId id = model_->spec.unk_id;
+  return id >= 0 && model_->types[static_cast<size_t>(id)] != TokenType::kControl;
 }
 
 void WordEncoder::SplitCharacters(std::string_view word) {
@@ -181,7 +184,7 @@ void WordEncoder::AppendUnknown(std::string_view text, std::vector<TokenId>* out
       return;
     }
   }
-  if (model_->spec.unk_id >= 0) out->push_back(model_->spec.unk_id);
+  if (HasUnknown()) out->push_back(model_->spec.unk_id);
 }
 
 void WordEncoder::EncodeScoredBpe(std::string_view word, std::vector<TokenId>* out) {

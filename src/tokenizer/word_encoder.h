@@ -48,6 +48,9 @@ class WordEncoder {
   // The characters of the word, user-defined pieces in one.
   void SplitCharacters(std::string_view word);
   void AppendUnknown(std::string_view text, std::vector<TokenId>* out);
+  // Whether what has no piece becomes the unknown token: one that says nothing else (in some files it is the
+  // end of text too, which plain text never becomes).
+  bool HasUnknown() const;
   void AppendScored(std::string_view text, std::vector<TokenId>* out);
 
   // Merges neighbours in symbols_, the lowest priority first and the leftmost among equals, until `find`

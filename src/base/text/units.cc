@@ -68,7 +68,7 @@ uint64_t Factor(std::string_view suffix, Unit unit) {
     const size_t power =
         std::string_view("KMGT").find(static_cast<char>(std::toupper(static_cast<unsigned char>(suffix[0]))));
     if (power != std::string_view::npos) {
-      for (size_t i = 0; i <= power; ++i) factor *= unit == Unit::kThousands ? 1000 : 1024;
+      for (size_t i = 0; i <= power; ++i) factor *= 1024;
       suffix.remove_prefix(1);
     }
   }
@@ -100,9 +100,7 @@ const char* Examples(Unit unit) {
   switch (unit) {
     case Unit::kNone:
       return "";
-    case Unit::kThousands:
-      return "; such as 4096, 10K (10,000) or 1.5M";
-    case Unit::kBinary:
+    case Unit::kCount:
       return "; such as 4096, 32K (32,768) or 1.5M";
     case Unit::kBytes:
       return "; such as 4096, 256K, 1.5M or 2G";
@@ -158,8 +156,8 @@ size_t ParseBytes(std::string_view text, std::string_view what) {
   return static_cast<size_t>(ParseUnsigned(text, what, Unit::kBytes, kMost));
 }
 
-int64_t ParseCount(std::string_view text, std::string_view what, bool binary) {
-  return ParseWhole(text, what, binary ? Unit::kBinary : Unit::kThousands, 0, static_cast<int64_t>(kMost));
+int64_t ParseCount(std::string_view text, std::string_view what) {
+  return ParseWhole(text, what, Unit::kCount, 0, static_cast<int64_t>(kMost));
 }
 
 std::string FormatBytes(size_t bytes) {

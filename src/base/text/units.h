@@ -12,12 +12,11 @@
 
 namespace mneme {
 
-// What K, M, G and T behind a whole number mean.
+// What K, M, G and T behind a whole number mean. K is 1024 everywhere.
 enum class Unit : uint8_t {
-  kNone,       // not allowed: ids, seeds, layers
-  kThousands,  // 1000: counts, as in "10M tokens"
-  kBinary,     // 1024: lengths, as in "a context of 32K"
-  kBytes,      // 1024, and B, KB, KiB are understood; part of a byte is dropped: 1.7G
+  kNone,   // not allowed: ids, seeds, layers
+  kCount,  // 1024 to the power: 32K is 32,768
+  kBytes,  // the same, and B, KB, KiB are understood; part of a byte is dropped: 1.7G
 };
 
 // All throw Error(kInput) that names `what`, shows the text, and says what would do. Thread rule: any.
@@ -30,8 +29,8 @@ double ParseReal(std::string_view text, std::string_view what, double low, doubl
 
 // "256M", "1.5G", "64KiB", "1000"; at most 2^62.
 size_t ParseBytes(std::string_view text, std::string_view what);
-// "10M", "32K", "1.5M", "1048576", from 0 to 2^62: kBinary if `binary`, else kThousands.
-int64_t ParseCount(std::string_view text, std::string_view what, bool binary = false);
+// "10M", "32K", "1.5M", "1048576", from 0 to 2^62.
+int64_t ParseCount(std::string_view text, std::string_view what);
 
 // "15.9 MiB"; three significant digits.
 std::string FormatBytes(size_t bytes);

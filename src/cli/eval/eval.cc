@@ -310,7 +310,7 @@ void AddPerplexity(Command& eval) {
             "Text, - is standard input (default); several are read as one");
   verb.Flag("--ids", &arguments->ids, "The input is token ids as text");
   AddContextList(verb, &arguments->specs, ". Also recompute:window=N,every=M, the slow exact window");
-  verb.Number("--max-tokens", &arguments->max_tokens, {2, 0x1p62, Unit::kThousands}, "N",
+  verb.Number("--max-tokens", &arguments->max_tokens, {2, 0x1p62, Unit::kCount}, "N",
               "Read no more than this");
   verb.Text("--lengths", &arguments->lengths, "N,...",
             "Also a table by length, of the second half of each: 2K,4K,32K; K is 1024");
@@ -318,7 +318,7 @@ void AddPerplexity(Command& eval) {
             "With --cache: a table over numbers of sinks, as 0,1,2,4,8");
   verb.Text("--cache", &arguments->caches, "N,...",
             "With --sinks: and over cache sizes, sinks and window together");
-  verb.Number("--bins", &arguments->num_bins, {1, 100000, Unit::kThousands}, "N",
+  verb.Number("--bins", &arguments->num_bins, {1, 100000, Unit::kCount}, "N",
               "About N even bins of positions (default: four to an octave)");
   verb.Text("--json", &arguments->json, "FILE", "Write all bins");
   verb.Text("--html", &arguments->html, "FILE",
@@ -341,7 +341,7 @@ std::vector<int64_t> ParseCounts(const std::string& text, const std::string& opt
   for (size_t begin = 0; begin <= text.size();) {
     const size_t end = std::min(text.find(',', begin), text.size());
     try {
-      values.push_back(ParseCount(text.substr(begin, end - begin), option, /*binary=*/true));
+      values.push_back(ParseCount(text.substr(begin, end - begin), option));
     } catch (const Error& error) {
       FailUsage(error.what());
     }

@@ -279,11 +279,11 @@ void AddDataset(Command& eval, Benchmark benchmark, const char* what, const char
             "JSON of task names and prompts with {context}, {input}..., as the benchmark publishes them");
   verb.Text("--chat-template", &arguments->chat, "NAME",
             "Put prompts into a chat turn: auto, none, or a format's name (default none)");
-  verb.Number("--max-tokens", &arguments->max_tokens, {1, 1 << 20, Unit::kThousands}, "N",
+  verb.Number("--max-tokens", &arguments->max_tokens, {1, 1 << 20, Unit::kCount}, "N",
               "Longest answer (default: as published for the task)");
-  verb.Number("--limit", &arguments->limit, {1, 1 << 30, Unit::kThousands}, "N",
+  verb.Number("--limit", &arguments->limit, {1, 1 << 30, Unit::kCount}, "N",
               "Only the first N questions of a file");
-  verb.Number("--truncate", &arguments->truncate, {2, 1 << 30, Unit::kThousands}, "N",
+  verb.Number("--truncate", &arguments->truncate, {2, 1 << 30, Unit::kCount}, "N",
               "Keep the first and the last half of N tokens of a prompt (default: all of it)");
   if (benchmark == Benchmark::kBabi) {
     verb.Text("--book", &arguments->book, "FILE",

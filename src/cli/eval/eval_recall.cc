@@ -84,12 +84,12 @@ void AddRecallOptions(Command& verb, RecallArguments* arguments, bool with_trial
   AddModelOptions(verb, &arguments->model);
   AddContextList(verb, &arguments->specs);
   if (with_trials)
-    verb.Number("--trials", &arguments->trials, {1, 100000, Unit::kThousands}, "N",
+    verb.Number("--trials", &arguments->trials, {1, 100000, Unit::kCount}, "N",
                 "Texts per cell (default 20)");
   verb.Text("--score", &arguments->score, "HOW,...",
             "generate: what the model writes; likelihood: the likeliest of some candidates; or both "
             "(default)");
-  verb.Number("--candidates", &arguments->candidates, {2, 64, Unit::kThousands}, "N",
+  verb.Number("--candidates", &arguments->candidates, {2, 64, Unit::kCount}, "N",
               "Candidates for likelihood, the right one included (default 10)");
   verb.Text("--haystack", &arguments->haystack, "FILE", "A text to hide in (default: the papers' filler)");
   verb.Flag("--repeat", &arguments->repeat, "Begin the haystack again where it is too short");
@@ -357,12 +357,12 @@ void AddEvalNeedle(Command& eval) {
             "Where the first key that is asked is; the others are anywhere (default: all anywhere)");
   verb.Text("--pairs", &arguments->pairs, "N,...",
             "Keys in a text, or chains of variables (default 1,4,16,64)");
-  verb.Number("--queries", &arguments->queries, {0, 1e18, Unit::kThousands}, "N",
+  verb.Number("--queries", &arguments->queries, {0, 1e18, Unit::kCount}, "N",
               "Keys asked of one text (default 1)");
   verb.Text("--values", &arguments->values, "KIND", "Of ruler: numbers or uuids (default numbers)");
-  verb.Number("--values-per-key", &arguments->values_per_key, {0, 1e18, Unit::kThousands}, "N",
+  verb.Number("--values-per-key", &arguments->values_per_key, {0, 1e18, Unit::kCount}, "N",
               "Of ruler (default 1)");
-  verb.Number("--hops", &arguments->hops, {0, 1e18, Unit::kThousands}, "N",
+  verb.Number("--hops", &arguments->hops, {0, 1e18, Unit::kCount}, "N",
               "Of variables: names beside the first (default 4)");
   std::string help = "Wording:";
   for (const NeedleFormat& format : NeedleFormats())
@@ -382,7 +382,7 @@ void AddEvalStream(Command& eval) {
   verb.Text("--length", &arguments->length, "N", "Tokens of the stream; K is 1024 (default 64K)");
   verb.Text("--distances", &arguments->distances, "N,...",
             "Tokens between a key and the question for it (default 64 to 8K in octaves)");
-  verb.Number("--spacing", &arguments->spacing, {1, 1 << 30, Unit::kThousands}, "N",
+  verb.Number("--spacing", &arguments->spacing, {1, 1 << 30, Unit::kCount}, "N",
               "Tokens from key to key (default: as close as possible)");
   verb.SetFooter(
       "Example:\n"

@@ -181,15 +181,15 @@ void AddEvalSpeed(Command& eval) {
   verb.Text("--depth", &arguments->depths, "N,...", "Depths: 0,64K,1M,10M; K is 1024 (default 0,4K,64K,1M)");
   verb.Text("--cache", &arguments->caches, "N,...",
             "Also one token of a cache with sinks against a window computed again, at these sizes");
-  verb.Number("--num-sinks", &arguments->num_sinks, {1, 1 << 20, Unit::kThousands}, "N",
+  verb.Number("--num-sinks", &arguments->num_sinks, {1, 1 << 20, Unit::kCount}, "N",
               "Sinks of that cache (default 4)");
-  verb.Number("--prompt", &arguments->prompt, {1, 1 << 20, Unit::kThousands}, "N",
+  verb.Number("--prompt", &arguments->prompt, {1, 1 << 20, Unit::kCount}, "N",
               "Tokens of the question before the first token (default 64)");
-  verb.Number("--prefill", &arguments->prefill, {1, 1 << 20, Unit::kThousands}, "N",
+  verb.Number("--prefill", &arguments->prefill, {1, 1 << 20, Unit::kCount}, "N",
               "Tokens of prefill that are timed (default 512)");
-  verb.Number("--decode", &arguments->decode, {1, 1 << 20, Unit::kThousands}, "N",
+  verb.Number("--decode", &arguments->decode, {1, 1 << 20, Unit::kCount}, "N",
               "Tokens of decode that are timed (default 64)");
-  verb.Number("--repeat", &arguments->repeats, {1, 1000, Unit::kThousands}, "N",
+  verb.Number("--repeat", &arguments->repeats, {1, 1000, Unit::kCount}, "N",
               "Runs; the median counts (default 3)");
   verb.Number("--max-seconds", &arguments->max_seconds, {0, 1e9}, "S",
               "Longest time to read up to a depth; beyond it bounded contexts start at that position "

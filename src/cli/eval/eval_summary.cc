@@ -100,7 +100,7 @@ bool SummaryVerb::RunContext(const std::string& spec, bool is_only) {
   settings.session = session;
   settings.max_tokens = arguments_.max_tokens;
   settings.passes = arguments_.passes;
-  if (!arguments_.part.empty()) settings.part_tokens = ParseCount(arguments_.part, "--part", true);
+  if (!arguments_.part.empty()) settings.part_tokens = ParseCount(arguments_.part, "--part");
   if (!arguments_.before.empty()) settings.before = ReadWholeFile(arguments_.before);
   if (!arguments_.after.empty()) settings.after = ReadWholeFile(arguments_.after);
   if (!out.empty() && arguments_.passes > 1) settings.parts_path = out + ".parts.jsonl";
@@ -209,10 +209,10 @@ void AddEvalSummary(Command& eval) {
   AddContextList(verb, &arguments->specs);
   verb.Text("--reference", &arguments->reference, "FILE", "A summary to score against");
   verb.Flag("--stem", &arguments->stem, "Porter's stems in ROUGE, as some publications use");
-  verb.Number("--passes", &arguments->passes, {1, 100, Unit::kThousands}, "N",
+  verb.Number("--passes", &arguments->passes, {1, 100, Unit::kCount}, "N",
               "2 or more: summarize parts first, then their summaries (default 1: all in one stream)");
   verb.Text("--part", &arguments->part, "N", "Tokens of a part (default: half of the trained length)");
-  verb.Number("--max-tokens", &arguments->max_tokens, {1, 1 << 20, Unit::kThousands}, "N",
+  verb.Number("--max-tokens", &arguments->max_tokens, {1, 1 << 20, Unit::kCount}, "N",
               "Longest summary, also of a part (default 512)");
   verb.Text("--before", &arguments->before, "FILE", "File with the words before the text");
   verb.Text("--after", &arguments->after, "FILE", "File with the words after it");

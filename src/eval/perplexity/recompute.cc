@@ -26,7 +26,7 @@ std::optional<RecomputeSpec> ParseRecompute(std::string_view spec) {
     int64_t* value = key == "window" ? &parsed.window : key == "every" ? &parsed.every : nullptr;
     if (value == nullptr || equal == std::string_view::npos)
       Fail(ErrorKind::kInput, "context {}: '{}' is not one of its keys, window=N and every=N", spec, part);
-    *value = ParseCount(part.substr(equal + 1), fmt::format("context {}: {}", spec, key), true);
+    *value = ParseCount(part.substr(equal + 1), fmt::format("context {}: {}", spec, key));
     if (*value < 1 || *value > (int64_t{1} << 24))
       Fail(ErrorKind::kInput, "context {}: {} is outside 1 .. 16777216", spec, part);
   }

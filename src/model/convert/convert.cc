@@ -18,6 +18,7 @@
 #include "model/engine.h"
 #include "model/families/family.h"
 #include "model/hyperparameters.h"
+#include "model/suggested_sampler.h"
 #include "model/tensor_map.h"
 #include "model/weights.h"
 
@@ -79,6 +80,8 @@ class Converter : private WeightVisitor {
     writer_.Set("general.file_type", FileTypeNumber(options_.encoding));
     writer_.Set("general.quantization_version", uint32_t{2});
     AddTokenizer();
+    const auto sampler = SuggestedSampler(*source_);
+    if (sampler && source_->gguf() == nullptr) WriteSuggestedSampler(*sampler, &writer_);
     writer_.Write(out_path);
     progress_.Finish(
         fmt::format("{} -> {}", FormatBytes(report_.read_bytes), FormatBytes(report_.written_bytes)));

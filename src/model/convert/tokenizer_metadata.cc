@@ -67,6 +67,21 @@ void CheckTokenizerFits(const Tokenizer& tokenizer, size_t num_rows, const std::
   }
 }
 
+// Ends of generation beside EOS: GGUF has two more keys. Those that only the files name go first, as the
+// others are known by their pieces.
+void WriteEnds(const Tokenizer& tokenizer, GgufWriter* writer) {
+  const std::vector<TokenId>& by_piece = tokenizer.model().eog_ids;
+  std::vector<TokenId> ends;
+  for (const bool is_named : {false, true}) {
+    for (const TokenId id : tokenizer.eog_ids()) {
+      if (id != tokenizer.eos_id() && std::binary_search(by_piece.begin(), by_piece.end(), id) == is_named)
+        ends.push_back(id);
+    }
+  }
+  if (!ends.empty()) SetId("tokenizer.ggml.eot_token_id", ends[0], writer);
+  if (ends.size() > 1) SetId("tokenizer.ggml.eom_token_id", ends[1], writer);
+}
+
 std::optional<std::string> WriteTokenizerMetadata(const Tokenizer& tokenizer, const std::string& merges_json,
                                                   size_t num_tokens, GgufWriter* writer) {
   const TokenizerModel& model = tokenizer.model();
@@ -84,7 +99,6 @@ std::optional<std::string> WriteTokenizerMetadata(const Tokenizer& tokenizer, co
   std::vector<float> scores(pieces.size(), 0.0f);
   std::copy_n(model.scores.begin(), std::min(model.scores.size(), scores.size()), scores.begin());
   const std::vector<std::string> merges = MergesOf(merges_json);
-  if (spec.nfc) return "its normalisation (NFC) cannot be said in GGUF";
   if (spec.algorithm == Algorithm::kByteBpe || spec.algorithm == Algorithm::kRankedBpe) {
     if (merges.empty()) return "it has no list of merges to write";
   }
@@ -97,6 +111,8 @@ std::optional<std::string> WriteTokenizerMetadata(const Tokenizer& tokenizer, co
     writer->Set("tokenizer.ggml.pre", std::string(pre));
     writer->SetArray("tokenizer.ggml.merges", merges);
     if (spec.add_prefix_space) writer->Set("tokenizer.ggml.add_space_prefix", true);
+    // GGUF has no key for it: other programs read such a file without normalising.
+    if (spec.nfc) writer->Set("mneme.tokenizer.normalizer", std::string("NFC"));
   } else {
     if (spec.algorithm == Algorithm::kRankedBpe) ScoresFromMerges(tokenizer, merges, &scores);
     const bool is_unigram = spec.algorithm == Algorithm::kUnigram;
@@ -109,6 +125,7 @@ std::optional<std::string> WriteTokenizerMetadata(const Tokenizer& tokenizer, co
   writer->SetArray("tokenizer.ggml.token_type", types);
   SetId("tokenizer.ggml.bos_token_id", tokenizer.bos_id(), writer);
   SetId("tokenizer.ggml.eos_token_id", tokenizer.eos_id(), writer);
+  WriteEnds(tokenizer, writer);
   SetId("tokenizer.ggml.unknown_token_id", tokenizer.unk_id(), writer);
   SetId("tokenizer.ggml.padding_token_id", tokenizer.pad_id(), writer);
   writer->Set("tokenizer.ggml.add_bos_token", tokenizer.adds_bos());

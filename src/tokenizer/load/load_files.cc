@@ -84,6 +84,38 @@ std::string WithTemplateFiles(const std::string& folder, std::string config) {
   return whole.dump();
 }
 
+// The ids under eos_token_id of a settings file, a number or a list; of config.json also those of the text
+// part of a model of several media.
+void AddEnds(const std::string& path, const nlohmann::json& config, std::vector<int64_t>* ids) {
+  if (!config.is_object()) Fail(ErrorKind::kFile, "{} is not a JSON object", path);
+  const auto add = [&](const nlohmann::json& id) {
+    if (id.is_number_integer()) ids->push_back(id.get<int64_t>());
+  };
+  const auto found = config.find("eos_token_id");
+  if (found != config.end() && found->is_array()) {
+    for (const auto& id : *found) add(id);
+  } else if (found != config.end()) {
+    add(*found);
+  } else if (config.contains("text_config") && config["text_config"].is_object()) {
+    AddEnds(path, config["text_config"], ids);
+  }
+}
+
+// What the folder's settings end a turn with. Ids that the vocabulary does not have are those of the model's
+// other media.
+Tokenizer WithFolderEnds(const std::string& folder, const Tokenizer& tokenizer) {
+  std::vector<int64_t> named;
+  for (const char* name : {"/generation_config.json", "/config.json"}) {
+    const std::string path = folder + name;
+    if (FileExists(path))
+      AddEnds(path, nlohmann::json::parse(ReadWholeFile(path), nullptr, /*allow_exceptions=*/false), &named);
+  }
+  std::vector<TokenId> ids;
+  for (const int64_t id : named)
+    if (id >= 0 && id < tokenizer.vocab_size()) ids.push_back(static_cast<TokenId>(id));
+  return ids.empty() ? tokenizer : tokenizer.WithEnds(ids);
+}
+
 }  // namespace
 
 Tokenizer ParseTiktoken(std::span<const uint8_t> ranks, std::string_view pattern, std::string_view name) {
@@ -167,10 +199,12 @@ Tokenizer LoadTokenizerFolder(const std::string& folder) {
   const std::string json_path = folder + "/tokenizer.json";
   const std::string model_path = folder + "/tokenizer.model";
   if (FileExists(json_path))
-    return ParseTokenizerJson(AsBytes(ReadWholeFile(json_path, kMaxTokenizerBytes)), config, json_path);
+    return WithFolderEnds(
+        folder, ParseTokenizerJson(AsBytes(ReadWholeFile(json_path, kMaxTokenizerBytes)), config, json_path));
   if (FileExists(model_path))
-    return ParseSentencePieceModel(AsBytes(ReadWholeFile(model_path, kMaxTokenizerBytes)), config,
-                                   model_path);
+    return WithFolderEnds(
+        folder,
+        ParseSentencePieceModel(AsBytes(ReadWholeFile(model_path, kMaxTokenizerBytes)), config, model_path));
   Fail(ErrorKind::kFile, "{}: no tokenizer.json and no tokenizer.model in the folder", folder);
 }
 

@@ -74,6 +74,11 @@ void ReadByteBpe(const GgufFile& file, std::string_view pre_name, VocabularySpec
   spec->pre_tokenizer = pre.kind;
   spec->ignore_merges = pre.ignore_merges;
   spec->add_prefix_space = file.GetBool("tokenizer.ggml.add_space_prefix").value_or(false);
+  if (const auto normalizer = file.GetString("mneme.tokenizer.normalizer")) {
+    if (*normalizer != "NFC")
+      Fail(ErrorKind::kUnsupported, "{}: the normalizer '{}' is not known here", file.path(), *normalizer);
+    spec->nfc = true;
+  }
   spec->adds_bos = pre.ignore_merges;  // llama-bpe and tekken; the key wins
 }
 

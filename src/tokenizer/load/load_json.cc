@@ -397,7 +397,9 @@ Tokenizer ParseTokenizerJson(std::span<const uint8_t> json, std::string_view con
   const Json root = Json::parse(begin, begin + json.size(), nullptr, false);
   if (!root.is_object()) Fail(ErrorKind::kFile, "{}: not a JSON object", name);
   VocabularySpec spec = JsonLoader(root, name).Load();
+  const TokenId unknown = spec.unk_id;
   ApplyTokenizerConfig(config_json, &spec);
+  if (unknown >= 0) spec.unk_id = unknown;  // what the model encodes with
   spec.adds_bos = spec.adds_bos && spec.bos_id >= 0;
   spec.adds_eos = spec.adds_eos && spec.eos_id >= 0;
   return Tokenizer(BuildModel(std::move(spec)));

@@ -1,0 +1,47 @@
+#include "model/convert/tokenizer_metadata.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <string>
+
+#include "base/error.h"
+#include "formats/gguf.h"
+#include "mneme/tokenizer.h"
+
+namespace mneme {
+namespace {
+
+constexpr const char* kJson =
+    R"({"added_tokens":[{"id":4,"content":"<|endoftext|>","special":true},{"id":5,"content":"<|end|>","special":true},)"
+    R"({"id":6,"content":"<|fin|>","special":true}],"normalizer":{"type":"NFC"},)"
+    R"("pre_tokenizer":{"type":"ByteLevel","add_prefix_space":false,"use_regex":true},)"
+    R"("model":{"type":"BPE","unk_token":null,"vocab":{"e":0,"Ã":1,"©":2,"Ã©":3},"merges":["Ã ©"]}})";
+
+TEST(TokenizerMetadataTest, NormalizerAndEndsComeAlong) {
+  const std::string path =
+      (std::filesystem::temp_directory_path() / ("mneme_tokenizer_" + std::to_string(getpid()) + ".gguf"))
+          .string();
+  const std::string json = kJson;
+  const Tokenizer tokenizer = ParseTokenizerJson({reinterpret_cast<const uint8_t*>(json.data()), json.size()},
+                                                 R"({"eos_token": "<|endoftext|>"})")
+                                  .WithEnds(std::vector<TokenId>{6});
+  GgufWriter writer;
+  EXPECT_EQ(WriteTokenizerMetadata(tokenizer, json, 0, &writer), std::nullopt);
+  writer.Write(path);
+  const Tokenizer back = LoadTokenizerFile(path);
+  const std::string decomposed = "e\xCC\x81";  // one letter in two characters
+  EXPECT_EQ(tokenizer.Encode(decomposed), std::vector<TokenId>{3});
+  EXPECT_EQ(back.Encode(decomposed), std::vector<TokenId>{3});
+  EXPECT_TRUE(back.is_eog(4));
+  EXPECT_TRUE(back.is_eog(5));
+  EXPECT_TRUE(back.is_eog(6));  // that only the settings of the folder named
+  writer.Set("mneme.tokenizer.normalizer", std::string("NFKC"));
+  writer.Write(path);
+  EXPECT_THROW(LoadTokenizerFile(path), Error);
+  std::filesystem::remove(path);
+}
+
+}  // namespace
+}  // namespace mneme
