@@ -116,17 +116,17 @@ struct MemoryCall {
 
 struct PointwiseCall {
   enum class Kind : uint8_t {
-    kAdd,          // x += y
-    kCopy,         // x = y
-    kScale,        // x *= value
-    kMultiply,     // x *= y
-    kMultiplyRows, // x[row, :] *= y[row, :], rows of y y_stride apart
-    kScaleRows,    // x[row, :] *= gate[row]
-    kAddGated,     // x[row, :] += sigmoid(gate[row]) * y[row, :]
-    kSigmoidGate,  // x *= sigmoid(y)
-    kClamp,        // x = min(max(x, -value), value)
-    kSoftCap,      // x = value * tanh(x / value)
-    kWriteGate,    // x = max(0, (sigmoid(x) - value) / (1 - value)): MemoryRules::write_floor
+    kAdd,           // x += y
+    kCopy,          // x = y
+    kScale,         // x *= value
+    kMultiply,      // x *= y
+    kMultiplyRows,  // x[row, :] *= y[row, :], rows of y y_stride apart
+    kScaleRows,     // x[row, :] *= gate[row]
+    kAddGated,      // x[row, :] += sigmoid(gate[row]) * y[row, :]
+    kSigmoidGate,   // x *= sigmoid(y)
+    kClamp,         // x = min(max(x, -value), value)
+    kSoftCap,       // x = value * tanh(x / value)
+    kWriteGate,     // x = max(0, (sigmoid(x) - value) / (1 - value)): MemoryRules::write_floor
   };
   Kind kind = Kind::kAdd;
   float* x = nullptr;

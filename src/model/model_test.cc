@@ -356,7 +356,7 @@ TEST(Model, ConfigurationsOfFamilies) {
     ropes.push_back(attention.rope);
   });
   EXPECT_EQ(windows, (std::vector<int64_t>{16, 16, 16, 16, 16, 0, 16}));
-  EXPECT_EQ(ropes, (std::vector<size_t>{1, 1, 1, 1, 1, 0, 1}));
+  EXPECT_EQ(ropes, (std::vector<size_t>{0, 0, 0, 0, 0, 1, 0}));
   EXPECT_EQ(gemma3->context_shape().layers[0].layer_window, 16);
   EXPECT_NE(gemma3->context_shape().layers[0].rope.frequencies,
             gemma3->context_shape().layers[5].rope.frequencies);

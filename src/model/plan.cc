@@ -111,7 +111,11 @@ std::vector<AttentionPlan> ReadAttention(const Hyperparameters& hyper, size_t nu
 void ReadSizes(const Hyperparameters& hyper, ModelPlan* plan) {
   // Layers that predict further tokens, for speculation, are counted with the others in GGUF; they are not
   // run.
-  const uint64_t more = hyper.settings.Uint("nextn_predict_layers", "").value_or(0);
+  const bool is_folder = hyper.container == Container::kSafetensors;
+  const uint64_t skipped =
+      hyper.settings.Uint("nextn_predict_layers", "num_nextn_predict_layers").value_or(0);
+  const uint64_t more = is_folder ? 0 : skipped;  // config.json counts them apart
+  plan->num_skipped_layers = static_cast<size_t>(std::min(skipped, kMaxLayers));
   const uint64_t all = InRange(hyper, hyper.num_layers, "number of layers", kMaxLayers);
   if (more >= all)
     Fail(ErrorKind::kFile, "{}: {} of {} layers predict further tokens", hyper.path, more, all);

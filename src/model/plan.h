@@ -147,6 +147,8 @@ struct ModelPlan {
   // Rotations are made for streams up to this length; longer ones need others (longrope). 0: for all.
   int64_t rope_length = 0;
   std::vector<LayerPlan> layers;
+  // Layers of the file behind those, which predict further tokens and are not run.
+  size_t num_skipped_layers = 0;
 
   NormKind norm = NormKind::kRms;
   float norm_epsilon = 1e-5f;

@@ -496,7 +496,9 @@ void TensorMap::CheckAllUsed() const {
   for (const TensorInfo& tensor : source_.tensors()) {
     if (used_.contains(&tensor) || IsIgnored(tensor.name)) continue;
     // Layers behind the last predict further tokens.
-    if (const auto layer = LayerIn(tensor.name); layer && *layer >= plan_.num_layers()) continue;
+    const size_t num_layers = plan_.num_layers();
+    const std::optional<uint64_t> layer = LayerIn(tensor.name);
+    if (layer && *layer >= num_layers && *layer - num_layers < plan_.num_skipped_layers) continue;
     Fail(
         ErrorKind::kUnsupported,
         "{}: tensor '{}' has no place in the family '{}' as it is known here; the model would be run wrongly",
