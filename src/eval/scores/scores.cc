@@ -98,7 +98,7 @@ FScore RougeLSum(std::string_view prediction, std::string_view reference, bool s
   for (const auto& line : right) {
     std::set<size_t> covered;
     for (const auto& other : ours) {
-      for (const size_t index : LcsIndices(line, other)) covered.insert(index);
+      for (const size_t index : LcsIndices(line, other, Equals::kLeaveA)) covered.insert(index);
     }
     for (const size_t index : covered) {
       size_t& left = ours_left[line[index]];
@@ -167,7 +167,7 @@ double RougeLDistinct(std::string_view prediction, std::string_view reference) {
   std::set<std::string> covered;
   for (const auto& sentence : right) {
     for (const auto& other : ours) {
-      for (const size_t index : LcsIndices(sentence, other)) covered.insert(sentence[index]);
+      for (const size_t index : LcsIndices(sentence, other, Equals::kLeaveB)) covered.insert(sentence[index]);
     }
   }
   return FromCounts(covered.size(), our_words.size(), right_words.size()).f;
@@ -175,13 +175,9 @@ double RougeLDistinct(std::string_view prediction, std::string_view reference) {
 
 double EditSimilarity(std::string_view a, std::string_view b) {
   if (a.empty() && b.empty()) return 1;
-  const auto bytes = [](std::string_view text) {
-    std::vector<std::string> list;
-    for (const char c : text) list.emplace_back(1, c);
-    return list;
-  };
-  const double common = static_cast<double>(LcsLength(bytes(a), bytes(b)));
-  return std::round(200 * common / static_cast<double>(a.size() + b.size())) / 100;
+  const std::vector<std::string> ours = Characters(a), right = Characters(b);
+  const double common = static_cast<double>(LcsLength(ours, right));
+  return std::round(200 * common / static_cast<double>(ours.size() + right.size())) / 100;
 }
 
 }  // namespace mneme

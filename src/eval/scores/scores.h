@@ -28,7 +28,8 @@ FScore CharacterF1(std::string_view prediction, std::string_view answer);
 // ROUGE as Lin (2004) defines it, with equal weight of precision and recall. Words are runs of a-z and 0-9
 // after lower-casing; with `stem` those of more than three letters are stemmed (stem.h). rouge_l takes each
 // text as one sentence; rouge_l_sum takes each line as one and counts the union of their longest common
-// subsequences, each word at most as often as it occurs.
+// subsequences, each word at most as often as it occurs; among equal ones that which leaves out a word of the
+// reference first, as the rouge_score package has it.
 struct RougeScores {
   FScore rouge_1;
   FScore rouge_2;
@@ -42,8 +43,8 @@ RougeScores Rouge(std::string_view prediction, std::string_view reference, bool 
 // count once however often they occur. 0 if a text has no sentence. Errors as Rouge.
 double RougeLDistinct(std::string_view prediction, std::string_view reference);
 
-// 2 * (longest common subsequence in bytes) / (sum of lengths), rounded to whole percents; 1 for two empty
-// texts.
+// 2 * (longest common subsequence in characters) / (sum of lengths), rounded to whole percents; 1 for two
+// empty texts.
 double EditSimilarity(std::string_view a, std::string_view b);
 
 }  // namespace mneme

@@ -158,6 +158,13 @@ TEST(ScoresTest, RougeLSumTakesTheUnionOverSentences) {
   EXPECT_DOUBLE_EQ(scores.rouge_l.recall, 0.6);
 }
 
+// Both "a" and "b" are a longest subsequence of "a b" and "b a"; which one the walk finds decides what the
+// union with the next line adds. rouge_score leaves out the reference's word.
+TEST(ScoresTest, RougeLSumLeavesOutTheReferencesWordAmongEquals) {
+  EXPECT_DOUBLE_EQ(Rouge("b a\na c", "a b").rouge_l_sum.recall, 0.5);
+  EXPECT_DOUBLE_EQ(Rouge("b a\nb c", "a b").rouge_l_sum.recall, 1);
+}
+
 TEST(ScoresTest, RougeOfEmptyTextsIsZero) {
   EXPECT_EQ(Rouge("", "a b").rouge_1.f, 0);
   EXPECT_EQ(Rouge("a", "a").rouge_2.f, 0);
@@ -176,6 +183,9 @@ TEST(ScoresTest, EditSimilarity) {
   EXPECT_DOUBLE_EQ(EditSimilarity("abcd", "bcde"), 0.75);
   EXPECT_DOUBLE_EQ(EditSimilarity("this is a test", "this is a test!"), 0.97);  // fuzzywuzzy's own example
   EXPECT_DOUBLE_EQ(EditSimilarity("", "x"), 0);
+  // Characters, not bytes: two letters that share their first byte have nothing in common.
+  EXPECT_DOUBLE_EQ(EditSimilarity("a=\u00e9", "a=\u00e8"), 0.67);
+  EXPECT_DOUBLE_EQ(EditSimilarity("print(\u60a8\u597d)", "print(\u4f60\u597d)"), 0.89);
 }
 
 TEST(ScoresTest, LongBenchMetrics) {
@@ -238,7 +248,7 @@ TEST(ScoresTest, NamesAreUniqueAndParse) {
 TEST(ScoresTest, LcsIndicesAgreeWithTheLength) {
   const auto words = scores::SplitWhiteSpace("a b c a b b a");
   const auto other = scores::SplitWhiteSpace("c b a b a c");
-  const auto indices = scores::LcsIndices(words, other);
+  const auto indices = scores::LcsIndices(words, other, scores::Equals::kLeaveA);
   EXPECT_EQ(indices.size(), scores::LcsLength(words, other));
   EXPECT_TRUE(std::is_sorted(indices.begin(), indices.end()));
 }

@@ -118,7 +118,8 @@ size_t LcsLength(std::span<const std::string> a, std::span<const std::string> b)
   return row.back();
 }
 
-std::vector<size_t> LcsIndices(std::span<const std::string> a, std::span<const std::string> b) {
+std::vector<size_t> LcsIndices(std::span<const std::string> a, std::span<const std::string> b,
+                               Equals equals) {
   constexpr size_t kMaxCells = size_t{1} << 28;
   if (a.empty() || b.empty()) return {};
   if (a.size() > kMaxCells / b.size()) {
@@ -138,7 +139,8 @@ std::vector<size_t> LcsIndices(std::span<const std::string> a, std::span<const s
         step = kMatch;
         row[j + 1] = diagonal + 1;
       } else {
-        step = above > row[j] ? kLeaveA : kLeaveB;
+        const bool leaves_a = equals == Equals::kLeaveA ? above >= row[j] : above > row[j];
+        step = leaves_a ? kLeaveA : kLeaveB;
         row[j + 1] = std::max(above, row[j]);
       }
       diagonal = above;

@@ -1,6 +1,7 @@
 // Text pieces that the scores share. Not for use outside the scores.
 #pragma once
 
+#include <cstdint>
 #include <span>
 #include <string>
 #include <string_view>
@@ -28,9 +29,11 @@ bool Contains(std::string_view text, std::string_view part);
 size_t CommonCount(std::span<const std::string> a, std::span<const std::string> b);
 // Length of the longest common subsequence.
 size_t LcsLength(std::span<const std::string> a, std::span<const std::string> b);
-// Which words of `a` are in one longest common subsequence with `b`: indices, ascending. Among equals, the
-// one found by walking back from the end and dropping a word of `b` first. Throws Error(kInput) above 2^28
-// cells.
-std::vector<size_t> LcsIndices(std::span<const std::string> a, std::span<const std::string> b);
+// Of which text the walk back from the end drops a word where both ways are as long. Published tools differ,
+// and a union of subsequences shows it.
+enum class Equals : uint8_t { kLeaveA, kLeaveB };
+// Which words of `a` are in one longest common subsequence with `b`: indices, ascending. Throws Error(kInput)
+// above 2^28 cells.
+std::vector<size_t> LcsIndices(std::span<const std::string> a, std::span<const std::string> b, Equals equals);
 
 }  // namespace mneme::scores
