@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The main job on real input. Without arguments: a pass key is hidden at the front of a million tokens, the text
 # streams through the model that ships, and the model is asked for the key, all in a state that does not grow.
-# With MODEL and TEXT: that text through that model. `make demo` calls this.
+# With MODEL and TEXT: that text through that model. MODEL=smollm2 fetches a small chat model (get_model.sh) and
+# talks to it, or reads TEXT with it. `make demo` calls this.
 # Environment: MNEME the program; MODEL, TEXT, MEMORY what to read and under which cap; TOKENS how many (about).
 set -uo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -18,6 +19,17 @@ fail() {
   exit 1
 }
 [ -x "$mneme" ] || fail "$mneme is not built; run: make demo"
+if [ "$model" = smollm2 ]; then
+  model=$("$root/scripts/get_model.sh" smollm2) || exit 1
+  if [ -z "$text" ]; then
+    command=("$mneme" run "$model" --chat -p "Tell me about the moon in three sentences." -n 120)
+    echo "\$ ${command[*]}"
+    "${command[@]}" || exit $?
+    echo
+    echo "Talk to it: $mneme chat $model"
+    exit 0
+  fi
+fi
 [ -e "$model" ] || fail "$model does not exist. Give another with: make demo MODEL=path TEXT=path"
 [ -z "$text" ] || [ -e "$text" ] || fail "$text does not exist. Give another with: make demo MODEL=path TEXT=path"
 [ -z "${MODEL:-}" ] || [ -n "$text" ] || fail "MODEL is given; give TEXT, what it reads, too"

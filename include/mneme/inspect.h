@@ -37,15 +37,22 @@ struct FileInfo {
 // kUnsupported). Thread-safe.
 MNEME_API FileInfo InspectFile(const std::string& path);
 
-// A model's shape beside ModelInfo. Vectors are [num_layers].
+// A model's shape beside ModelInfo. Vectors have a number for each layer of their kind.
 struct ModelShape {
+  // Of the layers with attention; heads of the widest.
   int64_t num_heads = 0;
   std::vector<int64_t> num_kv_heads;
   int64_t key_dim = 0;  // of a head
   int64_t value_dim = 0;
-  std::vector<int64_t> ffn_dim;
   std::vector<int64_t> layer_window;  // the model's own, in tokens; 0: none
-  std::string positions;              // "RoPE", "ALiBi", "learned"
+  std::vector<int64_t> ffn_dim;       // of the layers with a dense feed-forward network
+  // Of the layers with a mixture of experts: how many there are, experts in each, and those of a token.
+  int64_t num_expert_layers = 0, num_experts = 0, num_used_experts = 0;
+  int64_t expert_dim = 0;
+  int64_t num_state_layers = 0;  // with a state of fixed size in place of attention
+  std::string positions;         // "RoPE", "ALiBi", "learned"
+  // Streams that rotations are made for, in tokens, where longer ones need others (longrope); 0: for all.
+  int64_t rope_length = 0;
 };
 MNEME_API ModelShape ShapeOf(const Model& model);
 

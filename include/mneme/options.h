@@ -29,8 +29,7 @@ struct EngineOptions {
 
 enum class PackMode : uint8_t {
   // Repack where it pays (docs/performance.md says when), models up to 8 GiB. F16 and BF16 weights as blocks
-  // of
-  // 14-bit integers where the processor is fast with them, others as stored.
+  // of 14-bit integers where the processor is fast with them, others as stored.
   kAuto,
   kNever,     // use the file's bytes in place: no start-up cost, no memory beside the page cache
   kAlways,    // as kAuto without its limit on size
@@ -38,6 +37,8 @@ enum class PackMode : uint8_t {
   kInt16,     // as kAlways; float weights, with the activations that they meet, as blocks of 14-bit integers
   kBFloat16,  // as kAlways; float weights, with the activations that they meet, as bfloat16 (8 significant
               // bits)
+  kExact,     // all weights decoded to float32 at load, products in float32: what the file says, to compare
+              // with; takes 4 bytes a weight, and is slow
 };
 
 struct ModelOptions {

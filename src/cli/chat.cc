@@ -333,6 +333,7 @@ bool Chat::Next(LineEditor& editor) {
   try {
     if (line->front() == '/') return !Command(*line);
     Reply(*line);
+    if (const std::string note = stream_->BeyondTraining(); !note.empty()) Say(note);
     state_.SaveIfDue(session());
   } catch (const OutputError& error) {
     failure_ = DescribeException(error);

@@ -270,5 +270,24 @@ TEST_F(CliMemoryTest, ResidentMemoryStaysBelowThePrintedSum) {
   }
 }
 
+// Once, and only where the context shows the model more than it was trained on.
+TEST_F(CliMemoryTest, SaysWhenAStreamIsPastWhatTheModelWasTrainedOn) {
+  ASSERT_EQ(RunProgram({"convert", "--random",
+                        "layers=1,dim=64,heads=2,kv_heads=1,ffn=64,vocab=300,length=64", Path("short.gguf")})
+                .code,
+            0);
+  const std::string text(200, 'x');
+  const auto count = [&](const std::string& context) {
+    const Outcome outcome =
+        RunProgram({"run", Path("short.gguf"), "-p", text + text, "-n", "2", "--context", context});
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    size_t found = 0;
+    for (size_t at = 0; (at = outcome.err.find("past 64 tokens", at)) != std::string::npos; ++at) ++found;
+    return found;
+  };
+  EXPECT_EQ(count("dense"), 1u);
+  EXPECT_EQ(count("sinks:window=32"), 0u);
+}
+
 }  // namespace
 }  // namespace mneme

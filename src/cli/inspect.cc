@@ -132,15 +132,30 @@ Lines ModelLines(const Model& model) {
   Lines lines;
   lines.emplace_back("name", info.name);
   lines.emplace_back("family", info.family);
-  lines.emplace_back("layers", fmt::format("{}", info.num_layers));
+  lines.emplace_back("layers",
+                     shape.num_state_layers == 0
+                         ? fmt::format("{}", info.num_layers)
+                         : fmt::format("{}, {} of them with a state of fixed size in place of attention",
+                                       info.num_layers, shape.num_state_layers));
   lines.emplace_back("model_dim", fmt::format("{}", info.model_dim));
-  lines.emplace_back("heads", fmt::format("{}, {} for keys and values, {} wide", shape.num_heads,
-                                          PerLayer(shape.num_kv_heads), shape.key_dim));
-  lines.emplace_back("ffn_dim", PerLayer(shape.ffn_dim));
+  if (!shape.num_kv_heads.empty()) {
+    lines.emplace_back("heads", fmt::format("{}, {} for keys and values, {} wide", shape.num_heads,
+                                            PerLayer(shape.num_kv_heads), shape.key_dim));
+  }
+  if (!shape.ffn_dim.empty()) lines.emplace_back("ffn_dim", PerLayer(shape.ffn_dim));
+  if (shape.num_expert_layers > 0) {
+    lines.emplace_back("experts",
+                       fmt::format("{} in {} layers, {} wide; a token goes through {}", shape.num_experts,
+                                   shape.num_expert_layers, shape.expert_dim, shape.num_used_experts));
+  }
   lines.emplace_back("vocabulary", fmt::format("{}", info.vocab_size));
   lines.emplace_back("trained length",
                      info.trained_length > 0 ? FormatCount(info.trained_length) : "unknown");
-  lines.emplace_back("positions", shape.positions);
+  lines.emplace_back("positions",
+                     shape.rope_length == 0
+                         ? shape.positions
+                         : fmt::format("{}, made for {} tokens, otherwise beyond (--rope-length)",
+                                       shape.positions, FormatCount(shape.rope_length)));
   lines.emplace_back("own windows", WindowText(shape));
   lines.emplace_back("read per token", FormatBytes(info.read_bytes_per_token));
   return lines;

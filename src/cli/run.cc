@@ -92,6 +92,9 @@ class Run {
   void Say(const std::string& line) const {
     if (!arguments_.quiet) PrintMessage("{}\n", line);
   }
+  void SayIfBeyondTraining() const {
+    if (const std::string note = stream_->BeyondTraining(); !note.empty()) Say(note);
+  }
   void Report();
   std::string ProgressNote() const;
   void UpdateProgress(Progress& progress, int64_t done, int64_t total) const;
@@ -250,6 +253,7 @@ void Run::FeedFiles() {
     if (seconds < 0.1) piece = std::min(piece * 2, kMaxPieceBytes);
     if (seconds > 0.4) piece = std::max(piece / 2, kMinPieceBytes);
     UpdateProgress(progress, input_->position_bytes(), input_->size_bytes());
+    SayIfBeyondTraining();
     state_->SaveIfDue(stream_->session);
   }
   if (!StopRequested()) progress.Finish(ProgressNote());
@@ -267,6 +271,7 @@ void Run::FeedIdFiles() {
     while (!StopRequested() && reader.Read(&ids)) {
       session.Feed(ids, UserStop());
       UpdateProgress(progress, reader.source().position_bytes(), reader.source().size_bytes());
+      SayIfBeyondTraining();
       state_->SaveIfDue(session);
     }
   }
@@ -311,6 +316,7 @@ void Run::Generate() {
     }
   }
   outcome_.result = generation.result();
+  SayIfBeyondTraining();
   outcome_.has_generated = true;
   if (chat_) chat_->EndReply(&session);
   WriteOutNow("\n");

@@ -103,6 +103,17 @@ void Stream::PrintStart(const EngineOptions& asked) const {
   if (!session.restore_note().empty()) PrintMessage("state: {}\n", session.restore_note());
 }
 
+std::string Stream::BeyondTraining() {
+  const int64_t trained = std::max(session.model().info().trained_length, session.options().rope_length);
+  if (has_said_beyond_ || trained <= 0 || session.num_tokens() <= trained) return "";
+  if (!session.options().context.starts_with("dense")) return "";
+  has_said_beyond_ = true;
+  return fmt::format(
+      "note: past {} tokens, which the model was trained on at once; with context dense it reads worse from "
+      "here on (--context sinks goes on as before)",
+      FormatCount(trained));
+}
+
 std::string SystemNote(std::string_view system) {
   if (system.empty()) return "";
   TextHash hash;

@@ -49,6 +49,9 @@ class Stream {
   // "context: sinks:sinks=4,window=1020 (auto: ...)", the cap, and all memory as one sum, to standard error.
   // asked: the engine's options as they were given.
   void PrintStart(const EngineOptions& asked) const;
+  // Once, when the stream has come past what the model was trained on in a context that shows all of it: a
+  // sentence for the user. Else empty.
+  std::string BeyondTraining();
   // What auto decided and why, or which state it comes from; empty if the user named the context.
   std::string ContextReason() const;
 
@@ -58,6 +61,7 @@ class Stream {
  private:
   Session Open(const Model& model, const StreamSettings& settings);
   std::string state_;
+  bool has_said_beyond_ = false;
 };
 
 // What stands for a system prompt in a state: its hash, or empty for none.

@@ -50,15 +50,27 @@ ModelShape ShapeOf(const Model& model) {
   const ModelPlan& plan = model.impl()->loaded->plan();
   ModelShape shape;
   shape.positions = PositionName(plan.position);
+  shape.rope_length = plan.rope_length;
   ForEachAttention(plan, [&](const AttentionPlan& attention) {
-    shape.num_heads = static_cast<int64_t>(attention.num_heads);
-    shape.key_dim = static_cast<int64_t>(attention.key_dim);
-    shape.value_dim = static_cast<int64_t>(attention.value_dim);
+    if (static_cast<int64_t>(attention.key_dim) > shape.key_dim) {
+      shape.num_heads = static_cast<int64_t>(attention.num_heads);
+      shape.key_dim = static_cast<int64_t>(attention.key_dim);
+      shape.value_dim = static_cast<int64_t>(attention.value_dim);
+    }
     shape.num_kv_heads.push_back(static_cast<int64_t>(attention.num_kv_heads));
     shape.layer_window.push_back(attention.window);
   });
   ForEachDense(plan,
                [&](const DensePlan& dense) { shape.ffn_dim.push_back(static_cast<int64_t>(dense.dim)); });
+  for (const LayerPlan& layer : plan.layers) {
+    if (layer.attention() == nullptr) ++shape.num_state_layers;
+    const ExpertsPlan* const experts = layer.experts();
+    if (experts == nullptr) continue;
+    ++shape.num_expert_layers;
+    shape.num_experts = static_cast<int64_t>(experts->router.num_experts);
+    shape.num_used_experts = static_cast<int64_t>(experts->router.num_used);
+    shape.expert_dim = static_cast<int64_t>(experts->dim);
+  }
   return shape;
 }
 

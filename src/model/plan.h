@@ -118,17 +118,18 @@ struct LayerPlan {
   const AttentionPlan* attention() const { return std::get_if<AttentionPlan>(&mixer); }
   AttentionPlan* attention() { return std::get_if<AttentionPlan>(&mixer); }
   const DeltaPlan* delta() const { return std::get_if<DeltaPlan>(&mixer); }
-  const DensePlan* dense() const { return const_cast<LayerPlan*>(this)->dense(); }
-  DensePlan* dense() {
-    if (auto* mixed = std::get_if<MixedPlan>(&feed_forward)) return &mixed->dense;
-    return std::get_if<DensePlan>(&feed_forward);
+  // Of a mixture beside a dense network both.
+  const DensePlan* dense() const { return Part(this, &MixedPlan::dense); }
+  DensePlan* dense() { return Part(this, &MixedPlan::dense); }
+  const ExpertsPlan* experts() const { return Part(this, &MixedPlan::experts); }
+  ExpertsPlan* experts() { return Part(this, &MixedPlan::experts); }
+
+ private:
+  template <typename Layer, typename T>
+  static auto Part(Layer* layer, T MixedPlan::*part) -> decltype(std::get_if<T>(&layer->feed_forward)) {
+    if (auto* mixed = std::get_if<MixedPlan>(&layer->feed_forward)) return &(mixed->*part);
+    return std::get_if<T>(&layer->feed_forward);
   }
-  const ExpertsPlan* experts() const { return const_cast<LayerPlan*>(this)->experts(); }
-  ExpertsPlan* experts() {
-    if (auto* mixed = std::get_if<MixedPlan>(&feed_forward)) return &mixed->experts;
-    return std::get_if<ExpertsPlan>(&feed_forward);
-  }
-  bool is_mixed() const { return std::holds_alternative<MixedPlan>(feed_forward); }
 };
 
 // Tokens that a model was trained to act with; -1: it was not.

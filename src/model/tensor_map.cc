@@ -526,6 +526,16 @@ WeightView TensorMap::Contiguous(const MatrixRows& rows) {
   return {rows.encoding, rows.num_rows, rows.num_cols, data};
 }
 
+WeightView TensorMap::Decoded(const WeightView& view) {
+  if (view.encoding == Encoding::kF32) return view;
+  uint8_t* const out = Allocate(view.num_rows * view.num_cols * sizeof(float));
+  for (size_t row = 0; row < view.num_rows; ++row) {
+    DecodeBlocks(view.encoding, view.data + row * view.row_bytes(), view.num_cols,
+                 reinterpret_cast<float*>(out) + row * view.num_cols);
+  }
+  return {Encoding::kF32, view.num_rows, view.num_cols, out};
+}
+
 std::vector<float> DecodeRows(const MatrixRows& rows) {
   std::vector<float> values(rows.num_rows * rows.num_cols);
   float* out = values.data();

@@ -87,6 +87,8 @@ class TensorMap {
   // Rows in one piece: in place where they are consecutive and aligned, else copied to memory of this map.
   WeightView Contiguous(const MatrixRows& rows);
   // The memory behind transposed, gathered and realigned matrices.
+  // The matrix as float32, in memory that the map owns; itself if it is that already.
+  WeightView Decoded(const WeightView& view);
   std::vector<AlignedArray<uint8_t>> TakeOwned() { return std::move(owned_); }
   size_t owned_bytes() const { return owned_bytes_; }
 

@@ -82,7 +82,8 @@ class Loader : public WeightVisitor {
     map_.CheckAllUsed();
     Pack();
     for (LayerWeights& w : weights_.layers) {
-      if (ExpertsWeights* experts = w.experts()) ListMatrices(experts);
+      if (auto* experts = std::get_if<ExpertsWeights>(&w.feed_forward)) ListMatrices(experts);
+      if (auto* mixed = std::get_if<MixedWeights>(&w.feed_forward)) ListMatrices(&mixed->experts);
     }
     weights_.owned_bytes = map_.owned_bytes();
     weights_.owned = map_.TakeOwned();
@@ -181,7 +182,7 @@ class Loader : public WeightVisitor {
 
   void SetMatrix(const WeightView& view, LinearLayer* linear) {
     linear->file = view;
-    linear->weights = LinearWeights::InPlace(view);
+    linear->weights = LinearWeights::InPlace(pack_ == PackMode::kExact ? map_.Decoded(view) : view);
   }
 
   // How float weights of an encoding are multiplied once packed. By default those of 8 or 11 significant bits
@@ -204,7 +205,8 @@ class Loader : public WeightVisitor {
   // Bytes of a matrix's packed form; 0 for one that stays in place.
   size_t PackedBytes(const LinearLayer& linear) const {
     const WeightView& view = linear.file;
-    if (pack_ == PackMode::kNever || (pack_ != PackMode::kAlways && view.num_rows < kMinPackRows)) return 0;
+    if (pack_ == PackMode::kNever || pack_ == PackMode::kExact) return 0;
+    if (pack_ != PackMode::kAlways && view.num_rows < kMinPackRows) return 0;
     return LinearWeights::PackedBytes(view.encoding, view.num_rows, view.num_cols, ProductsOf(view.encoding));
   }
 

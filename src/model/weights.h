@@ -35,13 +35,10 @@ struct LayerWeights {
   const AttentionWeights* attention() const { return std::get_if<AttentionWeights>(&mixer); }
   const DeltaWeights* delta() const { return std::get_if<DeltaWeights>(&mixer); }
   const DenseWeights* dense() const {
-    if (const auto* both = mixed()) return &both->dense;
-    return std::get_if<DenseWeights>(&feed_forward);
+    return mixed() != nullptr ? &mixed()->dense : std::get_if<DenseWeights>(&feed_forward);
   }
-  const ExpertsWeights* experts() const { return const_cast<LayerWeights*>(this)->experts(); }
-  ExpertsWeights* experts() {
-    if (auto* both = std::get_if<MixedWeights>(&feed_forward)) return &both->experts;
-    return std::get_if<ExpertsWeights>(&feed_forward);
+  const ExpertsWeights* experts() const {
+    return mixed() != nullptr ? &mixed()->experts : std::get_if<ExpertsWeights>(&feed_forward);
   }
   const MixedWeights* mixed() const { return std::get_if<MixedWeights>(&feed_forward); }
 };

@@ -13,6 +13,7 @@ constexpr std::array kPackModes = {
     Choice<PackMode>{"auto", PackMode::kAuto},     Choice<PackMode>{"never", PackMode::kNever},
     Choice<PackMode>{"always", PackMode::kAlways}, Choice<PackMode>{"float32", PackMode::kFloat32},
     Choice<PackMode>{"int16", PackMode::kInt16},   Choice<PackMode>{"bf16", PackMode::kBFloat16},
+    Choice<PackMode>{"exact", PackMode::kExact},
 };
 constexpr std::array kKvEncodings = {
     Choice<Encoding>{"f32", Encoding::kF32},   Choice<Encoding>{"f16", Encoding::kF16},
@@ -47,9 +48,10 @@ void Visit(V& v, ModelOptions& s) {
     "Tokenizer file, where the model carries none: tokenizer.json, .model, .bin, .gguf");
   v("pack", s.pack, Choices<PackMode>{kPackModes, "MODE"}, InState::kNo,
     "Repack weights for speed at load: auto, never (no start-up cost, no second copy), always; or, with "
-    "float "
-    "weights multiplied as named: float32, int16 (14-bit integers: prefill nearly twice as fast where the "
-    "processor has an instruction for it; auto and always then take it for F16 and BF16), bf16");
+    "float weights multiplied as named: float32, int16 (14-bit integers: prefill nearly twice as fast where "
+    "the processor has an instruction for it; auto and always then take it for F16 and BF16), bf16; or "
+    "exact: "
+    "all weights decoded to float32 and no activation rounded, for comparing (4 bytes a weight, slow)");
 }
 
 template <typename V>

@@ -30,6 +30,12 @@ constexpr size_t kTextSliceBytes = 2048;
 constexpr size_t kEncoderBytes = 2 * kMaxWordBytes + (size_t{1} << 20) + 4096;
 constexpr size_t kIdsBytes = (2 * kMaxWordBytes + kTextSliceBytes) * sizeof(TokenId);
 
+SessionOptions WithRopeLength(SessionOptions options, const LoadedModel& model,
+                              const ContextSettings& settings) {
+  options.rope_length = RopeLengthFor(model, options, settings);
+  return options;
+}
+
 }  // namespace
 
 size_t Session::Impl::HistoryCapacity(const SessionOptions& options) {
@@ -47,9 +53,9 @@ size_t OwnBytes(const LoadedModel& model, const SessionOptions& options) {
 Session::Impl::Impl(SessionHome home, const SessionOptions& options_in, ContextSettings settings,
                     std::unique_ptr<Context> context_in)
     : model(std::move(home.model)),
-      options(options_in),
+      options(WithRopeLength(options_in, loaded(), settings)),
       inner_settings(std::move(settings)),
-      shape(loaded().ShapeFor(options.rope_length = RopeLengthFor(loaded(), options, inner_settings))),
+      shape(loaded().ShapeFor(options.rope_length)),
       budget(home.budget),
       device(*home.device),
       logits_lease(budget.Reserve(MemoryTag::kScratch, vocab_size() * sizeof(float), "the last logits")),

@@ -39,6 +39,32 @@ void WriteActions(const ActionTokens& actions, GgufWriter* writer) {
 
 }  // namespace
 
+void CheckTrainable(const ModelPlan& plan) {
+  const auto refuse = [&](std::string_view what) {
+    Fail(ErrorKind::kUnsupported,
+         "training has no {} ('{}' needs it); llama, mistral, qwen2 and qwen3 models train", what,
+         plan.family);
+  };
+  if (plan.norm != NormKind::kRms) refuse("LayerNorm");
+  if (plan.position != PositionKind::kRope || plan.ropes.size() != 1) refuse("positions other than one RoPE");
+  if (plan.final_soft_cap != 0) refuse("soft caps or clamps");
+  if (plan.embedding_scale != 1.0f) refuse("scaled embeddings");
+  for (const LayerPlan& layer : plan.layers) {
+    if (layer.wiring != Wiring::kSequential || layer.has_post_norms) {
+      refuse("parallel blocks or norms after a sub-layer");
+    }
+    const AttentionPlan* const attention = layer.attention();
+    if (attention == nullptr) refuse("layers other than attention");
+    if (attention->qk_norm == HeadNorm::kWhole) refuse("norm over all heads together");
+    if (attention->soft_cap != 0 || attention->clamp_qkv != 0) refuse("soft caps or clamps");
+    if (attention->window > 0) refuse("sliding windows");
+    const DensePlan* const dense = layer.dense();
+    if (dense == nullptr || !dense->is_gated || dense->activation != Activation::kSilu) {
+      refuse("feed-forward network other than gated SiLU");
+    }
+  }
+}
+
 Architecture MakeArchitecture(const ModelSettings& s, int64_t vocab_size) {
   Architecture result;
   Hyperparameters& h = result.hyper;
@@ -80,6 +106,7 @@ BaseModel::BaseModel(const std::string& path) : source_(OpenTensorSource(path)) 
                           }};
   file_plan_ = MakePlan(family, input);
   if (const GgufFile* gguf = source_->gguf()) ReadMemoryMetadata(*gguf, &file_plan_);
+  CheckTrainable(file_plan_);
   architecture_.family = &family;
   architecture_.plan = file_plan_;
   architecture_.hyper = HyperparametersForGguf(family, hyper_, file_plan_);

@@ -34,6 +34,9 @@ struct NamedTensor {
   std::vector<float> values;
 };
 
+// Throws Error(kUnsupported), naming what it is, for a model with parts that training does not have.
+void CheckTrainable(const ModelPlan& plan);
+
 // A llama with these settings.
 Architecture MakeArchitecture(const ModelSettings& settings, int64_t vocab_size);
 

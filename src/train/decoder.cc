@@ -14,32 +14,6 @@ namespace {
 
 using torch::Tensor;
 
-void CheckSupported(const ModelPlan& plan) {
-  const auto refuse = [&](std::string_view what) {
-    Fail(ErrorKind::kUnsupported,
-         "training has no {} ('{}' needs it); llama, mistral, qwen2 and qwen3 models train", what,
-         plan.family);
-  };
-  if (plan.norm != NormKind::kRms) refuse("LayerNorm");
-  if (plan.position != PositionKind::kRope || plan.ropes.size() != 1) refuse("positions other than one RoPE");
-  if (plan.final_soft_cap != 0) refuse("soft caps or clamps");
-  if (plan.embedding_scale != 1.0f) refuse("scaled embeddings");
-  for (const LayerPlan& layer : plan.layers) {
-    if (layer.wiring != Wiring::kSequential || layer.has_post_norms) {
-      refuse("parallel blocks or norms after a sub-layer");
-    }
-    const AttentionPlan* const attention = layer.attention();
-    if (attention == nullptr) refuse("layers other than attention");
-    if (attention->qk_norm == HeadNorm::kWhole) refuse("norm over all heads together");
-    if (attention->soft_cap != 0 || attention->clamp_qkv != 0) refuse("soft caps or clamps");
-    if (attention->window > 0) refuse("sliding windows");
-    const DensePlan* const dense = layer.dense();
-    if (dense == nullptr || !dense->is_gated || dense->activation != Activation::kSilu) {
-      refuse("feed-forward network other than gated SiLU");
-    }
-  }
-}
-
 // Part of what is drawn, so not the hash of base/hash.h: the weights that a recipe and its seed begin with
 // must stay.
 uint64_t SeedOf(uint64_t seed, const std::string& name) {
@@ -74,7 +48,7 @@ Decoder::Decoder(const Architecture& architecture, const MemorySettings& memory,
       bf16_products_(bf16_products),
       adapter_scale_(adapters.scale),
       seed_(seed) {
-  CheckSupported(plan_);
+  CheckTrainable(plan_);
   torch::NoGradGuard no_grad;
   const auto dim = static_cast<int64_t>(plan_.model_dim);
   const auto vocab = static_cast<int64_t>(plan_.vocab_size);

@@ -156,7 +156,7 @@ class Decoder {
   bool has_neighbours(size_t layer) const;
   int64_t kept_segments() const;  // -1: all
 
-  // CheckSupported has seen that every layer has one; sizes of heads are the same in all.
+  // CheckTrainable has seen that every layer has one; sizes of heads are the same in all.
   const AttentionPlan& attention(size_t layer) const { return *plan_.layers[layer].attention(); }
 
   const ModelPlan plan_;

@@ -1,6 +1,7 @@
 // A model family turns what a file says (hyperparameters.h) into a ModelPlan, and says under which names a
-// Hugging Face folder keeps the weights. Each has a file of this folder; families.cc lists them. Adding one
-// is adding its file, a line of the list and a golden (CONTRIBUTING.md).
+// Hugging Face folder keeps the weights. Each has a file in the folder of its kin: llama/
+// (RMS norms, gated networks), gpt/ (LayerNorm, plain networks), gemma/, qwen/; families.cc lists them.
+// Adding one is adding its file, a line of the list and a golden (CONTRIBUTING.md).
 #pragma once
 
 #include <cstdint>
