@@ -20,10 +20,15 @@ namespace mneme {
 
 // Whether matrices can be written in the encoding. Thread-safe.
 MNEME_API bool CanWrite(Encoding encoding);
+// The mixes of encodings that ConvertOptions::mix knows: "q2_k", "q3_k_m", "q4_k_m", ... Thread-safe.
+MNEME_API std::vector<std::string_view> MixNames();
 
 struct ConvertOptions {
   // Of all matrices. Norms, biases, positions and rotary factors stay F32.
   Encoding encoding = Encoding::kQ8_0;
+  // In its place, if not empty: most matrices in one encoding, those whose rounding costs most with more
+  // bits, as files of this name are made by llama.cpp.
+  std::string mix;
   std::string tokenizer;  // path, where the model carries none
 };
 
@@ -31,16 +36,17 @@ struct ConvertReport {
   size_t num_tensors = 0;
   size_t read_bytes = 0;
   size_t written_bytes = 0;
-  // Sentences for the user: matrices in another encoding than asked for, a tokenizer that was left out.
+  // Sentences for the user: how many matrices are in another encoding than asked for and why, a tokenizer
+  // that was left out.
   std::vector<std::string> warnings;
 };
 
 // Converts the model at `path` (whatever Model::Load takes) and writes `out_path` atomically. From GGUF, all
 // metadata comes along and tensors keep their names; other containers get the names, order of rows and
 // metadata that GGUF readers expect of the family, and the tokenizer. Matrices already in the asked encoding
-// are copied bit by bit. Throws as Model::Load, and Error(kInput) naming the tensor that holds NaN, infinity
-// or a value beyond the encoding, Error(kInterrupted) after a stop; out_path is as before then. Memory: a
-// tile of rows, and matrices that must be transposed.
+// are copied bit by bit. Throws as Model::Load, Error(kInput) for a mix that is not known or naming the
+// tensor that holds NaN, infinity or a value beyond the encoding, Error(kInterrupted) after a stop; out_path
+// is as before then. Memory: a tile of rows, and matrices that must be transposed.
 MNEME_API ConvertReport ConvertModel(const Engine& engine, const std::string& path,
                                      const std::string& out_path, const ConvertOptions& options,
                                      Progress& progress, StopToken stop = {});

@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "mneme/engine.h"
 #include "mneme/export.h"
@@ -37,6 +38,9 @@ struct ModelInfo {
   // How its authors say that answers are to be sampled: generation_config.json (greedy for do_sample false),
   // or general.sampling.* of a GGUF. None: the files say nothing. A session does not take it by itself.
   std::optional<SamplerOptions> sampler;
+  // What whoever runs it should know, one sentence each: parts of the file that are passed over (images,
+  // sound, drafts), what its tokenizer lacks.
+  std::vector<std::string> notes;
 };
 
 // A handle: copies are the same model, and sessions keep it alive. Immutable, but for the activations; the

@@ -106,6 +106,9 @@ class MNEME_API Tokenizer {
   // The names of those that have one.
   std::vector<std::string> chat_template_names() const;
 
+  // What whoever opens the file should know: that it does not say how text is split, say. One sentence each.
+  std::span<const std::string> warnings() const;
+
   const TokenizerModel& model() const { return *model_; }
 
  private:
@@ -181,7 +184,8 @@ class MNEME_API StreamDecoder {
 // with the name, for kinds, pre-tokenizers and normalisers that are not known here.
 
 // From a Hugging Face folder: tokenizer.json, else tokenizer.model; where present tokenizer_config.json,
-// templates in files of their own, and what generation_config.json and config.json end a turn with.
+// added_tokens.json and special_tokens_map.json for what it does not say, templates in files of their own,
+// and what generation_config.json and config.json end a turn with.
 MNEME_API Tokenizer LoadTokenizerFolder(const std::string& folder);
 // By extension, GGUF also by content: .json, .model (also .model.v1, .model.v3), .gguf, .bin (llama2.c),
 // .tiktoken (the name before it says which pattern: r50k_base, p50k_base, cl100k_base, o200k_base). A folder

@@ -35,6 +35,9 @@ enum class Encoding : uint8_t {
   kQ4_K,
   kQ5_K,
   kQ6_K,
+  kMXFP4,
+  kIQ4_NL,
+  kIQ4_XS,
 };
 
 // "f32", "q8_0", "q4_k": lower case, as options take them. Thread-safe, as the next one.

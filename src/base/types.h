@@ -7,7 +7,8 @@
 
 namespace mneme {
 
-// Values in one block: 1 for plain types, 32 for *_0 and *_1, 256 for *_K. Codecs are in formats/quant.h.
+// Values in one block: 1 for plain types, 32 for *_0, *_1, MXFP4 and IQ4_NL, 256 for *_K and IQ4_XS. Codecs
+// are in formats/quant.h.
 size_t EncodingBlockValues(Encoding encoding);
 // Bytes of one block.
 size_t EncodingBlockBytes(Encoding encoding);

@@ -72,6 +72,10 @@ std::vector<uint8_t> RandomWeights(Encoding encoding, size_t num_values) {
   const uint16_t factor = F32ToF16(0.01f);
   const std::vector<size_t> offsets = FactorOffsets(encoding);
   for (size_t at = 0; at < bytes.size(); at += EncodingBlockBytes(encoding)) {
+    if (encoding == Encoding::kMXFP4) {
+      bytes[at] = 120;
+      continue;
+    }
     for (const size_t offset : offsets) std::memcpy(bytes.data() + at + offset, &factor, 2);
   }
   return bytes;
@@ -181,8 +185,8 @@ std::vector<KernelCase> LinearCases() {
   for (const bool is_packed : {true, false}) {
     for (const Encoding encoding :
          {Encoding::kQ8_0, Encoding::kQ4_0, Encoding::kQ4_K, Encoding::kQ6_K, Encoding::kF16, Encoding::kBF16,
-          Encoding::kF32, Encoding::kQ4_1, Encoding::kQ5_0, Encoding::kQ5_1, Encoding::kQ2_K, Encoding::kQ3_K,
-          Encoding::kQ5_K}) {
+          Encoding::kF32, Encoding::kMXFP4, Encoding::kIQ4_NL, Encoding::kIQ4_XS, Encoding::kQ4_1,
+          Encoding::kQ5_0, Encoding::kQ5_1, Encoding::kQ2_K, Encoding::kQ3_K, Encoding::kQ5_K}) {
       if (is_packed && LinearWeights::PackedBytes(encoding, 256, 256) == 0) continue;
       AddForm(is_packed ? "packed" : "stored", {.encoding = encoding, .is_packed = is_packed}, &cases);
     }

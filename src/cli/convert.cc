@@ -3,6 +3,8 @@
 
 #include <fmt/core.h>
 
+#include <algorithm>
+#include <cctype>
 #include <memory>
 #include <optional>
 #include <string>
@@ -29,13 +31,29 @@ struct ConvertArguments {
   size_t num_threads = 0;
 };
 
+std::string Joined(const std::vector<std::string_view>& names) {
+  std::string list;
+  for (const std::string_view name : names) list += fmt::format("{}{}", list.empty() ? "" : ", ", name);
+  return list;
+}
+
+// The name in lower case if it is that of a mix, else nothing.
+std::string MixOf(std::string name) {
+  for (char& c : name) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  const std::vector<std::string_view> mixes = MixNames();
+  return std::find(mixes.begin(), mixes.end(), name) == mixes.end() ? std::string() : name;
+}
+
 int Convert(const ConvertArguments& arguments) {
+  const std::string mix = MixOf(arguments.encoding);
   const std::optional<Encoding> encoding = ParseEncoding(arguments.encoding);
-  if (!encoding || !CanWrite(*encoding)) {
+  const bool can_write = encoding && CanWrite(*encoding);
+  if (!can_write && (mix.empty() || !arguments.random.empty())) {
     FailUsage(fmt::format(
         "--encoding: '{}' is not one that can be written; there are f32, f16, bf16, q8_0, q4_0, q4_1, "
-        "q5_0, q5_1, q2_k, q3_k, q4_k, q5_k, q6_k",
-        arguments.encoding));
+        "q5_0, q5_1, q3_k, q4_k, q5_k, mxfp4 for all matrices{}",
+        arguments.encoding,
+        arguments.random.empty() ? ", and the mixes " + Joined(MixNames()) : ", q2_k, q6_k, iq4_nl"));
   }
   const size_t num_paths = arguments.random.empty() ? 2 : 1;
   if (arguments.paths.size() != num_paths) {
@@ -65,7 +83,8 @@ int Convert(const ConvertArguments& arguments) {
     return 0;
   }
   ConvertOptions options;
-  options.encoding = *encoding;
+  options.encoding = encoding.value_or(Encoding::kF32);
+  options.mix = mix;
   options.tokenizer = arguments.tokenizer;
   const ConvertReport report =
       ConvertModel(engine, arguments.paths.front(), out, options, progress, UserStop());
@@ -73,13 +92,6 @@ int Convert(const ConvertArguments& arguments) {
                               FormatBytes(report.written_bytes), FormatBytes(report.read_bytes)));
   for (const std::string& warning : report.warnings) PrintMessage("note: {}\n", warning);
   return 0;
-}
-
-std::string ShapeList() {
-  std::string list;
-  for (const std::string_view name : RandomShapeNames())
-    list += fmt::format("{}{}", list.empty() ? "" : ", ", name);
-  return list;
 }
 
 }  // namespace
@@ -90,10 +102,11 @@ void AddConvert(Command& program) {
   Option& paths = verb.List("PATHS", &arguments->paths, "", "IN OUT.gguf, or with --random only OUT.gguf");
   paths.is_required = true;
   paths.max_values = 2;
-  verb.Text("--encoding", &arguments->encoding, "ENC",
-            "Of all matrices: f16, bf16, q8_0, q4_0, q4_k, q6_k... (default q8_0)");
+  verb.Text(
+      "--encoding", &arguments->encoding, "ENC",
+      "Of all matrices: f16, bf16, q8_0, q4_0, q4_k... (default q8_0); or a mix: q4_k_m, q5_k_m, q6_k...");
   verb.Text("--random", &arguments->random, "SHAPE",
-            "Random weights in the shape of " + ShapeList() +
+            "Random weights in the shape of " + Joined(RandomShapeNames()) +
                 ", or layers=2,dim=64,heads=4,kv_heads=2,ffn=128,vocab=512,length=256");
   verb.Number("--seed", &arguments->seed, {0, 0x1p64}, "N", "Of the random weights (default 0)");
   verb.Text("--tokenizer", &arguments->tokenizer, "PATH", "Tokenizer file, where the model carries none");

@@ -158,6 +158,7 @@ Lines ModelLines(const Model& model) {
                                        shape.positions, FormatCount(shape.rope_length)));
   lines.emplace_back("own windows", WindowText(shape));
   lines.emplace_back("read per token", FormatBytes(info.read_bytes_per_token));
+  for (const std::string& note : info.notes) lines.emplace_back("note", note);
   return lines;
 }
 
@@ -253,6 +254,7 @@ Json FindingsJson(const Findings& found, const InspectArguments& arguments) {
     model["trained_length"] = info.trained_length;
     model["positions"] = shape.positions;
     model["read_bytes_per_token"] = info.read_bytes_per_token;
+    model["notes"] = info.notes;
     add(json["tokenizer"], TokenizerLines(found));
   }
   json["cap_bytes"] = found.opened ? Json(found.opened->model.engine().options().memory_bytes) : Json();

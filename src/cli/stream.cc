@@ -89,6 +89,7 @@ void Stream::PrintStart(const EngineOptions& asked) const {
                info.packed_bytes > 0
                    ? fmt::format(", {} repacked for speed (--pack never)", FormatBytes(info.packed_bytes))
                    : "");
+  for (const std::string& note : info.notes) PrintMessage("note: {}\n", note);
   const std::string& context = session.options().context;
   const std::string reason = ContextReason();
   PrintMessage("context: {}\n", reason.empty()                ? context

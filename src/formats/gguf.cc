@@ -23,11 +23,12 @@ struct TensorTypeRow {
 };
 
 constexpr TensorTypeRow kTensorTypes[] = {
-    {0, Encoding::kF32},   {1, Encoding::kF16},   {2, Encoding::kQ4_0},  {3, Encoding::kQ4_1},
-    {6, Encoding::kQ5_0},  {7, Encoding::kQ5_1},  {8, Encoding::kQ8_0},  {10, Encoding::kQ2_K},
-    {11, Encoding::kQ3_K}, {12, Encoding::kQ4_K}, {13, Encoding::kQ5_K}, {14, Encoding::kQ6_K},
-    {24, Encoding::kI8},   {25, Encoding::kI16},  {26, Encoding::kI32},  {27, Encoding::kI64},
-    {28, Encoding::kF64},  {30, Encoding::kBF16},
+    {0, Encoding::kF32},    {1, Encoding::kF16},   {2, Encoding::kQ4_0},    {3, Encoding::kQ4_1},
+    {6, Encoding::kQ5_0},   {7, Encoding::kQ5_1},  {8, Encoding::kQ8_0},    {10, Encoding::kQ2_K},
+    {11, Encoding::kQ3_K},  {12, Encoding::kQ4_K}, {13, Encoding::kQ5_K},   {14, Encoding::kQ6_K},
+    {24, Encoding::kI8},    {25, Encoding::kI16},  {26, Encoding::kI32},    {27, Encoding::kI64},
+    {28, Encoding::kF64},   {30, Encoding::kBF16}, {20, Encoding::kIQ4_NL}, {23, Encoding::kIQ4_XS},
+    {39, Encoding::kMXFP4},
 };
 
 // Types of ggml that exist and that we do not decode, so that a message can name them.
@@ -37,11 +38,10 @@ struct ForeignTypeRow {
 };
 
 constexpr ForeignTypeRow kForeignTypes[] = {
-    {4, "Q4_2"},        {5, "Q4_3"},     {9, "Q8_1"},   {15, "Q8_K"},       {16, "IQ2_XXS"},
-    {17, "IQ2_XS"},     {18, "IQ3_XXS"}, {19, "IQ1_S"}, {20, "IQ4_NL"},     {21, "IQ3_S"},
-    {22, "IQ2_S"},      {23, "IQ4_XS"},  {29, "IQ1_M"}, {31, "Q4_0_4_4"},   {32, "Q4_0_4_8"},
-    {33, "Q4_0_8_8"},   {34, "TQ1_0"},   {35, "TQ2_0"}, {36, "IQ4_NL_4_4"}, {37, "IQ4_NL_4_8"},
-    {38, "IQ4_NL_8_8"}, {39, "MXFP4"},   {40, "NVFP4"},
+    {4, "Q4_2"},    {5, "Q4_3"},        {9, "Q8_1"},        {15, "Q8_K"},       {16, "IQ2_XXS"},
+    {17, "IQ2_XS"}, {18, "IQ3_XXS"},    {19, "IQ1_S"},      {21, "IQ3_S"},      {22, "IQ2_S"},
+    {29, "IQ1_M"},  {31, "Q4_0_4_4"},   {32, "Q4_0_4_8"},   {33, "Q4_0_8_8"},   {34, "TQ1_0"},
+    {35, "TQ2_0"},  {36, "IQ4_NL_4_4"}, {37, "IQ4_NL_4_8"}, {38, "IQ4_NL_8_8"}, {40, "NVFP4"},
 };
 
 std::string ForeignTypeName(uint32_t number) {
@@ -397,7 +397,7 @@ class GgufParser {
       Fail(
           ErrorKind::kUnsupported,
           "{}: tensor {} has type {}, which cannot be decoded here; use a file of type F32, F16, BF16, Q8_0, "
-          "Q4_0, Q4_1, Q5_0, Q5_1 or Q2_K to Q6_K",
+          "Q4_0, Q4_1, Q5_0, Q5_1, Q2_K to Q6_K, MXFP4, IQ4_NL or IQ4_XS",
           file_.path_, tensor.name, ForeignTypeName(type));
     }
     tensor.encoding = *encoding;

@@ -272,7 +272,7 @@ TEST(Gguf, RefusesBadTensors) {
   EXPECT_REFUSED(one({48}, 2, 0), "multiple of the 32");
   EXPECT_REFUSED(one({128, 2}, 12, 0), "multiple of the 256");
   EXPECT_REFUSED(one({256}, 17, 0), "17 (IQ2_XS)");
-  EXPECT_REFUSED(one({256}, 39, 0), "39 (MXFP4)");
+  EXPECT_REFUSED(one({256}, 40, 0), "40 (NVFP4)");
   EXPECT_REFUSED(one({256}, 99, 0), "99 (unknown)");
   EXPECT_REFUSED(Bytes().Header(1, 0).Tensor("", {8}, 0, 0).Data(32), "no name");
   EXPECT_REFUSED(Bytes().Header(2, 0).Tensor("w", {8}, 0, 0).Tensor("w", {8}, 0, 32).Data(64),

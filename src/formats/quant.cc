@@ -1,5 +1,6 @@
 #include "formats/quant.h"
 
+#include <cmath>
 #include <cstring>
 
 #include "base/error.h"
@@ -152,6 +153,30 @@ void DecodeBlock(const BlockQ6_K& block, float* out) {
   }
 }
 
+// 16 bytes of nibbles that choose among 16 levels.
+void DecodeLevels(const uint8_t* qs, const int8_t* levels, float scale, float* out) {
+  for (int i = 0; i < 16; ++i) {
+    out[i] = scale * static_cast<float>(levels[qs[i] & 15]);
+    out[i + 16] = scale * static_cast<float>(levels[qs[i] >> 4]);
+  }
+}
+
+void DecodeBlock(const BlockMXFP4& block, float* out) {
+  DecodeLevels(block.qs, kMxfp4Levels, std::ldexp(1.0f, block.e - 128), out);
+}
+
+void DecodeBlock(const BlockIQ4_NL& block, float* out) {
+  DecodeLevels(block.qs, kIq4Levels, F16ToF32(block.d), out);
+}
+
+void DecodeBlock(const BlockIQ4_XS& block, float* out) {
+  const float d = F16ToF32(block.d);
+  for (int s = 0; s < 8; ++s) {
+    const float scale = d * static_cast<float>(UnpackScaleIQ4_XS(block.scales_h, block.scales_l, s));
+    DecodeLevels(block.qs + 16 * s, kIq4Levels, scale, out + 32 * s);
+  }
+}
+
 template <typename Block, int kValues>
 void DecodeAll(const uint8_t* data, size_t num_values, float* out) {
   const size_t num_blocks = num_values / kValues;
@@ -221,6 +246,12 @@ void DecodeBlocks(Encoding encoding, const void* blocks, size_t num_values, floa
       return DecodeAll<BlockQ5_K, 256>(data, num_values, out);
     case Encoding::kQ6_K:
       return DecodeAll<BlockQ6_K, 256>(data, num_values, out);
+    case Encoding::kMXFP4:
+      return DecodeAll<BlockMXFP4, 32>(data, num_values, out);
+    case Encoding::kIQ4_NL:
+      return DecodeAll<BlockIQ4_NL, 32>(data, num_values, out);
+    case Encoding::kIQ4_XS:
+      return DecodeAll<BlockIQ4_XS, 256>(data, num_values, out);
     case Encoding::kI8:
     case Encoding::kI16:
     case Encoding::kI32:

@@ -15,12 +15,13 @@ namespace mneme {
 // Whether DecodeBlocks knows the encoding: every one except I8, I16, I32 and I64, which occur in files but
 // are not weights.
 bool CanDecode(Encoding encoding);
-// Whether EncodeBlocks knows the encoding: as CanDecode, without F64.
+// Whether EncodeBlocks knows the encoding: as CanDecode, without F64 and IQ4_XS.
 bool CanEncode(Encoding encoding);
 
 // Writes num_values floats. Each is the encoded number correctly rounded to float (for all block encodings
-// and F64 at most one rounding; F32, F16, BF16, Q8_0, Q4_0, Q5_0, Q3_K, Q6_K are exact). Infinities and NaN
-// in the input come out as such. Throws Error(kUnsupported) if !CanDecode(encoding); nothing is written then.
+// and F64 at most one rounding; F32, F16, BF16, Q8_0, Q4_0, Q5_0, Q3_K, Q6_K, MXFP4 and the IQ4 are exact).
+// Infinities and NaN in the input come out as such. Throws Error(kUnsupported) if !CanDecode(encoding);
+// nothing is written then.
 void DecodeBlocks(Encoding encoding, const void* blocks, size_t num_values, float* out);
 
 // The same in double, where every encoding is exact: the twin that tests compare with. Written value by value

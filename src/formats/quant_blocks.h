@@ -1,16 +1,16 @@
 // Memory layout of the block encodings, as GGUF files hold them: little-endian, no padding. Kernels read
 // these structs directly; the scalar codecs over them are in formats/quant.h.
 //
-// A field of type uint16_t whose name starts with d or m is an IEEE binary16. "Value i" is the i-th of the
-// block's 32 or 256 values.
+// A field of type uint16_t whose name starts with d or m is an IEEE binary16; a byte e is a power of two.
+// "Value i" is the i-th of the block's 32 or 256 values.
 #pragma once
 
 #include <cstdint>
 
 namespace mneme {
 
-inline constexpr int kBlockValues = 32;        // values in a block of Q4_0 .. Q8_0
-inline constexpr int kSuperBlockValues = 256;  // values in a block of Q2_K .. Q6_K
+inline constexpr int kBlockValues = 32;        // values in a block of Q4_0 .. Q8_0, MXFP4, IQ4_NL
+inline constexpr int kSuperBlockValues = 256;  // values in a block of Q2_K .. Q6_K, IQ4_XS
 
 // value i = d * qs[i]
 struct BlockQ8_0 {
@@ -105,5 +105,43 @@ struct BlockQ6_K {
   uint16_t d;
 };
 static_assert(sizeof(BlockQ6_K) == 210);
+
+// Eight levels of four bits and their negatives, in halves: those of an E2M1 float (OCP Microscaling Formats
+// 1.0, section 5.3.3), 0, 0.5, 1, 1.5, 2, 3, 4, 6.
+inline constexpr int8_t kMxfp4Levels[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+
+// value i = 2^(e - 128) * kMxfp4Levels[q_i]; nibbles as in Q4_0.
+struct BlockMXFP4 {
+  uint8_t e;
+  uint8_t qs[16];
+};
+static_assert(sizeof(BlockMXFP4) == 17);
+
+// Levels that lie denser around zero, as the values of weights do.
+inline constexpr int8_t kIq4Levels[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
+                                          1,    13,   25,  38,  53,  69,  89,  113};
+
+// value i = d * kIq4Levels[q_i]; nibbles as in Q4_0.
+struct BlockIQ4_NL {
+  uint16_t d;
+  uint8_t qs[16];
+};
+static_assert(sizeof(BlockIQ4_NL) == 18);
+
+// 8 sub-blocks of 32. value i = d * (scale_s - 32) * kIq4Levels[q_i], s = i / 32; nibbles of the 16 bytes
+// from qs[16 * s] as in Q4_0. scale_s, 6 bits: low four the low (s even) or high nibble of scales_l[s / 2],
+// high two bits 2s and 2s + 1 of scales_h.
+struct BlockIQ4_XS {
+  uint16_t d;
+  uint16_t scales_h;
+  uint8_t scales_l[4];
+  uint8_t qs[128];
+};
+static_assert(sizeof(BlockIQ4_XS) == 136);
+
+// Scale number s of the latter, -32 .. 31.
+inline int UnpackScaleIQ4_XS(uint16_t scales_h, const uint8_t* scales_l, int s) {
+  return (((scales_l[s / 2] >> (4 * (s % 2))) & 15) | (((scales_h >> (2 * s)) & 3) << 4)) - 32;
+}
 
 }  // namespace mneme

@@ -515,6 +515,77 @@ void Encode(const float* x, BlockQ5_K* block) {
   for (int i = 0; i < 256; ++i) block->qh[i % 32] |= static_cast<uint8_t>((levels[i] >> 4) << (i / 32));
 }
 
+// Levels that are not evenly spaced.
+
+uint8_t NearestIn(const int8_t* levels, float x) {
+  uint8_t best = 0;
+  for (uint8_t q = 1; q < 16; ++q) {
+    if (std::abs(x - static_cast<float>(levels[q])) < std::abs(x - static_cast<float>(levels[best])))
+      best = q;
+  }
+  return best;
+}
+
+// Nearest levels for the scale; returns the squared error.
+float ChooseLevels(const float* x, const int8_t* levels, float scale, uint8_t* chosen) {
+  const float inverse = Reciprocal(scale);
+  float error = 0;
+  for (int i = 0; i < 32; ++i) {
+    chosen[i] = NearestIn(levels, x[i] * inverse);
+    const float difference = x[i] - scale * static_cast<float>(levels[chosen[i]]);
+    error += difference * difference;
+  }
+  return error;
+}
+
+// The power of two that loses least, of the one that puts the extreme at the highest level and its
+// neighbours.
+void Encode(const float* x, BlockMXFP4* block) {
+  *block = BlockMXFP4{};
+  const float extreme = std::abs(ExtremeOf(x, 32));
+  if (extreme < kTiny) return;
+  const int middle = std::ilogb(extreme / 12) + 128;
+  float best = std::numeric_limits<float>::infinity();
+  uint8_t levels[32], best_levels[32] = {};
+  for (int e = std::max(middle - 1, 0); e <= std::min(middle + 2, 254); ++e) {
+    const float error = ChooseLevels(x, kMxfp4Levels, std::ldexp(1.0f, e - 128), levels);
+    if (error >= best) continue;
+    best = error;
+    block->e = static_cast<uint8_t>(e);
+    std::memcpy(best_levels, levels, sizeof(levels));
+  }
+  PackNibbles(best_levels, block->qs);
+}
+
+// Scales that put the extreme at either end of the levels or a little beyond, each refitted to its levels.
+void Encode(const float* x, BlockIQ4_NL* block) {
+  *block = BlockIQ4_NL{};
+  const float extreme = ExtremeOf(x, 32);
+  if (std::abs(extreme) < kTiny) return;
+  // No level is zero, so a block of values too small for any scale is better left at a scale of zero.
+  float best = 0;
+  for (int i = 0; i < 32; ++i) best += x[i] * x[i];
+  uint8_t levels[32], best_levels[32] = {};
+  for (const float end : {static_cast<float>(kIq4Levels[0]), static_cast<float>(kIq4Levels[15])}) {
+    for (int step = -3; step <= 7; ++step) {
+      ChooseLevels(x, kIq4Levels, extreme / (end * (1 + 0.03f * static_cast<float>(step))), levels);
+      float product = 0, square = 0;
+      for (int i = 0; i < 32; ++i) {
+        const float level = kIq4Levels[levels[i]];
+        product += x[i] * level;
+        square += level * level;
+      }
+      const uint16_t d = HalfScale(product / square);
+      const float error = ChooseLevels(x, kIq4Levels, F16ToF32(d), levels);
+      if (error >= best) continue;
+      best = error;
+      block->d = d;
+      std::memcpy(best_levels, levels, sizeof(levels));
+    }
+  }
+  PackNibbles(best_levels, block->qs);
+}
+
 template <typename Block, int kValues>
 void EncodeAll(const float* values, size_t num_values, uint8_t* out) {
   for (size_t i = 0; i < num_values; i += kValues, out += sizeof(Block)) {
@@ -559,7 +630,9 @@ void CheckValues(Encoding encoding, const float* values, size_t num_values) {
 
 }  // namespace
 
-bool CanEncode(Encoding encoding) { return CanDecode(encoding) && encoding != Encoding::kF64; }
+bool CanEncode(Encoding encoding) {
+  return CanDecode(encoding) && encoding != Encoding::kF64 && encoding != Encoding::kIQ4_XS;
+}
 
 void EncodeBlocks(Encoding encoding, const float* values, size_t num_values, void* out) {
   MNEME_CHECK(num_values % EncodingBlockValues(encoding) == 0);
@@ -597,6 +670,10 @@ void EncodeBlocks(Encoding encoding, const float* values, size_t num_values, voi
       return EncodeAll<BlockQ5_K, 256>(values, num_values, to);
     case Encoding::kQ6_K:
       return EncodeAll<BlockQ6_K, 256>(values, num_values, to);
+    case Encoding::kMXFP4:
+      return EncodeAll<BlockMXFP4, 32>(values, num_values, to);
+    case Encoding::kIQ4_NL:
+      return EncodeAll<BlockIQ4_NL, 32>(values, num_values, to);
     default:
       MNEME_CHECK(false);
   }

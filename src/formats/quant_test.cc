@@ -22,9 +22,9 @@ namespace {
 using testing::MaxDifference;
 using testing::RelativeDifference;
 
-constexpr Encoding kBlockEncodings[] = {Encoding::kQ8_0, Encoding::kQ4_0, Encoding::kQ4_1, Encoding::kQ5_0,
-                                        Encoding::kQ5_1, Encoding::kQ2_K, Encoding::kQ3_K, Encoding::kQ4_K,
-                                        Encoding::kQ5_K, Encoding::kQ6_K};
+constexpr Encoding kBlockEncodings[] = {
+    Encoding::kQ8_0, Encoding::kQ4_0, Encoding::kQ4_1, Encoding::kQ5_0, Encoding::kQ5_1,  Encoding::kQ2_K,
+    Encoding::kQ3_K, Encoding::kQ4_K, Encoding::kQ5_K, Encoding::kQ6_K, Encoding::kMXFP4, Encoding::kIQ4_NL};
 
 // Relative error of rounding normal values to evenly spaced levels, step / sqrt(12) with step = expected
 // extent / number of steps. Extents in standard deviations: of 32 values max |x| 2.35 and max - min 4.14, of
@@ -54,6 +54,10 @@ double PlainRoundingError(Encoding encoding) {
       return 2.07 / 4 / kRoot12;
     case Encoding::kQ6_K:
       return 2.07 / 32 / kRoot12;
+    case Encoding::kMXFP4:
+      return 0.125;  // levels between 4 and 6 times a power of two: no even steps, measured
+    case Encoding::kIQ4_NL:
+      return 2.35 / 8 / kRoot12;  // as Q4_0, whose steps are those of its widest
     default:
       return 0;
   }
@@ -121,6 +125,39 @@ TEST(QuantDecode, HandBuiltBlocksOf32) {
   EXPECT_EQ(DecodeOne(Encoding::kQ5_1, q51)[16], 0.5f * 4 - 1);
 }
 
+// By the definitions: E2M1 floats under a power of two, and levels out of a table.
+TEST(QuantDecode, HandBuiltBlocksOfLevels) {
+  BlockMXFP4 mx{};
+  mx.e = 127;  // 2^0
+  mx.qs[0] = 0x71;
+  mx.qs[15] = 0xF9;
+  const std::vector<float> v = DecodeOne(Encoding::kMXFP4, mx);
+  EXPECT_EQ(v[0], 0.5f);
+  EXPECT_EQ(v[16], 6.0f);
+  EXPECT_EQ(v[15], -0.5f);
+  EXPECT_EQ(v[31], -6.0f);
+  EXPECT_EQ(v[1], 0.0f);
+  mx.e = 0;  // 2^-127: half of it is no normal number
+  EXPECT_EQ(DecodeOne(Encoding::kMXFP4, mx)[0], 0x1p-128f);
+
+  BlockIQ4_NL nl{F32ToF16(0.5f), {}};
+  nl.qs[2] = 0xF7;
+  EXPECT_EQ(DecodeOne(Encoding::kIQ4_NL, nl)[2], -5.0f);
+  EXPECT_EQ(DecodeOne(Encoding::kIQ4_NL, nl)[18], 56.5f);
+  EXPECT_EQ(DecodeOne(Encoding::kIQ4_NL, nl)[0], -63.5f);
+
+  BlockIQ4_XS xs{};
+  xs.d = F32ToF16(0.5f);
+  xs.scales_l[2] = 0x5A;           // sub-blocks 4 and 5: low bits 10 and 5
+  xs.scales_h = 2 << 8 | 3 << 10;  // high bits 2 and 3
+  xs.qs[16 * 5 + 1] = 0x80;        // value 161 has level 0, value 177 level 8
+  const std::vector<float> x = DecodeOne(Encoding::kIQ4_XS, xs);
+  EXPECT_EQ(x[161], 0.5f * (53 - 32) * -127);
+  EXPECT_EQ(x[177], 0.5f * (53 - 32));
+  EXPECT_EQ(x[128], 0.5f * (42 - 32) * -127);
+  EXPECT_EQ(x[0], 0.5f * -32 * -127);
+}
+
 TEST(QuantDecode, HandBuiltSuperBlocks) {
   const uint16_t half = F32ToF16(0.5f), two = F32ToF16(2.0f);
   BlockQ2_K q2{};
@@ -169,7 +206,9 @@ TEST(QuantDecode, HandBuiltSuperBlocks) {
 
 TEST(QuantDecode, EqualsReferenceOnRandomBytes) {
   std::mt19937 random(7);
-  for (const Encoding encoding : kBlockEncodings) {
+  std::vector<Encoding> encodings(std::begin(kBlockEncodings), std::end(kBlockEncodings));
+  encodings.push_back(Encoding::kIQ4_XS);
+  for (const Encoding encoding : encodings) {
     const size_t count = 256 * 64;
     std::vector<uint8_t> blocks(EncodedBytes(encoding, count));
     for (uint8_t& byte : blocks) byte = static_cast<uint8_t>(random());
@@ -210,11 +249,20 @@ TEST(QuantDecode, IntegersAreNotWeights) {
   }
 }
 
+TEST(QuantEncode, OneEncodingIsOnlyRead) {
+  EXPECT_TRUE(CanDecode(Encoding::kIQ4_XS));
+  EXPECT_FALSE(CanEncode(Encoding::kIQ4_XS));
+  const std::vector<float> values(256, 1.0f);
+  uint8_t block[136];
+  EXPECT_THROW(EncodeBlocks(Encoding::kIQ4_XS, values.data(), 256, block), Error);
+}
+
 TEST(QuantEncode, ErrorOfNormalValuesIsBelowPlainRounding) {
   const std::vector<float> values = NormalValues(1 << 16, 0.02f, 1);
-  for (const Encoding encoding : {Encoding::kF16, Encoding::kBF16, Encoding::kQ8_0, Encoding::kQ4_0,
-                                  Encoding::kQ4_1, Encoding::kQ5_0, Encoding::kQ5_1, Encoding::kQ2_K,
-                                  Encoding::kQ3_K, Encoding::kQ4_K, Encoding::kQ5_K, Encoding::kQ6_K}) {
+  for (const Encoding encoding :
+       {Encoding::kF16, Encoding::kBF16, Encoding::kQ8_0, Encoding::kQ4_0, Encoding::kQ4_1, Encoding::kQ5_0,
+        Encoding::kQ5_1, Encoding::kQ2_K, Encoding::kQ3_K, Encoding::kQ4_K, Encoding::kQ5_K, Encoding::kQ6_K,
+        Encoding::kMXFP4, Encoding::kIQ4_NL}) {
     const double error = RelativeDifference(values, RoundTrip(encoding, values));
     EXPECT_LT(error, 1.01 * PlainRoundingError(encoding)) << EncodingName(encoding);
     EXPECT_GT(error, 0.5 * PlainRoundingError(encoding)) << EncodingName(encoding);
@@ -248,6 +296,13 @@ TEST(QuantEncode, RepresentableValuesComeBackExactly) {
   EXPECT_EQ(RoundTrip(Encoding::kQ4_1, affine4), affine4);
   EXPECT_EQ(RoundTrip(Encoding::kQ5_1, affine5), affine5);
   EXPECT_EQ(RoundTrip(Encoding::kQ8_0, eight), eight);
+  std::vector<float> floats4, levels4;
+  for (int i = 0; i < 32; ++i) {
+    floats4.push_back(0.125f * static_cast<float>(kMxfp4Levels[i % 16]));
+    levels4.push_back(0.25f * static_cast<float>(kIq4Levels[i % 16]));
+  }
+  EXPECT_EQ(RoundTrip(Encoding::kMXFP4, floats4), floats4);
+  EXPECT_EQ(RoundTrip(Encoding::kIQ4_NL, levels4), levels4);
 }
 
 TEST(QuantEncode, OddBlocksStayCloserThanZero) {

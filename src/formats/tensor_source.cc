@@ -1,5 +1,7 @@
 #include "formats/tensor_source.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cstring>
 #include <utility>
@@ -9,21 +11,82 @@
 namespace mneme {
 namespace {
 
+// A GGUF, or all parts of one.
 class GgufSource : public TensorSource {
  public:
-  explicit GgufSource(GgufFile file) : TensorSource(Container::kGguf, file.path()), file_(std::move(file)) {
-    for (const GgufTensor& tensor : file_.tensors()) {
-      std::vector<uint64_t> shape(tensor.shape.rbegin(), tensor.shape.rend());
-      Add({tensor.name, tensor.encoding, std::move(shape), tensor.data, tensor.bytes});
+  explicit GgufSource(GgufFile file) : TensorSource(Container::kGguf, file.path()) {
+    const uint64_t count = file.GetUint("split.count").value_or(1);
+    files_.push_back(std::move(file));
+    if (count > 1) OpenParts(count);
+    for (const GgufFile& part : files_) {
+      for (const GgufTensor& tensor : part.tensors()) {
+        std::vector<uint64_t> shape(tensor.shape.rbegin(), tensor.shape.rend());
+        Add({tensor.name, tensor.encoding, std::move(shape), tensor.data, tensor.bytes});
+      }
     }
     IndexNames();
+    if (files_.size() > 1) CheckParts();
   }
-  size_t mapped_bytes() const override { return file_.mapping().bytes().size(); }
-  void CheckUnchanged() const override { file_.mapping().CheckUnchanged(); }
-  const GgufFile* gguf() const override { return &file_; }
+  size_t num_files() const override { return files_.size(); }
+  size_t mapped_bytes() const override {
+    size_t bytes = 0;
+    for (const GgufFile& file : files_) bytes += file.mapping().bytes().size();
+    return bytes;
+  }
+  void CheckUnchanged() const override {
+    for (const GgufFile& file : files_) file.mapping().CheckUnchanged();
+  }
+  const GgufFile* gguf() const override { return files_.data(); }
 
  private:
-  GgufFile file_;
+  static std::string PartName(std::string_view stem, uint64_t index, uint64_t count) {
+    return fmt::format("{}-{:05}-of-{:05}.gguf", stem, index + 1, count);
+  }
+
+  void OpenParts(uint64_t count) {
+    const uint64_t index = files_[0].GetUint("split.no").value_or(0);
+    const std::string ending = PartName("", index, count);
+    if (index >= count || !path().ends_with(ending)) {
+      Fail(ErrorKind::kFile,
+           "{}: says that it is part {} of {}, but its name does not end in {}, so the other parts cannot be "
+           "found; give the parts their names back",
+           path(), index + 1, count, ending);
+    }
+    const std::string stem = path().substr(0, path().size() - ending.size());
+    if (index > 0) {
+      Fail(ErrorKind::kFile, "{}: is part {} of {}; the first opens them all: {}", path(), index + 1, count,
+           PartName(stem, 0, count));
+    }
+    files_.reserve(count);
+    for (uint64_t i = 1; i < count; ++i) {
+      const std::string name = PartName(stem, i, count);
+      if (!FileExists(name)) {
+        Fail(ErrorKind::kFile, "{}: has {} parts, and part {} is missing: {}", path(), count, i + 1, name);
+      }
+      files_.emplace_back(name);
+      const GgufFile& part = files_.back();
+      if (part.GetUint("split.no") != i || part.GetUint("split.count") != count) {
+        Fail(ErrorKind::kFile, "{}: does not say that it is part {} of {}; it belongs to another model", name,
+             i + 1, count);
+      }
+    }
+  }
+
+  void CheckParts() const {
+    for (const TensorInfo& tensor : tensors()) {
+      if (Find(tensor.name) != &tensor) {
+        Fail(ErrorKind::kFile, "{}: tensor {} occurs in two parts", path(), tensor.name);
+      }
+    }
+    const auto expected = files_[0].GetUint("split.tensors.count");
+    if (expected && *expected != tensors().size()) {
+      Fail(ErrorKind::kFile,
+           "{}: its parts have {} tensors together and should have {}; they are of two models", path(),
+           tensors().size(), *expected);
+    }
+  }
+
+  std::vector<GgufFile> files_;
 };
 
 class SafetensorsSource : public TensorSource {
@@ -31,11 +94,15 @@ class SafetensorsSource : public TensorSource {
   explicit SafetensorsSource(SafetensorsFolder folder)
       : TensorSource(Container::kSafetensors, folder.path()), folder_(std::move(folder)) {
     for (const SafetensorsTensor* tensor : folder_.tensors()) {
-      if (!tensor->encoding) continue;
-      Add({tensor->name, *tensor->encoding, tensor->shape, tensor->data, tensor->bytes});
+      if (tensor->encoding) {
+        Add({tensor->name, *tensor->encoding, tensor->shape, tensor->data, tensor->bytes});
+      } else {
+        AddMxfp4(*tensor);
+      }
     }
     IndexNames();
   }
+  size_t num_files() const override { return folder_.files().size(); }
   size_t mapped_bytes() const override {
     size_t bytes = 0;
     for (const SafetensorsFile& file : folder_.files()) bytes += file.mapping().bytes().size();
@@ -47,6 +114,23 @@ class SafetensorsSource : public TensorSource {
   const SafetensorsFolder* safetensors() const override { return &folder_; }
 
  private:
+  // blocks [.., count, 16] with scales [.., count], bytes both, as one tensor [.., 32 * count].
+  void AddMxfp4(const SafetensorsTensor& blocks) {
+    constexpr std::string_view kBlocks = "_blocks";
+    if (!blocks.name.ends_with(kBlocks) || blocks.dtype != "U8" || blocks.shape.size() < 2) return;
+    const std::string stem = blocks.name.substr(0, blocks.name.size() - kBlocks.size());
+    const SafetensorsTensor* scales = folder_.FindTensor(stem + "_scales");
+    std::vector<uint64_t> shape = blocks.shape;
+    const uint64_t block_bytes = shape.back();
+    shape.pop_back();
+    if (scales == nullptr || scales->dtype != "U8" || block_bytes != 16 || scales->shape != shape) {
+      Fail(ErrorKind::kFile, "{}: tensor {} has no scales ({}_scales) that fit its blocks", path(),
+           blocks.name, stem);
+    }
+    shape.back() *= 32;
+    Add({stem, Encoding::kMXFP4, std::move(shape), blocks.data, blocks.bytes + scales->bytes, scales->data});
+  }
+
   SafetensorsFolder folder_;
 };
 
@@ -68,6 +152,12 @@ class Llama2cSource : public TensorSource {
 };
 
 }  // namespace
+
+void JoinMxfp4Block(const uint8_t* folder_block, uint8_t scale, uint8_t* out) {
+  const auto value = [&](int i) { return (folder_block[i / 2] >> (4 * (i % 2))) & 15; };
+  out[0] = scale;
+  for (int i = 0; i < 16; ++i) out[1 + i] = static_cast<uint8_t>(value(i) | value(i + 16) << 4);
+}
 
 uint64_t TensorInfo::num_values() const {
   uint64_t count = 1;

@@ -22,8 +22,15 @@ struct TensorInfo {
   const uint8_t*
       data;  // in the mapping; aligned at least 4 for GGUF and llama2.c, unpromised for safetensors
   size_t bytes;
+  // MXFP4 of a Hugging Face folder only, which keeps blocks [.., 16] and scales apart ("X_blocks",
+  // "X_scales", listed here as X): the exponents, one byte per block. `data` then is no blocks of GGUF: byte
+  // i of a block has values 2i and 2i + 1.
+  const uint8_t* mxfp4_scales = nullptr;
   uint64_t num_values() const;
 };
+
+// The block in GGUF's order of nibbles out of the 16 bytes of a folder's.
+void JoinMxfp4Block(const uint8_t* folder_block, uint8_t scale, uint8_t* out);
 
 enum class Container { kGguf, kSafetensors, kLlama2c };
 
@@ -37,9 +44,11 @@ class TensorSource {
 
   Container container() const { return container_; }
   const std::string& path() const { return path_; }
+  // Files that the weights lie in: parts of a GGUF, shards of a folder.
+  virtual size_t num_files() const { return 1; }
   // Of all its files: what of them may be resident.
   virtual size_t mapped_bytes() const = 0;
-  // File order. Tensors of U8 and BOOL are left out.
+  // File order. Tensors of U8 and BOOL are left out, but for those that together are MXFP4.
   const std::vector<TensorInfo>& tensors() const { return tensors_; }
   // Null if absent.
   const TensorInfo* Find(std::string_view name) const;
@@ -50,7 +59,8 @@ class TensorSource {
   // read from its tensors in the meantime cannot be trusted (MappedFile::CheckUnchanged).
   virtual void CheckUnchanged() const = 0;
 
-  // The container, for its metadata; null where it is another kind.
+  // The container, for its metadata; null where it is another kind. Of a GGUF in parts the first, which has
+  // all of it.
   virtual const GgufFile* gguf() const { return nullptr; }
   virtual const SafetensorsFolder* safetensors() const { return nullptr; }
   virtual const Llama2cFile* llama2c() const { return nullptr; }
@@ -67,9 +77,11 @@ class TensorSource {
   std::vector<uint32_t> by_name_;
 };
 
-// Opens a GGUF file, a Hugging Face folder (or a .safetensors file with config.json beside it: the folder is
-// meant), or a llama2.c checkpoint, told apart by content. Throws what the container's constructor throws,
-// and Error(kFile) for a path that is none of these.
+// Opens a GGUF file (of one in parts the first, NAME-00001-of-0000N.gguf, with the others beside it: all are
+// opened and checked), a Hugging Face folder (or a .safetensors file with config.json beside it: the folder
+// is meant), or a llama2.c checkpoint, told apart by content. Throws what the container's constructor throws,
+// and Error(kFile) for a path that is none of these, for a part that is missing or does not fit its name, and
+// for a part that is not the first.
 std::unique_ptr<TensorSource> OpenTensorSource(const std::string& path);
 
 }  // namespace mneme

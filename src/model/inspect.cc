@@ -1,5 +1,7 @@
 #include "mneme/inspect.h"
 
+#include <fmt/format.h>
+
 #include "formats/tensor_source.h"
 #include "model/model_impl.h"
 
@@ -35,6 +37,7 @@ std::string PositionName(PositionKind kind) {
 FileInfo InspectFile(const std::string& path) {
   const std::unique_ptr<TensorSource> source = OpenTensorSource(path);
   FileInfo info{.path = source->path(), .container = ContainerName(source->container())};
+  if (source->num_files() > 1) info.container += fmt::format(" in {} files", source->num_files());
   for (const TensorInfo& tensor : source->tensors()) {
     info.tensors.push_back({tensor.name, tensor.encoding, tensor.shape, tensor.num_values(), tensor.bytes});
   }

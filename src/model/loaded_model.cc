@@ -322,6 +322,20 @@ std::string LoadedModel::products() const {
   return fmt::format("{}", fmt::join(kinds, ","));
 }
 
+std::vector<std::string> LoadedModel::notes() const {
+  std::vector<std::string> notes;
+  const std::vector<std::string> parts = PassedOverParts(*impl_->source, impl_->plan);
+  if (!parts.empty()) {
+    notes.push_back(fmt::format("the file also has {}: passed over, the language model is run without",
+                                fmt::join(parts, ", ")));
+  }
+  if (impl_->tokenizer != nullptr) {
+    const auto warnings = impl_->tokenizer->warnings();
+    notes.insert(notes.end(), warnings.begin(), warnings.end());
+  }
+  return notes;
+}
+
 void LoadedModel::CheckUnchanged() const { impl_->source->CheckUnchanged(); }
 size_t LoadedModel::weight_bytes() const { return impl_->weight_bytes; }
 size_t LoadedModel::mapped_bytes() const { return impl_->source->mapped_bytes(); }

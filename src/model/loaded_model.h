@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "context/context.h"
 #include "kernels/device.h"
@@ -55,6 +56,8 @@ class LoadedModel {
   size_t read_bytes_per_token() const;
   // What the files say of sampling; none: nothing.
   const std::optional<SamplerOptions>& suggested_sampler() const;
+  // As ModelInfo has them.
+  std::vector<std::string> notes() const;
 
  private:
   LoadedModel();

@@ -38,7 +38,8 @@ ModelInfo InfoOf(const LoadedModel& model) {
           .read_bytes_per_token = model.read_bytes_per_token(),
           .pack = model.pack(),
           .products = model.products(),
-          .sampler = model.suggested_sampler()};
+          .sampler = model.suggested_sampler(),
+          .notes = model.notes()};
 }
 
 }  // namespace

@@ -176,6 +176,25 @@ TEST(Model, RefusesMissingAndMisshapenTensors) {
   ExpectRefused(folder / "bad.gguf", ErrorKind::kUnsupported, "'spiral'");
 }
 
+TEST(Model, WhatIsPassedOverIsNamed) {
+  TemporaryFolder folder;
+  const std::string path = WriteTiny(folder);
+  EXPECT_TRUE(LoadModel(path)->notes().empty());
+  const std::vector<float> values(32, 0.0f);
+  Rewrite(
+      path, folder / "more.gguf",
+      [&](GgufWriter& w) {
+        w.AddTensor("model.visual.patch.weight", Encoding::kF32, {32}, values.data());
+        w.AddTensor("model.visual.norm.weight", Encoding::kF32, {32}, values.data());
+        w.AddTensor("mtp.fc.weight", Encoding::kF32, {32}, values.data());
+      },
+      kKeepAll);
+  const std::vector<std::string> notes = LoadModel(folder / "more.gguf")->notes();
+  ASSERT_EQ(notes.size(), 1u);
+  EXPECT_NE(notes[0].find("model.visual (2 tensors, 256 B), mtp (1 tensor, 128 B)"), std::string::npos)
+      << notes[0];
+}
+
 TEST(Model, RefusesUnknownFamiliesAndParts) {
   TemporaryFolder folder;
   const std::string path = WriteTiny(folder);

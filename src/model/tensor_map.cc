@@ -7,8 +7,10 @@
 #include <charconv>
 #include <cmath>
 #include <cstring>
+#include <map>
 
 #include "base/error.h"
+#include "base/text/units.h"
 #include "formats/quant.h"
 
 namespace mneme {
@@ -82,7 +84,7 @@ size_t ElementBytes(Encoding encoding) {
 }
 
 void CheckEncoding(const TensorSource& source, const TensorInfo& tensor) {
-  if (!CanDecode(tensor.encoding) || tensor.encoding == Encoding::kF64) {
+  if (!CanDecode(tensor.encoding) || tensor.encoding == Encoding::kF64 || tensor.mxfp4_scales != nullptr) {
     Fail(ErrorKind::kUnsupported, "{}: tensor '{}' is stored as {}, which cannot be a weight", source.path(),
          tensor.name, EncodingName(tensor.encoding));
   }
@@ -100,8 +102,8 @@ std::optional<uint64_t> LayerIn(std::string_view name) {
   return std::nullopt;
 }
 
-// Buffers and parts for other purposes that ride along in files and are no weights of the language model.
-bool IsIgnored(std::string_view name) {
+// Buffers that ride along in files and are no weights.
+bool IsBuffer(std::string_view name) {
   constexpr std::string_view kSuffixes[] = {"rotary_emb.inv_freq",
                                             ".attn.bias",
                                             ".attn.masked_bias",
@@ -111,6 +113,13 @@ bool IsIgnored(std::string_view name) {
                                             "rope_freqs.weight",
                                             "rope_factors_short.weight",
                                             "rope_factors_long.weight"};
+  return std::any_of(std::begin(kSuffixes), std::end(kSuffixes),
+                     [&](std::string_view suffix) { return name.ends_with(suffix); });
+}
+
+// The part for another purpose (images, sound, drafts of further tokens) that the tensor belongs to; empty
+// for tensors of the language model.
+std::string_view OtherPart(std::string_view name) {
   constexpr std::string_view kPrefixes[] = {"vision_tower.",
                                             "multi_modal_projector.",
                                             "model.vision_tower.",
@@ -124,13 +133,17 @@ bool IsIgnored(std::string_view name) {
                                             "model.embed_vision.",
                                             "model.embed_audio.",
                                             "mtp."};
-  for (const auto suffix : kSuffixes) {
-    if (name.ends_with(suffix)) return true;
+  for (const std::string_view prefix : kPrefixes) {
+    if (name.starts_with(prefix)) return prefix.substr(0, prefix.size() - 1);
   }
-  for (const auto prefix : kPrefixes) {
-    if (name.starts_with(prefix)) return true;
-  }
-  return false;
+  return {};
+}
+
+// Of layers behind the last, which predict further tokens.
+bool IsOfSkippedLayer(std::string_view name, const ModelPlan& plan) {
+  const size_t num_layers = plan.num_layers();
+  const std::optional<uint64_t> layer = LayerIn(name);
+  return layer && *layer >= num_layers && *layer - num_layers < plan.num_skipped_layers;
 }
 
 // 0 for the gate, 1 for the up matrix: their place in a tensor that holds both.
@@ -270,14 +283,36 @@ const TensorInfo* TensorMap::ExpertTensor(std::string_view canonical, std::strin
   return tensor;
 }
 
+MatrixRows TensorMap::JoinMxfp4(const TensorInfo& tensor, size_t first, size_t step, size_t num_rows,
+                                size_t num_cols) {
+  const size_t row_blocks = num_cols / EncodingBlockValues(Encoding::kMXFP4);
+  const size_t block_bytes = EncodingBlockBytes(Encoding::kMXFP4);
+  uint8_t* const out = Allocate(num_rows * row_blocks * block_bytes);
+  for (size_t row = 0; row < num_rows; ++row) {
+    const size_t from = (first + row * step) * row_blocks;
+    for (size_t block = 0; block < row_blocks; ++block) {
+      JoinMxfp4Block(tensor.data + (from + block) * (block_bytes - 1), tensor.mxfp4_scales[from + block],
+                     out + (row * row_blocks + block) * block_bytes);
+    }
+  }
+  return {tensor.name, Encoding::kMXFP4, num_rows, num_cols, {{out, num_rows}}};
+}
+
 MatrixRows TensorMap::FindExpert(std::string_view canonical, int layer, size_t expert, size_t count,
                                  size_t num_rows, size_t num_cols) {
   bool is_fused = false;
   const TensorInfo& tensor = *ExpertTensor(canonical, "weight", layer, expert, &is_fused);
-  if (tensor.shape.size() != 3) return Matrix(tensor, num_rows, num_cols);
-  CheckEncoding(source_, tensor);
   const size_t part = is_fused ? *PartOfGateUp(canonical) : 0;
   const size_t all_rows = is_fused ? 2 * num_rows : num_rows;
+  if (tensor.mxfp4_scales != nullptr) {
+    if (tensor.shape != std::vector<uint64_t>{count, all_rows, num_cols}) {
+      FailShape(source_, tensor, ShapeText({count, all_rows, num_cols}));
+    }
+    const size_t first = expert * all_rows + part;
+    return JoinMxfp4(tensor, first, is_fused ? 2 : 1, num_rows, num_cols);
+  }
+  if (tensor.shape.size() != 3) return Matrix(tensor, num_rows, num_cols);
+  CheckEncoding(source_, tensor);
   const bool is_transposed =
       family_.folder_transposed_experts && source_.container() == Container::kSafetensors;
   std::vector<uint64_t> expected = {count, all_rows, num_cols};
@@ -494,11 +529,8 @@ std::vector<float> TensorMap::FindNorm(std::string_view canonical, std::string_v
 
 void TensorMap::CheckAllUsed() const {
   for (const TensorInfo& tensor : source_.tensors()) {
-    if (used_.contains(&tensor) || IsIgnored(tensor.name)) continue;
-    // Layers behind the last predict further tokens.
-    const size_t num_layers = plan_.num_layers();
-    const std::optional<uint64_t> layer = LayerIn(tensor.name);
-    if (layer && *layer >= num_layers && *layer - num_layers < plan_.num_skipped_layers) continue;
+    if (used_.contains(&tensor) || IsBuffer(tensor.name) || !OtherPart(tensor.name).empty()) continue;
+    if (IsOfSkippedLayer(tensor.name, plan_)) continue;
     Fail(
         ErrorKind::kUnsupported,
         "{}: tensor '{}' has no place in the family '{}' as it is known here; the model would be run wrongly",
@@ -534,6 +566,29 @@ WeightView TensorMap::Decoded(const WeightView& view) {
                  reinterpret_cast<float*>(out) + row * view.num_cols);
   }
   return {Encoding::kF32, view.num_rows, view.num_cols, out};
+}
+
+std::vector<std::string> PassedOverParts(const TensorSource& source, const ModelPlan& plan) {
+  struct Sum {
+    size_t num_tensors = 0;
+    size_t bytes = 0;
+  };
+  std::map<std::string, Sum> parts;
+  for (const TensorInfo& tensor : source.tensors()) {
+    std::string part(OtherPart(tensor.name));
+    if (part.empty() && IsOfSkippedLayer(tensor.name, plan)) {
+      part = fmt::format("layer {}, which predicts further tokens", *LayerIn(tensor.name));
+    }
+    if (part.empty()) continue;
+    ++parts[part].num_tensors;
+    parts[part].bytes += tensor.bytes;
+  }
+  std::vector<std::string> texts;
+  for (const auto& [part, sum] : parts) {
+    texts.push_back(fmt::format("{} ({} {}, {})", part, sum.num_tensors,
+                                sum.num_tensors == 1 ? "tensor" : "tensors", FormatBytes(sum.bytes)));
+  }
+  return texts;
 }
 
 std::vector<float> DecodeRows(const MatrixRows& rows) {

@@ -102,6 +102,8 @@ class TensorMap {
   };
   const TensorInfo* Raw(std::string_view canonical, std::string_view suffix, int layer);
   MatrixRows Matrix(const TensorInfo& tensor, size_t num_rows, size_t num_cols);
+  // Every step-th row from `first` on of what a folder keeps as blocks and scales, as GGUF has it.
+  MatrixRows JoinMxfp4(const TensorInfo& tensor, size_t first, size_t step, size_t num_rows, size_t num_cols);
   MatrixRows Select(const MatrixRows& fused, const std::vector<Part>& parts) const;
   std::vector<Part> QkvParts(const AttentionPlan& plan, int part) const;
   uint8_t* Allocate(size_t bytes);
@@ -114,6 +116,10 @@ class TensorMap {
   size_t owned_bytes_ = 0;
   std::unordered_map<const TensorInfo*, const uint8_t*> transposed_;  // into owned_
 };
+
+// The parts of the file that are no part of the language model and are passed over, each as
+// "model.visual (12 tensors, 3.0 MiB)"; empty for most files. Buffers of the model itself are not named.
+std::vector<std::string> PassedOverParts(const TensorSource& source, const ModelPlan& plan);
 
 // The rows as float32, row-major.
 std::vector<float> DecodeRows(const MatrixRows& rows);

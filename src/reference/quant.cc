@@ -2,6 +2,7 @@
 // quant_blocks.h.
 #include "formats/quant.h"
 
+#include <cmath>
 #include <cstddef>
 #include <cstring>
 
@@ -68,6 +69,18 @@ double ValueOf(const BlockQ6_K& b, int i) {
   return Half(b.d) * b.scales[i / 16] * (level - 32);
 }
 
+double ValueOf(const BlockMXFP4& b, int i) {
+  return std::ldexp(static_cast<double>(kMxfp4Levels[Nibble(b.qs, i)]), b.e - 128);
+}
+double ValueOf(const BlockIQ4_NL& b, int i) { return Half(b.d) * kIq4Levels[Nibble(b.qs, i)]; }
+
+double ValueOf(const BlockIQ4_XS& b, int i) {
+  const int s = i / 32;
+  const int low = s % 2 == 0 ? b.scales_l[s / 2] & 15 : b.scales_l[s / 2] >> 4;
+  const int scale = low + 16 * (b.scales_h / (1 << (2 * s)) % 4) - 32;
+  return Half(b.d) * scale * kIq4Levels[Nibble(b.qs + 16 * s, i % 32)];
+}
+
 template <typename Block, int kValues>
 void DecodeAll(const uint8_t* data, size_t num_values, double* out) {
   for (size_t i = 0; i < num_values; ++i) {
@@ -122,6 +135,12 @@ void DecodeBlocksReference(Encoding encoding, const void* blocks, size_t num_val
       return DecodeAll<BlockQ5_K, 256>(data, num_values, out);
     case Encoding::kQ6_K:
       return DecodeAll<BlockQ6_K, 256>(data, num_values, out);
+    case Encoding::kMXFP4:
+      return DecodeAll<BlockMXFP4, 32>(data, num_values, out);
+    case Encoding::kIQ4_NL:
+      return DecodeAll<BlockIQ4_NL, 32>(data, num_values, out);
+    case Encoding::kIQ4_XS:
+      return DecodeAll<BlockIQ4_XS, 256>(data, num_values, out);
     case Encoding::kI8:
     case Encoding::kI16:
     case Encoding::kI32:

@@ -80,6 +80,7 @@ struct VocabularySpec {
   bool adds_bos = false, adds_eos = false;
   std::string chat_template;
   std::vector<std::pair<std::string, std::string>> named_templates;  // for other purposes: tool_use, rag
+  std::vector<std::string> warnings;  // what whoever opens the file should know, one sentence each
 };
 
 struct TokenizerModel {

@@ -140,6 +140,8 @@ std::vector<std::string> Tokenizer::chat_template_names() const {
   return names;
 }
 
+std::span<const std::string> Tokenizer::warnings() const { return model_->spec.warnings; }
+
 StreamDecoder::StreamDecoder(Tokenizer tokenizer, DecodeOptions options)
     : tokenizer_(std::move(tokenizer)), options_(options), at_start_(options.at_text_start) {}
 

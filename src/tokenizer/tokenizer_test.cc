@@ -224,7 +224,9 @@ TEST(TokenizerTest, SpecialTokens) {
   const auto plain = phi.Encode(text);
   for (TokenId id : plain) EXPECT_FALSE(phi.is_special(id));
   EXPECT_EQ(phi.Decode(plain), text);
-  EXPECT_EQ(phi.Decode(parsed, {.show_special = true}), text);
+  EXPECT_EQ(parsed, (std::vector<TokenId>{32010, 6324, 32007}));  // the line end goes with the token before
+  const std::string joined = "<|user|>Hi<|end|>";
+  EXPECT_EQ(phi.Encode(joined, {.parse_special = true}), parsed);
   EXPECT_NE(phi.chat_template().find("<|user|>"), std::string_view::npos);
 }
 

@@ -29,9 +29,9 @@
 namespace mneme {
 
 inline constexpr Encoding kEncodings[] = {
-    Encoding::kF32,  Encoding::kF16,  Encoding::kBF16, Encoding::kQ8_0, Encoding::kQ4_0,
-    Encoding::kQ4_1, Encoding::kQ5_0, Encoding::kQ5_1, Encoding::kQ2_K, Encoding::kQ3_K,
-    Encoding::kQ4_K, Encoding::kQ5_K, Encoding::kQ6_K,
+    Encoding::kF32,  Encoding::kF16,   Encoding::kBF16,   Encoding::kQ8_0,   Encoding::kQ4_0, Encoding::kQ4_1,
+    Encoding::kQ5_0, Encoding::kQ5_1,  Encoding::kQ2_K,   Encoding::kQ3_K,   Encoding::kQ4_K, Encoding::kQ5_K,
+    Encoding::kQ6_K, Encoding::kMXFP4, Encoding::kIQ4_NL, Encoding::kIQ4_XS,
 };
 
 // Byte offsets of the half-precision factors in a block.
@@ -69,6 +69,11 @@ struct TestWeights {
       for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(random.Next());
       const size_t block_bytes = EncodingBlockBytes(encoding);
       for (size_t at = 0; at + 1 < bytes.size(); at += block_bytes) {
+        // A power of two has no half-precision factor.
+        if (encoding == Encoding::kMXFP4) {
+          data[at] = static_cast<uint8_t>(118 + random.Next() % 8);
+          continue;
+        }
         for (const size_t offset : HalfOffsets(encoding)) {
           const uint16_t half = F32ToF16(static_cast<float>(random.Normal()) * 0.05f);
           std::memcpy(data + at + offset, &half, 2);

@@ -303,6 +303,68 @@ inline void DecodeRowQ6_K(const uint8_t* data, size_t blocks, uint8_t* q, float*
   }
 }
 
+// 128 + each of 16 levels.
+struct ByteLevels {
+  explicit constexpr ByteLevels(const int8_t* levels) {
+    for (size_t i = 0; i < 16; ++i) bytes[i] = static_cast<uint8_t>(levels[i] + 128);
+  }
+  alignas(16) uint8_t bytes[16] = {};
+};
+inline constexpr ByteLevels kMxfp4Bytes(kMxfp4Levels);
+inline constexpr ByteLevels kIq4Bytes(kIq4Levels);
+
+// 16 bytes of nibbles to the 32 bytes that they choose.
+HWY_INLINE void LookUpNibbles(const uint8_t* from, const ByteLevels& levels, uint8_t* out) {
+#if HWY_TARGET == HWY_SCALAR
+  for (size_t i = 0; i < 16; ++i) {
+    out[i] = levels.bytes[from[i] & 15];
+    out[i + 16] = levels.bytes[from[i] >> 4];
+  }
+#else
+  const hn::FixedTag<uint8_t, 16> d;
+  const auto table = hn::Load(d, levels.bytes);
+  const auto nibbles = hn::LoadU(d, from);
+  const auto low = hn::Set(d, 15);
+  hn::StoreU(hn::TableLookupBytes(table, hn::And(nibbles, low)), d, out);
+  hn::StoreU(hn::TableLookupBytes(table, hn::And(hn::ShiftRight<4>(nibbles), low)), d, out + 16);
+#endif
+}
+
+// 2^(e - 128), which is no normal number for the smallest two e.
+HWY_INLINE float PowerOfTwo(uint8_t e) {
+  const uint32_t bits = e < 2 ? 0x00200000u << e : (e - 1u) << 23;
+  float power;
+  std::memcpy(&power, &bits, 4);
+  return power;
+}
+
+inline void DecodeRowMXFP4(const uint8_t* data, size_t blocks, uint8_t* q, float* scales, float*) {
+  for (size_t b = 0; b < blocks; ++b) {
+    const auto* at = NextBlock<BlockMXFP4>(data);
+    LookUpNibbles(at->block.qs, kMxfp4Bytes, q + b * 32);
+    scales[b * kGroupRows] = PowerOfTwo(at->block.e);
+  }
+}
+
+inline void DecodeRowIQ4_NL(const uint8_t* data, size_t blocks, uint8_t* q, float* scales, float*) {
+  for (size_t b = 0; b < blocks; ++b) {
+    const auto* at = NextBlock<BlockIQ4_NL>(data);
+    LookUpNibbles(at->block.qs, kIq4Bytes, q + b * 32);
+    scales[b * kGroupRows] = HalfToFloat(at->block.d);
+  }
+}
+
+inline void DecodeRowIQ4_XS(const uint8_t* data, size_t blocks, uint8_t* q, float* scales, float*) {
+  for (size_t super = 0; super < blocks / 8; ++super) {
+    const auto* at = NextBlock<BlockIQ4_XS>(data);
+    const float d = HalfToFloat(at->block.d);
+    for (int s = 0; s < 8; ++s, q += 32, scales += kGroupRows) {
+      LookUpNibbles(at->block.qs + 16 * s, kIq4Bytes, q);
+      *scales = d * static_cast<float>(UnpackScaleIQ4_XS(at->block.scales_h, at->block.scales_l, s));
+    }
+  }
+}
+
 inline void DecodeRowChunk(Encoding encoding, const uint8_t* data, size_t blocks, uint8_t* q, float* scales,
                            float* mins) {
   switch (encoding) {
@@ -324,6 +386,12 @@ inline void DecodeRowChunk(Encoding encoding, const uint8_t* data, size_t blocks
       return DecodeRowQ4_K(data, blocks, q, scales, mins);
     case Encoding::kQ5_K:
       return DecodeRowQ5_K(data, blocks, q, scales, mins);
+    case Encoding::kMXFP4:
+      return DecodeRowMXFP4(data, blocks, q, scales, mins);
+    case Encoding::kIQ4_NL:
+      return DecodeRowIQ4_NL(data, blocks, q, scales, mins);
+    case Encoding::kIQ4_XS:
+      return DecodeRowIQ4_XS(data, blocks, q, scales, mins);
     default:
       return DecodeRowQ6_K(data, blocks, q, scales, mins);
   }

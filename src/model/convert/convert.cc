@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 #include <exception>
+#include <map>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -14,6 +15,7 @@
 #include "base/text/units.h"
 #include "formats/gguf.h"
 #include "formats/quant.h"
+#include "model/convert/mix.h"
 #include "model/convert/tokenizer_metadata.h"
 #include "model/engine.h"
 #include "model/families/family.h"
@@ -53,8 +55,12 @@ uint32_t FileTypeNumber(Encoding encoding) {
       return 16;
     case Encoding::kQ6_K:
       return 18;
+    case Encoding::kIQ4_NL:
+      return 25;
     case Encoding::kBF16:
       return 32;
+    case Encoding::kMXFP4:
+      return 38;
     default:
       return 0;
   }
@@ -65,7 +71,10 @@ class Converter : private WeightVisitor {
   Converter(const std::string& path, const ConvertOptions& options, ThreadPool& pool, Progress& progress,
             StopToken stop)
       : options_(options), pool_(pool), progress_(progress), stop_(stop), source_(OpenTensorSource(path)) {
-    if (!CanEncode(options.encoding)) {
+    if (!options.mix.empty()) {
+      mix_ = FindMix(options.mix);
+      if (mix_ == nullptr) Fail(ErrorKind::kInput, "'{}' is no mix of encodings", options.mix);
+    } else if (!CanEncode(options.encoding)) {
       Fail(ErrorKind::kUnsupported, "weights cannot be written as {}", EncodingName(options.encoding));
     }
     for (const TensorInfo& tensor : source_->tensors()) report_.read_bytes += tensor.bytes;
@@ -77,8 +86,9 @@ class Converter : private WeightVisitor {
     } else {
       AddModel();
     }
-    writer_.Set("general.file_type", FileTypeNumber(options_.encoding));
+    writer_.Set("general.file_type", FileType());
     writer_.Set("general.quantization_version", uint32_t{2});
+    WarnOfOthers();
     AddTokenizer();
     const auto sampler = SuggestedSampler(*source_);
     if (sampler && source_->gguf() == nullptr) WriteSuggestedSampler(*sampler, &writer_);
@@ -89,10 +99,61 @@ class Converter : private WeightVisitor {
   }
 
  private:
+  uint32_t FileType() const { return mix_ != nullptr ? mix_->file_type : FileTypeNumber(options_.encoding); }
+
+  // What the mix asks about the model: of a GGUF by its metadata and names, else by the plan.
+  void DescribeGguf() {
+    const GgufFile& gguf = *source_->gguf();
+    mixed_.family = std::string(gguf.GetString("general.architecture").value_or(""));
+    const auto number = [&](const char* key) {
+      const GgufValue* value = gguf.FindValue(fmt::format("{}.{}", mixed_.family, key));
+      // Per layer in some families: the first stands for all.
+      if (value != nullptr && value->type == GgufType::kArray) {
+        const auto all = gguf.GetIntArray(value->key);
+        return all->empty() ? int64_t{0} : all->front();
+      }
+      return value == nullptr ? int64_t{0} : gguf.GetInt(value->key).value_or(0);
+    };
+    mixed_.num_layers = number("block_count");
+    mixed_.num_experts = number("expert_count");
+    const int64_t heads = number("attention.head_count"), kv_heads = number("attention.head_count_kv");
+    mixed_.heads_per_kv_head = kv_heads > 0 ? heads / kv_heads : 1;
+    for (int64_t layer = 0; layer < mixed_.num_layers; ++layer) {
+      for (const char* name : {"attn_v", "attn_qkv"}) {
+        if (source_->Find(fmt::format("blk.{}.{}.weight", layer, name)) == nullptr) continue;
+        mixed_.with_values.push_back(layer);
+        break;
+      }
+    }
+    mixed_.has_output = source_->Find("output.weight") != nullptr;
+  }
+
+  void DescribePlan(bool has_output) {
+    mixed_.family = std::string(family_->gguf_names[0]);
+    mixed_.num_layers = static_cast<int64_t>(plan_.num_layers());
+    mixed_.has_output = has_output;
+    for (size_t layer = 0; layer < plan_.num_layers(); ++layer) {
+      const LayerPlan& plan = plan_.layers[layer];
+      const AttentionPlan* const attention = plan.attention();
+      if (attention != nullptr && mixed_.heads_per_kv_head == 1) {
+        mixed_.heads_per_kv_head = static_cast<int64_t>(attention->num_heads / attention->num_kv_heads);
+      }
+      if (const ExpertsPlan* experts = plan.experts()) {
+        mixed_.num_experts = static_cast<int64_t>(experts->router.num_experts);
+      }
+      const bool has_values = plan.delta() != nullptr ||
+                              (attention != nullptr && attention->kv_source < 0 && !attention->value_is_key);
+      if (has_values) mixed_.with_values.push_back(static_cast<int64_t>(layer));
+    }
+  }
+
   // GGUF to GGUF: the names and the metadata are right already.
   void AddGguf() {
-    writer_.Set("general.file_type", FileTypeNumber(options_.encoding));
+    DescribeGguf();
+    writer_.Set("general.file_type", FileType());
     writer_.CopyAllMetadata(*source_->gguf());
+    // What was in parts becomes one file.
+    for (const char* key : {"split.no", "split.count", "split.tensors.count"}) writer_.Remove(key);
     for (const TensorInfo& tensor : source_->tensors()) {
       MatrixRows rows{
           tensor.name, tensor.encoding, 1, static_cast<size_t>(tensor.num_values()), {{tensor.data, 1}}};
@@ -104,7 +165,8 @@ class Converter : private WeightVisitor {
         rows.num_rows = rows.num_cols == 0 ? 0 : static_cast<size_t>(tensor.num_values()) / rows.num_cols;
         rows.runs[0].num_rows = rows.num_rows;
       }
-      const Encoding encoding = is_matrix                    ? Choose(tensor.name, rows.num_cols)
+      const size_t num_matrices = tensor.shape.size() == 3 ? static_cast<size_t>(tensor.shape[0]) : 1;
+      const Encoding encoding = is_matrix ? Choose(tensor.name, rows.num_cols, num_matrices)
                                 : CanDecode(tensor.encoding) ? Encoding::kF32
                                                              : tensor.encoding;
       AddRows(tensor.name, std::move(rows), encoding, {tensor.shape.rbegin(), tensor.shape.rend()});
@@ -129,6 +191,9 @@ class Converter : private WeightVisitor {
     const Hyperparameters out = HyperparametersForGguf(*family_, hyper, plan_);
     WriteHyperparameters(out, family_->gguf_names[0], &writer_);
     const size_t dim = plan_.model_dim;
+    const auto head = map_->Find("output", -1, plan_.vocab_size, dim, false);
+    const bool has_output = head && !hyper.tied_head.value_or(false);
+    DescribePlan(has_output);
     AddMatrix("token_embd.weight", map_->Find("token_embd", -1, plan_.vocab_size, dim, true));
     if (plan_.position == PositionKind::kLearned) {
       const auto positions = map_->Find(
@@ -144,8 +209,7 @@ class Converter : private WeightVisitor {
     layer_ = -1;
     if (plan_.norms_have_weights) Norm("output_norm", {&dim, 1}, true, nullptr);
     if (plan_.has_embedding_norm) Norm("token_embd_norm", {&dim, 1}, true, nullptr);
-    const auto head = map_->Find("output", -1, plan_.vocab_size, dim, false);
-    if (head && !hyper.tied_head.value_or(false)) AddMatrix("output.weight", head);
+    if (has_output) AddMatrix("output.weight", head);
     AddVector("output.bias", map_->FindVector("output", "bias", -1, plan_.vocab_size, false));
     AddVector("rope_freqs.weight", out.frequency_divisors);
     AddVector("rope_factors_short.weight", out.short_divisors);
@@ -355,7 +419,7 @@ class Converter : private WeightVisitor {
         all.runs.insert(all.runs.end(), one.runs.begin(), one.runs.end());
       }
       const std::string full = Name(name, "weight");
-      const Encoding encoding = Choose(full, num_cols);
+      const Encoding encoding = Choose(full, num_cols, experts.size());
       AddRows(full, std::move(all), encoding, {num_cols, num_rows, experts.size()});
       if (!plan.has_biases) return;
       std::vector<float> biases;
@@ -414,22 +478,39 @@ class Converter : private WeightVisitor {
   }
 
   void AddMatrix(const std::string& name, std::optional<MatrixRows> rows) {
-    const Encoding encoding = Choose(name, rows->num_cols);
+    const Encoding encoding = Choose(name, rows->num_cols, 1);
     std::vector<uint64_t> shape = {rows->num_cols, rows->num_rows};
     if (rows->num_rows == 1) shape.pop_back();  // a vector, as readers expect it
     AddRows(name, std::move(*rows), encoding, std::move(shape));
   }
 
-  Encoding Choose(const std::string& name, size_t num_cols) {
+  Encoding Choose(const std::string& name, size_t num_cols, size_t num_matrices) {
     // A router chooses: rounding it changes which experts are asked. It is small.
     if (name.find("ffn_gate_inp") != std::string::npos) return Encoding::kF32;
-    const Encoding encoding = EncodingForColumns(options_.encoding, num_cols);
-    if (encoding != options_.encoding) {
-      report_.warnings.push_back(fmt::format("{}: {} columns do not fill blocks of {}, so it is stored as {}",
-                                             name, num_cols, EncodingName(options_.encoding),
-                                             EncodingName(encoding)));
+    const Encoding asked = mix_ != nullptr ? mix_->base : options_.encoding;
+    const Encoding encoding = mix_ != nullptr ? EncodingInMix(*mix_, mixed_, name, num_cols, num_matrices)
+                                              : EncodingForColumns(asked, num_cols);
+    ++num_matrices_;
+    if (num_cols % EncodingBlockValues(asked) != 0 && encoding != asked) {
+      ++others_[{num_cols, EncodingName(encoding)}];
     }
     return encoding;
+  }
+
+  // One line for all matrices whose columns do not fill blocks.
+  void WarnOfOthers() {
+    if (others_.empty()) return;
+    size_t count = 0;
+    std::string kinds;
+    for (const auto& [kind, number] : others_) {
+      count += number;
+      kinds += fmt::format("{}{} with {} columns as {}", kinds.empty() ? "" : ", ", number, kind.first,
+                           kind.second);
+    }
+    const Encoding asked = mix_ != nullptr ? mix_->base : options_.encoding;
+    report_.warnings.push_back(fmt::format(
+        "{} of {} matrices have columns that do not fill {}'s blocks of {} and are stored otherwise: {}",
+        count, num_matrices_, EncodingName(asked), EncodingBlockValues(asked), kinds));
   }
 
   void AddRows(const std::string& name, MatrixRows rows, Encoding encoding, std::vector<uint64_t> shape) {
@@ -533,6 +614,11 @@ class Converter : private WeightVisitor {
   std::unique_ptr<TensorSource> source_;
   const Family* family_ = nullptr;
   ModelPlan plan_;
+  const Mix* mix_ = nullptr;
+  MixModel mixed_;
+  size_t num_matrices_ = 0;
+  // Matrices in another encoding than asked for because of their columns: how many, by columns and encoding.
+  std::map<std::pair<size_t, std::string_view>, size_t> others_;
   int layer_ = -1;  // -1: outside layers
   std::unique_ptr<TensorMap> map_;
   std::vector<std::unique_ptr<std::vector<uint8_t>>> columns_;  // matrices whose columns were reordered

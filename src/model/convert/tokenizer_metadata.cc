@@ -46,6 +46,27 @@ void ScoresFromMerges(const Tokenizer& tokenizer, const std::vector<std::string>
   }
 }
 
+// Merges over whole texts without a space before them, and BOS first: what GGUF has a name for since Gemma 4.
+bool IsPlainPieceBpe(const VocabularySpec& spec) {
+  return spec.algorithm == Algorithm::kRankedBpe && spec.dummy_prefix == DummyPrefix::kNever &&
+         !spec.split_before_space && !spec.ignore_merges && spec.byte_fallback && spec.adds_bos;
+}
+
+// Keys of mneme.* say what GGUF has no key for; other programs pass over them.
+void WritePieceNormalizer(const TokenizerModel& model, GgufWriter* writer) {
+  const VocabularySpec& spec = model.spec;
+  writer->Set("tokenizer.ggml.add_space_prefix", spec.dummy_prefix != DummyPrefix::kNever);
+  if (spec.remove_extra_whitespaces) writer->Set("tokenizer.ggml.remove_extra_whitespaces", true);
+  const std::string charsmap = model.charsmap.Blob();
+  if (!charsmap.empty()) {
+    writer->SetArray("tokenizer.ggml.precompiled_charsmap",
+                     std::vector<uint8_t>(charsmap.begin(), charsmap.end()));
+  }
+  if (spec.dummy_prefix == DummyPrefix::kFirstSegment) writer->Set("mneme.tokenizer.space_prefix_once", true);
+  if (spec.prefix_unless_space) writer->Set("mneme.tokenizer.space_prefix_unless_space", true);
+  if (spec.split_before_space) writer->Set("mneme.tokenizer.split_before_space", true);
+}
+
 void SetId(std::string_view key, TokenId id, GgufWriter* writer) {
   if (id >= 0) writer->Set(key, static_cast<uint32_t>(id));
 }
@@ -113,14 +134,24 @@ std::optional<std::string> WriteTokenizerMetadata(const Tokenizer& tokenizer, co
     if (spec.add_prefix_space) writer->Set("tokenizer.ggml.add_space_prefix", true);
     // GGUF has no key for it: other programs read such a file without normalising.
     if (spec.nfc) writer->Set("mneme.tokenizer.normalizer", std::string("NFC"));
+  } else if (IsPlainPieceBpe(spec)) {
+    writer->Set("tokenizer.ggml.model", std::string("gemma4"));
+    writer->SetArray("tokenizer.ggml.merges", merges);
+    writer->SetArray("tokenizer.ggml.scores", scores);
+    WritePieceNormalizer(model, writer);
   } else {
     if (spec.algorithm == Algorithm::kRankedBpe) ScoresFromMerges(tokenizer, merges, &scores);
     const bool is_unigram = spec.algorithm == Algorithm::kUnigram;
     writer->Set("tokenizer.ggml.model", std::string(is_unigram ? "t5" : "llama"));
     writer->SetArray("tokenizer.ggml.scores", scores);
-    writer->Set("tokenizer.ggml.add_space_prefix", spec.dummy_prefix != DummyPrefix::kNever);
-    if (spec.remove_extra_whitespaces) writer->Set("tokenizer.ggml.remove_extra_whitespaces", true);
+    WritePieceNormalizer(model, writer);
   }
+  std::vector<int32_t> stripping;
+  for (size_t id = 0; id < size && id < model.strips_right.size(); ++id) {
+    if (model.strips_right[id]) stripping.push_back(static_cast<int32_t>(id));
+  }
+  // No other program reads it: they keep the white space after such tokens.
+  if (!stripping.empty()) writer->SetArray("mneme.tokenizer.rstrip_ids", stripping);
   writer->SetArray("tokenizer.ggml.tokens", pieces);
   writer->SetArray("tokenizer.ggml.token_type", types);
   SetId("tokenizer.ggml.bos_token_id", tokenizer.bos_id(), writer);

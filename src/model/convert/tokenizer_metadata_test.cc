@@ -15,7 +15,7 @@ namespace {
 
 constexpr const char* kJson =
     R"({"added_tokens":[{"id":4,"content":"<|endoftext|>","special":true},{"id":5,"content":"<|end|>","special":true},)"
-    R"({"id":6,"content":"<|fin|>","special":true}],"normalizer":{"type":"NFC"},)"
+    R"({"id":6,"content":"<|fin|>","special":true,"rstrip":true}],"normalizer":{"type":"NFC"},)"
     R"("pre_tokenizer":{"type":"ByteLevel","add_prefix_space":false,"use_regex":true},)"
     R"("model":{"type":"BPE","unk_token":null,"vocab":{"e":0,"Ã":1,"©":2,"Ã©":3},"merges":["Ã ©"]}})";
 
@@ -37,9 +37,38 @@ TEST(TokenizerMetadataTest, NormalizerAndEndsComeAlong) {
   EXPECT_TRUE(back.is_eog(4));
   EXPECT_TRUE(back.is_eog(5));
   EXPECT_TRUE(back.is_eog(6));  // that only the settings of the folder named
+  const std::vector<TokenId> stripped = {6, 0};
+  EXPECT_EQ(tokenizer.Encode("<|fin|>  e", {.parse_special = true}), stripped);
+  EXPECT_EQ(back.Encode("<|fin|>  e", {.parse_special = true}), stripped);
   writer.Set("mneme.tokenizer.normalizer", std::string("NFKC"));
   writer.Write(path);
   EXPECT_THROW(LoadTokenizerFile(path), Error);
+  std::filesystem::remove(path);
+}
+
+// Metaspace as Llama's newer folders have it: a space before the text, not after each control token, and not
+// before a space.
+TEST(TokenizerMetadataTest, SpacePrefixesComeAlong) {
+  const std::string path =
+      (std::filesystem::temp_directory_path() / ("mneme_prefix_" + std::to_string(getpid()) + ".gguf"))
+          .string();
+  const std::string space = "\xE2\x96\x81";
+  const std::string json =
+      R"({"added_tokens":[{"id":0,"content":"<unk>","special":true},{"id":1,"content":"<s>","special":true}],)"
+      R"("normalizer":null,"pre_tokenizer":{"type":"Metaspace","replacement":")" +
+      space + R"(","prepend_scheme":"first","split":false},)" +
+      R"("model":{"type":"BPE","unk_token":"<unk>","byte_fallback":true,"vocab":{"<unk>":0,"<s>":1,"a":2,"b":3,")" +
+      space + R"(":4,")" + space + R"(a":5,"ab":6},"merges":[")" + space + R"( a","a b"]}})";
+  const Tokenizer tokenizer =
+      ParseTokenizerJson({reinterpret_cast<const uint8_t*>(json.data()), json.size()});
+  GgufWriter writer;
+  EXPECT_EQ(WriteTokenizerMetadata(tokenizer, json, 0, &writer), std::nullopt);
+  writer.Write(path);
+  const Tokenizer back = LoadTokenizerFile(path);
+  for (const char* text : {"a", " a", "ab a", "<s>ab", "a<s>a<s> a"}) {
+    EXPECT_EQ(back.Encode(text, {.parse_special = true}), tokenizer.Encode(text, {.parse_special = true}))
+        << text;
+  }
   std::filesystem::remove(path);
 }
 

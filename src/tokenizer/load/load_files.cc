@@ -84,6 +84,49 @@ std::string WithTemplateFiles(const std::string& folder, std::string config) {
   return whole.dump();
 }
 
+nlohmann::json ReadObject(const std::string& path) {
+  nlohmann::json object =
+      nlohmann::json::parse(ReadWholeFile(path, kMaxTokenizerBytes), nullptr, /*allow_exceptions=*/false);
+  if (!object.is_object()) Fail(ErrorKind::kFile, "{} is not a JSON object", path);
+  return object;
+}
+
+// Older folders keep in added_tokens.json {text: id} and special_tokens_map.json {"eos_token": text} what
+// newer ones have in tokenizer_config.json, which goes before them. A text of the latter is a control token.
+std::string WithOlderFiles(const std::string& folder, std::string config) {
+  using Json = nlohmann::json;
+  const std::string added_path = folder + "/added_tokens.json",
+                    map_path = folder + "/special_tokens_map.json";
+  if (!FileExists(added_path) && !FileExists(map_path)) return config;
+  Json whole = config.empty() ? Json::object() : Json::parse(config, nullptr, /*allow_exceptions=*/false);
+  if (!whole.is_object()) return config;  // refused where it is read
+  std::vector<std::string> special;
+  const auto content = [](const Json& value) {
+    const Json text = value.is_object() ? value.value("content", Json()) : value;
+    return text.is_string() ? text.get<std::string>() : std::string();
+  };
+  if (FileExists(map_path)) {
+    const Json map = ReadObject(map_path);
+    for (const auto& [key, value] : map.items()) {
+      for (const Json& one : value.is_array() ? value : Json::array({value})) special.push_back(content(one));
+      if (!value.is_array() && !whole.contains(key)) whole[key] = value;
+    }
+  }
+  if (FileExists(added_path)) {
+    Json& added = whole["added_tokens_decoder"];
+    if (!added.is_object()) added = Json::object();
+    const Json older = ReadObject(added_path);
+    for (const auto& [text, id] : older.items()) {
+      if (!id.is_number_unsigned())
+        Fail(ErrorKind::kFile, "{}: added token '{}' has no id", added_path, text);
+      const std::string key = std::to_string(id.get<uint64_t>());
+      const bool is_special = std::find(special.begin(), special.end(), text) != special.end();
+      if (!added.contains(key)) added[key] = {{"content", text}, {"special", is_special}};
+    }
+  }
+  return whole.dump();
+}
+
 // The ids under eos_token_id of a settings file, a number or a list; of config.json also those of the text
 // part of a model of several media.
 void AddEnds(const std::string& path, const nlohmann::json& config, std::vector<int64_t>* ids) {
@@ -195,7 +238,7 @@ Tokenizer TokenizerFromPieces(std::span<const std::string> pieces, std::span<con
 Tokenizer LoadTokenizerFolder(const std::string& folder) {
   const std::string config_path = folder + "/tokenizer_config.json";
   std::string config = FileExists(config_path) ? ReadWholeFile(config_path, kMaxTokenizerBytes) : "";
-  config = WithTemplateFiles(folder, std::move(config));
+  config = WithTemplateFiles(folder, WithOlderFiles(folder, std::move(config)));
   const std::string json_path = folder + "/tokenizer.json";
   const std::string model_path = folder + "/tokenizer.model";
   if (FileExists(json_path))

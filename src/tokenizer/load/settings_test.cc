@@ -104,6 +104,63 @@ TEST_F(SettingsTest, BytesWithoutAPieceAreNoControlTokens) {
   EXPECT_EQ(load("\"ab\"").Encode("ac"), (Ids{0, 2}));  // a file whose model says what stands for them
 }
 
+// A file that does not say how text is split is read as peers read it, and says so.
+TEST_F(SettingsTest, AFileWithoutAPreTokenizerWarns) {
+  GgufWriter writer;
+  writer.Set("tokenizer.ggml.model", std::string("gpt2"));
+  writer.SetArray("tokenizer.ggml.tokens", std::vector<std::string>{"a", "b"});
+  writer.SetArray("tokenizer.ggml.merges", std::vector<std::string>{});
+  writer.Write((folder_ / "v.gguf").string());
+  const Tokenizer old = LoadTokenizerFile((folder_ / "v.gguf").string());
+  ASSERT_EQ(old.warnings().size(), 1u);
+  EXPECT_NE(old.warnings()[0].find("tokenizer.ggml.pre"), std::string::npos);
+  EXPECT_TRUE(LoadTokenizer(GgufFile((folder_ / "v.gguf").string()), "gpt-2").warnings().empty());
+  writer.Set("tokenizer.ggml.pre", std::string("gpt-2"));
+  writer.Write((folder_ / "v.gguf").string());
+  EXPECT_TRUE(LoadTokenizerFile((folder_ / "v.gguf").string()).warnings().empty());
+  writer.Set("tokenizer.ggml.pre", std::string("kimi-k2"));
+  writer.Write((folder_ / "v.gguf").string());
+  EXPECT_THROW(LoadTokenizerFile((folder_ / "v.gguf").string()), Error);
+}
+
+// Gemma 4: characters with U+2581 for spaces, merges over the whole text, bytes for the rest. The ids are
+// those of tokenizers 0.23 for the same pieces and merges.
+TEST_F(SettingsTest, PiecesWithMergesInAGguf) {
+  const std::string space = "\xE2\x96\x81";
+  GgufWriter writer;
+  writer.Set("tokenizer.ggml.model", std::string("gemma4"));
+  writer.SetArray("tokenizer.ggml.tokens",
+                  std::vector<std::string>{"<pad>", "<eos>", "<bos>", "<unk>", "a", "b", space, space + "a",
+                                           "b" + space, "\n", "\n\n", "<0xC3>", "<0xA9>"});
+  writer.SetArray("tokenizer.ggml.token_type", std::vector<int32_t>{3, 3, 3, 2, 1, 1, 1, 1, 1, 1, 1, 6, 6});
+  writer.SetArray("tokenizer.ggml.merges", std::vector<std::string>{"\n \n", "b " + space, space + " a"});
+  writer.Set("tokenizer.ggml.bos_token_id", uint32_t{2});
+  writer.Set("tokenizer.ggml.add_bos_token", false);  // as the first files say, and do not mean
+  writer.Write((folder_ / "v.gguf").string());
+  const Tokenizer tokenizer = LoadTokenizerFile((folder_ / "v.gguf").string());
+  EXPECT_EQ(tokenizer.Encode("a a"), (Ids{4, 7}));
+  EXPECT_EQ(tokenizer.Encode("b a\n\n\n"), (Ids{8, 4, 10, 9}));
+  EXPECT_EQ(tokenizer.Encode("\xC3\xA9"), (Ids{11, 12}));
+  EXPECT_EQ(tokenizer.Decode(Ids{4, 7, 11, 12}, {.at_text_start = false}), "a a\xC3\xA9");
+  EXPECT_TRUE(tokenizer.adds_bos());
+}
+
+// What newer folders have in tokenizer_config.json.
+TEST_F(SettingsTest, AddedTokensOfOlderFolders) {
+  Write("tokenizer.json", ByteLevelJson("null"));
+  Write("added_tokens.json", R"({"<extra>": 8, "<|stop|>": 9})");
+  Write("special_tokens_map.json", R"({"eos_token": {"content": "<|stop|>"}, "pad_token": "<|fin|>"})");
+  const Tokenizer tokenizer = LoadTokenizerFolder(folder_.string());
+  EXPECT_EQ(tokenizer.eos_id(), 9);
+  EXPECT_EQ(tokenizer.pad_id(), 4);
+  EXPECT_EQ(tokenizer.vocab_size(), 10);
+  EXPECT_EQ(tokenizer.Encode("a<extra>b"), (Ids{0, 8, 1}));
+  EXPECT_TRUE(tokenizer.is_special(9));
+  EXPECT_FALSE(tokenizer.is_special(8));
+  Write("added_tokens.json", R"({"<extra>": "x"})");
+  EXPECT_THROW(LoadTokenizerFolder(folder_.string()), Error);
+}
+
 // Text that goes on in the middle of a stream is the rest of the whole text.
 TEST(TextPlaceTest, NoSpaceIsPutBeforeWhatGoesOn) {
   const std::vector<std::string> pieces = {"<unk>", "<s>", "</s>", "a", "b", " ", " a", " b"};

@@ -37,6 +37,17 @@ Charsmap::Charsmap(std::string_view blob, std::string_view source_name) {
   replacements_.push_back('\0');
 }
 
+std::string Charsmap::Blob() const {
+  if (units_.empty()) return "";
+  std::string blob;
+  const auto put = [&](uint32_t word) {
+    for (int shift = 0; shift < 32; shift += 8) blob.push_back(static_cast<char>(word >> shift & 0xFF));
+  };
+  put(static_cast<uint32_t>(4 * units_.size()));
+  for (const uint32_t unit : units_) put(unit);
+  return blob + replacements_.substr(0, replacements_.size() - 1);
+}
+
 size_t Charsmap::LongestMatch(std::string_view text, std::string_view* replacement, bool* touched) const {
   size_t longest = 0;
   size_t node = Offset(units_[0]);

@@ -18,6 +18,8 @@ class Charsmap {
   Charsmap(std::string_view blob, std::string_view source_name);
 
   bool empty() const { return units_.empty(); }
+  // What it was made from.
+  std::string Blob() const;
   // Length of the longest sequence that `text` starts with (0: none) and its replacement. *touched is set if
   // more text could make it longer.
   size_t LongestMatch(std::string_view text, std::string_view* replacement, bool* touched) const;

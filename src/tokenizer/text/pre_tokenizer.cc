@@ -11,6 +11,7 @@ struct Row {
   std::string_view name;
   PreTokenizer kind;
   bool ignore_merges = false;
+  bool adds_bos = false;
 };
 
 // The first row of a kind has its own name. Others are the names that GGUF files carry.
@@ -26,26 +27,45 @@ constexpr Row kRows[] = {
     {"mpt", PreTokenizer::kGpt2},
     {"phi-2", PreTokenizer::kGpt2},
     {"phi2", PreTokenizer::kGpt2},
+    {"exaone4", PreTokenizer::kGpt2},
+    {"gigachat", PreTokenizer::kGpt2},
+    {"a.x-4.0", PreTokenizer::kGpt2},
+    {"mellum", PreTokenizer::kGpt2},
     {"jais", PreTokenizer::kGpt2},
     {"trillion", PreTokenizer::kGpt2},
     {"granite-docling", PreTokenizer::kGpt2},
-    {"llama3", PreTokenizer::kLlama3, true},
-    {"llama-v3", PreTokenizer::kLlama3, true},
-    {"llama-bpe", PreTokenizer::kLlama3, true},
-    {"falcon3", PreTokenizer::kLlama3, true},
-    {"pixtral", PreTokenizer::kLlama3, true},
+    {"llama3", PreTokenizer::kLlama3, true, true},
+    {"llama-v3", PreTokenizer::kLlama3, true, true},
+    {"llama-bpe", PreTokenizer::kLlama3, true, true},
+    {"falcon3", PreTokenizer::kLlama3, true, true},
+    {"falcon-h1", PreTokenizer::kLlama3, true, true},
+    {"pixtral", PreTokenizer::kLlama3, true, true},
+    {"midm-2.0", PreTokenizer::kLlama3, true, true},
+    {"lfm2", PreTokenizer::kLlama3, true, true},
     {"dbrx", PreTokenizer::kLlama3},
     {"smaug-bpe", PreTokenizer::kLlama3},
     {"cl100k_base", PreTokenizer::kLlama3},
     {"dolma2", PreTokenizer::kLlama3},
     {"phi-4", PreTokenizer::kLlama3},
     {"chatglm-bpe", PreTokenizer::kLlama3},
-    {"glm4", PreTokenizer::kLlama3},
+    {"glm4", PreTokenizer::kLlama3, true},
+    {"glm5", PreTokenizer::kLlama3, true},
     {"qwen2", PreTokenizer::kQwen2},
     {"stablelm2", PreTokenizer::kQwen2},
     {"hunyuan", PreTokenizer::kQwen2},
     {"megrez", PreTokenizer::kQwen2},
     {"deepseek-r1-qwen", PreTokenizer::kQwen2},
+    {"kormo", PreTokenizer::kQwen2},
+    {"grok-2", PreTokenizer::kQwen2},
+    {"solar-open", PreTokenizer::kQwen2},
+    {"bailingmoe", PreTokenizer::kQwen2},
+    {"bailingmoe2", PreTokenizer::kQwen2},
+    {"llada-moe", PreTokenizer::kQwen2},
+    {"qwen35", PreTokenizer::kQwen35},
+    {"seed-coder", PreTokenizer::kSeedCoder},
+    {"ufakzeka", PreTokenizer::kUfakzeka},
+    {"laguna", PreTokenizer::kLaguna},
+    {"minicpm5", PreTokenizer::kMinicpm5, true},
     {"falcon", PreTokenizer::kFalcon},
     {"falcon-digits", PreTokenizer::kFalconDigits},
     {"default", PreTokenizer::kOldDefault},
@@ -56,14 +76,25 @@ constexpr Row kRows[] = {
     {"codeshell", PreTokenizer::kStarcoder},
     {"exaone", PreTokenizer::kStarcoder},
     {"minerva-7b", PreTokenizer::kStarcoder},
+    {"mellum2", PreTokenizer::kStarcoder},
+    {"bloom", PreTokenizer::kBloom},
+    {"poro-chat", PreTokenizer::kBloom},
+    {"gpt3-finnish", PreTokenizer::kBloom},
+    {"viking", PreTokenizer::kViking},
     {"deepseek-llm", PreTokenizer::kDeepseekLlm},
     {"deepseek-coder", PreTokenizer::kDeepseekCoder},
     {"deepseek-v3", PreTokenizer::kDeepseek3},
     {"hunyuan-dense", PreTokenizer::kDeepseek3},
+    {"joyai-llm", PreTokenizer::kDeepseek3},
+    {"hy_v4", PreTokenizer::kDeepseek3},
+    {"spark2_5", PreTokenizer::kSpark},
     {"gpt-4o", PreTokenizer::kGpt4o},
     {"o200k_base", PreTokenizer::kGpt4o},
     {"llama4", PreTokenizer::kGpt4o},
-    {"tekken", PreTokenizer::kTekken, true},
+    {"kanana2", PreTokenizer::kGpt4o},
+    {"talkie", PreTokenizer::kGpt4o},
+    {"minimax-m2", PreTokenizer::kGpt4o},
+    {"tekken", PreTokenizer::kTekken, true, true},
     {"none", PreTokenizer::kWhole},
 };
 
@@ -147,14 +178,14 @@ size_t MatchThreeDigits(Scanner& text, size_t at) {
   return at + 3;
 }
 
-size_t MatchUpToThreeNumbers(Scanner& text, size_t at) { return NumberRun(text, at, 3); }
-
 size_t MatchTrailingSpace(Scanner& text, size_t at) {
   const size_t end = text.RunOf(Bit(CharClass::kSpace), at);
   return text.At(end).cls == CharClass::kEnd ? end : at;
 }
 
 // [!-/:-@[-`{-~][A-Za-z]+ | [^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+ | ?[\p{P}\p{S}]+[\r\n]* | spaces
+// Without newlines after signs, and each of them apart, for kSpark.
+template <bool kSpark>
 size_t MatchDeepseek3(Scanner& text, size_t at) {
   constexpr uint32_t kWordMask = kLetters | Bit(CharClass::kMark);
   constexpr uint32_t kSignMask = Bit(CharClass::kPunctuation) | Bit(CharClass::kSymbol);
@@ -172,8 +203,12 @@ size_t MatchDeepseek3(Scanner& text, size_t at) {
   }
   if (Has(kWordMask, c.cls)) return text.RunOf(kWordMask, at);
   const size_t sign = at + (c.code == ' ' ? 1 : 0);
-  if (Has(kSignMask, text.At(sign).cls)) return NewlineRun(text, text.RunOf(kSignMask, sign), false);
-  if (c.cls == CharClass::kSpace) return SpaceRunWithNewlines(text, at);
+  if (Has(kSignMask, text.At(sign).cls)) {
+    const size_t end = text.RunOf(kSignMask, sign);
+    return kSpark ? end : NewlineRun(text, end, false);
+  }
+  if (kSpark && IsNewline(c)) return at + 1;
+  if (c.cls == CharClass::kSpace) return kSpark ? SpaceRun(text, at) : SpaceRunWithNewlines(text, at);
   return at;
 }
 
@@ -217,6 +252,8 @@ std::vector<Matcher> StagesOf(PreTokenizer kind) {
     case PreTokenizer::kDeepseekCoder:
       return {MatchRun<true, IsLetterClass>, MatchRun<true, IsPunctuationClass>,
               MatchRun<false, IsDeepseekCjk>, MatchOne<IsNumber>};
+    case PreTokenizer::kViking:
+      return {MatchOne<IsNumber>};
     default:
       return {};
   }
@@ -234,17 +271,62 @@ size_t LineUnit(Scanner& text) {
 }
 
 // The three stages of deepseek-v3 in one pass: numbers and CJK end what the third stage sees.
+template <bool kSpark>
 size_t Deepseek3Unit(Scanner& text) {
-  if (IsNumber(text.At(0))) return MatchUpToThreeNumbers(text, 0);
+  if (IsNumber(text.At(0))) return NumberRun(text, 0, kSpark ? 1 : 3);
   if (const size_t end = MatchRun<false, IsDeepseek3Cjk>(text, 0); end > 0) return end;
   text.StopAt([](const Scanned& c) { return IsNumber(c) || IsDeepseek3Cjk(c); });
-  size_t end = MatchDeepseek3(text, 0);
+  size_t end = MatchDeepseek3<kSpark>(text, 0);
   // Characters that no alternative takes (controls, say) stay together as a gap.
   if (end > 0) return end;
   do {
     end += text.At(end).length;
-  } while (text.At(end).cls != CharClass::kEnd && MatchDeepseek3(text, end) == end);
+  } while (text.At(end).cls != CharClass::kEnd && MatchDeepseek3<kSpark>(text, end) == end);
   return end;
+}
+
+// Not in  ?[^(\s|[.,!?\u2026\u3002\uFF0C\u3001\u0964\u06D4\u060C])]+
+bool IsBloomLetter(const Scanned& c) {
+  if (c.cls == CharClass::kSpace || c.cls == CharClass::kEnd) return false;
+  for (const uint32_t sign : {0x28u, 0x29u, 0x7Cu, 0x2Eu, 0x2Cu, 0x21u, 0x3Fu, 0x2026u, 0x3002u, 0xFF0Cu,
+                              0x3001u, 0x964u, 0x6D4u, 0x60Cu}) {
+    if (c.code == sign) return false;
+  }
+  return true;
+}
+
+// A word with a space before it, or what lies between two of them.
+size_t BloomUnit(Scanner& text) {
+  const auto starts = [&](size_t at) {
+    const Scanned c = text.At(at);
+    return IsBloomLetter(c) || (c.code == ' ' && IsBloomLetter(text.At(at + 1)));
+  };
+  size_t end = 0;
+  if (starts(0)) {
+    if (text.At(0).code == ' ') end = 1;
+    for (Scanned c = text.At(end); IsBloomLetter(c); c = text.At(end)) end += c.length;
+    return end;
+  }
+  do {
+    end += text.At(end).length;
+  } while (text.At(end).cls != CharClass::kEnd && !starts(end));
+  return end;
+}
+
+bool IsLineFeed(const Scanned& c) { return c.code == '\n' && c.length != 0; }
+
+// Line feeds apart, then the words of qwen2.
+size_t LagunaUnit(Scanner& text) {
+  if (const size_t end = MatchRun<false, IsLineFeed>(text, 0); end > 0) return end;
+  text.StopAt(IsLineFeed);
+  return Llama3Word(text, {.most_digits = 1});
+}
+
+// Numbers by three, then the words of llama3, to whom a number is the end.
+size_t Minicpm5Unit(Scanner& text) {
+  if (IsNumber(text.At(0))) return NumberRun(text, 0, 3);
+  text.StopAt(IsNumber);
+  return Llama3Word(text, {});
 }
 
 bool EndsFalconWord(const Scanned& c) {
@@ -276,7 +358,7 @@ std::string_view PreTokenizerName(PreTokenizer kind) {
 
 std::optional<NamedPreTokenizer> FindPreTokenizer(std::string_view name) {
   for (const Row& row : kRows)
-    if (row.name == name) return NamedPreTokenizer{row.kind, row.ignore_merges};
+    if (row.name == name) return NamedPreTokenizer{row.kind, row.ignore_merges, row.adds_bos};
   return std::nullopt;
 }
 
@@ -288,10 +370,29 @@ size_t NextUnit(PreTokenizer kind, std::string_view text, bool* touched) {
       end = Gpt2Word(scanner);
       break;
     case PreTokenizer::kLlama3:
-      end = Llama3Word(scanner, 3);
+      end = Llama3Word(scanner, {});
       break;
     case PreTokenizer::kQwen2:
-      end = Llama3Word(scanner, 1);
+      end = Llama3Word(scanner, {.most_digits = 1});
+      break;
+    case PreTokenizer::kQwen35:
+      end = Llama3Word(scanner, {.most_digits = 1, .letters = kLetters | Bit(CharClass::kMark)});
+      break;
+    case PreTokenizer::kSeedCoder:
+      end = Llama3Word(scanner, {.most_digits = 1, .takes_newlines = false});
+      break;
+    case PreTokenizer::kUfakzeka:
+      end = Llama3Word(scanner, {.most_digits = 1, .has_contractions = false});
+      break;
+    case PreTokenizer::kLaguna:
+      end = LagunaUnit(scanner);
+      break;
+    case PreTokenizer::kMinicpm5:
+      end = Minicpm5Unit(scanner);
+      break;
+    case PreTokenizer::kBloom:
+    case PreTokenizer::kViking:
+      end = BloomUnit(scanner);
       break;
     case PreTokenizer::kFalcon:
     case PreTokenizer::kFalconDigits:
@@ -308,7 +409,10 @@ size_t NextUnit(PreTokenizer kind, std::string_view text, bool* touched) {
       end = LineUnit(scanner);
       break;
     case PreTokenizer::kDeepseek3:
-      end = Deepseek3Unit(scanner);
+      end = Deepseek3Unit<false>(scanner);
+      break;
+    case PreTokenizer::kSpark:
+      end = Deepseek3Unit<true>(scanner);
       break;
     case PreTokenizer::kGpt4o:
       end = Gpt4oWord(scanner, 3, true);

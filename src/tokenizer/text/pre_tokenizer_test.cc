@@ -51,10 +51,29 @@ const std::vector<Case>& Cases() {
   static const std::string kLead = R"([^\r\n\p{L}\p{N}]?)", kSuffix = R"((?i:'s|'t|'re|'ve|'m|'ll|'d)?)";
   static const std::string kSlashTail = R"(| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
   static const std::string kCjk = R"([\x{4e00}-\x{9fa5}\x{800}-\x{4e00}\x{ac00}-\x{d7ff}]+)";
+  static const std::string kBloom = " ?[^(\\s|.,!?…。，、।۔،)]+";
   static const std::vector<Case> cases = {
       {"gpt2", PreTokenizer::kGpt2, {kGpt2}},
       {"llama3", PreTokenizer::kLlama3, {kAny + R"(\p{N}{1,3})" + kTail}},
       {"qwen2", PreTokenizer::kQwen2, {kAny + R"(\p{N})" + kTail}},
+      {"qwen35",
+       PreTokenizer::kQwen35,
+       {R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|)"
+        R"(\s*[\r\n]+|\s+(?!\S)|\s+)"}},
+      {"seed_coder",
+       PreTokenizer::kSeedCoder,
+       {kAny + R"(\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+)"}},
+      {"ufakzeka", PreTokenizer::kUfakzeka, {R"([^\r\n\p{L}\p{N}]?\p{L}+|\p{N})" + kTail}},
+      {"laguna", PreTokenizer::kLaguna, {R"([^\n]+|[\n]+)", kAny + R"(\p{N})" + kTail}},
+      {"minicpm5", PreTokenizer::kMinicpm5, {R"(\p{N}{1,3})", kAny + R"(\p{N}+)" + kTail}},
+      {"bloom", PreTokenizer::kBloom, {kBloom}},
+      {"viking", PreTokenizer::kViking, {kBloom, R"(\p{N})"}},
+      {"spark",
+       PreTokenizer::kSpark,
+       {R"(\p{N}{1,3})", R"([\x{4e00}-\x{9fa5}\x{3040}-\x{309f}\x{30a0}-\x{30ff}]+)",
+        R"([!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+|)"
+        R"( ?[\p{P}\p{S}]+|[\r\n]|\s+(?!\S)|\s+)",
+        R"(\p{N})"}},
       {"falcon", PreTokenizer::kFalcon, {R"([\p{P}\$\+<=>\^~\|`]+)", kGpt2, "[0-9][0-9][0-9]"}},
       {"falcon_digits",
        PreTokenizer::kFalconDigits,
@@ -162,6 +181,10 @@ TEST(PreTokenizerTest, NamesAreKnownOrRefused) {
   EXPECT_TRUE(FindPreTokenizer("llama-bpe")->ignore_merges);
   EXPECT_FALSE(FindPreTokenizer("dbrx")->ignore_merges);
   EXPECT_EQ(FindPreTokenizer("qwen2")->kind, PreTokenizer::kQwen2);
+  EXPECT_EQ(FindPreTokenizer("qwen35")->kind, PreTokenizer::kQwen35);
+  EXPECT_TRUE(FindPreTokenizer("lfm2")->adds_bos);
+  EXPECT_TRUE(FindPreTokenizer("glm4")->ignore_merges);
+  EXPECT_FALSE(FindPreTokenizer("glm4")->adds_bos);
   EXPECT_FALSE(FindPreTokenizer("no-such-thing").has_value());
   EXPECT_FALSE(FindPreTokenizer("").has_value());
 }

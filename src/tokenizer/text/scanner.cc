@@ -92,18 +92,26 @@ size_t Gpt2Word(Scanner& text) {
 
 // (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|
 // \s*[\r\n]+|\s+(?!\S)|\s+
-size_t Llama3Word(Scanner& text, size_t most_digits) {
+size_t Llama3Word(Scanner& text, const Llama3Rules& rules) {
+  const uint32_t rest_mask = kRest & ~rules.letters;
+  const auto rest = [&](size_t from) {
+    const size_t end = text.RunOf(rest_mask, from);
+    return rules.takes_newlines ? NewlineRun(text, end, false) : end;
+  };
   const Scanned c = text.At(0);
-  if (Has(kLetters, c.cls)) return text.RunOf(kLetters, 0);
-  if (c.cls == CharClass::kNumber) return NumberRun(text, 0, most_digits);
-  if (c.code == '\'') {
+  if (Has(rules.letters, c.cls)) {
+    // A mark may itself be what stands before a word; both readings end at the same place.
+    return text.RunOf(rules.letters, 0);
+  }
+  if (c.cls == CharClass::kNumber) return NumberRun(text, 0, rules.most_digits);
+  if (c.code == '\'' && rules.has_contractions) {
     if (const size_t end = Contraction(text, 0, true); end > 0) return end;
   }
   const Scanned next = IsNewline(c) ? Scanned{0, 0, CharClass::kSpace, true} : text.At(c.length);
-  if (Has(kLetters, next.cls)) return text.RunOf(kLetters, c.length);
-  if (c.code == ' ' && Has(kRest, next.cls)) return NewlineRun(text, text.RunOf(kRest, 1), false);
+  if (Has(rules.letters, next.cls)) return text.RunOf(rules.letters, c.length);
+  if (c.code == ' ' && Has(rest_mask, next.cls)) return rest(1);
   if (c.cls == CharClass::kSpace) return SpaceRunWithNewlines(text, 0);
-  return NewlineRun(text, text.RunOf(kRest, 0), false);
+  return rest(0);
 }
 
 // With A = [\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}], B = [\p{Ll}\p{Lm}\p{Lo}\p{M}], C the contractions (or nothing):

@@ -90,7 +90,13 @@ size_t SpaceRunWithNewlines(Scanner& text, size_t at);
 
 // The first word from position 0; the patterns are above each definition.
 size_t Gpt2Word(Scanner& text);
-size_t Llama3Word(Scanner& text, size_t most_digits);
+struct Llama3Rules {
+  size_t most_digits = 3;
+  uint32_t letters = kLetters;   // what words are made of: with marks where a pattern says [\p{L}\p{M}]
+  bool has_contractions = true;  // 's, 't, 're ... are words of their own
+  bool takes_newlines = true;    // signs take the newlines after them along
+};
+size_t Llama3Word(Scanner& text, const Llama3Rules& rules);
 size_t Gpt4oWord(Scanner& text, size_t most_digits, bool contractions);
 
 }  // namespace mneme
