@@ -120,19 +120,12 @@ bool IsBuffer(std::string_view name) {
 // The part for another purpose (images, sound, drafts of further tokens) that the tensor belongs to; empty
 // for tensors of the language model.
 std::string_view OtherPart(std::string_view name) {
-  constexpr std::string_view kPrefixes[] = {"vision_tower.",
-                                            "multi_modal_projector.",
-                                            "model.vision_tower.",
-                                            "model.multi_modal_projector.",
-                                            "model.visual.",
-                                            "visual.",
-                                            "vision_model.",
-                                            "model.vision_model.",
-                                            "audio_tower.",
-                                            "model.audio_tower.",
-                                            "model.embed_vision.",
-                                            "model.embed_audio.",
-                                            "mtp."};
+  constexpr std::string_view kPrefixes[] = {
+      "vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.",
+      "model.visual.", "visual.", "vision_model.", "model.vision_model.", "audio_tower.",
+      "model.audio_tower.", "model.embed_vision.", "model.embed_audio.", "mtp.",
+      // In files of Ollama.
+      "v.", "mm."};
   for (const std::string_view prefix : kPrefixes) {
     if (name.starts_with(prefix)) return prefix.substr(0, prefix.size() - 1);
   }
