@@ -134,8 +134,10 @@ Lines ModelLines(const Model& model) {
   lines.emplace_back("family", info.family);
   lines.emplace_back("layers", fmt::format("{}", info.num_layers));
   lines.emplace_back("model_dim", fmt::format("{}", info.model_dim));
-  lines.emplace_back("heads", fmt::format("{}, {} for keys and values, {} wide", shape.num_heads,
-                                          PerLayer(shape.num_kv_heads), shape.key_dim));
+  lines.emplace_back("heads", shape.num_heads == 0
+                                  ? "none"
+                                  : fmt::format("{}, {} for keys and values, {} wide", shape.num_heads,
+                                                PerLayer(shape.num_kv_heads), shape.key_dim));
   lines.emplace_back("ffn_dim", PerLayer(shape.ffn_dim));
   lines.emplace_back("vocabulary", fmt::format("{}", info.vocab_size));
   lines.emplace_back("trained length",
