@@ -28,6 +28,8 @@ std::string PositionName(PositionKind kind) {
       return "ALiBi";
     case PositionKind::kLearned:
       return "learned";
+    case PositionKind::kNone:
+      return "none";
   }
   return "?";
 }
