@@ -49,7 +49,7 @@ struct ModelShape {
   // Of the layers with a mixture of experts: how many there are, experts in each, and those of a token.
   int64_t num_expert_layers = 0, num_experts = 0, num_used_experts = 0;
   int64_t expert_dim = 0;
-  int64_t num_state_layers = 0;  // with a state of fixed size in place of attention
+  int64_t num_state_layers = 0;  // with a state of fixed size, most in place of attention
   std::string positions;         // "RoPE", "ALiBi", "learned"
   // Streams that rotations are made for, in tokens, where longer ones need others (longrope); 0: for all.
   int64_t rope_length = 0;

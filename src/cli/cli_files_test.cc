@@ -210,6 +210,7 @@ TEST_F(CliFilesTest, WhatIsReadIsNotWrittenOver) {
       {"eval", "logits", model, "--ids", text, "--out", model},
       {"bench", model, "--svg", model},
       {"convert", model, model},
+      {"convert", Path("p-00001-of-00002.gguf"), Path("p-00002-of-00002.gguf")},
       {"tokenize", model, "-p", "hello", "--ids-out", model},
       {"tokenize", model, "-f", text, "--ids-out", text},
       {"run", model, "-f", text, "-n", "1", "--report", model},

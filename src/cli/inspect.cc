@@ -132,16 +132,15 @@ Lines ModelLines(const Model& model) {
   Lines lines;
   lines.emplace_back("name", info.name);
   lines.emplace_back("family", info.family);
-  lines.emplace_back("layers",
-                     shape.num_state_layers == 0
-                         ? fmt::format("{}", info.num_layers)
-                         : fmt::format("{}, {} of them with a state of fixed size in place of attention",
-                                       info.num_layers, shape.num_state_layers));
+  lines.emplace_back("layers", shape.num_state_layers == 0
+                                   ? fmt::format("{}", info.num_layers)
+                                   : fmt::format("{}, {} of them with a state of fixed size", info.num_layers,
+                                                 shape.num_state_layers));
   lines.emplace_back("model_dim", fmt::format("{}", info.model_dim));
-  if (!shape.num_kv_heads.empty()) {
-    lines.emplace_back("heads", fmt::format("{}, {} for keys and values, {} wide", shape.num_heads,
-                                            PerLayer(shape.num_kv_heads), shape.key_dim));
-  }
+  lines.emplace_back("heads", shape.num_heads == 0
+                                  ? "none"
+                                  : fmt::format("{}, {} for keys and values, {} wide", shape.num_heads,
+                                                PerLayer(shape.num_kv_heads), shape.key_dim));
   if (!shape.ffn_dim.empty()) lines.emplace_back("ffn_dim", PerLayer(shape.ffn_dim));
   if (shape.num_expert_layers > 0) {
     lines.emplace_back("experts",

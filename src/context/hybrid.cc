@@ -8,8 +8,9 @@
 
 namespace mneme {
 
-HybridContext::HybridContext(std::unique_ptr<Context> attention, std::unique_ptr<RecurrentState> state)
-    : attention_(std::move(attention)), state_(std::move(state)) {
+HybridContext::HybridContext(std::unique_ptr<Context> attention, std::unique_ptr<RecurrentState> state,
+                             bool has_attention)
+    : attention_(std::move(attention)), state_(std::move(state)), has_attention_(has_attention) {
   Follow();
 }
 
@@ -70,10 +71,14 @@ void HybridContext::Restore(StateReader& reader) {
 }
 
 std::unique_ptr<Context> HybridContext::Fork() const {
-  return std::make_unique<HybridContext>(attention_->Fork(), state_->Fork());
+  return std::make_unique<HybridContext>(attention_->Fork(), state_->Fork(), has_attention_);
 }
 
 std::vector<LedgerRange> HybridContext::Ledger() const {
+  if (!has_attention_) {
+    if (num_tokens() == 0) return {};
+    return {{start_position(), next_position(), TokenFate::kState}};
+  }
   std::vector<LedgerRange> ranges = attention_->Ledger();
   for (LedgerRange& range : ranges) {
     if (range.fate == TokenFate::kDropped) range.fate = TokenFate::kState;

@@ -1,5 +1,6 @@
 // The context of a model with layers of fixed state: that of its attention layers, and their state, as one
-// stream. Policies bound the attention layers alone; the state has its size.
+// stream. Policies bound the attention layers alone; the state has its size. A model without attention layers
+// has a context of the same kind, whose policy bounds nothing.
 #pragma once
 
 #include <memory>
@@ -13,7 +14,9 @@ namespace mneme {
 
 class HybridContext : public Context {
  public:
-  HybridContext(std::unique_ptr<Context> attention, std::unique_ptr<RecurrentState> state);
+  // has_attention: the model has layers with attention.
+  HybridContext(std::unique_ptr<Context> attention, std::unique_ptr<RecurrentState> state,
+                bool has_attention);
   // What the state of a stream takes beside the attention layers' context.
   static size_t PeakBytes(const ContextShape& shape, const ContextSettings& settings);
   static RecurrentSettings SettingsOf(const ContextSettings& settings);
@@ -44,6 +47,7 @@ class HybridContext : public Context {
 
   std::unique_ptr<Context> attention_;
   std::unique_ptr<RecurrentState> state_;
+  const bool has_attention_;
 };
 
 }  // namespace mneme

@@ -44,6 +44,7 @@ class RecurrentState {
   static size_t PeakBytes(const RecurrentShape& shape, const RecurrentSettings& settings);
 
   int64_t num_tokens() const { return num_tokens_; }
+  const RecurShape& shape(size_t layer) const { return shape_.layers[layer]; }
 
   // 1 .. max_chunk rows. Throws nothing: all places are there.
   void Begin(int64_t num_rows);

@@ -162,8 +162,8 @@ ResolvedContext ResolveNamed(const ContextShape& shape, const ContextSettings& s
                              const ParsedSpec& spec, size_t cap_bytes, size_t num_threads) {
   if (!HasAutomaticWindow(spec)) {
     ContextSettings fixed = Fixed(shape, settings, spec, kUnbounded);
-    // A memory has one size, so whether it fits is known here.
-    if (fixed.policy->memory() != nullptr) {
+    // A memory has one size, and so has a model without attention: whether it fits is known here.
+    if (fixed.policy->memory() != nullptr || shape.layers.empty()) {
       const size_t bytes = BytesOf(shape, fixed, *fixed.policy, -1, num_threads).total();
       if (bytes > cap_bytes) {
         Fail(ErrorKind::kBudget, "context {} takes {}, and {} are left for it", spec.row->name,
@@ -185,6 +185,11 @@ ResolvedContext ResolveNamed(const ContextShape& shape, const ContextSettings& s
 
 ResolvedContext ResolveAuto(const ContextShape& shape, const ContextSettings& settings, size_t cap_bytes,
                             int64_t num_tokens, size_t num_threads) {
+  if (shape.layers.empty()) {
+    ResolvedContext resolved = ResolveNamed(shape, settings, ParseSpec("dense"), cap_bytes, num_threads);
+    resolved.reason = "dense, because this model has no attention: its state has one size";
+    return resolved;
+  }
   if (shape.memory.segment > 0 && settings.num_pinned == 0) {
     ResolvedContext resolved{Fixed(shape, settings, ParseSpec("infini"), kUnbounded), ""};
     resolved.reason = resolved.settings.spec + ", because this model was trained with that memory";
@@ -290,7 +295,7 @@ std::unique_ptr<Context> MakeContext(const ContextShape& shape, const ContextSet
     context = std::make_unique<SpanContext>(shape, settings, std::move(policy), budget);
   }
   if (state == nullptr) return context;
-  return std::make_unique<HybridContext>(std::move(context), std::move(state));
+  return std::make_unique<HybridContext>(std::move(context), std::move(state), !shape.layers.empty());
 }
 
 }  // namespace mneme

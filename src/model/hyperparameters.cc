@@ -256,9 +256,54 @@ std::vector<float> JsonFloats(const Settings& settings, std::string_view key, co
   return values;
 }
 
+// Python writes Infinity, which is no JSON, into settings; new versions of transformers write this instead.
+std::string WithoutInfinity(std::string_view json) {
+  constexpr std::string_view kInfinity = "Infinity";
+  std::string text;
+  bool is_inside = false;  // a string
+  for (size_t i = 0; i < json.size(); ++i) {
+    if (!is_inside && json.substr(i, kInfinity.size()) == kInfinity) {
+      text += R"({"__float__":"Infinity"})";
+      i += kInfinity.size() - 1;
+      continue;
+    }
+    if (json[i] == '"') is_inside = !is_inside;
+    text += json[i];
+    if (is_inside && json[i] == '\\' && i + 1 < json.size()) text += json[++i];
+  }
+  return text;
+}
+
+// What each layer is, under the names that there are for it.
+std::vector<std::string> LayerTypes(const Settings& settings, const std::string& path) {
+  std::vector<std::string> types = settings.Texts("layer_types|layers_block_type");
+  const auto pattern = settings.Text("", "hybrid_override_pattern");
+  if (!types.empty() || !pattern) return types;
+  for (const char letter : *pattern) {  // Nemotron-H
+    switch (letter) {
+      case 'M':
+        types.emplace_back("mamba");
+        break;
+      case '*':
+        types.emplace_back("attention");
+        break;
+      case '-':
+        types.emplace_back("mlp");
+        break;
+      case 'E':
+        types.emplace_back("moe");
+        break;
+      default:
+        Fail(ErrorKind::kUnsupported, "{}: a layer '{}' in hybrid_override_pattern is not known", path,
+             letter);
+    }
+  }
+  return types;
+}
+
 void ReadFolder(const TensorSource& source, H* hyper) {
   const std::string path = source.path() + "/config.json";
-  Json root = Json::parse(source.safetensors()->config_text(), nullptr, false);
+  Json root = Json::parse(WithoutInfinity(source.safetensors()->config_text()), nullptr, false);
   if (root.is_discarded() || !root.is_object()) Fail(ErrorKind::kFile, "{}: is not a JSON object", path);
   const auto name = root.find("_name_or_path");
   if (name != root.end() && name->is_string()) hyper->name = name->get<std::string>();
@@ -295,7 +340,8 @@ void ReadFolder(const TensorSource& source, H* hyper) {
   if (const Json* pattern = settings.Find("sliding_window_pattern"); pattern && pattern->is_number()) {
     hyper->window_pattern = JsonUint(*pattern, path, "sliding_window_pattern");
   }
-  hyper->layer_types = settings.Texts("layer_types");
+  hyper->layer_types = LayerTypes(settings, path);
+  if (!hyper->num_layers && !hyper->layer_types.empty()) hyper->num_layers = hyper->layer_types.size();
   for (const std::string& layer : hyper->layer_types)
     hyper->layer_is_local.push_back(layer == "sliding_attention");
 }

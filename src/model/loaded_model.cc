@@ -32,6 +32,7 @@ void HashExperts(const ExpertsPlan& plan, Hasher* hash) {
         static_cast<size_t>(plan.activation)}) {
     hash->Put(value);
   }
+  if (!plan.is_gated) hash->Put(static_cast<uint64_t>(plan.is_gated));
   hash->Put(r.scale);
   hash->Put(plan.clamp);
 }
@@ -46,14 +47,23 @@ void HashLayer(const LayerPlan& layer, Hasher* hash) {
           static_cast<size_t>(a->value_is_key), static_cast<size_t>(a->kv_source)}) {
       hash->Put(value);
     }
+    if (a->has_head_gate) hash->Put(static_cast<uint64_t>(a->has_head_gate));
     for (const float value : {a->scale, a->soft_cap, a->clamp_qkv, a->query_growth}) hash->Put(value);
   }
-  if (const DeltaPlan* delta = layer.delta()) {
-    const RecurShape& r = delta->shape;
-    for (const size_t value : {static_cast<size_t>(r.rule), r.num_key_heads, r.num_value_heads, r.key_dim,
-                               r.value_dim, static_cast<size_t>(r.is_tiled), r.conv_width}) {
+  if (const RecurShape* r = layer.state()) {
+    for (const size_t value : {static_cast<size_t>(r->rule), r->num_key_heads, r->num_value_heads, r->key_dim,
+                               r->value_dim, static_cast<size_t>(r->is_tiled), r->conv_width}) {
       hash->Put(value);
     }
+  }
+  if (const DeltaPlan* delta = layer.delta(); delta != nullptr && delta->most_strength != 1.0f) {
+    hash->Put(delta->most_strength);
+  }
+  if (const ScanPlan* scan = layer.scan()) {
+    hash->Put(static_cast<uint64_t>(scan->has_norm));
+    hash->Put(static_cast<uint64_t>(scan->gates_normed));
+    hash->Put(scan->min_step);
+    hash->Put(scan->max_step);
   }
   if (const DensePlan* d = layer.dense()) {
     for (const size_t value : {d->dim, static_cast<size_t>(d->activation), static_cast<size_t>(d->is_gated),
@@ -82,6 +92,10 @@ void HashPlan(const ModelPlan& plan, Hasher* hash) {
     hash->PutVector(rope.frequencies);
   }
   hash->PutVector(plan.alibi_slopes);
+  for (const FolderFactors& factors : plan.folder_factors) {
+    hash->PutString(factors.canonical);
+    for (const auto& [num_rows, factor] : factors.rows) hash->Put(factor);
+  }
   for (const int64_t value :
        {plan.memory.segment, plan.memory.previous, static_cast<int64_t>(plan.memory.update),
         static_cast<int64_t>(plan.memory.literal_first), static_cast<int64_t>(plan.memory.key_shift)}) {
@@ -115,9 +129,7 @@ ContextShape MakeContextShape(const ModelPlan& plan, const ModelWeights& weights
   shape.learned_positions = plan.position == PositionKind::kLearned;
   std::vector<int64_t> with_attention;
   for (size_t layer = 0; layer < plan.num_layers(); ++layer) {
-    if (const DeltaPlan* delta = plan.layers[layer].delta()) {
-      shape.recurrent.layers.push_back(delta->shape);
-    }
+    if (const RecurShape* state = plan.layers[layer].state()) shape.recurrent.layers.push_back(*state);
     const AttentionPlan* const a = plan.layers[layer].attention();
     if (a == nullptr) continue;
     const AttentionWeights& w = *weights.layers[layer].attention();
@@ -281,6 +293,17 @@ uint64_t LoadedModel::fingerprint() const {
         for (const auto* values : {&delta->convolution, &delta->step_bias, &delta->rate, &delta->norm}) {
           hash.PutVector(*values);
         }
+      }
+      if (const ShortConvWeights* short_conv = layer.short_conv()) {
+        hash.PutVector(short_conv->convolution);
+        hash.PutVector(short_conv->convolution_bias);
+      }
+      if (const ScanWeights* scan = layer.scan()) {
+        for (const auto* values :
+             {&scan->convolution, &scan->convolution_bias, &scan->step_bias, &scan->rate, &scan->skip}) {
+          hash.PutVector(*values);
+        }
+        norms.push_back(&scan->norm);
       }
       if (const ExpertsWeights* experts = layer.experts()) {
         hash.PutVector(experts->correction);

@@ -28,7 +28,7 @@ size_t InRange(const Hyperparameters& hyper, const std::optional<uint64_t>& valu
   return static_cast<size_t>(*value);
 }
 
-// One value for all layers, or one per layer.
+// One value for all layers, or one per layer, where 0 says that a layer has none.
 std::vector<size_t> PerLayer(const Hyperparameters& hyper, const std::vector<uint64_t>& values,
                              std::string_view what, size_t num_layers, uint64_t max) {
   if (values.size() > 1 && values.size() < num_layers) {
@@ -39,6 +39,7 @@ std::vector<size_t> PerLayer(const Hyperparameters& hyper, const std::vector<uin
   for (size_t layer = 0; layer < num_layers; ++layer) {
     std::optional<uint64_t> value;
     if (!values.empty()) value = values.size() == 1 ? values[0] : values[layer];
+    if (values.size() > 1 && *value == 0) continue;
     result[layer] = InRange(hyper, value, what, max);
   }
   return result;
@@ -84,7 +85,7 @@ std::vector<AttentionPlan> ReadAttention(const Hyperparameters& hyper, size_t nu
   const std::vector<size_t> num_kv_heads =
       PerLayer(hyper, KvHeads(hyper, base.num_heads), "number of KV heads", num_layers, kMaxHeads);
   for (const size_t count : num_kv_heads) {
-    if (base.num_heads % count != 0) {
+    if (count != 0 && base.num_heads % count != 0) {
       Fail(ErrorKind::kFile, "{}: {} heads cannot share {} KV heads evenly", hyper.path, base.num_heads,
            count);
     }
@@ -108,7 +109,10 @@ std::vector<AttentionPlan> ReadAttention(const Hyperparameters& hyper, size_t nu
   return plans;
 }
 
-void ReadSizes(const Hyperparameters& hyper, ModelPlan* plan) {
+// What a model without attention says nothing of.
+constexpr uint64_t kLengthOfStates = uint64_t{1} << 20;
+
+void ReadSizes(const Family& family, const Hyperparameters& hyper, ModelPlan* plan) {
   // Layers that predict further tokens, for speculation, are counted with the others in GGUF; they are not
   // run.
   const bool is_folder = hyper.container == Container::kSafetensors;
@@ -122,12 +126,19 @@ void ReadSizes(const Hyperparameters& hyper, ModelPlan* plan) {
   const size_t num_layers = all - more;
   plan->model_dim = InRange(hyper, hyper.model_dim, "model dimension", kMaxDim);
   plan->vocab_size = InRange(hyper, hyper.vocab_size, "vocabulary size", kMaxVocab);
+  const uint64_t usual_length = family.has_attention ? 2048 : kLengthOfStates;
   plan->trained_length = static_cast<int64_t>(
-      InRange(hyper, hyper.trained_length ? hyper.trained_length : 2048, "trained length", kMaxLength));
+      InRange(hyper, hyper.trained_length.value_or(usual_length), "trained length", kMaxLength));
+  plan->layers.resize(num_layers);
+  if (!family.has_attention) {
+    for (LayerPlan& layer : plan->layers)
+      layer = {.mixer = std::monostate(), .feed_forward = std::monostate()};
+    plan->position = PositionKind::kNone;
+    return;
+  }
   const std::vector<AttentionPlan> attention = ReadAttention(hyper, num_layers, plan->model_dim);
   const std::vector<size_t> ffn_dim =
       PerLayer(hyper, FfnDim(hyper, plan->model_dim), "feed-forward dimension", num_layers, 16 * kMaxDim);
-  plan->layers.resize(num_layers);
   for (size_t layer = 0; layer < num_layers; ++layer) {
     plan->layers[layer].mixer = attention[layer];
     plan->layers[layer].feed_forward = DensePlan{.dim = ffn_dim[layer]};
@@ -237,20 +248,45 @@ const Rope& GlobalRope(const ModelPlan& plan) {
 
 }  // namespace
 
+namespace {
+
+// What the file said of layers that have an attention or a network after all.
+void CheckSizes(const Hyperparameters& hyper, const ModelPlan& plan) {
+  for (size_t layer = 0; layer < plan.num_layers(); ++layer) {
+    const AttentionPlan* const attention = plan.layers[layer].attention();
+    if (attention != nullptr && attention->num_kv_heads == 0) {
+      Fail(ErrorKind::kFile, "{}: layer {} has attention but no KV heads", hyper.path, layer);
+    }
+    const DensePlan* const dense = plan.layers[layer].dense();
+    if (dense != nullptr && dense->dim == 0) {
+      Fail(ErrorKind::kFile, "{}: layer {} has a feed-forward network of width 0", hyper.path, layer);
+    }
+  }
+}
+
+// Some files call that of RMS norms as others call that of the plain ones.
+std::optional<double> Epsilon(const Hyperparameters& hyper, NormKind norm) {
+  const bool is_own = norm == NormKind::kRms && hyper.rms_norm_epsilon.has_value();
+  return is_own ? hyper.rms_norm_epsilon : hyper.layer_norm_epsilon;
+}
+
+}  // namespace
+
 ModelPlan MakePlan(const Family& family, const FamilyInput& input, int64_t length) {
   const Hyperparameters& hyper = input.hyper;
   ModelPlan plan;
   plan.family = family.name;
   plan.name = Printable(hyper.name, 200);  // only ever shown
-  ReadSizes(hyper, &plan);
+  ReadSizes(family, hyper, &plan);
   plan.final_soft_cap = PositiveOrZero(hyper, hyper.final_soft_cap, "soft cap of the logits");
   family.plan(input, &plan);
+  CheckSizes(hyper, plan);
   if (hyper.attention_scale && *hyper.attention_scale != 0) {
     const float scale = PositiveOrZero(hyper, hyper.attention_scale, "attention scale");
     ForEachAttention(plan, [&](AttentionPlan& attention) { attention.scale = scale; });
   }
   ReadActivations(hyper, &plan);
-  const auto& epsilon = plan.norm == NormKind::kRms ? hyper.rms_norm_epsilon : hyper.layer_norm_epsilon;
+  const std::optional<double> epsilon = Epsilon(hyper, plan.norm);
   if (!epsilon && hyper.container == Container::kGguf) {
     Fail(ErrorKind::kFile, "{}: has no '{}.attention.layer_norm_{}epsilon'", hyper.path, hyper.architecture,
          plan.norm == NormKind::kRms ? "rms_" : "");
@@ -276,23 +312,49 @@ std::vector<uint64_t> Collapsed(std::vector<uint64_t> values) {
   return values;
 }
 
-const AttentionPlan& FirstAttention(const ModelPlan& plan) {
+// Null where the model has none.
+const AttentionPlan* FirstAttention(const ModelPlan& plan) {
   const auto found = std::find_if(plan.layers.begin(), plan.layers.end(),
                                   [](const LayerPlan& layer) { return layer.attention() != nullptr; });
-  MNEME_CHECK(found != plan.layers.end());
-  return *found->attention();
+  return found == plan.layers.end() ? nullptr : found->attention();
+}
+
+void WriteAttention(const ModelPlan& plan, Hyperparameters* out) {
+  const AttentionPlan* const attention = FirstAttention(plan);
+  if (attention == nullptr) return;
+  out->key_dim = attention->key_dim;
+  out->value_dim = attention->value_dim;
+  bool is_same = true;  // in all layers: where it is not, the family has words of its own
+  ForEachAttention(plan, [&](const AttentionPlan& a) { is_same = is_same && a.scale == attention->scale; });
+  if (is_same && attention->scale != 1.0f / std::sqrt(static_cast<float>(attention->key_dim))) {
+    out->attention_scale = attention->scale;
+  }
+}
+
+// Without a name, readers take the family's usual function in the half-precision form.
+std::string_view ActivationForGguf(const ModelPlan& plan) {
+  for (size_t layer = plan.num_layers(); layer-- > 0;) {
+    if (const DensePlan* dense = plan.layers[layer].dense()) {
+      return dense->half_gelu ? "" : ActivationName(dense->activation);
+    }
+    if (const ExpertsPlan* experts = plan.layers[layer].experts()) return ActivationName(experts->activation);
+  }
+  return "";
 }
 
 void WriteWindows(const ModelPlan& plan, Hyperparameters* out) {
   out->layer_is_local.clear();
   out->window_pattern.reset();
-  size_t num_local = 0;
-  ForEachAttention(plan, [&](const AttentionPlan& attention) {
-    out->layer_is_local.push_back(attention.window > 0);
-    num_local += attention.window > 0 ? 1 : 0;
-  });
+  size_t num_local = 0, num_attention = 0;
+  for (const LayerPlan& layer : plan.layers) {
+    const AttentionPlan* const attention = layer.attention();
+    const bool is_local = attention != nullptr && attention->window > 0;
+    out->layer_is_local.push_back(is_local);
+    num_local += is_local ? 1 : 0;
+    num_attention += attention != nullptr ? 1 : 0;
+  }
   if (num_local == 0) out->sliding_window.reset();
-  if (num_local == 0 || num_local == out->layer_is_local.size()) out->layer_is_local.clear();
+  if (num_local == 0 || num_local == num_attention) out->layer_is_local.clear();
 }
 
 // What config.json says of scaling in its own words, in GGUF's.
@@ -331,21 +393,9 @@ Hyperparameters HyperparametersForGguf(const Family& family, const Hyperparamete
   const size_t ffn_dim_count = ffn_dim.size();
   out.ffn_dim = Collapsed(std::move(ffn_dim));
   if (out.ffn_dim.empty() || ffn_dim_count != plan.num_layers()) out.ffn_dim = Collapsed(hyper.ffn_dim);
-  const AttentionPlan& attention = FirstAttention(plan);
-  out.key_dim = attention.key_dim;
-  out.value_dim = attention.value_dim;
+  WriteAttention(plan, &out);
   (plan.norm == NormKind::kRms ? out.rms_norm_epsilon : out.layer_norm_epsilon) = plan.norm_epsilon;
-  // Without a name, readers take the family's usual function in the half-precision form.
-  const LayerPlan& layer = plan.layers.back();
-  const DensePlan* const dense = layer.dense();
-  out.activation = dense == nullptr   ? ActivationName(layer.experts()->activation)
-                   : dense->half_gelu ? ""
-                                      : ActivationName(dense->activation);
-  bool is_same = true;  // in all layers: where it is not, the family has words of its own
-  ForEachAttention(plan, [&](const AttentionPlan& a) { is_same = is_same && a.scale == attention.scale; });
-  if (is_same && attention.scale != 1.0f / std::sqrt(static_cast<float>(attention.key_dim))) {
-    out.attention_scale = attention.scale;
-  }
+  out.activation = ActivationForGguf(plan);
   if (plan.position == PositionKind::kRope) {
     out.rotary_dim = GlobalRope(plan).rotary_dim;
     out.rope_base = hyper.rope_base.value_or(10000.0);
@@ -353,8 +403,8 @@ Hyperparameters HyperparametersForGguf(const Family& family, const Hyperparamete
   if (plan.position == PositionKind::kAlibi) out.max_alibi_bias = hyper.max_alibi_bias.value_or(8.0);
   if (family.name != "gptneox") out.parallel_residual.reset();
   WriteWindows(plan, &out);
-  if (hyper.container == Container::kSafetensors && plan.position == PositionKind::kRope) {
-    WriteScaling(hyper, GlobalRope(plan), &out);
+  if (hyper.container == Container::kSafetensors) {
+    if (plan.position == PositionKind::kRope) WriteScaling(hyper, GlobalRope(plan), &out);
     if (family.for_gguf != nullptr) family.for_gguf(plan, &out);
   }
   return out;

@@ -8,8 +8,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -23,7 +25,12 @@
 namespace mneme {
 
 // How position enters.
-enum class PositionKind : uint8_t { kRope, kAlibi, kLearned };
+enum class PositionKind : uint8_t {
+  kRope,
+  kAlibi,
+  kLearned,
+  kNone,  // only through what layers carry along (nemotron_h), or there is no attention (mamba2)
+};
 
 // How a layer's two parts are put together.
 enum class Wiring : uint8_t {
@@ -66,8 +73,9 @@ struct AttentionPlan {
   // Each head's output times the sigmoid of a gate, which the query matrix gives beside the head's query
   // (qwen3next).
   bool has_output_gate = false;
-  bool value_norm = false;    // RMS norm of each head of v, without weights (gemma4)
-  bool value_is_key = false;  // v is k, before norm and rotation (gemma4)
+  bool has_head_gate = false;  // or of one number, which a matrix of its own gives (lfm3)
+  bool value_norm = false;     // RMS norm of each head of v, without weights (gemma4)
+  bool value_is_key = false;   // v is k, before norm and rotation (gemma4)
   // Reads the keys and values of this layer, and has none of its own (gemma4 E2B); -1: its own.
   int64_t kv_source = -1;
 };
@@ -76,6 +84,30 @@ struct AttentionPlan {
 // qwen3.5).
 struct DeltaPlan {
   RecurShape shape;
+  float most_strength = 1.0f;  // 2: a token may turn what is remembered round (olmo-hybrid)
+  float norm_epsilon = 0.0f;   // 0: the model's
+};
+
+// A short convolution of gated values, its result gated again (lfm2): C * conv(B * x).
+struct ShortConvPlan {
+  RecurShape shape;  // of the convolution
+};
+
+// The scan of Mamba 2 (arXiv 2405.21060) behind a short convolution. x, B and C are the values, keys and
+// queries of the shape, a group a key head.
+struct ScanPlan {
+  RecurShape shape;
+  bool has_norm = true;       // of the gated outputs, group by group; else they are gated alone (falcon-h1)
+  bool gates_normed = false;  // the gate comes after the norm
+  // Steps are kept between these.
+  float min_step = 0.0f;
+  float max_step = std::numeric_limits<float>::infinity();
+};
+
+// Attention and a scan side by side over the same rows (falcon-h1).
+struct HybridPlan {
+  AttentionPlan attention;
+  ScanPlan scan;
 };
 
 struct DensePlan {
@@ -96,6 +128,7 @@ struct ExpertsPlan {
   bool has_shared_gate = false;   // a sigmoid of the row's product with a vector scales it (qwen2moe)
   bool has_expert_scale = false;  // each expert's result times a number of its own (gemma4)
   bool has_biases = false;        // (gpt-oss)
+  bool is_gated = true;           // else experts activate what their up matrix gives (nemotron_h)
   float clamp = 0.0f;             // ExpertsCall::clamp
   Activation activation = Activation::kSilu;
 };
@@ -107,28 +140,41 @@ struct MixedPlan {
 };
 
 struct LayerPlan {
-  std::variant<AttentionPlan, DeltaPlan> mixer;
-  std::variant<DensePlan, ExpertsPlan, MixedPlan> feed_forward;
+  // monostate: the layer has no such part, nor a norm for it (nemotron_h, mamba2).
+  std::variant<AttentionPlan, DeltaPlan, ShortConvPlan, ScanPlan, HybridPlan, std::monostate> mixer;
+  std::variant<DensePlan, ExpertsPlan, MixedPlan, std::monostate> feed_forward;
   Wiring wiring = Wiring::kSequential;
   // A norm after each part, before the residual sum, besides the one before it (gemma2, gemma3).
   bool has_post_norms = false;
   bool has_output_scale = false;  // the layer's result times a number (gemma4)
 
   // Null for another kind.
-  const AttentionPlan* attention() const { return std::get_if<AttentionPlan>(&mixer); }
-  AttentionPlan* attention() { return std::get_if<AttentionPlan>(&mixer); }
+  const AttentionPlan* attention() const { return Part(this, &HybridPlan::attention, &LayerPlan::mixer); }
+  AttentionPlan* attention() { return Part(this, &HybridPlan::attention, &LayerPlan::mixer); }
   const DeltaPlan* delta() const { return std::get_if<DeltaPlan>(&mixer); }
+  const ShortConvPlan* short_conv() const { return std::get_if<ShortConvPlan>(&mixer); }
+  const ScanPlan* scan() const { return Part(this, &HybridPlan::scan, &LayerPlan::mixer); }
+  // Of the layer's state of fixed size.
+  const RecurShape* state() const {
+    if (const ScanPlan* plan = scan()) return &plan->shape;
+    if (const ShortConvPlan* plan = short_conv()) return &plan->shape;
+    return delta() != nullptr ? &delta()->shape : nullptr;
+  }
+  bool has_mixer() const { return !std::holds_alternative<std::monostate>(mixer); }
+  bool has_feed_forward() const { return !std::holds_alternative<std::monostate>(feed_forward); }
   // Of a mixture beside a dense network both.
-  const DensePlan* dense() const { return Part(this, &MixedPlan::dense); }
-  DensePlan* dense() { return Part(this, &MixedPlan::dense); }
-  const ExpertsPlan* experts() const { return Part(this, &MixedPlan::experts); }
-  ExpertsPlan* experts() { return Part(this, &MixedPlan::experts); }
+  const DensePlan* dense() const { return Part(this, &MixedPlan::dense, &LayerPlan::feed_forward); }
+  DensePlan* dense() { return Part(this, &MixedPlan::dense, &LayerPlan::feed_forward); }
+  const ExpertsPlan* experts() const { return Part(this, &MixedPlan::experts, &LayerPlan::feed_forward); }
+  ExpertsPlan* experts() { return Part(this, &MixedPlan::experts, &LayerPlan::feed_forward); }
 
  private:
-  template <typename Layer, typename T>
-  static auto Part(Layer* layer, T MixedPlan::*part) -> decltype(std::get_if<T>(&layer->feed_forward)) {
-    if (auto* mixed = std::get_if<MixedPlan>(&layer->feed_forward)) return &(mixed->*part);
-    return std::get_if<T>(&layer->feed_forward);
+  // A plan that stands alone, or is a part of one of two.
+  template <typename Layer, typename T, typename Both, typename Variant>
+  static auto Part(Layer* layer, T Both::*part, Variant LayerPlan::*variant)
+      -> decltype(std::get_if<T>(&(layer->*variant))) {
+    if (auto* both = std::get_if<Both>(&(layer->*variant))) return &(both->*part);
+    return std::get_if<T>(&(layer->*variant));
   }
 };
 
@@ -137,6 +183,12 @@ struct ActionTokens {
   TokenId pause = -1;      // time to compute before an answer (arXiv 2310.02226)
   TokenId backspace = -1;  // takes the last token back (arXiv 2306.05426)
   TokenId sink = -1;       // stands first in every stream (arXiv 2309.17453, section 3.3)
+};
+
+// Factors of the rows of a folder's matrix: so many rows each, in order.
+struct FolderFactors {
+  std::string_view canonical;
+  std::vector<std::pair<size_t, float>> rows;
 };
 
 struct ModelPlan {
@@ -166,6 +218,9 @@ struct ModelPlan {
   size_t position_offset = 0;       // of learned positions: the first row that stands for one (opt: 2)
   std::vector<Rope> ropes;          // distinct ones
   std::vector<float> alibi_slopes;  // [num_heads], or empty
+
+  // What a folder's matrices are multiplied with, which GGUF files have in them (falcon-h1).
+  std::vector<FolderFactors> folder_factors;
 
   MemoryRules memory;  // Infini-attention; segment 0: none
   ActionTokens actions;

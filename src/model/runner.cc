@@ -44,6 +44,12 @@ struct Layout {
       if (const DeltaPlan* delta = layer.delta()) {
         arena = std::max(arena, DeltaFloats(*delta, max_rows, num_threads));
       }
+      if (const ShortConvPlan* short_conv = layer.short_conv()) {
+        arena = std::max(arena, ShortConvFloats(*short_conv, max_rows, num_threads));
+      }
+      if (const ScanPlan* scan = layer.scan()) {
+        arena = std::max(arena, ScanFloats(*scan, max_rows, num_threads));
+      }
     }
     ForEachDense(plan, [&](const DensePlan& d) { arena = std::max(arena, DenseFloats(d, max_rows)); });
     for (const LayerPlan& layer : plan.layers) {
@@ -105,8 +111,13 @@ struct Runner::Impl {
   }
 
   void Embed();
-  void RunLayer(size_t layer, size_t index);
-  void Mix(size_t layer, size_t index, const float* input);
+  // A layer's number among those with attention, and among those with a state.
+  struct LayerIndex {
+    size_t attention = 0;
+    size_t state = 0;
+  };
+  void RunLayer(size_t layer, const LayerIndex& index);
+  void Mix(size_t layer, const LayerIndex& index, const float* input);
   void FeedForward(size_t layer, const float* input);
   void Logits(const LogitsCallback& on_logits);
   void FlushLogits(const LogitsCallback& on_logits);
@@ -182,12 +193,19 @@ void Runner::Impl::Embed() {
   if (plan.per_layer_dim > 0) MakePerLayerInputs(weights.per_layer, ids, per_layer, pass);
 }
 
-void Runner::Impl::Mix(size_t layer, size_t index, const float* input) {
+void Runner::Impl::Mix(size_t layer, const LayerIndex& index, const float* input) {
+  const LayerPlan& mixed = plan.layers[layer];
   const LayerWeights& w = weights.layers[layer];
-  if (const AttentionPlan* attention = plan.layers[layer].attention()) {
-    RunAttention(*attention, *w.attention(), w.post_attn_norm, index, input, pass);
-  } else {
-    RunDelta(*plan.layers[layer].delta(), *w.delta(), w.post_attn_norm, index, input, pass);
+  const NormWeights& post_norm = w.post_attn_norm;
+  if (const AttentionPlan* attention = mixed.attention()) {
+    RunAttention(*attention, *w.attention(), post_norm, index.attention, input, pass);
+  }
+  if (const ScanPlan* scan = mixed.scan()) RunScan(*scan, *w.scan(), post_norm, index.state, input, pass);
+  if (const DeltaPlan* delta = mixed.delta()) {
+    RunDelta(*delta, *w.delta(), post_norm, index.state, input, pass);
+  }
+  if (const ShortConvPlan* short_conv = mixed.short_conv()) {
+    RunShortConv(*short_conv, *w.short_conv(), post_norm, index.state, input, pass);
   }
 }
 
@@ -198,12 +216,12 @@ void Runner::Impl::FeedForward(size_t layer, const float* input) {
     RunDense(*dense, *w.dense(), w.post_ffn_norm, input, pass);
   } else if (const auto* mixed = std::get_if<MixedPlan>(&feed_forward)) {
     RunMixed(*mixed, *w.mixed(), w.post_ffn_norm, input, pass);
-  } else {
-    RunExperts(*plan.layers[layer].experts(), *w.experts(), w.post_ffn_norm, input, pass);
+  } else if (const ExpertsPlan* experts = plan.layers[layer].experts()) {
+    RunExperts(*experts, *w.experts(), w.post_ffn_norm, input, pass);
   }
 }
 
-void Runner::Impl::RunLayer(size_t layer, size_t index) {
+void Runner::Impl::RunLayer(size_t layer, const LayerIndex& index) {
   const LayerWeights& w = weights.layers[layer];
   const Wiring wiring = plan.layers[layer].wiring;
   if (wiring == Wiring::kPostNormOnly) {
@@ -225,7 +243,9 @@ void Runner::Impl::RunLayer(size_t layer, size_t index) {
     return;
   }
   Mix(layer, index, normed);
-  pass.Norm(w.ffn_norm, pass.x, pass.num_rows, normed);
+  if (!plan.layers[layer].has_feed_forward()) return;
+  // A layer without a mixer has one norm.
+  if (plan.layers[layer].has_mixer()) pass.Norm(w.ffn_norm, pass.x, pass.num_rows, normed);
   FeedForward(layer, normed);
 }
 
@@ -284,9 +304,11 @@ void Runner::Impl::RunBegun(std::span<const ForwardChunk> chunks, const LogitsCa
   for (const ForwardChunk& chunk : chunks) pass.num_rows += chunk.tokens.size();
   Embed();
   // Contexts count attention layers and those with a state apart.
-  size_t num_attention = 0, num_recurrent = 0;
+  LayerIndex index;
   for (size_t layer = 0; layer < plan.num_layers(); ++layer) {
-    RunLayer(layer, plan.layers[layer].attention() != nullptr ? num_attention++ : num_recurrent++);
+    RunLayer(layer, index);
+    if (plan.layers[layer].attention() != nullptr) ++index.attention;
+    if (plan.layers[layer].state() != nullptr) ++index.state;
     if (plan.per_layer_dim > 0) RunPerLayer(weights.layers[layer].per_layer, layer, per_layer, pass);
     if (const auto& scale = weights.layers[layer].output_scale; !scale.empty()) {
       device.Pointwise({.kind = PointwiseCall::Kind::kScale,

@@ -62,6 +62,19 @@ constexpr KnownSetting kComputing[] = {
     {"rope_scaling.llama_4_scaling_beta", ""},
     {"use_alibi", "false"},
     {"mup_multiplier", ""},
+    {"block_auto_adjust_ff_dim", "false"},
+    {"time_step_limit", R"([0.0,{"__float__":"Infinity"}])"},
+    {"mamba_dt_limit", R"([0.0,{"__float__":"Infinity"}])"},
+    {"mamba_norm_before_gate", "false"},
+    {"moe_latent_size", ""},
+    {"n_group", "1"},
+    {"attention_in_multiplier", "1|1.0"},
+    {"attention_out_multiplier", "1|1.0"},
+    {"key_multiplier", "1|1.0"},
+    {"ssm_in_multiplier", "1|1.0"},
+    {"ssm_out_multiplier", "1|1.0"},
+    {"ssm_multipliers", "[1.0,1.0,1.0,1.0,1.0]"},
+    {"mlp_multipliers", "[1.0,1.0]"},
 };
 
 bool IsNeutral(const Json& value, std::string_view neutral) {

@@ -24,20 +24,6 @@ std::string Fill(std::string_view pattern, int layer, int star = -1) {
   return name;
 }
 
-std::string GgufName(std::string_view canonical, std::string_view suffix, int layer) {
-  if (suffix.empty()) return fmt::format("blk.{}.{}", layer, canonical);
-  if (layer < 0) return fmt::format("{}.{}", canonical, suffix);
-  return fmt::format("blk.{}.{}.{}", layer, canonical, suffix);
-}
-
-// GGUF's own name of a weight, as this family has it.
-std::string_view NameInGguf(const Family& family, std::string_view canonical) {
-  for (const TensorName& row : family.gguf_tensors) {
-    if (row.canonical == canonical) return row.folder;
-  }
-  return canonical;
-}
-
 // The first existing tensor among the names that the folder may use; `star` as in Fill. *described gets the
 // name to show if none exists.
 const TensorInfo* FindInFolder(const TensorSource& source, const Family& family, std::string_view canonical,
@@ -64,7 +50,7 @@ const TensorInfo* FindRaw(const TensorSource& source, const Family& family, std:
   if (source.container() == Container::kSafetensors) {
     return FindInFolder(source, family, canonical, suffix, layer, star, described);
   }
-  const std::string name = GgufName(NameInGguf(family, canonical), suffix, layer);
+  const std::string name = NameInGguf(family, canonical, suffix, layer);
   if (described != nullptr) *described = name;
   return source.Find(name);
 }
@@ -120,19 +106,12 @@ bool IsBuffer(std::string_view name) {
 // The part for another purpose (images, sound, drafts of further tokens) that the tensor belongs to; empty
 // for tensors of the language model.
 std::string_view OtherPart(std::string_view name) {
-  constexpr std::string_view kPrefixes[] = {"vision_tower.",
-                                            "multi_modal_projector.",
-                                            "model.vision_tower.",
-                                            "model.multi_modal_projector.",
-                                            "model.visual.",
-                                            "visual.",
-                                            "vision_model.",
-                                            "model.vision_model.",
-                                            "audio_tower.",
-                                            "model.audio_tower.",
-                                            "model.embed_vision.",
-                                            "model.embed_audio.",
-                                            "mtp."};
+  constexpr std::string_view kPrefixes[] = {
+      "vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.",
+      "model.visual.", "visual.", "vision_model.", "model.vision_model.", "audio_tower.",
+      "model.audio_tower.", "model.embed_vision.", "model.embed_audio.", "mtp.",
+      // In files of Ollama.
+      "v.", "mm."};
   for (const std::string_view prefix : kPrefixes) {
     if (name.starts_with(prefix)) return prefix.substr(0, prefix.size() - 1);
   }
@@ -148,12 +127,35 @@ bool IsOfSkippedLayer(std::string_view name, const ModelPlan& plan) {
 
 // 0 for the gate, 1 for the up matrix: their place in a tensor that holds both.
 std::optional<size_t> PartOfGateUp(std::string_view canonical) {
-  if (canonical == "ffn_gate_exps") return 0;
-  if (canonical == "ffn_up_exps") return 1;
+  if (canonical.starts_with("ffn_gate_")) return 0;
+  if (canonical.starts_with("ffn_up_")) return 1;
   return std::nullopt;
 }
 
+std::vector<float> FactorsOf(const ModelPlan& plan, std::string_view canonical, size_t num_rows) {
+  std::vector<float> factors;
+  for (const FolderFactors& entry : plan.folder_factors) {
+    if (entry.canonical != canonical) continue;
+    for (const auto& [count, factor] : entry.rows) factors.insert(factors.end(), count, factor);
+    MNEME_CHECK(factors.size() == num_rows);
+  }
+  return factors;
+}
+
 }  // namespace
+
+std::string NameInGguf(const Family& family, std::string_view canonical, std::string_view suffix, int layer) {
+  const std::string exact = fmt::format("{}.{}", canonical, suffix);
+  std::string_view stem = canonical;
+  for (const TensorName& row : family.gguf_tensors) {
+    if (row.canonical != canonical && row.canonical != exact) continue;
+    if (row.canonical == exact) suffix = "";
+    stem = row.folder;
+    break;
+  }
+  const std::string name = suffix.empty() ? std::string(stem) : fmt::format("{}.{}", stem, suffix);
+  return layer < 0 ? name : fmt::format("blk.{}.{}", layer, name);
+}
 
 TensorMap::TensorMap(const TensorSource& source, const Family& family, const ModelPlan& plan)
     : source_(source), family_(family), plan_(plan) {}
@@ -194,7 +196,7 @@ MatrixRows TensorMap::Matrix(const TensorInfo& tensor, size_t num_rows, size_t n
   // GGUF keeps a matrix of one row as a vector.
   const bool is_vector = num_rows == 1 && tensor.shape == std::vector<uint64_t>{num_cols};
   if (tensor.shape != expected && !is_vector) FailShape(source_, tensor, ShapeText(expected));
-  MatrixRows rows{tensor.name, tensor.encoding, num_rows, num_cols, {{tensor.data, num_rows}}};
+  MatrixRows rows{tensor.name, tensor.encoding, num_rows, num_cols, {{tensor.data, num_rows}}, {}};
   if (is_transposed) {
     const size_t element = ElementBytes(tensor.encoding);
     if (element == 0) Fail(ErrorKind::kUnsupported, "{}: '{}' is transposed", source_.path(), tensor.name);
@@ -216,11 +218,14 @@ MatrixRows TensorMap::Matrix(const TensorInfo& tensor, size_t num_rows, size_t n
 }
 
 MatrixRows TensorMap::Select(const MatrixRows& fused, const std::vector<Part>& parts) const {
-  MatrixRows rows{fused.name, fused.encoding, 0, fused.num_cols, {}};
+  MatrixRows rows{fused.name, fused.encoding, 0, fused.num_cols, {}, {}};
   const size_t row_bytes = EncodedBytes(fused.encoding, fused.num_cols);
   for (const Part& part : parts) {
     rows.runs.push_back({fused.runs[0].data + part.first * row_bytes, part.num_rows});
     rows.num_rows += part.num_rows;
+    if (fused.factors.empty()) continue;
+    const auto first = fused.factors.begin() + static_cast<ptrdiff_t>(part.first);
+    rows.factors.insert(rows.factors.end(), first, first + static_cast<ptrdiff_t>(part.num_rows));
   }
   return rows;
 }
@@ -254,13 +259,20 @@ std::optional<MatrixRows> TensorMap::Find(std::string_view canonical, int layer,
                                           size_t num_cols, bool is_required) {
   const TensorInfo* tensor = Raw(canonical, "weight", layer);
   if (tensor == nullptr) {
+    const bool is_shared = canonical == "ffn_gate_shexp" || canonical == "ffn_up_shexp";
+    if (is_shared && (tensor = Raw("ffn_gate_up_shexp", "weight", layer)) != nullptr) {
+      return Select(Matrix(*tensor, 2 * num_rows, num_cols),
+                    {{*PartOfGateUp(canonical) * num_rows, num_rows}});
+    }
     if (!is_required) return std::nullopt;
     std::string name;
     FindRaw(source_, family_, canonical, "weight", layer, 0, &name);
     if (name.empty()) name = canonical;
     Fail(ErrorKind::kFile, "{}: has no tensor '{}'", source_.path(), name);
   }
-  return Matrix(*tensor, num_rows, num_cols);
+  MatrixRows rows = Matrix(*tensor, num_rows, num_cols);
+  rows.factors = FactorsOf(plan_, canonical, num_rows);
+  return rows;
 }
 
 const TensorInfo* TensorMap::ExpertTensor(std::string_view canonical, std::string_view suffix, int layer,
@@ -295,7 +307,7 @@ MatrixRows TensorMap::JoinMxfp4(const TensorInfo& tensor, size_t first, size_t s
                      out + (row * row_blocks + block) * block_bytes);
     }
   }
-  return {tensor.name, Encoding::kMXFP4, num_rows, num_cols, {{out, num_rows}}};
+  return {tensor.name, Encoding::kMXFP4, num_rows, num_cols, {{out, num_rows}}, {}};
 }
 
 MatrixRows TensorMap::FindExpert(std::string_view canonical, int layer, size_t expert, size_t count,
@@ -318,7 +330,7 @@ MatrixRows TensorMap::FindExpert(std::string_view canonical, int layer, size_t e
   std::vector<uint64_t> expected = {count, all_rows, num_cols};
   if (is_transposed) std::swap(expected[1], expected[2]);
   if (tensor.shape != expected) FailShape(source_, tensor, ShapeText(expected));
-  MatrixRows rows{tensor.name, tensor.encoding, num_rows, num_cols, {}};
+  MatrixRows rows{tensor.name, tensor.encoding, num_rows, num_cols, {}, {}};
   if (!is_transposed) {
     const size_t bytes = num_rows * EncodedBytes(tensor.encoding, num_cols);
     const size_t index = is_fused ? 2 * expert + part : expert;
@@ -355,6 +367,58 @@ std::vector<float> TensorMap::FindExpertBias(std::string_view canonical, int lay
   return values;
 }
 
+MatrixRows TensorMap::FindPart(std::string_view canonical, int layer, size_t all_rows, size_t num_cols,
+                               size_t first, size_t num_rows) {
+  return Select(*Find(canonical, layer, all_rows, num_cols, true), {{first, num_rows}});
+}
+
+std::vector<float> TensorMap::FindPerHead(std::string_view canonical, int layer, size_t num_heads,
+                                          bool is_rate) {
+  std::vector<float> values = FindVector(canonical, "", layer, num_heads, true);
+  if (is_rate && source_.container() == Container::kSafetensors) {
+    for (float& value : values) value = -std::exp(value);
+  }
+  return values;
+}
+
+MatrixRows TensorMap::FindDeltaParts(const RecurShape& shape, int layer) {
+  const bool is_cut = Raw("ssm_q", "weight", layer) != nullptr;
+  if (!is_cut) return *Find("attn_qkv", layer, shape.num_channels(), plan_.model_dim, true);
+  MatrixRows all = *Find("ssm_q", layer, shape.key_channels(), plan_.model_dim, true);
+  for (const char* name : {"ssm_k", "ssm_v"}) {
+    const bool is_key = name == std::string_view("ssm_k");
+    const size_t num_rows = is_key ? shape.key_channels() : shape.value_channels();
+    const MatrixRows part = *Find(name, layer, num_rows, plan_.model_dim, true);
+    if (part.encoding != all.encoding) {
+      Fail(ErrorKind::kUnsupported, "{}: '{}' and '{}' are stored differently and cannot be joined",
+           source_.path(), all.name, part.name);
+    }
+    all.num_rows += part.num_rows;
+    all.runs.insert(all.runs.end(), part.runs.begin(), part.runs.end());
+  }
+  return all;
+}
+
+std::vector<float> TensorMap::FindDeltaConvolution(const RecurShape& shape, int layer) {
+  const size_t count = shape.num_channels() * shape.conv_width;
+  if (Raw("ssm_conv1d_q", "weight", layer) == nullptr) {
+    return FindVector("ssm_conv1d", "weight", layer, count, true);
+  }
+  std::vector<float> taps;
+  for (const char* name : {"ssm_conv1d_q", "ssm_conv1d_k", "ssm_conv1d_v"}) {
+    const TensorInfo* const tensor = Raw(name, "weight", layer);
+    const size_t part = tensor == nullptr ? 0 : static_cast<size_t>(tensor->num_values());
+    const std::vector<float> values = FindVector(name, "weight", layer, part, true);
+    taps.insert(taps.end(), values.begin(), values.end());
+  }
+  if (taps.size() != count) {
+    Fail(ErrorKind::kFile,
+         "{}: the convolutions of layer {} have {} values, but the model's settings demand {}",
+         source_.path(), layer, taps.size(), count);
+  }
+  return taps;
+}
+
 DeltaRows TensorMap::FindDelta(const DeltaPlan& plan, int layer) {
   const RecurShape& shape = plan.shape;
   const size_t model_dim = plan_.model_dim;
@@ -376,7 +440,7 @@ DeltaRows TensorMap::FindDelta(const DeltaPlan& plan, int layer) {
     rows.qkv = Select(*fused, qkv);
     rows.gate = Select(*fused, parts[3]);
   } else {
-    rows.qkv = *Find("attn_qkv", layer, 2 * keys + values, model_dim, true);
+    rows.qkv = FindDeltaParts(shape, layer);
     rows.gate = *Find("attn_gate", layer, values, model_dim, true);
   }
   if (const auto both = Find("ssm_ba", layer, 2 * heads, model_dim, false)) {
@@ -393,13 +457,9 @@ DeltaRows TensorMap::FindDelta(const DeltaPlan& plan, int layer) {
     rows.alpha = *Find("ssm_alpha", layer, heads, model_dim, true);
   }
   rows.out = *Find("ssm_out", layer, model_dim, values, true);
-  rows.convolution = FindVector("ssm_conv1d", "weight", layer, shape.num_channels() * shape.conv_width, true);
+  rows.convolution = FindDeltaConvolution(shape, layer);
   rows.step_bias = FindVector("ssm_dt", "bias", layer, heads, true);
-  rows.rate = FindVector("ssm_a", "", layer, heads, true);
-  // A folder has the logarithm of what GGUF has negated.
-  if (source_.container() == Container::kSafetensors) {
-    for (float& rate : rows.rate) rate = -std::exp(rate);
-  }
+  rows.rate = FindPerHead("ssm_a", layer, heads, /*is_rate=*/true);
   rows.norm = FindVector("ssm_norm", "weight", layer, shape.value_dim, true);
   return rows;
 }
@@ -539,6 +599,12 @@ void TensorMap::CheckAllUsed() const {
 }
 
 WeightView TensorMap::Contiguous(const MatrixRows& rows) {
+  if (!rows.factors.empty()) {
+    const std::vector<float> values = DecodeRows(rows);
+    uint8_t* const out = Allocate(values.size() * sizeof(float));
+    std::memcpy(out, values.data(), values.size() * sizeof(float));
+    return {Encoding::kF32, rows.num_rows, rows.num_cols, out};
+  }
   const size_t row_bytes = EncodedBytes(rows.encoding, rows.num_cols);
   const uint8_t* data = rows.runs[0].data;
   bool is_contiguous = true;
@@ -598,6 +664,8 @@ std::vector<float> DecodeRows(const MatrixRows& rows) {
     DecodeBlocks(rows.encoding, run.data, run.num_rows * rows.num_cols, out);
     out += run.num_rows * rows.num_cols;
   }
+  for (size_t i = 0; i < values.size() && !rows.factors.empty(); ++i)
+    values[i] *= rows.factors[i / rows.num_cols];
   return values;
 }
 

@@ -32,7 +32,11 @@ struct MatrixRows {
   size_t num_rows = 0;
   size_t num_cols = 0;
   std::vector<RowRun> runs;
+  std::vector<float> factors;  // of the rows; empty: none
 };
+
+// "blk.3.attn_q.weight", as this family's GGUF files have it. layer -1: outside layers.
+std::string NameInGguf(const Family& family, std::string_view canonical, std::string_view suffix, int layer);
 
 // A layer with the gated delta rule, its value heads in the order of RecurShape::is_tiled.
 struct DeltaRows {
@@ -64,6 +68,13 @@ class TensorMap {
   // Its bias [num_rows]: a vector of its own, or a row of all of them.
   std::vector<float> FindExpertBias(std::string_view canonical, int layer, size_t expert, size_t count,
                                     size_t num_rows);
+  // Rows first .. first + num_rows of a matrix of all_rows. Throws as Find.
+  MatrixRows FindPart(std::string_view canonical, int layer, size_t all_rows, size_t num_cols, size_t first,
+                      size_t num_rows);
+  // WeightVisitor::PerHead.
+  std::vector<float> FindPerHead(std::string_view canonical, int layer, size_t num_heads, bool is_rate);
+  // Queries, keys and values may also lie in matrices of their own, and so may their convolutions, whose rows
+  // are taken in order, however they are cut (OLMo Hybrid).
   DeltaRows FindDelta(const DeltaPlan& plan, int layer);
   // The query, key or value matrix (part 0, 1, 2), out of its own tensor or the fused one; or the gate of the
   // outputs (part 3), which stands with the queries, head by head.
@@ -84,7 +95,8 @@ class TensorMap {
   // does not have must not run without them.
   void CheckAllUsed() const;
 
-  // Rows in one piece: in place where they are consecutive and aligned, else copied to memory of this map.
+  // Rows in one piece: in place where they are consecutive and aligned, else copied to memory of this map, as
+  // float32 if they have factors.
   WeightView Contiguous(const MatrixRows& rows);
   // The memory behind transposed, gathered and realigned matrices.
   // The matrix as float32, in memory that the map owns; itself if it is that already.
@@ -104,6 +116,8 @@ class TensorMap {
   MatrixRows Matrix(const TensorInfo& tensor, size_t num_rows, size_t num_cols);
   // Every step-th row from `first` on of what a folder keeps as blocks and scales, as GGUF has it.
   MatrixRows JoinMxfp4(const TensorInfo& tensor, size_t first, size_t step, size_t num_rows, size_t num_cols);
+  MatrixRows FindDeltaParts(const RecurShape& shape, int layer);
+  std::vector<float> FindDeltaConvolution(const RecurShape& shape, int layer);
   MatrixRows Select(const MatrixRows& fused, const std::vector<Part>& parts) const;
   std::vector<Part> QkvParts(const AttentionPlan& plan, int part) const;
   uint8_t* Allocate(size_t bytes);
@@ -121,7 +135,7 @@ class TensorMap {
 // "model.visual (12 tensors, 3.0 MiB)"; empty for most files. Buffers of the model itself are not named.
 std::vector<std::string> PassedOverParts(const TensorSource& source, const ModelPlan& plan);
 
-// The rows as float32, row-major.
+// The rows as float32, row-major, times their factors.
 std::vector<float> DecodeRows(const MatrixRows& rows);
 
 }  // namespace mneme

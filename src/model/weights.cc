@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <numeric>
 #include <tuple>
 #include <unordered_map>
 #include <utility>
@@ -22,6 +23,10 @@ constexpr size_t kMinPackRows = 16;
 void VisitNorms(const ModelPlan& model, const LayerPlan& plan, WeightVisitor& visitor, LayerWeights* w) {
   if (!model.norms_have_weights) return;
   const size_t counts[] = {model.model_dim};
+  if (!plan.has_mixer() || !plan.has_feed_forward()) {
+    visitor.Norm("attn_norm", counts, true, &w->attn_norm);
+    return;
+  }
   const bool is_pre_norm = plan.wiring != Wiring::kPostNormOnly;
   if (is_pre_norm) {
     visitor.Norm("attn_norm", counts, true, &w->attn_norm);
@@ -64,7 +69,7 @@ class Loader : public WeightVisitor {
     for (const LayerPlan& plan : plan_.layers) {
       LayerWeights& w = weights_.layers[static_cast<size_t>(++layer_)];
       VisitLayer(plan_, plan, *this, &w);
-      if (auto* attention = std::get_if<AttentionWeights>(&w.mixer)) {
+      if (AttentionWeights* attention = w.attention()) {
         if (attention->sink_logits.empty() && plan_.softmax_off_by_one) {
           attention->sink_logits.assign(plan.attention()->num_heads, 0.0f);
         }
@@ -144,14 +149,43 @@ class Loader : public WeightVisitor {
     w->step_bias = rows.step_bias;
     w->rate = rows.rate;
     w->norm = rows.norm;
-    // Files have the taps of a channel together.
-    const size_t width = plan.shape.conv_width, channels = plan.shape.num_channels();
-    w->convolution.resize(width * channels);
+    w->convolution = ByTaps(plan.shape, rows.convolution);
+  }
+
+  // Files have the taps of a channel together.
+  static std::vector<float> ByTaps(const RecurShape& shape, const std::vector<float>& by_channels) {
+    const size_t width = shape.conv_width, channels = shape.num_channels();
+    std::vector<float> taps(width * channels);
     for (size_t channel = 0; channel < channels; ++channel) {
       for (size_t tap = 0; tap < width; ++tap) {
-        w->convolution[tap * channels + channel] = rows.convolution[channel * width + tap];
+        taps[tap * channels + channel] = by_channels[channel * width + tap];
       }
     }
+    return taps;
+  }
+
+  void Parts(std::string_view name, std::span<const size_t> num_rows, size_t num_cols,
+             std::span<LinearLayer* const> parts) override {
+    const size_t total = std::accumulate(num_rows.begin(), num_rows.end(), size_t{0});
+    const std::vector<float> bias = map_.FindVector(name, "bias", layer_, total, false);
+    size_t first = 0;
+    for (size_t i = 0; i < parts.size(); ++i) {
+      SetMatrix(map_.Contiguous(map_.FindPart(name, layer_, total, num_cols, first, num_rows[i])), parts[i]);
+      const size_t end = first + num_rows[i];
+      if (!bias.empty()) parts[i]->bias.assign(&bias[first], &bias[0] + end);
+      first = end;
+    }
+  }
+
+  void Convolution(std::string_view name, const RecurShape& shape, std::vector<float>* taps,
+                   std::vector<float>* bias) override {
+    const size_t count = shape.num_channels() * shape.conv_width;
+    *taps = ByTaps(shape, map_.FindVector(name, "weight", layer_, count, true));
+    *bias = map_.FindVector(name, "bias", layer_, shape.num_channels(), false);
+  }
+
+  void PerHead(std::string_view name, size_t num_heads, bool is_rate, std::vector<float>* values) override {
+    *values = map_.FindPerHead(name, layer_, num_heads, is_rate);
   }
 
   void GateUp(size_t dim, LinearLayer* gate, LinearLayer* up) override {
@@ -169,10 +203,10 @@ class Loader : public WeightVisitor {
       const auto set = [&](std::string_view name, size_t rows, size_t cols, LinearLayer* linear) {
         SetMatrix(map_.Contiguous(map_.FindExpert(name, layer_, i, experts.size(), rows, cols)), linear);
       };
-      set("ffn_gate_exps", plan.dim, plan_.model_dim, &e.gate);
+      if (plan.is_gated) set("ffn_gate_exps", plan.dim, plan_.model_dim, &e.gate);
       set("ffn_up_exps", plan.dim, plan_.model_dim, &e.up);
       set("ffn_down_exps", plan_.model_dim, plan.dim, &e.down);
-      with_gate_[&e.gate] = &e.up;
+      if (plan.is_gated) with_gate_[&e.gate] = &e.up;
       if (!plan.has_biases) continue;
       e.gate.bias = map_.FindExpertBias("ffn_gate_exps", layer_, i, experts.size(), plan.dim);
       e.up.bias = map_.FindExpertBias("ffn_up_exps", layer_, i, experts.size(), plan.dim);
@@ -273,18 +307,39 @@ class Loader : public WeightVisitor {
 
 }  // namespace
 
+namespace {
+
+void VisitMixer(const ModelPlan& model, const LayerPlan& plan, WeightVisitor& visitor, LayerWeights* w) {
+  if (const auto* hybrid = std::get_if<HybridPlan>(&plan.mixer)) {
+    auto& weights = w->mixer.emplace<HybridWeights>();
+    VisitAttention(model, hybrid->attention, visitor, &weights.attention);
+    VisitScan(model, hybrid->scan, visitor, &weights.scan);
+  } else if (const AttentionPlan* attention = plan.attention()) {
+    VisitAttention(model, *attention, visitor, &w->mixer.emplace<AttentionWeights>());
+  } else if (const DeltaPlan* delta = plan.delta()) {
+    visitor.Delta(*delta, &w->mixer.emplace<DeltaWeights>());
+  } else if (const ShortConvPlan* short_conv = plan.short_conv()) {
+    VisitShortConv(model, *short_conv, visitor, &w->mixer.emplace<ShortConvWeights>());
+  } else if (const ScanPlan* scan = plan.scan()) {
+    VisitScan(model, *scan, visitor, &w->mixer.emplace<ScanWeights>());
+  } else {
+    w->mixer.emplace<std::monostate>();
+  }
+}
+
+}  // namespace
+
 void VisitLayer(const ModelPlan& model, const LayerPlan& plan, WeightVisitor& visitor, LayerWeights* w) {
   VisitNorms(model, plan, visitor, w);
-  if (const AttentionPlan* attention = plan.attention()) {
-    VisitAttention(model, *attention, visitor, &w->mixer.emplace<AttentionWeights>());
-  }
-  if (const DeltaPlan* delta = plan.delta()) visitor.Delta(*delta, &w->mixer.emplace<DeltaWeights>());
+  VisitMixer(model, plan, visitor, w);
   if (const auto* dense = std::get_if<DensePlan>(&plan.feed_forward)) {
     VisitDense(model, *dense, visitor, &w->feed_forward.emplace<DenseWeights>());
   } else if (const auto* experts = std::get_if<ExpertsPlan>(&plan.feed_forward)) {
     VisitExperts(model, *experts, visitor, &w->feed_forward.emplace<ExpertsWeights>());
   } else if (const auto* mixed = std::get_if<MixedPlan>(&plan.feed_forward)) {
     VisitMixed(model, *mixed, visitor, &w->feed_forward.emplace<MixedWeights>());
+  } else {
+    w->feed_forward.emplace<std::monostate>();
   }
   if (model.per_layer_dim > 0) VisitPerLayer(model, visitor, &w->per_layer);
   if (plan.has_output_scale) visitor.Vector("layer_output_scale", "weight", 1, true, &w->output_scale);

@@ -14,8 +14,11 @@
 #include "model/blocks/delta.h"
 #include "model/blocks/dense.h"
 #include "model/blocks/experts.h"
+#include "model/blocks/hybrid.h"
 #include "model/blocks/mixed.h"
 #include "model/blocks/per_layer.h"
+#include "model/blocks/scan.h"
+#include "model/blocks/short_conv.h"
 #include "model/families/family.h"
 #include "model/loaded_model.h"
 
@@ -23,17 +26,27 @@ namespace mneme {
 
 struct LayerWeights {
   NormWeights attn_norm;  // before the mixer; empty for Wiring::kPostNormOnly
-  std::variant<AttentionWeights, DeltaWeights> mixer;
+  std::variant<AttentionWeights, DeltaWeights, ShortConvWeights, ScanWeights, HybridWeights, std::monostate>
+      mixer;
   NormWeights post_attn_norm;  // after it, before the residual sum
   NormWeights ffn_norm;        // empty: the feed-forward network reads what the mixer reads
-  std::variant<DenseWeights, ExpertsWeights, MixedWeights> feed_forward;
+  std::variant<DenseWeights, ExpertsWeights, MixedWeights, std::monostate> feed_forward;
   NormWeights post_ffn_norm;
   PerLayerWeights per_layer;
   std::vector<float> output_scale;  // one number, or empty
 
   // Null for another kind.
-  const AttentionWeights* attention() const { return std::get_if<AttentionWeights>(&mixer); }
+  const AttentionWeights* attention() const { return const_cast<LayerWeights*>(this)->attention(); }
+  AttentionWeights* attention() {
+    if (auto* hybrid = std::get_if<HybridWeights>(&mixer)) return &hybrid->attention;
+    return std::get_if<AttentionWeights>(&mixer);
+  }
   const DeltaWeights* delta() const { return std::get_if<DeltaWeights>(&mixer); }
+  const ShortConvWeights* short_conv() const { return std::get_if<ShortConvWeights>(&mixer); }
+  const ScanWeights* scan() const {
+    if (const auto* hybrid = std::get_if<HybridWeights>(&mixer)) return &hybrid->scan;
+    return std::get_if<ScanWeights>(&mixer);
+  }
   const DenseWeights* dense() const {
     return mixed() != nullptr ? &mixed()->dense : std::get_if<DenseWeights>(&feed_forward);
   }
@@ -72,10 +85,11 @@ ModelWeights LoadWeights(const TensorSource& source, const Family& family, const
 template <typename Weights, typename Fn>
 void ForEachLinearOfLayer(Weights& layer, const Fn& fn) {
   const auto plain = [&](auto& linear) { fn(linear, false); };
-  if (auto* attention = std::get_if<AttentionWeights>(&layer.mixer)) {
-    ForEachLinearOfAttention(*attention, plain);
-  }
+  if (auto* attention = layer.attention()) ForEachLinearOfAttention(*attention, plain);
   if (auto* delta = std::get_if<DeltaWeights>(&layer.mixer)) ForEachLinearOfDelta(*delta, plain);
+  if (auto* conv = std::get_if<ShortConvWeights>(&layer.mixer)) ForEachLinearOfShortConv(*conv, plain);
+  if (auto* scan = std::get_if<ScanWeights>(&layer.mixer)) ForEachLinearOfScan(*scan, plain);
+  if (auto* hybrid = std::get_if<HybridWeights>(&layer.mixer)) ForEachLinearOfScan(hybrid->scan, plain);
   if (auto* dense = std::get_if<DenseWeights>(&layer.feed_forward)) ForEachLinearOfDense(*dense, plain);
   if (auto* experts = std::get_if<ExpertsWeights>(&layer.feed_forward)) ForEachLinearOfExperts(*experts, fn);
   if (auto* mixed = std::get_if<MixedWeights>(&layer.feed_forward)) ForEachLinearOfMixed(*mixed, fn);

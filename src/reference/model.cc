@@ -6,59 +6,15 @@
 
 #include "base/error.h"
 #include "base/half.h"
-#include "formats/quant.h"
 #include "model/weights.h"
 #include "reference/experts.h"
+#include "reference/rows.h"
+#include "reference/states.h"
 
 namespace mneme {
 namespace {
 
-using Row = std::vector<double>;
-using Rows = std::vector<Row>;
-
-Row DecodedRow(const WeightView& view, size_t row) {
-  Row values(view.num_cols);
-  DecodeBlocksReference(view.encoding, view.data + row * view.row_bytes(), view.num_cols, values.data());
-  return values;
-}
-
-Rows Product(const LinearLayer& linear, const Rows& x) {
-  Rows out(x.size(), Row(linear.weights.num_rows()));
-  for (size_t n = 0; n < linear.weights.num_rows(); ++n) {
-    const Row w = DecodedRow(linear.file, n);
-    const double bias = linear.bias.empty() ? 0 : static_cast<double>(linear.bias[n]);
-    for (size_t r = 0; r < x.size(); ++r) {
-      double sum = 0;
-      for (size_t i = 0; i < w.size(); ++i) sum += w[i] * x[r][i];
-      out[r][n] = sum + bias;
-    }
-  }
-  return out;
-}
-
-// Normalises `size` values from `first` on.
-void NormPart(const ModelPlan& m, const NormWeights& norm, size_t weight_first, size_t first, size_t size,
-              Row* x) {
-  double mean = 0;
-  double square = 0;
-  const double count = static_cast<double>(size);
-  if (m.norm == NormKind::kLayer) {
-    for (size_t i = 0; i < size; ++i) mean += (*x)[first + i] / count;
-  }
-  for (size_t i = 0; i < size; ++i) square += std::pow((*x)[first + i] - mean, 2) / count;
-  const double scale = 1 / std::sqrt(square + static_cast<double>(m.norm_epsilon));
-  for (size_t i = 0; i < size; ++i) {
-    double& value = (*x)[first + i];
-    value = (value - mean) * scale;
-    if (!norm.weight.empty()) value *= static_cast<double>(norm.weight[weight_first + i]);
-    if (!norm.bias.empty()) value += static_cast<double>(norm.bias[weight_first + i]);
-  }
-}
-
-Rows Normed(const ModelPlan& m, const NormWeights& norm, Rows x) {
-  for (Row& row : x) NormPart(m, norm, 0, 0, row.size(), &row);
-  return x;
-}
+using namespace reference;  // NOLINT: the parts that this file puts together
 
 void NormHeads(const ModelPlan& m, const AttentionPlan& plan, const NormWeights& norm, Rows* x) {
   if (plan.qk_norm == HeadNorm::kNone) return;
@@ -93,23 +49,7 @@ void RotateHeads(const Rope& rope, size_t head_dim, Position position, Row* x) {
 
 double InHalf(double x) { return static_cast<double>(F16ToF32(F32ToF16(static_cast<float>(x)))); }
 
-double Activated(Activation activation, double x) {
-  switch (activation) {
-    case Activation::kSilu:
-      return x / (1 + std::exp(-x));
-    case Activation::kGeluTanh:
-      return 0.5 * x * (1 + std::tanh(std::sqrt(2 / std::acos(-1.0)) * (x + 0.044715 * x * x * x)));
-    case Activation::kGelu:
-      return 0.5 * x * (1 + std::erf(x / std::sqrt(2.0)));
-    case Activation::kRelu:
-      return std::max(x, 0.0);
-    case Activation::kRelu2:
-      return x > 0 ? x * x : 0;
-  }
-  return 0;
-}
-
-double Activated(const DensePlan& plan, double x) {
+double ActivatedIn(const DensePlan& plan, double x) {
   if (!plan.half_gelu) return Activated(plan.activation, x);
   if (x <= -10) return 0;
   if (x >= 10) return x;
@@ -207,6 +147,14 @@ Rows Attention(const ModelPlan& m, const AttentionPlan& plan, const AttentionWei
       AttendHead(m, plan, w.sink_logits, row, head, q, kv.k, kv.v, &attended[row]);
     }
   }
+  if (plan.has_head_gate) {
+    const Rows gate = Product(w.gate, input);
+    for (size_t r = 0; r < gate.size(); ++r) {
+      for (size_t i = 0; i < attended[r].size(); ++i) {
+        attended[r][i] /= 1 + std::exp(-gate[r][i / plan.value_dim]);
+      }
+    }
+  }
   if (plan.has_output_gate) {
     const Rows gate = Product(w.gate, input);
     for (size_t r = 0; r < gate.size(); ++r) {
@@ -216,58 +164,16 @@ Rows Attention(const ModelPlan& m, const AttentionPlan& plan, const AttentionWei
   return Product(w.o, attended);
 }
 
-std::vector<float> Flat(const Rows& rows) {
-  std::vector<float> values;
-  for (const Row& row : rows) {
-    for (const double value : row) values.push_back(static_cast<float>(value));
-  }
-  return values;
-}
-
-// The gated delta rule, by the twin of the kernel, for a stream that begins with these rows.
-Rows Delta(const ModelPlan& m, const DeltaPlan& plan, const DeltaWeights& w, const Rows& input) {
-  const RecurShape& shape = plan.shape;
-  const size_t heads = shape.num_value_heads;
-  const std::vector<float> x = Flat(Product(w.qkv, input));
-  Rows decay = Product(w.alpha, input), beta = Product(w.beta, input);
-  for (size_t r = 0; r < input.size(); ++r) {
-    for (size_t h = 0; h < heads; ++h) {
-      const double step = std::log1p(std::exp(decay[r][h] + static_cast<double>(w.step_bias[h])));
-      decay[r][h] = static_cast<double>(w.rate[h]) * step;
-      beta[r][h] = 1 / (1 + std::exp(-beta[r][h]));
-    }
-  }
-  const std::vector<float> log_decay = Flat(decay), strength = Flat(beta);
-  std::vector<double> out(input.size() * shape.value_channels());
-  std::vector<double> state(heads * shape.key_dim * shape.value_dim);
-  RecurReference({.shape = &shape,
-                  .conv_weight = w.convolution.data(),
-                  .num_rows = input.size(),
-                  .x = x.data(),
-                  .log_decay = log_decay.data(),
-                  .beta = strength.data()},
-                 out.data(), state.data());
-  const Rows gate = Product(w.gate, input);
-  const NormWeights norm{.weight = w.norm, .bias = {}};
-  Rows normed(input.size(), Row(shape.value_channels()));
-  for (size_t r = 0; r < input.size(); ++r) {
-    for (size_t i = 0; i < normed[r].size(); ++i) normed[r][i] = out[r * normed[r].size() + i];
-    for (size_t h = 0; h < heads; ++h) NormPart(m, norm, 0, h * shape.value_dim, shape.value_dim, &normed[r]);
-    for (size_t i = 0; i < normed[r].size(); ++i) normed[r][i] *= Activated(Activation::kSilu, gate[r][i]);
-  }
-  return Product(w.out, normed);
-}
-
 Rows FeedForward(const DensePlan& plan, const DenseWeights& w, const Rows& input) {
   Rows hidden = Product(w.up, input);
   if (!plan.is_gated) {
     for (Row& row : hidden) {
-      for (double& value : row) value = Activated(plan, value);
+      for (double& value : row) value = ActivatedIn(plan, value);
     }
   } else {
     const Rows gate = Product(w.gate, input);
     for (size_t r = 0; r < hidden.size(); ++r) {
-      for (size_t i = 0; i < hidden[r].size(); ++i) hidden[r][i] *= Activated(plan, gate[r][i]);
+      for (size_t i = 0; i < hidden[r].size(); ++i) hidden[r][i] *= ActivatedIn(plan, gate[r][i]);
     }
   }
   return Product(w.down, hidden);
@@ -288,7 +194,7 @@ Rows ClampedExpert(double limit, const DenseWeights& w, const Rows& input) {
 }
 
 Rows Experts(const ExpertsPlan& plan, const ExpertsWeights& w, const Rows& router_input, const Rows& input) {
-  const DensePlan network{.dim = plan.dim, .activation = plan.activation};
+  const DensePlan network{.dim = plan.dim, .activation = plan.activation, .is_gated = plan.is_gated};
   const Rows logits = Product(w.router, router_input);
   Rows out(input.size(), Row(input[0].size()));
   for (size_t r = 0; r < input.size(); ++r) {
@@ -310,18 +216,6 @@ Rows Experts(const ExpertsPlan& plan, const ExpertsWeights& w, const Rows& route
     for (size_t i = 0; i < out[r].size(); ++i) out[r][i] += open * shared[r][i];
   }
   return out;
-}
-
-void Add(const Rows& y, Rows* x) {
-  for (size_t r = 0; r < x->size(); ++r) {
-    for (size_t i = 0; i < (*x)[r].size(); ++i) (*x)[r][i] += y[r][i];
-  }
-}
-
-void Scale(double factor, Rows* rows) {
-  for (Row& row : *rows) {
-    for (double& value : row) value *= factor;
-  }
 }
 
 // The dense network and the experts, side by side between norms (gemma4).
@@ -374,14 +268,18 @@ void AddPerLayer(const ModelPlan& m, const PerLayerWeights& w, size_t layer, con
 // keys: of the layers before, for those that share them.
 Rows Mix(const ModelPlan& m, const LayerPlan& plan, const LayerWeights& w, Position start,
          std::vector<KeysAndValues>* keys, const Rows& input) {
+  keys->emplace_back();
+  if (plan.delta() != nullptr) return Delta(m, *plan.delta(), *w.delta(), input);
+  if (plan.short_conv() != nullptr) return ShortConv(*plan.short_conv(), *w.short_conv(), input);
+  Rows scanned;
+  if (plan.scan() != nullptr) scanned = Scan(m, *plan.scan(), *w.scan(), input);
   const AttentionPlan* const attention = plan.attention();
-  if (attention == nullptr) {
-    keys->emplace_back();
-    return Delta(m, *plan.delta(), *w.delta(), input);
-  }
-  keys->push_back(attention->kv_source >= 0 ? (*keys)[static_cast<size_t>(attention->kv_source)]
-                                            : MakeKeys(m, *attention, *w.attention(), start, input));
-  return Attention(m, *attention, *w.attention(), start, input, keys->back());
+  if (attention == nullptr) return scanned;
+  keys->back() = attention->kv_source >= 0 ? (*keys)[static_cast<size_t>(attention->kv_source)]
+                                           : MakeKeys(m, *attention, *w.attention(), start, input);
+  Rows mixed = Attention(m, *attention, *w.attention(), start, input, keys->back());
+  if (!scanned.empty()) Add(scanned, &mixed);
+  return mixed;
 }
 
 void RunLayer(const ModelPlan& m, const LayerPlan& plan, const LayerWeights& w, Position start,
@@ -392,6 +290,11 @@ void RunLayer(const ModelPlan& m, const LayerPlan& plan, const LayerWeights& w, 
     return rows;
   };
   const bool has_pre_norm = plan.wiring != Wiring::kPostNormOnly;
+  if (!plan.has_mixer()) {
+    keys->emplace_back();
+    Add(added(w.post_ffn_norm, FeedForward(m, plan, w, *x, Normed(m, w.attn_norm, *x))), x);
+    return;
+  }
   const Rows mixer_input = has_pre_norm ? Normed(m, w.attn_norm, *x) : *x;
   const Rows mixed = added(w.post_attn_norm, Mix(m, plan, w, start, keys, mixer_input));
   if (plan.wiring == Wiring::kParallel) {
@@ -402,6 +305,7 @@ void RunLayer(const ModelPlan& m, const LayerPlan& plan, const LayerWeights& w, 
     return;
   }
   Add(mixed, x);
+  if (!plan.has_feed_forward()) return;
   const Rows ffn_input = has_pre_norm ? Normed(m, w.ffn_norm, *x) : *x;
   Add(added(w.post_ffn_norm, FeedForward(m, plan, w, *x, ffn_input)), x);
 }

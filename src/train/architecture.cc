@@ -105,6 +105,13 @@ BaseModel::BaseModel(const std::string& path) : source_(OpenTensorSource(path)) 
                                                         "bias");
                           }};
   file_plan_ = MakePlan(family, input);
+  for (const LayerPlan& layer : file_plan_.layers) {
+    if (std::holds_alternative<AttentionPlan>(layer.mixer)) continue;
+    Fail(ErrorKind::kUnsupported,
+         "{}: training has no layers other than attention ('{}' needs it); llama, mistral, qwen2 and qwen3 "
+         "models train",
+         path, family.name);
+  }
   if (const GgufFile* gguf = source_->gguf()) ReadMemoryMetadata(*gguf, &file_plan_);
   CheckTrainable(file_plan_);
   architecture_.family = &family;

@@ -59,15 +59,35 @@ std::string FormatTable(const std::vector<std::vector<std::string>>& rows) {
   return text;
 }
 
+namespace {
+
+// NAME-00001-of-00003.gguf without its number: the same for all parts of one model. Empty for other names.
+std::string WithoutPart(const std::string& path) {
+  constexpr std::string_view kPattern = "-00000-of-00000.gguf";
+  if (path.size() <= kPattern.size()) return "";
+  const size_t start = path.size() - kPattern.size();
+  for (size_t i = 0; i < kPattern.size(); ++i) {
+    const char c = path[start + i];
+    if (kPattern[i] == '0' ? c < '0' || c > '9' : c != kPattern[i]) return "";
+  }
+  std::error_code ignored;
+  return std::filesystem::absolute(path.substr(0, start) + path.substr(start + 6), ignored).string();
+}
+
+}  // namespace
+
 void CheckOutputs(const std::vector<std::string>& outputs, const std::vector<std::string>& inputs) {
   const auto is_same = [](const std::string& a, const std::string& b) {
     std::error_code ignored;
     return a == b || std::filesystem::equivalent(a, b, ignored);
   };
-  // An input may be a folder: all that lies in it is read.
+  // An input may be a folder: all that lies in it is read. Or the first of several parts, read with the
+  // others.
   const auto is_read = [&](const std::string& path, const std::string& input) {
     std::error_code ignored;
     if (is_same(path, input)) return true;
+    const std::string parts = WithoutPart(input);
+    if (!parts.empty() && WithoutPart(path) == parts) return true;
     if (!std::filesystem::is_directory(input, ignored)) return false;
     const std::filesystem::path parent = std::filesystem::absolute(path, ignored).parent_path();
     return std::filesystem::exists(path, ignored) && std::filesystem::equivalent(parent, input, ignored);

@@ -15,6 +15,29 @@ void Clamp(float limit, size_t count, float* values, Pass& pass) {
       {.kind = PointwiseCall::Kind::kClamp, .x = values, .value = limit, .count = pass.num_rows * count});
 }
 
+// Of the gates of a row's outputs.
+size_t GateWidth(const AttentionPlan& plan) {
+  return plan.has_head_gate ? plan.num_heads : plan.has_output_gate ? plan.num_heads * plan.value_dim : 0;
+}
+
+// out [num_rows, num_heads, value_dim] times the sigmoids of the gates, which become these where they are of
+// the heads.
+void GateOutputs(const AttentionPlan& plan, float* gate, float* out, Pass& pass) {
+  const size_t num_heads = pass.num_rows * plan.num_heads;
+  const size_t count = num_heads * plan.value_dim;
+  if (!plan.has_head_gate) {
+    pass.device.Pointwise({.kind = PointwiseCall::Kind::kSigmoidGate, .x = out, .y = gate, .count = count});
+    return;
+  }
+  pass.device.Pointwise(
+      {.kind = PointwiseCall::Kind::kWriteGate, .x = gate, .value = 0.0f, .count = num_heads});
+  pass.device.Pointwise({.kind = PointwiseCall::Kind::kScaleRows,
+                         .x = out,
+                         .count = count,
+                         .gate = gate,
+                         .num_cols = plan.value_dim});
+}
+
 // growth [num_rows]: scratch.
 void GrowQueries(const AttentionPlan& plan, float* q, float* growth, Pass& pass) {
   size_t row = 0;
@@ -50,6 +73,7 @@ void VisitAttention(const ModelPlan& model, const AttentionPlan& plan, WeightVis
     visitor.Norm("attn_k_norm", {&k_size, 1}, true, &w->k_norm);
   }
   visitor.Qkv(plan, &w->q, &w->k, &w->v, &w->gate);
+  if (plan.has_head_gate) visitor.Matrix("attn_gate", plan.num_heads, model.model_dim, &w->gate);
   visitor.Matrix("attn_output", model.model_dim, plan.num_heads * plan.value_dim, &w->o);
   visitor.Vector("attn_sinks", "weight", plan.num_heads, false, &w->sink_logits);
   if (model.memory.segment == 0) return;
@@ -64,7 +88,7 @@ size_t AttentionFloats(const ModelPlan& model, const AttentionPlan& plan, size_t
   const size_t kv_heads = plan.num_kv_heads * (plan.key_dim + plan.value_dim);
   const size_t write_gate = HasWriteGate(model) ? plan.num_kv_heads : 0;
   const size_t growth = plan.query_growth != 0 ? 1 : 0;
-  const size_t gate = plan.has_output_gate ? plan.num_heads * plan.value_dim : 0;
+  const size_t gate = GateWidth(plan);
   // Each of the seven parts may be rounded up.
   return num_rows * (heads + kv_heads + write_gate + growth + gate) + 7 * Arena::Rounded(1);
 }
@@ -83,7 +107,7 @@ void RunAttention(const AttentionPlan& plan, const AttentionWeights& w, const No
   float* const attended = arena.Take(num_rows * out_row);
   const bool has_write_gate = !w.memory_write.empty();
   float* const write_gate = arena.Take(has_write_gate ? num_rows * plan.num_kv_heads : 0);
-  float* const gate = arena.Take(plan.has_output_gate ? num_rows * out_row : 0);
+  float* const gate = arena.Take(num_rows * GateWidth(plan));
   std::array<MatMulJob, 5> jobs = {Pass::Job(w.q, q, false)};
   size_t num_jobs = 1;
   if (!w.k.empty()) jobs[num_jobs++] = Pass::Job(w.k, k, false);
@@ -130,10 +154,7 @@ void RunAttention(const AttentionPlan& plan, const AttentionWeights& w, const No
   }
   pass.device.Attend(pass.attend_calls, pass.attend_scratch);
   for (const ForwardChunk& chunk : pass.chunks) chunk.context->Finish(index, pass.device);
-  if (plan.has_output_gate) {
-    pass.device.Pointwise(
-        {.kind = PointwiseCall::Kind::kSigmoidGate, .x = attended, .y = gate, .count = num_rows * out_row});
-  }
+  if (!w.gate.empty()) GateOutputs(plan, gate, attended, pass);
   pass.AddProduct("attention output", w.o, attended, post_norm);
 }
 

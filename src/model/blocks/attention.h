@@ -15,7 +15,7 @@ struct AttentionWeights {
   LinearLayer q;       // [num_heads * key_dim, model_dim]
   LinearLayer k;       // [num_kv_heads * key_dim, model_dim]
   LinearLayer v;       // [num_kv_heads * value_dim, model_dim]
-  LinearLayer gate;    // [num_heads * value_dim, model_dim]; empty: none
+  LinearLayer gate;    // [num_heads * value_dim, model_dim], or of the heads [num_heads, ...]; empty: none
   NormWeights q_norm;  // [key_dim], [num_heads * key_dim], or empty
   NormWeights k_norm;
   LinearLayer o;                   // [model_dim, num_heads * value_dim]

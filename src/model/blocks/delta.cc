@@ -32,21 +32,13 @@ void RunDelta(const DeltaPlan& plan, const DeltaWeights& w, const NormWeights& p
                      .step_bias = w.step_bias.data(),
                      .rate = w.rate.data(),
                      .strength = beta,
+                     .most_strength = plan.most_strength,
                      .log_decay = decay,
                      .beta = beta});
-  pass.recur_calls.clear();
-  size_t row = 0;
-  for (const ForwardChunk& chunk : pass.chunks) {
-    RecurCall call =
-        chunk.context->recurrent()->Plan(index, mixed + row * shape.num_channels(), decay + row * heads,
-                                         beta + row * heads, out + row * shape.value_channels());
-    call.conv_weight = w.convolution.data();
-    pass.recur_calls.push_back(call);
-    row += chunk.tokens.size();
-  }
-  pass.device.Recur(pass.recur_calls, arena.Take(0));
+  pass.Recur(index, {.conv_weight = w.convolution.data()},
+             {.x = mixed, .log_decay = decay, .beta = beta, .out = out}, arena);
   pass.device.Norm({.kind = NormKind::kRms,
-                    .epsilon = pass.plan.norm_epsilon,
+                    .epsilon = plan.norm_epsilon > 0 ? plan.norm_epsilon : pass.plan.norm_epsilon,
                     .weight = w.norm.data(),
                     .num_rows = num_rows,
                     .num_parts = heads,

@@ -17,7 +17,7 @@ void VisitExperts(const ModelPlan& model, const ExpertsPlan& plan, WeightVisitor
   w->experts.resize(plan.router.num_experts);
   visitor.Experts(plan, w->experts);
   if (plan.shared_dim == 0) return;
-  visitor.Matrix("ffn_gate_shexp", plan.shared_dim, model.model_dim, &w->shared.gate);
+  if (plan.is_gated) visitor.Matrix("ffn_gate_shexp", plan.shared_dim, model.model_dim, &w->shared.gate);
   visitor.Matrix("ffn_up_shexp", plan.shared_dim, model.model_dim, &w->shared.up);
   visitor.Matrix("ffn_down_shexp", model.model_dim, plan.shared_dim, &w->shared.down);
   if (plan.has_shared_gate) visitor.Matrix("ffn_gate_inp_shexp", 1, model.model_dim, &w->shared_gate);
@@ -51,13 +51,17 @@ void AddShared(const ExpertsPlan& plan, const ExpertsWeights& w, const float* in
   const size_t num_rows = pass.num_rows;
   const size_t count = num_rows * pass.plan.model_dim;
   float* const shared = arena.Take(count);
-  float* const gate = arena.Take(num_rows * plan.shared_dim);
   float* const up = arena.Take(num_rows * plan.shared_dim);
-  const std::array<MatMulJob, 2> jobs = {Pass::Job(w.shared.gate, gate, false),
-                                         Pass::Job(w.shared.up, up, false)};
-  pass.Linear("shared gate, up", input, num_rows, jobs, ThenActivate{.activation = plan.activation});
+  std::array<MatMulJob, 2> jobs;
+  size_t num_jobs = 0;
+  if (plan.is_gated) {
+    jobs[num_jobs++] = Pass::Job(w.shared.gate, arena.Take(num_rows * plan.shared_dim), false);
+  }
+  jobs[num_jobs++] = Pass::Job(w.shared.up, up, false);
+  pass.Linear("shared gate, up", input, num_rows, {jobs.data(), num_jobs},
+              ThenActivate{.activation = plan.activation});
   const MatMulJob down = Pass::Job(w.shared.down, shared, false);
-  pass.Linear("shared down", gate, num_rows, {&down, 1});
+  pass.Linear("shared down", jobs[0].out, num_rows, {&down, 1});
   PointwiseCall add{.kind = PointwiseCall::Kind::kAdd, .x = out, .y = shared, .count = count};
   if (plan.has_shared_gate) {
     float* const open = arena.Take(num_rows);

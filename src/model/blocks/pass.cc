@@ -41,6 +41,26 @@ void Pass::Linear(std::string_view label, const float* from, size_t count, std::
                  .scratch = linear_scratch});
 }
 
+void Pass::Recur(size_t index, const RecurWeights& weights, const RecurRows& rows, Arena arena) {
+  recur_calls.clear();
+  size_t row = 0;
+  const auto from = [&row](auto* values, size_t width) {
+    return values == nullptr ? nullptr : values + row * width;
+  };
+  for (const ForwardChunk& chunk : chunks) {
+    const RecurShape& shape = chunk.context->recurrent()->shape(index);
+    RecurCall call = chunk.context->recurrent()->Plan(
+        index, from(rows.x, shape.num_channels()), from(rows.log_decay, shape.num_value_heads),
+        from(rows.beta, shape.num_value_heads), from(rows.out, shape.value_channels()));
+    call.conv_weight = weights.conv_weight;
+    call.conv_bias = weights.conv_bias;
+    call.skip = weights.skip;
+    recur_calls.push_back(call);
+    row += chunk.tokens.size();
+  }
+  device.Recur(recur_calls, arena.Take(0));
+}
+
 void Pass::AddProduct(std::string_view label, const LinearLayer& linear, const float* from,
                       const NormWeights& post_norm) {
   const bool is_plain = post_norm.empty() && plan.residual_scale == 1.0f;

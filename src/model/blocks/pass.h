@@ -31,6 +31,23 @@ class Arena {
   float* next_;
 };
 
+inline const float* DataOrNull(const std::vector<float>& values) {
+  return values.empty() ? nullptr : values.data();
+}
+
+// What a layer with a state has of its own, and the rows of all chunks; both as RecurCall has them.
+struct RecurWeights {
+  const float* conv_weight = nullptr;
+  const float* conv_bias = nullptr;
+  const float* skip = nullptr;
+};
+struct RecurRows {
+  const float* x = nullptr;
+  const float* log_decay = nullptr;
+  const float* beta = nullptr;
+  float* out = nullptr;
+};
+
 struct Pass {
   const ModelPlan& plan;
   Device& device;
@@ -54,6 +71,9 @@ struct Pass {
   // The product of `count` rows of `from` with each job's matrix.
   void Linear(std::string_view label, const float* from, size_t count, std::span<const MatMulJob> jobs,
               std::optional<ThenActivate> then = std::nullopt);
+  // The rows of all chunks through the states of a layer. index: of the layer among those with a state, as
+  // contexts count them. arena: whose rest is RecurScratchFloats long.
+  void Recur(size_t index, const RecurWeights& weights, const RecurRows& rows, Arena arena);
   // x += the product with `from`, through its norm where it has one.
   void AddProduct(std::string_view label, const LinearLayer& linear, const float* from,
                   const NormWeights& post_norm);

@@ -7,6 +7,7 @@
 #include <exception>
 #include <map>
 #include <memory>
+#include <numeric>
 #include <optional>
 #include <utility>
 
@@ -107,10 +108,11 @@ class Converter : private WeightVisitor {
     mixed_.family = std::string(gguf.GetString("general.architecture").value_or(""));
     const auto number = [&](const char* key) {
       const GgufValue* value = gguf.FindValue(fmt::format("{}.{}", mixed_.family, key));
-      // Per layer in some families: the first stands for all.
+      // Per layer in some families: the first that has any stands for all.
       if (value != nullptr && value->type == GgufType::kArray) {
         const auto all = gguf.GetIntArray(value->key);
-        return all->empty() ? int64_t{0} : all->front();
+        const auto any = std::find_if(all->begin(), all->end(), [](int64_t item) { return item != 0; });
+        return any == all->end() ? int64_t{0} : *any;
       }
       return value == nullptr ? int64_t{0} : gguf.GetInt(value->key).value_or(0);
     };
@@ -156,10 +158,9 @@ class Converter : private WeightVisitor {
     for (const char* key : {"split.no", "split.count", "split.tensors.count"}) writer_.Remove(key);
     for (const TensorInfo& tensor : source_->tensors()) {
       MatrixRows rows{
-          tensor.name, tensor.encoding, 1, static_cast<size_t>(tensor.num_values()), {{tensor.data, 1}}};
-      const bool is_matrix = tensor.shape.size() >= 2 && CanDecode(tensor.encoding) &&
-                             tensor.name.find("norm") == std::string::npos &&
-                             tensor.name != "position_embd.weight";
+          tensor.name, tensor.encoding, 1, static_cast<size_t>(tensor.num_values()), {{tensor.data, 1}}, {}};
+      const bool is_matrix =
+          tensor.shape.size() >= 2 && CanDecode(tensor.encoding) && IsMultiplied(tensor.name);
       if (is_matrix) {
         rows.num_cols = static_cast<size_t>(tensor.shape.back());
         rows.num_rows = rows.num_cols == 0 ? 0 : static_cast<size_t>(tensor.num_values()) / rows.num_cols;
@@ -171,6 +172,14 @@ class Converter : private WeightVisitor {
                                                              : tensor.encoding;
       AddRows(tensor.name, std::move(rows), encoding, {tensor.shape.rbegin(), tensor.shape.rend()});
     }
+  }
+
+  // Whether rows are multiplied with a tensor of two dimensions.
+  static bool IsMultiplied(std::string_view name) {
+    if (!name.ends_with(".weight") || name == "position_embd.weight") return false;
+    constexpr std::string_view kOthers[] = {"norm", "ssm_conv1d", "shortconv.conv."};
+    return std::none_of(std::begin(kOthers), std::end(kOthers),
+                        [&](std::string_view other) { return name.find(other) != std::string_view::npos; });
   }
 
   // Any other container: by canonical names.
@@ -192,9 +201,13 @@ class Converter : private WeightVisitor {
     WriteHyperparameters(out, family_->gguf_names[0], &writer_);
     const size_t dim = plan_.model_dim;
     const auto head = map_->Find("output", -1, plan_.vocab_size, dim, false);
-    const bool has_output = head && !hyper.tied_head.value_or(false);
+    const bool has_head = head && !hyper.tied_head.value_or(false);
+    // The embedding is another matrix than the head where these have scales of their own in them.
+    const bool folds = family_->gguf_folds_scales;
+    const bool has_output = has_head || (folds && plan_.logit_scale != plan_.embedding_scale);
     DescribePlan(has_output);
-    AddMatrix("token_embd.weight", map_->Find("token_embd", -1, plan_.vocab_size, dim, true));
+    const auto embedding = map_->Find("token_embd", -1, plan_.vocab_size, dim, true);
+    AddMatrix("token_embd.weight", Scaled(*embedding, folds ? plan_.embedding_scale : 1.0f));
     if (plan_.position == PositionKind::kLearned) {
       const auto positions = map_->Find(
           "position_embd", -1, static_cast<size_t>(plan_.trained_length) + plan_.position_offset, dim, true);
@@ -209,12 +222,19 @@ class Converter : private WeightVisitor {
     layer_ = -1;
     if (plan_.norms_have_weights) Norm("output_norm", {&dim, 1}, true, nullptr);
     if (plan_.has_embedding_norm) Norm("token_embd_norm", {&dim, 1}, true, nullptr);
-    if (has_output) AddMatrix("output.weight", head);
+    if (has_output) {
+      AddMatrix("output.weight", Scaled(has_head ? *head : *embedding, folds ? plan_.logit_scale : 1.0f));
+    }
     AddVector("output.bias", map_->FindVector("output", "bias", -1, plan_.vocab_size, false));
     AddVector("rope_freqs.weight", out.frequency_divisors);
     AddVector("rope_factors_short.weight", out.short_divisors);
     AddVector("rope_factors_long.weight", out.long_divisors);
     map_->CheckAllUsed();
+  }
+
+  static MatrixRows Scaled(MatrixRows rows, float factor) {
+    if (factor != 1.0f) rows.factors.assign(rows.num_rows, factor);
+    return rows;
   }
 
   void AddPerLayer() {
@@ -225,13 +245,8 @@ class Converter : private WeightVisitor {
     Norm("per_layer_proj_norm", {&plan_.per_layer_dim, 1}, true, nullptr);
   }
 
-  // "blk.3.attn_q.weight".
   std::string Name(std::string_view canonical, std::string_view suffix) const {
-    for (const TensorName& row : family_->gguf_tensors) {
-      if (row.canonical == canonical) canonical = row.folder;
-    }
-    return layer_ < 0 ? fmt::format("{}.{}", canonical, suffix)
-                      : fmt::format("blk.{}.{}.{}", layer_, canonical, suffix);
+    return NameInGguf(*family_, canonical, suffix, layer_);
   }
 
   void Norm(std::string_view name, std::span<const size_t> counts, bool is_required, NormWeights*) override {
@@ -256,6 +271,23 @@ class Converter : private WeightVisitor {
     AddVector(Name(name, suffix), map_->FindVector(name, suffix, layer_, count, is_required));
   }
 
+  void Parts(std::string_view name, std::span<const size_t> num_rows, size_t num_cols,
+             std::span<LinearLayer* const>) override {
+    Matrix(name, std::accumulate(num_rows.begin(), num_rows.end(), size_t{0}), num_cols, nullptr);
+  }
+
+  void Convolution(std::string_view name, const RecurShape& shape, std::vector<float>*,
+                   std::vector<float>*) override {
+    const size_t channels = shape.num_channels(), width = shape.conv_width;
+    AddVector(Name(name, "weight"), map_->FindVector(name, "weight", layer_, channels * width, true),
+              {width, channels});
+    AddVector(Name(name, "bias"), map_->FindVector(name, "bias", layer_, channels, false));
+  }
+
+  void PerHead(std::string_view name, size_t num_heads, bool is_rate, std::vector<float>*) override {
+    AddVector(Name(name, ""), map_->FindPerHead(name, layer_, num_heads, is_rate), {1, num_heads});
+  }
+
   void Qkv(const AttentionPlan& plan, LinearLayer*, LinearLayer*, LinearLayer*, LinearLayer*) override {
     constexpr const char* kQkv[3] = {"attn_q", "attn_k", "attn_v"};
     std::vector<MatrixRows> qkv;
@@ -271,7 +303,8 @@ class Converter : private WeightVisitor {
       }
       MatrixRows rows = *map_->FindQkv(plan, part, layer_);
       std::vector<float> bias = map_->FindQkvBias(plan, part, layer_);
-      if (part < 2 && source_->container() == Container::kSafetensors && family_->gguf_interleaved_rope &&
+      if (part < 2 && plan_.position == PositionKind::kRope &&
+          source_->container() == Container::kSafetensors && family_->gguf_interleaved_rope &&
           !family_->folder_interleaved_rope) {
         Interleave(plan.key_dim, plan_.ropes[plan.rope].rotary_dim, &rows, &bias);
       }
@@ -311,7 +344,7 @@ class Converter : private WeightVisitor {
     AddMatrix(Name("ssm_out", "weight"), rows.out);
     AddVector(Name("ssm_conv1d", "weight"), std::move(rows.convolution), {width, shape.num_channels()});
     AddVector(Name("ssm_dt", "bias"), std::move(rows.step_bias));
-    AddVector(fmt::format("blk.{}.ssm_a", layer_), std::move(rows.rate));
+    AddVector(Name("ssm_a", ""), std::move(rows.rate));
     AddVector(Name("ssm_norm", "weight"), std::move(rows.norm));
   }
 
@@ -429,7 +462,7 @@ class Converter : private WeightVisitor {
       }
       AddVector(Name(name, "bias"), std::move(biases), {num_rows, experts.size()});
     };
-    add("ffn_gate_exps", plan.dim, plan_.model_dim);
+    if (plan.is_gated) add("ffn_gate_exps", plan.dim, plan_.model_dim);
     add("ffn_up_exps", plan.dim, plan_.model_dim);
     add("ffn_down_exps", plan_.model_dim, plan.dim);
   }
@@ -528,24 +561,29 @@ class Converter : private WeightVisitor {
 
   void Produce(const MatrixRows& rows, Encoding encoding, const GgufSink& sink) {
     const size_t row_bytes = EncodedBytes(rows.encoding, rows.num_cols);
-    std::vector<const uint8_t*> tile;
+    std::vector<TileRow> tile;
     const size_t tile_rows = std::max<size_t>(1, kTileValues / std::max<size_t>(1, rows.num_cols));
+    size_t number = 0;
     for (const RowRun& run : rows.runs) {
-      if (encoding == rows.encoding) {
+      if (encoding == rows.encoding && rows.factors.empty()) {
         sink(run.data, run.num_rows * row_bytes);
         Advance(run.num_rows * row_bytes);
         continue;
       }
-      for (size_t row = 0; row < run.num_rows; ++row) {
-        tile.push_back(run.data + row * row_bytes);
+      for (size_t row = 0; row < run.num_rows; ++row, ++number) {
+        tile.push_back({run.data + row * row_bytes, rows.factors.empty() ? 1.0f : rows.factors[number]});
         if (tile.size() == tile_rows) Encode(rows, encoding, &tile, sink);
       }
     }
     Encode(rows, encoding, &tile, sink);
   }
 
-  void Encode(const MatrixRows& rows, Encoding encoding, std::vector<const uint8_t*>* tile,
-              const GgufSink& sink) {
+  struct TileRow {
+    const uint8_t* data;
+    float factor;
+  };
+
+  void Encode(const MatrixRows& rows, Encoding encoding, std::vector<TileRow>* tile, const GgufSink& sink) {
     if (tile->empty()) return;
     const size_t out_bytes = EncodedBytes(encoding, rows.num_cols);
     encoded_.resize(tile->size() * out_bytes);
@@ -554,7 +592,8 @@ class Converter : private WeightVisitor {
     pool_.Run(tile->size(), [&](size_t row, size_t) {
       try {
         std::vector<float> values(rows.num_cols);
-        DecodeBlocks(rows.encoding, (*tile)[row], values.size(), values.data());
+        DecodeBlocks(rows.encoding, (*tile)[row].data, values.size(), values.data());
+        for (float& value : values) value *= (*tile)[row].factor;
         EncodeBlocks(encoding, values.data(), values.size(), encoded_.data() + row * out_bytes);
       } catch (...) {
         errors[row] = std::current_exception();

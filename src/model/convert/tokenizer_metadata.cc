@@ -124,10 +124,10 @@ std::optional<std::string> WriteTokenizerMetadata(const Tokenizer& tokenizer, co
     if (merges.empty()) return "it has no list of merges to write";
   }
   if (spec.algorithm == Algorithm::kByteBpe) {
-    std::string_view pre = tokenizer.pre_tokenizer();
-    const auto named = FindPreTokenizer(pre);
-    if (spec.ignore_merges && spec.pre_tokenizer == PreTokenizer::kLlama3) pre = "llama-bpe";
-    if (!named) return fmt::format("its pre-tokenizer '{}' has no name in GGUF", pre);
+    const std::string_view pre = GgufPreTokenizerName(spec.pre_tokenizer, spec.ignore_merges);
+    if (FindPreTokenizer(pre)->ignore_merges != spec.ignore_merges) {
+      writer->Set("mneme.tokenizer.ignore_merges", spec.ignore_merges);
+    }
     writer->Set("tokenizer.ggml.model", std::string("gpt2"));
     writer->Set("tokenizer.ggml.pre", std::string(pre));
     writer->SetArray("tokenizer.ggml.merges", merges);

@@ -72,5 +72,35 @@ TEST(TokenizerMetadataTest, SpacePrefixesComeAlong) {
   std::filesystem::remove(path);
 }
 
+// Whether a word that is a token is taken whole, where the name of the splitting says otherwise or nothing.
+TEST(TokenizerMetadataTest, MergesAreIgnoredAsBefore) {
+  const std::string path =
+      (std::filesystem::temp_directory_path() / ("mneme_merges_" + std::to_string(getpid()) + ".gguf"))
+          .string();
+  const std::string llama3 =
+      R"({"type":"Split","pattern":{"Regex":"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},"behavior":"Isolated","invert":false},)";
+  for (const auto& [pattern, name] : {std::pair(llama3, "dbrx"), std::pair(std::string(), "gpt-2")}) {
+    for (const bool ignores : {false, true}) {
+      // "abc" is a token that no merge gives.
+      const std::string json =
+          R"({"pre_tokenizer":{"type":"Sequence","pretokenizers":[)" + pattern +
+          R"({"type":"ByteLevel","add_prefix_space":false,"use_regex":)" +
+          (pattern.empty() ? "true" : "false") + R"(}]},"model":{"type":"BPE","ignore_merges":)" +
+          (ignores ? "true" : "false") + R"(,"vocab":{"a":0,"b":1,"c":2,"ab":3,"abc":4},"merges":["a b"]}})";
+      const Tokenizer tokenizer =
+          ParseTokenizerJson({reinterpret_cast<const uint8_t*>(json.data()), json.size()});
+      GgufWriter writer;
+      EXPECT_EQ(WriteTokenizerMetadata(tokenizer, json, 0, &writer), std::nullopt);
+      writer.Write(path);
+      const bool is_llama = ignores && !pattern.empty();
+      EXPECT_EQ(GgufFile(path).GetString("tokenizer.ggml.pre"), is_llama ? "llama-bpe" : name);
+      const std::vector<TokenId> expected = ignores ? std::vector<TokenId>{4} : std::vector<TokenId>{3, 2};
+      EXPECT_EQ(tokenizer.Encode("abc"), expected);
+      EXPECT_EQ(LoadTokenizerFile(path).Encode("abc"), expected);
+    }
+  }
+  std::filesystem::remove(path);
+}
+
 }  // namespace
 }  // namespace mneme

@@ -55,16 +55,27 @@ extern const Family kMinimaxM2;
 extern const Family kQwen3Next;
 extern const Family kQwen35;
 extern const Family kQwen35Moe;
+extern const Family kLfm2;
+extern const Family kLfm2Moe;
+extern const Family kLfm3;
+extern const Family kMamba2;
+extern const Family kGraniteHybrid;
+extern const Family kNemotronH;
+extern const Family kNemotronHMoe;
+extern const Family kFalconH1;
+extern const Family kOlmoHybrid;
 
 namespace {
 
 constexpr const Family* kFamilies[] = {
-    &kLlama,      &kMistral,  &kQwen2,     &kQwen3,     &kGemma,     &kGemma2,     &kGemma3,   &kPhi3,
-    &kGptNeox,    &kGptj,     &kFalcon,    &kMpt,       &kGpt2,      &kStarcoder2, &kStablelm, &kOlmo2,
-    &kMixtral,    &kQwen2Moe, &kQwen3Moe,  &kOlmoe,     &kGemma4,    &kGptOss,     &kSmolLm3,  &kGranite,
-    &kGraniteMoe, &kGlm4,     &kGlm4Moe,   &kCohere,    &kCohere2,   &kExaone4,    &kSeedOss,  &kErnie,
-    &kErnieMoe,   &kNemotron, &kOlmo,      &kPhi,       &kInternLm3, &kMistral3,   &kBloom,    &kGptBigcode,
-    &kOpt,        &kGptNeo,   &kMinimaxM2, &kQwen3Next, &kQwen35,    &kQwen35Moe,
+    &kLlama,         &kMistral,   &kQwen2,        &kQwen3,      &kGemma,      &kGemma2,   &kGemma3,
+    &kPhi3,          &kGptNeox,   &kGptj,         &kFalcon,     &kMpt,        &kGpt2,     &kStarcoder2,
+    &kStablelm,      &kOlmo2,     &kMixtral,      &kQwen2Moe,   &kQwen3Moe,   &kOlmoe,    &kGemma4,
+    &kGptOss,        &kSmolLm3,   &kGranite,      &kGraniteMoe, &kGlm4,       &kGlm4Moe,  &kCohere,
+    &kCohere2,       &kExaone4,   &kSeedOss,      &kErnie,      &kErnieMoe,   &kNemotron, &kOlmo,
+    &kPhi,           &kInternLm3, &kMistral3,     &kBloom,      &kGptBigcode, &kOpt,      &kGptNeo,
+    &kMinimaxM2,     &kQwen3Next, &kQwen35,       &kQwen35Moe,  &kLfm2,       &kLfm2Moe,  &kMamba2,
+    &kGraniteHybrid, &kNemotronH, &kNemotronHMoe, &kFalconH1,   &kOlmoHybrid, &kLfm3,
 };
 
 }  // namespace
@@ -76,7 +87,8 @@ const Family& FindFamily(const Hyperparameters& hyper) {
   for (const Family* family : kFamilies) {
     const auto names = hyper.container == Container::kSafetensors ? family->folder_types : family->gguf_names;
     for (const std::string_view name : names) {
-      if (name == hyper.architecture) return *family;
+      const bool may_be = family->is_of == nullptr || hyper.container != Container::kSafetensors;
+      if (name == hyper.architecture && (may_be || family->is_of(hyper))) return *family;
     }
     known += fmt::format("{}{}", known.empty() ? "" : ", ", family->name);
   }

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <nlohmann/json.hpp>
 
 #include "base/error.h"
 
@@ -114,6 +116,143 @@ void UseSharedExpert(const FamilyInput& input, std::optional<uint64_t> dim, bool
       experts->shared_dim = checked;
       experts->has_shared_gate = has_gate;
     }
+  }
+}
+
+size_t NeededSize(const FamilyInput& input, std::string_view gguf, std::string_view json, uint64_t most) {
+  const std::optional<uint64_t> value = input.hyper.settings.Uint(gguf, json);
+  if (!value || *value == 0 || *value > most) {
+    Fail(ErrorKind::kFile, "{}: '{}' is {}, which must be between 1 and {}", input.hyper.path,
+         IsFolder(input) ? json : gguf, value.value_or(0), most);
+  }
+  return static_cast<size_t>(*value);
+}
+
+namespace {
+
+constexpr std::string_view kMinStep = "mneme.ssm.min_step", kMaxStep = "mneme.ssm.max_step";
+
+// One end of "time_step_limit"; infinity is written in an object, which JSON has no number for.
+float StepLimit(const Hyperparameters& hyper, const nlohmann::json& value) {
+  if (value.is_object() && value.value("__float__", "") == "Infinity") {
+    return std::numeric_limits<float>::infinity();
+  }
+  const float limit = value.is_number() ? value.get<float>() : -1.0f;
+  if (!(limit >= 0)) {
+    Fail(ErrorKind::kFile, "{}: 'time_step_limit' must be two numbers that are not negative", hyper.path);
+  }
+  return limit;
+}
+
+// "time_step_min", "_max" and "_floor" are of the random weights that training began with. transformers takes
+// the first for a limit in Nemotron-H; what these models were trained in and are served by does not.
+void ReadStepLimits(const FamilyInput& input, ScanPlan* plan) {
+  const Settings& settings = input.hyper.settings;
+  plan->min_step = static_cast<float>(settings.Float(kMinStep, "").value_or(0));
+  plan->max_step =
+      static_cast<float>(settings.Float(kMaxStep, "").value_or(std::numeric_limits<double>::infinity()));
+  const nlohmann::json* limits = settings.Find("time_step_limit");
+  if (limits == nullptr) limits = settings.Find("mamba_dt_limit");
+  if (limits != nullptr && limits->is_array() && limits->size() == 2) {
+    plan->min_step = StepLimit(input.hyper, (*limits)[0]);
+    plan->max_step = StepLimit(input.hyper, (*limits)[1]);
+  }
+  if (!(plan->min_step >= 0 && plan->min_step <= plan->max_step)) {
+    Fail(ErrorKind::kFile, "{}: steps between {} and {}", input.hyper.path, plan->min_step, plan->max_step);
+  }
+}
+
+// The values of a head, which some folders leave to be found out.
+size_t ScanValueDim(const FamilyInput& input, size_t num_heads, size_t model_dim) {
+  constexpr std::string_view kHeadDim = "mamba_d_head|mamba_head_dim|head_dim";
+  if (!IsFolder(input)) {
+    return NeededSize(input, "ssm.inner_size", "", kMostStateHeads * kMostStateDim) / num_heads;
+  }
+  const nlohmann::json* const given = input.hyper.settings.Find("mamba_d_head");
+  if (given == nullptr || !given->is_string()) return NeededSize(input, "", kHeadDim, kMostStateDim);
+  return NeededSize(input, "", "mamba_expand", 1024) * model_dim / num_heads;
+}
+
+}  // namespace
+
+ScanPlan ReadScan(const FamilyInput& input, const ModelPlan& plan) {
+  ScanPlan scan;
+  RecurShape& shape = scan.shape;
+  shape.rule = RecurRule::kScan;
+  shape.num_key_heads = NeededSize(input, "ssm.group_count", "mamba_n_groups|n_groups", kMostStateHeads);
+  shape.num_value_heads =
+      NeededSize(input, "ssm.time_step_rank", "mamba_n_heads|mamba_num_heads|num_heads", kMostStateHeads);
+  shape.key_dim =
+      NeededSize(input, "ssm.state_size", "mamba_d_state|ssm_state_size|state_size", kMostStateDim);
+  shape.value_dim = ScanValueDim(input, shape.num_value_heads, plan.model_dim);
+  shape.conv_width = NeededSize(input, "ssm.conv_kernel", "mamba_d_conv|conv_kernel", kMaxConvWidth);
+  shape.has_values_first = true;
+  shape.normalises = false;
+  if (shape.num_value_heads % shape.num_key_heads != 0 || shape.value_dim == 0 ||
+      shape.value_dim > kMostStateDim) {
+    Fail(ErrorKind::kFile, "{}: {} heads of {} values cannot share {} groups", input.hyper.path,
+         shape.num_value_heads, shape.value_dim, shape.num_key_heads);
+  }
+  ReadStepLimits(input, &scan);
+  return scan;
+}
+
+RecurShape ReadDelta(const FamilyInput& input) {
+  RecurShape shape;
+  shape.num_key_heads = NeededSize(input, "ssm.group_count", "linear_num_key_heads", kMostStateHeads);
+  shape.num_value_heads = NeededSize(input, "ssm.time_step_rank", "linear_num_value_heads", kMostStateHeads);
+  shape.key_dim = NeededSize(input, "ssm.state_size", "linear_key_head_dim", kMostStateDim);
+  shape.value_dim =
+      IsFolder(input)
+          ? NeededSize(input, "", "linear_value_head_dim", kMostStateDim)
+          : NeededSize(input, "ssm.inner_size", "", kMostStateHeads * kMostStateDim) / shape.num_value_heads;
+  shape.conv_width = NeededSize(input, "ssm.conv_kernel", "linear_conv_kernel_dim", kMaxConvWidth);
+  if (shape.num_value_heads % shape.num_key_heads != 0 || shape.value_dim == 0 ||
+      shape.value_dim > kMostStateDim) {
+    Fail(ErrorKind::kFile, "{}: {} value heads of {} cannot share {} key heads", input.hyper.path,
+         shape.num_value_heads, shape.value_dim, shape.num_key_heads);
+  }
+  shape.query_scale = 1.0f / std::sqrt(static_cast<float>(shape.key_dim));
+  return shape;
+}
+
+void WriteDelta(const ModelPlan& plan, Hyperparameters* hyper) {
+  for (const LayerPlan& layer : plan.layers) {
+    if (layer.delta() == nullptr) continue;
+    const size_t inner = layer.delta()->shape.value_channels();
+    hyper->settings.SetForGguf("ssm.inner_size", static_cast<uint32_t>(inner));
+    return;
+  }
+}
+
+void WriteScan(const ModelPlan& plan, Hyperparameters* hyper) {
+  for (const LayerPlan& layer : plan.layers) {
+    const ScanPlan* const scan = layer.scan();
+    if (scan == nullptr) continue;
+    hyper->settings.SetForGguf("ssm.inner_size", static_cast<uint32_t>(scan->shape.value_channels()));
+    if (scan->min_step > 0) hyper->settings.SetForGguf(kMinStep, scan->min_step);
+    if (std::isfinite(scan->max_step)) hyper->settings.SetForGguf(kMaxStep, scan->max_step);
+    return;
+  }
+}
+
+void WriteProportion(const ModelPlan& plan, Hyperparameters* hyper) {
+  if (hyper->scaling_type != "proportional") return;
+  hyper->scaling_type.clear();
+  hyper->frequency_divisors.clear();
+  ForEachAttention(plan, [&](const AttentionPlan& attention) {
+    if (attention.window > 0 || !hyper->frequency_divisors.empty()) return;
+    for (const double frequency : plan.ropes[attention.rope].frequencies) {
+      hyper->frequency_divisors.push_back(frequency > 0 ? 1.0f : 1e30f);
+    }
+  });
+}
+
+void WriteKvHeadsByLayer(const ModelPlan& plan, Hyperparameters* hyper) {
+  hyper->num_kv_heads.clear();
+  for (const LayerPlan& layer : plan.layers) {
+    const AttentionPlan* const attention = layer.attention();
+    hyper->num_kv_heads.push_back(attention == nullptr ? 0 : attention->num_kv_heads);
   }
 }
 

@@ -49,12 +49,14 @@ struct Family {
   bool folder_transposed = false;       // gpt2's Conv1D: [inputs, outputs]
   // Experts as [experts, inputs, outputs], gate and up in turns (gpt-oss).
   bool folder_transposed_experts = false;
-  // Names that GGUF files of this family have for others' ("ffn_norm" is "post_attention_norm").
+  // Names that GGUF files of this family have for others' ("ffn_norm" is "post_attention_norm"); as in
+  // folder_names, a canonical name with its suffix stands for one without.
   std::span<const TensorName> gguf_tensors = {};
   // Value heads of layers with a state lie key head by key head in a folder; in this family's GGUF files, one
   // of each key head after the other.
   bool gguf_tiled_value_heads = false;
   // What GGUF readers expect of this family.
+  bool gguf_folds_scales = false;  // embedding and head are multiplied with their scales
   bool gguf_fused_qkv = false;
   bool gguf_fused_gate_up = false;
   // Pairs (2i, 2i + 1), in files of either kind.
@@ -63,6 +65,9 @@ struct Family {
   // Layers with a window rotate by this base, without scaling, where the file does not give another; 0: like
   // the others.
   double local_rope_base = 0;
+  bool has_attention = true;  // false: no layer has, and no size of attention need be told (mamba2)
+  // Which of several families with a folder type a folder is of; null: any.
+  bool (*is_of)(const Hyperparameters& hyper) = nullptr;
   bool rounds_yarn =
       true;  // YaRN's bounds are whole numbers, where the file does not say (gpt-oss: they are not)
   // What this family's GGUF files say in words of their own; null: nothing.
@@ -119,6 +124,24 @@ void UseExperts(const FamilyInput& input, bool renormalise, ModelPlan* plan);
 // In the layers with experts: a network of this width besides, scaled by a sigmoid where has_gate.
 void UseSharedExpert(const FamilyInput& input, std::optional<uint64_t> dim, bool has_gate, ModelPlan* plan);
 void SetRouterScore(RouterScore score, ModelPlan* plan);
+// A setting that a family cannot do without, between 1 and `most`: Error(kFile) else. Names as Settings has
+// them.
+size_t NeededSize(const FamilyInput& input, std::string_view gguf, std::string_view json, uint64_t most);
+// The most heads of a layer with a state, and the most values of one.
+inline constexpr uint64_t kMostStateHeads = 1 << 16;
+inline constexpr uint64_t kMostStateDim = 1 << 12;
+// The scan of Mamba 2 that the file tells of, the same in every layer that has one.
+ScanPlan ReadScan(const FamilyInput& input, const ModelPlan& plan);
+// The gated delta rule that the file tells of.
+RecurShape ReadDelta(const FamilyInput& input);
+void WriteDelta(const ModelPlan& plan, Hyperparameters* hyper);
+// What GGUF files say of the scans of a model, and of which layers have attention: KV heads, 0 for the
+// others.
+void WriteScan(const ModelPlan& plan, Hyperparameters* hyper);
+void WriteKvHeadsByLayer(const ModelPlan& plan, Hyperparameters* hyper);
+// Where only a part of each head's frequencies rotates, in layers that see everything: divisors, which GGUF
+// has for it.
+void WriteProportion(const ModelPlan& plan, Hyperparameters* hyper);
 // In the layers with experts: so many more, in one network, that every row goes through (DeepSeek-MoE).
 void UseSharedExperts(const FamilyInput& input, ModelPlan* plan);
 // ALiBi (arXiv 2108.12409) with slopes from max_bias on.

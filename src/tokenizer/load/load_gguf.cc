@@ -96,7 +96,7 @@ void ReadByteBpe(const GgufFile& file, std::string_view pre_name, VocabularySpec
   ReadMerges(file, spec);
   const NamedPreTokenizer pre = PreTokenizerOf(file, pre_name, spec);
   spec->pre_tokenizer = pre.kind;
-  spec->ignore_merges = pre.ignore_merges;
+  spec->ignore_merges = file.GetBool("mneme.tokenizer.ignore_merges").value_or(pre.ignore_merges);
   spec->add_prefix_space = file.GetBool("tokenizer.ggml.add_space_prefix").value_or(false);
   ReadNormalizer(file, spec);
   spec->adds_bos = pre.adds_bos;

@@ -356,6 +356,12 @@ std::string_view PreTokenizerName(PreTokenizer kind) {
   return "none";
 }
 
+std::string_view GgufPreTokenizerName(PreTokenizer kind, bool ignore_merges) {
+  if (kind == PreTokenizer::kGpt2) return "gpt-2";
+  if (kind == PreTokenizer::kLlama3) return ignore_merges ? "llama-bpe" : "dbrx";
+  return PreTokenizerName(kind);
+}
+
 std::optional<NamedPreTokenizer> FindPreTokenizer(std::string_view name) {
   for (const Row& row : kRows)
     if (row.name == name) return NamedPreTokenizer{row.kind, row.ignore_merges, row.adds_bos};

@@ -46,6 +46,9 @@ struct NamedPreTokenizer {
 };
 std::optional<NamedPreTokenizer> FindPreTokenizer(std::string_view name);
 
+// The name under which a GGUF that other programs read too has it.
+std::string_view GgufPreTokenizerName(PreTokenizer kind, bool ignore_merges);
+
 // Bytes of the first unit of `text` (not empty). Sets *touched if the answer depended on where `text` ends,
 // that is, if more text could change it. Pure: depends on the bytes of `text` alone. A unit is a word unless
 // SplitsUnits(kind).

@@ -169,15 +169,7 @@ void WriteSizes(const ModelPlan& plan, Hyperparameters* hyper) {
   }
   set("embedding_length_per_layer_input", plan.per_layer_dim);
   hyper->attention_scale.reset();
-  if (hyper->scaling_type != "proportional") return;
-  hyper->scaling_type.clear();
-  hyper->frequency_divisors.clear();
-  ForEachAttention(plan, [&](const AttentionPlan& attention) {
-    if (attention.window > 0 || !hyper->frequency_divisors.empty()) return;
-    for (const double frequency : plan.ropes[attention.rope].frequencies) {
-      hyper->frequency_divisors.push_back(frequency > 0 ? 1.0f : 1e30f);
-    }
-  });
+  WriteProportion(plan, hyper);
 }
 
 }  // namespace

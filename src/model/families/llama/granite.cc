@@ -1,4 +1,4 @@
-// Granite 3, dense and with experts: Llama with four multipliers.
+// Granite 3, dense and with experts: Llama with four multipliers. Granite 4, where most layers are scans.
 #include <cmath>
 
 #include "base/error.h"
@@ -25,6 +25,34 @@ constexpr TensorName kMoeNames[] = {
     {"ffn_down_exps", "layers.{}.block_sparse_moe.output_linear"},
 };
 
+constexpr std::string_view kHybridGguf[] = {"granitehybrid"};
+constexpr std::string_view kHybridType[] = {"granitemoehybrid"};
+constexpr TensorName kHybridNames[] = {
+    {"token_embd", "embed_tokens"},
+    {"output_norm", "norm"},
+    {"output", "/lm_head"},
+    {"attn_norm", "layers.{}.input_layernorm"},
+    {"attn_q", "layers.{}.self_attn.q_proj"},
+    {"attn_k", "layers.{}.self_attn.k_proj"},
+    {"attn_v", "layers.{}.self_attn.v_proj"},
+    {"attn_output", "layers.{}.self_attn.o_proj"},
+    {"ssm_in", "layers.{}.mamba.in_proj"},
+    {"ssm_conv1d", "layers.{}.mamba.conv1d"},
+    {"ssm_dt.bias", "layers.{}.mamba.dt_bias"},
+    {"ssm_a.", "layers.{}.mamba.A_log"},
+    {"ssm_d.", "layers.{}.mamba.D"},
+    {"ssm_norm", "layers.{}.mamba.norm"},
+    {"ssm_out", "layers.{}.mamba.out_proj"},
+    {"ffn_norm", "layers.{}.post_attention_layernorm"},
+    {"ffn_up", "layers.{}.shared_mlp.input_linear"},
+    {"ffn_down", "layers.{}.shared_mlp.output_linear"},
+    {"ffn_gate_inp", "layers.{}.block_sparse_moe.router.layer"},
+    {"ffn_gate_up_exps", "layers.{}.block_sparse_moe.input_linear"},
+    {"ffn_down_exps", "layers.{}.block_sparse_moe.output_linear"},
+    {"ffn_gate_up_shexp", "layers.{}.shared_mlp.input_linear"},
+    {"ffn_down_shexp", "layers.{}.shared_mlp.output_linear"},
+};
+
 float Multiplier(const FamilyInput& input, std::string_view gguf, std::string_view json) {
   const double value = input.hyper.settings.Float(gguf, json).value_or(1);
   if (!(value > 0) || !std::isfinite(value)) {
@@ -49,7 +77,47 @@ void PlanGraniteMoe(const FamilyInput& input, ModelPlan* plan) {
   SetRouterScore(RouterScore::kSoftmaxChosen, plan);
 }
 
+// Attention layers have no positions but those that the scans give them, unless the file says so.
+void PlanGraniteHybrid(const FamilyInput& input, ModelPlan* plan) {
+  PlanGranite(input, plan);
+  const Settings& settings = input.hyper.settings;
+  const bool rotates = IsFolder(input) ? settings.Text("", "position_embedding_type") == "rope"
+                                       : settings.Bool("rope.scaling.finetuned", "").value_or(true);
+  plan->position = rotates ? PositionKind::kRope : PositionKind::kNone;
+  std::optional<ScanPlan> scan;
+  for (size_t layer = 0; layer < plan->num_layers(); ++layer) {
+    if (!input.has_weight("ssm_in", layer)) continue;
+    if (!scan) scan = ReadScan(input, *plan);
+    plan->layers[layer].mixer = *scan;
+  }
+  const auto shared_dim = settings.Uint("expert_shared_feed_forward_length", "shared_intermediate_size");
+  if (input.has_weight("ffn_gate_inp", 0)) {
+    UseExperts(input, /*renormalise=*/false, plan);
+    SetRouterScore(RouterScore::kSoftmaxChosen, plan);
+    if (shared_dim.value_or(0) > 0) UseSharedExpert(input, shared_dim, /*has_gate=*/false, plan);
+  } else if (IsFolder(input) && shared_dim) {
+    ForEachDense(*plan, [&](DensePlan& dense) { dense.dim = *shared_dim; });
+  }
+}
+
+void WriteHybrid(const ModelPlan& plan, Hyperparameters* hyper) {
+  WriteScan(plan, hyper);
+  WriteKvHeadsByLayer(plan, hyper);
+  hyper->settings.SetForGguf("rope.scaling.finetuned", plan.position == PositionKind::kRope);
+}
+
 }  // namespace
+
+extern constinit const Family kGraniteHybrid = {
+    .name = "granitehybrid",
+    .gguf_names = kHybridGguf,
+    .folder_types = kHybridType,
+    .plan = PlanGraniteHybrid,
+    .folder_names = kHybridNames,
+    .folder_prefixes = kModelPrefixes,
+    .gguf_interleaved_rope = true,
+    .for_gguf = WriteHybrid,
+};
 
 extern constinit const Family kGranite = {
     .name = "granite",

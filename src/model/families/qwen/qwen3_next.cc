@@ -1,8 +1,7 @@
 // Qwen3-Next and Qwen3.5 and 3.6, dense and with experts: three of four layers have a state of fixed size
 // (the gated delta rule, arXiv 2412.06464), the others attention whose outputs are gated.
-#include <cmath>
+#include <algorithm>
 
-#include "base/error.h"
 #include "model/families/family.h"
 
 namespace mneme {
@@ -53,36 +52,6 @@ constexpr std::string_view kTypes[] = {"qwen3_5", "qwen3_5_text"};
 constexpr std::string_view kMoeGguf[] = {"qwen35moe"};
 constexpr std::string_view kMoeTypes[] = {"qwen3_5_moe", "qwen3_5_moe_text"};
 
-constexpr uint64_t kMostHeads = 1 << 16;
-constexpr uint64_t kMostDim = 1 << 12;
-
-size_t Size(const FamilyInput& input, std::string_view gguf, std::string_view json, uint64_t most) {
-  const std::optional<uint64_t> value = input.hyper.settings.Uint(gguf, json);
-  if (!value || *value == 0 || *value > most) {
-    Fail(ErrorKind::kFile, "{}: '{}' is {}, which must be between 1 and {}", input.hyper.path,
-         IsFolder(input) ? json : gguf, value.value_or(0), most);
-  }
-  return *value;
-}
-
-RecurShape ShapeOf(const FamilyInput& input) {
-  RecurShape shape;
-  shape.num_key_heads = Size(input, "ssm.group_count", "linear_num_key_heads", kMostHeads);
-  shape.num_value_heads = Size(input, "ssm.time_step_rank", "linear_num_value_heads", kMostHeads);
-  shape.key_dim = Size(input, "ssm.state_size", "linear_key_head_dim", kMostDim);
-  shape.value_dim = IsFolder(input)
-                        ? Size(input, "", "linear_value_head_dim", kMostDim)
-                        : Size(input, "ssm.inner_size", "", kMostHeads * kMostDim) / shape.num_value_heads;
-  shape.conv_width = Size(input, "ssm.conv_kernel", "linear_conv_kernel_dim", kMaxConvWidth);
-  if (shape.num_value_heads % shape.num_key_heads != 0 || shape.value_dim == 0 ||
-      shape.value_dim > kMostDim) {
-    Fail(ErrorKind::kFile, "{}: {} value heads of {} cannot share {} key heads", input.hyper.path,
-         shape.num_value_heads, shape.value_dim, shape.num_key_heads);
-  }
-  shape.query_scale = 1.0f / std::sqrt(static_cast<float>(shape.key_dim));
-  return shape;
-}
-
 void PlanLayers(const FamilyInput& input, bool is_tiled, ModelPlan* plan) {
   input.hyper.settings.Bool("", "attn_output_gate");  // it always has one
   std::optional<RecurShape> shape;
@@ -92,7 +61,7 @@ void PlanLayers(const FamilyInput& input, bool is_tiled, ModelPlan* plan) {
       attention->has_output_gate = true;
     }
     if (!input.has_weight("ssm_out", layer)) continue;
-    if (!shape) shape = ShapeOf(input);
+    if (!shape) shape = ReadDelta(input);
     shape->is_tiled = is_tiled;
     plan->layers[layer].mixer = DeltaPlan{*shape};
   }
@@ -122,15 +91,13 @@ void PlanMoe(const FamilyInput& input, ModelPlan* plan) {
 
 // What readers of these files look for beside the keys that were read.
 void WriteShape(const ModelPlan& plan, Hyperparameters* hyper) {
-  for (size_t layer = 0; layer < plan.num_layers(); ++layer) {
-    if (const DeltaPlan* delta = plan.layers[layer].delta()) {
-      hyper->settings.SetForGguf("ssm.inner_size", static_cast<uint32_t>(delta->shape.value_channels()));
-      continue;
-    }
-    // The first layer with attention tells how often there is one.
-    hyper->settings.SetForGguf("full_attention_interval", static_cast<uint32_t>(layer + 1));
-    return;
-  }
+  WriteDelta(plan, hyper);
+  // The first layer with attention tells how often there is one.
+  const auto found = std::find_if(plan.layers.begin(), plan.layers.end(),
+                                  [](const LayerPlan& layer) { return layer.attention() != nullptr; });
+  if (found == plan.layers.end()) return;
+  const auto interval = static_cast<uint32_t>(found - plan.layers.begin() + 1);
+  hyper->settings.SetForGguf("full_attention_interval", interval);
 }
 
 }  // namespace

@@ -1,0 +1,193 @@
+// Families with layers of fixed state, beyond what their goldens show: settings that their models have in
+// other ways, what conversion writes for other readers, and what is refused.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "base/files/file.h"
+#include "base/progress.h"
+#include "base/testing.h"
+#include "formats/gguf.h"
+#include "model/convert/convert.h"
+#include "model/test_util.h"
+#include "reference/model.h"
+
+namespace mneme {
+namespace {
+
+using namespace testing;  // NOLINT: the helpers of this folder's tests
+namespace fs = std::filesystem;
+
+class StateFamilies : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    MNEME_REQUIRE_DATA(data);
+    root_ = data + "/goldens/";
+    if (!FileExists(root_ + "index.json")) GTEST_SKIP() << "no goldens in " << root_;
+    tokens_ = ReadIds(root_ + "tokens.txt");
+  }
+
+  nlohmann::json ConfigOf(const std::string& name) const {
+    return nlohmann::json::parse(ReadWholeFile(root_ + name + "/config.json"));
+  }
+  // The golden's weights under other settings.
+  std::string Folder(const std::string& name, const std::string& config) {
+    const std::string path = folder_ / ("hf" + std::to_string(++num_folders_));
+    fs::create_directories(path);
+    fs::create_symlink(fs::absolute(root_ + name + "/model.safetensors"), path + "/model.safetensors");
+    std::ofstream(path + "/config.json") << config;
+    return path;
+  }
+  std::string Convert(const std::string& path, Encoding encoding = Encoding::kF32) {
+    const std::string out = folder_ / ("model" + std::to_string(++num_folders_) + ".gguf");
+    CpuDevice device(1);
+    NoProgress progress;
+    ConvertModel(path, out, {.encoding = encoding, .tokenizer = {}}, device.pool(), progress);
+    return out;
+  }
+  std::vector<float> Logits(const std::string& path) const { return EngineLogits(*LoadModel(path), tokens_); }
+
+  // The model, its twin in double precision, and the GGUF that is made of it agree.
+  std::vector<float> CheckAll(const std::string& path) {
+    const auto model = LoadModel(path);
+    const std::vector<float> logits = EngineLogits(*model, tokens_);
+    EXPECT_LT(RelativeDifference(logits, ReferenceLogits(*model, tokens_)), 3e-5);
+    EXPECT_LT(RelativeDifference(Logits(Convert(path)), logits), 3e-5);
+    return logits;
+  }
+
+  std::string root_;
+  std::vector<TokenId> tokens_;
+  TemporaryFolder folder_;
+  int num_folders_ = 0;
+};
+
+TEST_F(StateFamilies, InfinityAsPythonWritesIt) {
+  nlohmann::json config = ConfigOf("mamba2");
+  config["time_step_limit"] = "LIMIT";
+  config["note"] = "an \"Infinity\" in a text";
+  std::string text = config.dump();
+  text.replace(text.find("\"LIMIT\""), 7, "[0.0, Infinity]");
+  EXPECT_EQ(Logits(Folder("mamba2", text)), Logits(root_ + "mamba2"));
+}
+
+TEST_F(StateFamilies, StepsHaveLimits) {
+  nlohmann::json config = ConfigOf("mamba2");
+  config["time_step_limit"] = {0.5, 0.7};
+  const std::string path = Folder("mamba2", config.dump());
+  EXPECT_GT(RelativeDifference(CheckAll(path), Logits(root_ + "mamba2")), 1e-3);
+  config["time_step_limit"] = {0.7, 0.5};
+  EXPECT_THROW(LoadModel(Folder("mamba2", config.dump())), Error);
+}
+
+TEST_F(StateFamilies, TheGateOfAScanBeforeOrAfterItsNormOrAlone) {
+  nlohmann::json config = ConfigOf("falcon-h1");
+  config["mamba_norm_before_gate"] = true;
+  const std::vector<float> after = CheckAll(Folder("falcon-h1", config.dump()));
+  EXPECT_GT(RelativeDifference(after, Logits(root_ + "falcon-h1")), 1e-3);
+  const Keep but_norms = [](const GgufTensor& tensor) {
+    return tensor.name.find("ssm_norm") == std::string::npos;
+  };
+  const std::string path =
+      Rewrite(Convert(root_ + "falcon-h1"), folder_ / "alone.gguf", kNoChange, but_norms);
+  const auto alone = LoadModel(path);
+  const std::vector<float> logits = EngineLogits(*alone, tokens_);
+  EXPECT_LT(RelativeDifference(logits, ReferenceLogits(*alone, tokens_)), 3e-5);
+  EXPECT_GT(RelativeDifference(logits, after), 1e-3);
+}
+
+TEST_F(StateFamilies, MultipliersOfAHeadThatIsTheEmbedding) {
+  nlohmann::json config = ConfigOf("falcon-h1");
+  config["tie_word_embeddings"] = true;
+  CheckAll(Folder("falcon-h1", config.dump()));
+}
+
+TEST_F(StateFamilies, QuantisedWeightsAreMultipliedFirst) {
+  const std::vector<float> exact = Logits(root_ + "falcon-h1");
+  EXPECT_LT(RelativeDifference(Logits(Convert(root_ + "falcon-h1", Encoding::kQ8_0)), exact), 0.05);
+}
+
+// Convolutions and what each head has stay as they are, on either way.
+TEST_F(StateFamilies, AGgufIsEncodedAgainLikeAFolder) {
+  for (const char* name : {"mamba2", "lfm2", "qwen3-next", "gpt-oss"}) {
+    const std::string folder = root_ + name;
+    EXPECT_EQ(Logits(Convert(Convert(folder), Encoding::kQ8_0)), Logits(Convert(folder, Encoding::kQ8_0)))
+        << name;
+  }
+}
+
+// Which layers have attention, and sizes under the names that other readers look for.
+TEST_F(StateFamilies, WhatOtherReadersLookFor) {
+  const GgufFile lfm2(Convert(root_ + "lfm2"));
+  EXPECT_EQ(*lfm2.GetIntArray("lfm2.attention.head_count_kv"), (std::vector<int64_t>{0, 0, 2, 0}));
+  EXPECT_EQ(lfm2.GetUint("lfm2.shortconv.l_cache"), 3u);
+  EXPECT_EQ(lfm2.GetUint("lfm2.feed_forward_length"), 32u);  // two thirds of 40, rounded up
+  const GgufFile mamba2(Convert(root_ + "mamba2"));
+  EXPECT_EQ(mamba2.GetUint("mamba2.attention.head_count"), 0u);
+  EXPECT_EQ(mamba2.GetUint("mamba2.ssm.inner_size"), 64u);
+  EXPECT_EQ(mamba2.GetUint("mamba2.ssm.time_step_rank"), 8u);
+  for (const GgufTensor& tensor : mamba2.tensors()) {
+    if (tensor.name == "blk.0.ssm_a") {
+      EXPECT_EQ(tensor.shape, (std::vector<uint64_t>{1, 8}));
+    }
+    if (tensor.name == "blk.0.ssm_norm.weight") {
+      EXPECT_EQ(tensor.shape, (std::vector<uint64_t>{32, 2}));
+    }
+    if (tensor.name == "blk.0.ssm_conv1d.weight") {
+      EXPECT_EQ(tensor.shape, (std::vector<uint64_t>{4, 96}));
+    }
+  }
+  const GgufFile falcon(Convert(root_ + "falcon-h1"));
+  EXPECT_TRUE(std::any_of(falcon.tensors().begin(), falcon.tensors().end(),
+                          [](const GgufTensor& tensor) { return tensor.name == "blk.0.ffn_norm"; }));
+  const GgufFile nemotron(Convert(root_ + "nemotron-h"));
+  EXPECT_EQ(nemotron.GetString("general.architecture"), "nemotron_h_moe");
+  EXPECT_EQ(*nemotron.GetIntArray("nemotron_h_moe.feed_forward_length"),
+            (std::vector<int64_t>{0, 32, 0, 0, 12}));
+  const GgufFile granite(Convert(root_ + "granite-hybrid"));
+  EXPECT_EQ(granite.GetBool("granitehybrid.rope.scaling.finetuned"), false);
+}
+
+TEST_F(StateFamilies, WhatIsNotKnownIsRefused) {
+  const auto refusal = [&](const char* name, const char* key, const nlohmann::json& value) -> std::string {
+    nlohmann::json config = ConfigOf(name);
+    config[key] = value;
+    try {
+      LoadModel(Folder(name, config.dump()));
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "";
+  };
+  EXPECT_NE(refusal("nemotron-h", "moe_latent_size", 8).find("moe_latent_size"), std::string::npos);
+  EXPECT_NE(refusal("nemotron-h", "mlp_hidden_act", "silu").find("silu"), std::string::npos);
+  EXPECT_NE(refusal("mamba2", "hidden_act", "gelu").find("gelu"), std::string::npos);
+  EXPECT_NE(refusal("falcon-h1", "ssm_multipliers", {1.0, 2.0}).find("ssm_multipliers"), std::string::npos);
+  EXPECT_NE(refusal("mamba2", "n_groups", 3).find("groups"), std::string::npos);
+  EXPECT_NE(refusal("mamba2", "conv_kernel", 100).find("conv_kernel"), std::string::npos);
+}
+
+TEST(StateFamiliesFile, AttentionWithoutKvHeadsIsRefused) {
+  TemporaryFolder folder;
+  const std::string tiny = WriteTiny(folder);
+  const uint64_t num_layers = *GgufFile(tiny).GetUint("llama.block_count");
+  const Change change = [&](GgufWriter& writer) {
+    std::vector<uint32_t> kv_heads(num_layers, *GgufFile(tiny).GetUint("llama.attention.head_count_kv"));
+    kv_heads.back() = 0;
+    writer.SetArray("llama.attention.head_count_kv", kv_heads);
+  };
+  try {
+    LoadModel(Rewrite(tiny, folder / "changed.gguf", change, kKeepAll));
+    ADD_FAILURE() << "was loaded";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("no KV heads"), std::string::npos) << error.what();
+  }
+}
+
+}  // namespace
+}  // namespace mneme

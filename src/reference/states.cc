@@ -1,0 +1,99 @@
+#include "reference/states.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/recur/recur.h"
+
+namespace mneme::reference {
+
+Rows Delta(const ModelPlan& m, const DeltaPlan& plan, const DeltaWeights& w, const Rows& input) {
+  const RecurShape& shape = plan.shape;
+  const size_t heads = shape.num_value_heads;
+  const std::vector<float> x = Flat(Product(w.qkv, input));
+  Rows decay = Product(w.alpha, input), beta = Product(w.beta, input);
+  for (size_t r = 0; r < input.size(); ++r) {
+    for (size_t h = 0; h < heads; ++h) {
+      const double step = std::log1p(std::exp(decay[r][h] + static_cast<double>(w.step_bias[h])));
+      decay[r][h] = static_cast<double>(w.rate[h]) * step;
+      beta[r][h] = static_cast<double>(plan.most_strength) / (1 + std::exp(-beta[r][h]));
+    }
+  }
+  const std::vector<float> log_decay = Flat(decay), strength = Flat(beta);
+  std::vector<double> out(input.size() * shape.value_channels());
+  std::vector<double> state(heads * shape.key_dim * shape.value_dim);
+  RecurReference({.shape = &shape,
+                  .conv_weight = w.convolution.data(),
+                  .num_rows = input.size(),
+                  .x = x.data(),
+                  .log_decay = log_decay.data(),
+                  .beta = strength.data()},
+                 out.data(), state.data());
+  const Rows gate = Product(w.gate, input);
+  const NormWeights norm{.weight = w.norm, .bias = {}};
+  ModelPlan with_epsilon = m;
+  if (plan.norm_epsilon > 0) with_epsilon.norm_epsilon = plan.norm_epsilon;
+  Rows normed(input.size(), Row(shape.value_channels()));
+  for (size_t r = 0; r < input.size(); ++r) {
+    for (size_t i = 0; i < normed[r].size(); ++i) normed[r][i] = out[r * normed[r].size() + i];
+    for (size_t h = 0; h < heads; ++h)
+      NormPart(with_epsilon, norm, 0, h * shape.value_dim, shape.value_dim, &normed[r]);
+    for (size_t i = 0; i < normed[r].size(); ++i) normed[r][i] *= Activated(Activation::kSilu, gate[r][i]);
+  }
+  return Product(w.out, normed);
+}
+
+Rows ShortConv(const ShortConvPlan& plan, const ShortConvWeights& w, const Rows& input) {
+  Rows gated = Product(w.value, input);
+  Multiply(Product(w.input_gate, input), &gated);
+  const std::vector<float> x = Flat(gated);
+  std::vector<double> convolved(x.size());
+  RecurReference({.shape = &plan.shape,
+                  .conv_weight = w.convolution.data(),
+                  .conv_bias = DataOrNull(w.convolution_bias),
+                  .num_rows = input.size(),
+                  .x = x.data()},
+                 convolved.data(), nullptr);
+  Rows out = RowsOf(convolved, plan.shape.num_channels());
+  Multiply(Product(w.output_gate, input), &out);
+  return Product(w.out, out);
+}
+
+Rows Scan(const ModelPlan& m, const ScanPlan& plan, const ScanWeights& w, const Rows& input) {
+  const RecurShape& shape = plan.shape;
+  const size_t heads = shape.num_value_heads, values = shape.value_channels();
+  Rows step = Product(w.step, input), decay = step;
+  for (size_t r = 0; r < input.size(); ++r) {
+    for (size_t h = 0; h < heads; ++h) {
+      const double plain = std::log1p(std::exp(step[r][h] + static_cast<double>(w.step_bias[h])));
+      step[r][h] = std::clamp(plain, static_cast<double>(plan.min_step), static_cast<double>(plan.max_step));
+      decay[r][h] = static_cast<double>(w.rate[h]) * step[r][h];
+    }
+  }
+  const std::vector<float> x = Flat(Product(w.mixed, input)), log_decay = Flat(decay), strength = Flat(step);
+  std::vector<double> scanned(input.size() * values), state(heads * shape.key_dim * shape.value_dim);
+  RecurReference({.shape = &shape,
+                  .conv_weight = w.convolution.data(),
+                  .conv_bias = DataOrNull(w.convolution_bias),
+                  .skip = w.skip.data(),
+                  .num_rows = input.size(),
+                  .x = x.data(),
+                  .log_decay = log_decay.data(),
+                  .beta = strength.data()},
+                 scanned.data(), state.data());
+  Rows out = RowsOf(scanned, values), gate = Product(w.gate, input);
+  for (Row& row : gate) {
+    for (double& value : row) value = Activated(Activation::kSilu, value);
+  }
+  if (!plan.gates_normed) Multiply(gate, &out);
+  const size_t group = values / shape.num_key_heads;
+  for (Row& row : out) {
+    for (size_t first = 0; plan.has_norm && first < values; first += group) {
+      NormPart(m, w.norm, w.norm.weight.size() == group ? 0 : first, first, group, &row);
+    }
+  }
+  if (plan.gates_normed) Multiply(gate, &out);
+  return Product(w.out, out);
+}
+
+}  // namespace mneme::reference

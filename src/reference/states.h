@@ -1,0 +1,16 @@
+// Layers with a state of fixed size in double precision, by the twin of their kernel, for a stream that
+// begins with these rows [num_rows, model_dim]. What a layer adds to them comes back.
+#pragma once
+
+#include "model/blocks/delta.h"
+#include "model/blocks/scan.h"
+#include "model/blocks/short_conv.h"
+#include "reference/rows.h"
+
+namespace mneme::reference {
+
+Rows Delta(const ModelPlan& m, const DeltaPlan& plan, const DeltaWeights& w, const Rows& input);
+Rows ShortConv(const ShortConvPlan& plan, const ShortConvWeights& w, const Rows& input);
+Rows Scan(const ModelPlan& m, const ScanPlan& plan, const ScanWeights& w, const Rows& input);
+
+}  // namespace mneme::reference
