@@ -76,6 +76,16 @@ TEST_F(StateFamilies, InfinityAsPythonWritesIt) {
   EXPECT_EQ(Logits(Folder("mamba2", text)), Logits(root_ + "mamba2"));
 }
 
+TEST_F(StateFamilies, TheWidthOfAHeadMayBeLeftToTheReader) {
+  for (const char* name : {"granite-hybrid", "falcon-h1"}) {
+    nlohmann::json config = ConfigOf(name);
+    config["mamba_d_head"] = "auto";
+    EXPECT_EQ(Logits(Folder(name, config.dump())), Logits(root_ + name)) << name;
+    config.erase("mamba_d_head");
+    EXPECT_EQ(Logits(Folder(name, config.dump())), Logits(root_ + name)) << name;
+  }
+}
+
 TEST_F(StateFamilies, StepsHaveLimits) {
   nlohmann::json config = ConfigOf("mamba2");
   config["time_step_limit"] = {0.5, 0.7};
@@ -168,6 +178,7 @@ TEST_F(StateFamilies, WhatIsNotKnownIsRefused) {
   EXPECT_NE(refusal("nemotron-h", "mlp_hidden_act", "silu").find("silu"), std::string::npos);
   EXPECT_NE(refusal("mamba2", "hidden_act", "gelu").find("gelu"), std::string::npos);
   EXPECT_NE(refusal("falcon-h1", "ssm_multipliers", {1.0, 2.0}).find("ssm_multipliers"), std::string::npos);
+  EXPECT_NE(refusal("falcon-h1", "intermediate_size", {32, 24}).find("[32, 32]"), std::string::npos);
   EXPECT_NE(refusal("mamba2", "n_groups", 3).find("groups"), std::string::npos);
   EXPECT_NE(refusal("mamba2", "conv_kernel", 100).find("conv_kernel"), std::string::npos);
 }

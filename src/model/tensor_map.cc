@@ -136,6 +136,8 @@ std::vector<float> FactorsOf(const ModelPlan& plan, std::string_view canonical, 
   std::vector<float> factors;
   for (const FolderFactors& entry : plan.folder_factors) {
     if (entry.canonical != canonical) continue;
+    // One factor is of all rows, however many a layer has.
+    if (entry.rows.size() == 1) return std::vector<float>(num_rows, entry.rows[0].second);
     for (const auto& [count, factor] : entry.rows) factors.insert(factors.end(), count, factor);
     MNEME_CHECK(factors.size() == num_rows);
   }

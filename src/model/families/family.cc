@@ -164,13 +164,19 @@ void ReadStepLimits(const FamilyInput& input, ScanPlan* plan) {
 
 // The values of a head, which some folders leave to be found out.
 size_t ScanValueDim(const FamilyInput& input, size_t num_heads, size_t model_dim) {
-  constexpr std::string_view kHeadDim = "mamba_d_head|mamba_head_dim|head_dim";
   if (!IsFolder(input)) {
     return NeededSize(input, "ssm.inner_size", "", kMostStateHeads * kMostStateDim) / num_heads;
   }
-  const nlohmann::json* const given = input.hyper.settings.Find("mamba_d_head");
-  if (given == nullptr || !given->is_string()) return NeededSize(input, "", kHeadDim, kMostStateDim);
-  return NeededSize(input, "", "mamba_expand", 1024) * model_dim / num_heads;
+  const Settings& settings = input.hyper.settings;
+  const nlohmann::json* const given = settings.Find("mamba_d_head");
+  const bool is_told = (given != nullptr && given->is_number()) || settings.Find("mamba_head_dim") != nullptr;
+  if (!is_told && settings.Find("mamba_d_ssm") != nullptr) {
+    return NeededSize(input, "", "mamba_d_ssm", kMostStateHeads * kMostStateDim) / num_heads;
+  }
+  if (!is_told && settings.Find("mamba_expand") != nullptr) {
+    return NeededSize(input, "", "mamba_expand", 1024) * model_dim / num_heads;
+  }
+  return NeededSize(input, "", "mamba_d_head|mamba_head_dim|head_dim", kMostStateDim);
 }
 
 }  // namespace
