@@ -183,9 +183,10 @@ class MNEME_API StreamDecoder {
 // Loaders. All throw Error(kFile) for damaged data (every count and id is checked) and Error(kUnsupported),
 // with the name, for kinds, pre-tokenizers and normalisers that are not known here.
 
-// From a Hugging Face folder: tokenizer.json, else tokenizer.model; where present tokenizer_config.json,
-// added_tokens.json and special_tokens_map.json for what it does not say, templates in files of their own,
-// and what generation_config.json and config.json end a turn with.
+// From a Hugging Face folder: tokenizer.json, else tokenizer.model, else vocab.json with merges.txt of
+// GPT-2's kind; where present tokenizer_config.json, added_tokens.json and special_tokens_map.json for what
+// it does not say, templates in files of their own, and what generation_config.json and config.json end a
+// turn with.
 MNEME_API Tokenizer LoadTokenizerFolder(const std::string& folder);
 // By extension, GGUF also by content: .json, .model (also .model.v1, .model.v3), .gguf, .bin (llama2.c),
 // .tiktoken (the name before it says which pattern: r50k_base, p50k_base, cl100k_base, o200k_base). A folder

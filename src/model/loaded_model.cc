@@ -163,7 +163,7 @@ std::unique_ptr<Tokenizer> FindTokenizer(const TensorSource& source, const Model
     return std::make_unique<Tokenizer>(LoadTokenizer(*gguf));
   }
   if (source.safetensors() != nullptr) {
-    for (const char* name : {"tokenizer.json", "tokenizer.model"}) {
+    for (const char* name : {"tokenizer.json", "tokenizer.model", "vocab.json"}) {
       if (FileExists(source.path() + "/" + name)) {
         return std::make_unique<Tokenizer>(LoadTokenizerFolder(source.path()));
       }

@@ -24,6 +24,7 @@
 #include "model/suggested_sampler.h"
 #include "model/tensor_map.h"
 #include "model/weights.h"
+#include "tokenizer/load/load_folder.h"
 
 namespace mneme {
 namespace {
@@ -632,17 +633,17 @@ class Converter : private WeightVisitor {
     std::string from = options_.tokenizer;
     if (from.empty() && source_->safetensors() != nullptr) from = source_->path();
     const bool is_folder = !from.empty() && IsDirectory(from);
-    const std::string json = is_folder ? from + "/tokenizer.json" : from;
-    const bool has_json = json.ends_with(".json") && FileExists(json);
-    if (from.empty() || (is_folder && !has_json && !FileExists(from + "/tokenizer.model"))) {
+    std::string json;
+    if (is_folder) json = FolderTokenizerJson(from);
+    if (!is_folder && from.ends_with(".json")) json = ReadWholeFile(from, kMaxTokenizerBytes);
+    if (from.empty() || (is_folder && json.empty() && !FileExists(from + "/tokenizer.model"))) {
       report_.warnings.push_back("the model comes without a tokenizer, and so does the result");
       return;
     }
     const Tokenizer tokenizer = is_folder ? LoadTokenizerFolder(from) : LoadTokenizerFile(from);
     const size_t num_tokens = NumTokens();
     if (num_tokens > 0) CheckTokenizerFits(tokenizer, num_tokens, from);
-    const auto problem = WriteTokenizerMetadata(
-        tokenizer, has_json ? ReadWholeFile(json, kMaxTokenizerBytes) : "", num_tokens, &writer_);
+    const auto problem = WriteTokenizerMetadata(tokenizer, json, num_tokens, &writer_);
     if (problem) report_.warnings.push_back(fmt::format("the tokenizer was left out: {}", *problem));
   }
 

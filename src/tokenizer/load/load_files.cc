@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <utility>
 
 #include "base/error.h"
@@ -9,6 +10,7 @@
 #include "formats/gguf.h"
 #include "formats/llama2c.h"
 #include "mneme/tokenizer.h"
+#include "tokenizer/load/load_folder.h"
 #include "tokenizer/load/load_gguf.h"
 #include "tokenizer/model.h"
 
@@ -127,6 +129,27 @@ std::string WithOlderFiles(const std::string& folder, std::string config) {
   return whole.dump();
 }
 
+// What tokenizer_config.json and special_tokens_map.json call special.
+std::set<std::string> SpecialTexts(const std::string& folder, const nlohmann::json& config) {
+  using Json = nlohmann::json;
+  std::set<std::string> texts;
+  const auto add = [&](const Json& value) {
+    const Json text = value.is_object() ? value.value("content", Json()) : value;
+    if (text.is_string()) texts.insert(text.get<std::string>());
+  };
+  const auto add_all = [&](const Json& object) {
+    for (const char* key :
+         {"bos_token", "eos_token", "unk_token", "pad_token", "additional_special_tokens"}) {
+      const Json value = object.value(key, Json());
+      for (const Json& one : value.is_array() ? value : Json::array({value})) add(one);
+    }
+  };
+  add_all(config);
+  const std::string map = folder + "/special_tokens_map.json";
+  if (FileExists(map)) add_all(ReadObject(map));
+  return texts;
+}
+
 // The ids under eos_token_id of a settings file, a number or a list; of config.json also those of the text
 // part of a model of several media.
 void AddEnds(const std::string& path, const nlohmann::json& config, std::vector<int64_t>* ids) {
@@ -235,20 +258,53 @@ Tokenizer TokenizerFromPieces(std::span<const std::string> pieces, std::span<con
   return Tokenizer(BuildModel(std::move(spec)));
 }
 
+std::string FolderTokenizerJson(const std::string& folder) {
+  using Json = nlohmann::json;
+  if (FileExists(folder + "/tokenizer.json"))
+    return ReadWholeFile(folder + "/tokenizer.json", kMaxTokenizerBytes);
+  const std::string vocabulary = folder + "/vocab.json", merges = folder + "/merges.txt";
+  if (FileExists(folder + "/tokenizer.model") || !FileExists(vocabulary) || !FileExists(merges)) return "";
+  const Json config = FileExists(folder + "/tokenizer_config.json")
+                          ? ReadObject(folder + "/tokenizer_config.json")
+                          : Json::object();
+  const std::string kind = config.value("tokenizer_class", "GPT2Tokenizer");
+  if (kind != "GPT2Tokenizer" && kind != "GPT2TokenizerFast") {
+    Fail(ErrorKind::kUnsupported,
+         "{}: has no tokenizer.json, and how a {} splits text is not in vocab.json and merges.txt", folder,
+         kind);
+  }
+  Json model = {{"type", "BPE"}, {"vocab", ReadObject(vocabulary)}, {"merges", Json::array()}};
+  const std::string text = ReadWholeFile(merges, kMaxTokenizerBytes);
+  for (size_t at = 0, end = 0; at < text.size(); at = end + 1) {
+    end = std::min(text.find('\n', at), text.size());
+    std::string line = text.substr(at, end - at);
+    if (line.ends_with('\r')) line.pop_back();
+    if (!line.empty() && !line.starts_with("#version")) model["merges"].push_back(std::move(line));
+  }
+  Json added = Json::array();
+  for (const std::string& special : SpecialTexts(folder, config)) {
+    if (const auto id = model["vocab"].find(special); id != model["vocab"].end())
+      added.push_back({{"id", *id}, {"content", special}, {"special", true}});
+  }
+  const bool adds_space = config.value("add_prefix_space", false);
+  const Json splitting = {{"type", "ByteLevel"}, {"add_prefix_space", adds_space}, {"use_regex", true}};
+  return Json{{"added_tokens", added}, {"pre_tokenizer", splitting}, {"model", model}}.dump();
+}
+
 Tokenizer LoadTokenizerFolder(const std::string& folder) {
   const std::string config_path = folder + "/tokenizer_config.json";
   std::string config = FileExists(config_path) ? ReadWholeFile(config_path, kMaxTokenizerBytes) : "";
   config = WithTemplateFiles(folder, WithOlderFiles(folder, std::move(config)));
   const std::string json_path = folder + "/tokenizer.json";
   const std::string model_path = folder + "/tokenizer.model";
-  if (FileExists(json_path))
-    return WithFolderEnds(
-        folder, ParseTokenizerJson(AsBytes(ReadWholeFile(json_path, kMaxTokenizerBytes)), config, json_path));
+  const std::string json = FolderTokenizerJson(folder);
+  if (!json.empty()) return WithFolderEnds(folder, ParseTokenizerJson(AsBytes(json), config, json_path));
   if (FileExists(model_path))
     return WithFolderEnds(
         folder,
         ParseSentencePieceModel(AsBytes(ReadWholeFile(model_path, kMaxTokenizerBytes)), config, model_path));
-  Fail(ErrorKind::kFile, "{}: no tokenizer.json and no tokenizer.model in the folder", folder);
+  Fail(ErrorKind::kFile,
+       "{}: no tokenizer.json, no tokenizer.model and no vocab.json with merges.txt in the folder", folder);
 }
 
 Tokenizer LoadTokenizerFile(const std::string& path) {

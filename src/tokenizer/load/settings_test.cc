@@ -161,6 +161,22 @@ TEST_F(SettingsTest, AddedTokensOfOlderFolders) {
   EXPECT_THROW(LoadTokenizerFolder(folder_.string()), Error);
 }
 
+// GPT-2's kind of folder before there was tokenizer.json, as OPT's is.
+TEST_F(SettingsTest, VocabularyAndMergesOfOlderFolders) {
+  Write("vocab.json", R"({"a": 0, "b": 1, "ab": 2, "</s>": 3, "Ġ": 4})");
+  Write("merges.txt", "#version: 0.2\na b\n");
+  Write("special_tokens_map.json", R"({"eos_token": "</s>", "bos_token": {"content": "</s>"}})");
+  Write("tokenizer_config.json", R"({"add_bos_token": true})");
+  const Tokenizer tokenizer = LoadTokenizerFolder(folder_.string());
+  EXPECT_EQ(tokenizer.Encode("ab a"), (Ids{2, 4, 0}));
+  EXPECT_EQ(tokenizer.Encode("a</s>b", {.parse_special = true}), (Ids{0, 3, 1}));
+  EXPECT_TRUE(tokenizer.is_special(3));
+  EXPECT_EQ(tokenizer.eos_id(), 3);
+  EXPECT_TRUE(tokenizer.adds_bos());
+  Write("tokenizer_config.json", R"({"tokenizer_class": "Qwen2Tokenizer"})");
+  EXPECT_THROW(LoadTokenizerFolder(folder_.string()), Error);
+}
+
 // Text that goes on in the middle of a stream is the rest of the whole text.
 TEST(TextPlaceTest, NoSpaceIsPutBeforeWhatGoesOn) {
   const std::vector<std::string> pieces = {"<unk>", "<s>", "</s>", "a", "b", " ", " a", " b"};
