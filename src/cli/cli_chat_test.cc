@@ -163,5 +163,14 @@ TEST_F(CliChatTest, WhatHasNoEffectIsRefused) {
   ExpectOneErrorLine(outcome, "--pack float32");
 }
 
+// With -q the seed is not told, so it is not drawn.
+TEST_F(CliChatTest, AQuietRunIsTheSameEachTime) {
+  const auto run = [&] { return RunProgram({"run", Path("m.gguf"), "-p", "a", "-n", "24", "-q"}); };
+  const Outcome first = run();
+  EXPECT_EQ(first.code, 0) << first.err;
+  EXPECT_FALSE(first.out.empty());
+  EXPECT_EQ(run().out, first.out);
+}
+
 }  // namespace
 }  // namespace mneme

@@ -149,7 +149,8 @@ void Run::Open() {
   system_ = opened_->saved ? std::string_view() : arguments_.system;  // a saved stream begins with its own
   prompt_ = arguments_.prompt;
   const Model& model = opened_->model;
-  ChooseSampling(model, /*draws=*/!arguments_.no_generate, &settings);
+  // A seed that is not told could never be given again: a quiet run is the same each time.
+  ChooseSampling(model, /*draws=*/!arguments_.no_generate && !arguments_.quiet, &settings);
   if (!arguments_.ids) {
     const Tokenizer& tokenizer = model.tokenizer();
     if (arguments_.speaks()) OpenConversation();

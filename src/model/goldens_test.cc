@@ -145,7 +145,7 @@ TEST(Goldens, EveryFamilyIsRightOrRefusedByName) {
         continue;
       }
       const std::string gguf = (scratch / "model.gguf").string();
-      ConvertModel(folder, gguf, {.encoding = Encoding::kF32, .tokenizer = {}}, pool, progress);
+      ConvertModel(folder, gguf, {.encoding = Encoding::kF32, .mix = {}, .tokenizer = {}}, pool, progress);
       golden.Check(gguf, form + " as GGUF");
     }
     num_right += is_known ? 1 : 0;

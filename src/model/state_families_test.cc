@@ -47,7 +47,7 @@ class StateFamilies : public ::testing::Test {
     const std::string out = folder_ / ("model" + std::to_string(++num_folders_) + ".gguf");
     CpuDevice device(1);
     NoProgress progress;
-    ConvertModel(path, out, {.encoding = encoding, .tokenizer = {}}, device.pool(), progress);
+    ConvertModel(path, out, {.encoding = encoding, .mix = {}, .tokenizer = {}}, device.pool(), progress);
     return out;
   }
   std::vector<float> Logits(const std::string& path) const { return EngineLogits(*LoadModel(path), tokens_); }
