@@ -487,7 +487,7 @@ Tensor Decoder::Attention(size_t index, const Tensor& x_all, const Tensor& mask,
     k_turned = torch::cat({k_turned, RotateAt(branch_k, positions)}, 2);
     v_seen = torch::cat({v, branch_v}, 2);
   }
-  const auto scale = static_cast<double>(plan_.attention_scale);
+  const auto scale = static_cast<double>(plan_.layers[index].attention()->scale);
   const Tensor logits = torch::matmul(q_turned * scale, k_turned.unsqueeze(2).transpose(-1, -2)) + mask;
   Tensor out = torch::matmul(Weights(layers_[index], logits), v_seen.unsqueeze(2));
   if (memory_.attention == "infini") out = MixMemory(index, x, heads, out, state, shared, watch);
