@@ -34,16 +34,21 @@ struct MNEME_API SessionBytes {
   size_t total() const;  // saturates at SIZE_MAX
 };
 
-// Speed of this model on this machine now. Prefill of one token takes base_seconds plus visible_seconds for
-// each token that it sees.
+// Speed of this model on this machine. Prefill of one token takes base_seconds plus visible_seconds for each
+// token that it sees, when nothing else runs; up to slow_factor times as long where things are as they were
+// while it was measured.
 struct SpeedEstimate {
   double base_seconds = 0;
   double visible_seconds = 0;
+  double slow_factor = 1;
   int64_t chunk = 0;  // rows per call while measuring
+  int64_t depth = 0;  // tokens that were visible in the deeper of the two places that were measured
   double SecondsFor(double num_visible) const { return base_seconds + visible_seconds * num_visible; }
 };
-// Runs a short prefill (about max_seconds) through a dense context with f16 keys and values, beside the cap.
-MNEME_API SpeedEstimate MeasureSpeed(const Model& model, double max_seconds = 0.5);
+// Reads chunks at the beginning of a stream and at a depth, in turns, for about max_seconds and at least
+// three times each, through a dense context with f16 keys and values, beside the cap: at most 128 MiB. The
+// depth is filled without being read.
+MNEME_API SpeedEstimate MeasureSpeed(const Model& model, double max_seconds = 2);
 
 // One context of the table.
 struct PlanRow {
@@ -54,7 +59,10 @@ struct PlanRow {
   SessionBytes bytes = {};
   bool fits = false;
   std::string note = {};  // why it does not fit or does not work, with the cap that would do; else empty
-  double seconds = -1;    // for all tokens; -1: unknown (endless, or not measured)
+  // For all tokens, at best and as things were while the speed was measured; -1: unknown (endless, or not
+  // measured).
+  double seconds = -1;
+  double slow_seconds = -1;
 };
 // One row per context of ContextTable(), in its order, for a stream of options.expected_tokens
 // (options.context is not looked at). Never throws for a context that cannot be. speed: null for no times.

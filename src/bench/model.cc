@@ -278,18 +278,11 @@ ModelCosts CostsOf(const Model& model) {
   std::map<ProductKind, size_t> bytes;
   size_t all_bytes = 0;
   const LoadedModel& loaded = *model.impl()->loaded;
-  for (size_t layer = 0; layer < loaded.plan().num_layers(); ++layer) {
-    const ExpertsPlan* const experts = loaded.plan().layers[layer].experts();
-    ForEachLinearOfLayer(loaded.weights().layers[layer], [&](const LinearLayer& linear, bool is_expert) {
-      const LinearWeights& weights = linear.weights;
-      // A token goes through some of the experts.
-      const double share = !is_expert ? 1.0
-                                      : static_cast<double>(experts->router.num_used) /
-                                            static_cast<double>(experts->router.num_experts);
-      costs.flops_per_token +=
-          share * 2.0 * static_cast<double>(weights.num_rows()) * static_cast<double>(weights.num_cols());
-      all_bytes += weights.read_bytes();
-      bytes[KindOf(weights)] += weights.read_bytes();
+  costs.flops_per_token = 2 * ProductsPerToken(loaded.plan(), loaded.weights());
+  for (const LayerWeights& layer : loaded.weights().layers) {
+    ForEachLinearOfLayer(layer, [&](const LinearLayer& linear, bool) {
+      all_bytes += linear.weights.read_bytes();
+      bytes[KindOf(linear.weights)] += linear.weights.read_bytes();
     });
   }
   for (const auto& [kind, count] : bytes) {

@@ -27,7 +27,11 @@ struct PlanArguments {
 
 std::string BytesCell(size_t bytes) { return bytes == SIZE_MAX ? "grows" : FormatBytes(bytes); }
 
-std::string TimeCell(const PlanRow& row) { return row.seconds < 0 ? "-" : FormatSeconds(row.seconds); }
+std::string TimeCell(const PlanRow& row) {
+  if (row.seconds < 0) return "-";
+  const std::string best = FormatSeconds(row.seconds), slow = FormatSeconds(row.slow_seconds);
+  return best == slow ? best : best + " to " + slow;
+}
 
 void PrintRows(const std::vector<PlanRow>& rows) {
   std::vector<std::vector<std::string>> table = {{"context", "KV", "scratch", "total", "time", "fits"}};
@@ -46,19 +50,22 @@ nlohmann::ordered_json RowsJson(const std::vector<PlanRow>& rows) {
   const auto bytes = [](size_t value) {
     return value == SIZE_MAX ? nlohmann::ordered_json() : nlohmann::ordered_json(value);
   };
+  const auto seconds = [](double value) {
+    return value < 0 ? nlohmann::ordered_json() : nlohmann::ordered_json(value);
+  };
   auto json = nlohmann::ordered_json::array();
   for (const PlanRow& row : rows) {
-    json.push_back(
-        {{"name", row.name},
-         {"context", row.context},
-         {"kv_bytes", bytes(row.bytes.kv_bytes)},
-         {"scratch_bytes", bytes(row.bytes.scratch_bytes)},
-         {"other_bytes", bytes(row.bytes.other_bytes)},
-         {"total_bytes", bytes(row.bytes.total())},
-         {"bounded", row.bytes.is_bounded},
-         {"fits", row.fits},
-         {"seconds", row.seconds < 0 ? nlohmann::ordered_json() : nlohmann::ordered_json(row.seconds)},
-         {"note", row.note}});
+    json.push_back({{"name", row.name},
+                    {"context", row.context},
+                    {"kv_bytes", bytes(row.bytes.kv_bytes)},
+                    {"scratch_bytes", bytes(row.bytes.scratch_bytes)},
+                    {"other_bytes", bytes(row.bytes.other_bytes)},
+                    {"total_bytes", bytes(row.bytes.total())},
+                    {"bounded", row.bytes.is_bounded},
+                    {"fits", row.fits},
+                    {"seconds", seconds(row.seconds)},
+                    {"slow_seconds", seconds(row.slow_seconds)},
+                    {"note", row.note}});
   }
   return json;
 }
@@ -104,7 +111,7 @@ void AddPlan(Command& program) {
   AddModelOptions(verb, &arguments->model);
   verb.Number("--tokens", &arguments->num_tokens, {-1, 0x1p62, Unit::kCount}, "N",
               "Length of the stream: 200K, 10M, -1 without end (default: without end)");
-  verb.Flag("--no-time", &arguments->no_time, "Do not measure the speed (half a second)");
+  verb.Flag("--no-time", &arguments->no_time, "Do not measure the speed (some seconds)");
   verb.Flag("--json", &arguments->json, "JSON in place of a table");
   AddContextOptions(verb, &arguments->context, /*with_context=*/false);
   verb.SetAction([=] { return Plan(*arguments); });

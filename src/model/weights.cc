@@ -350,4 +350,19 @@ ModelWeights LoadWeights(const TensorSource& source, const Family& family, const
   return Loader(source, family, plan, pack, device).Load(tied_head);
 }
 
+double ProductsPerToken(const ModelPlan& plan, const ModelWeights& weights) {
+  double count = 0;
+  for (size_t layer = 0; layer < plan.num_layers(); ++layer) {
+    const ExpertsPlan* const experts = plan.layers[layer].experts();
+    ForEachLinearOfLayer(weights.layers[layer], [&](const LinearLayer& linear, bool is_expert) {
+      const double share = !is_expert ? 1.0
+                                      : static_cast<double>(experts->router.num_used) /
+                                            static_cast<double>(experts->router.num_experts);
+      count += share * static_cast<double>(linear.weights.num_rows()) *
+               static_cast<double>(linear.weights.num_cols());
+    });
+  }
+  return count;
+}
+
 }  // namespace mneme

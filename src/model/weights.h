@@ -109,4 +109,8 @@ void ForEachLinear(Weights& weights, const Fn& fn) {
   fn(weights.output);
 }
 
+// Multiply-adds of all products with weights for one token, without the output matrix. Of experts those that a
+// token goes through.
+double ProductsPerToken(const ModelPlan& plan, const ModelWeights& weights);
+
 }  // namespace mneme

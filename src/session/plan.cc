@@ -3,7 +3,6 @@
 #include <fmt/core.h>
 
 #include <algorithm>
-#include <chrono>
 #include <utility>
 
 #include "base/checked.h"
@@ -50,57 +49,6 @@ ContextChoice ChooseContext(const Model& model, const SessionOptions& options, s
   return {std::move(resolved.settings.spec), std::move(resolved.reason)};
 }
 
-SpeedEstimate MeasureSpeed(const Model& model, double max_seconds) {
-  using Clock = std::chrono::steady_clock;
-  const int64_t trained = model.info().trained_length;
-  // A learned-position model cannot go beyond its length; others are not asked to, for the measure's sake.
-  const int64_t max_tokens = trained > 0 ? std::min<int64_t>(trained, 4096) : 2048;
-  SpeedEstimate estimate;
-  estimate.chunk = std::clamp<int64_t>(max_tokens / 4, 1, 64);
-  Budget budget;
-  SessionOptions options;
-  options.context = "dense";
-  options.max_rewind = 0;
-  Session session =
-      MakeSession(model.impl()->loaded, options, estimate.chunk, budget, model.engine().impl().device);
-  const std::vector<TokenId> tokens(static_cast<size_t>(estimate.chunk), 0);
-  const auto begin = Clock::now();
-  const auto elapsed = [](Clock::time_point start) {
-    return std::chrono::duration<double>(Clock::now() - start).count();
-  };
-  // The first chunk reads the weights into memory. After it, a line through time against depth: the best of
-  // the early chunks and the best of the late ones, because noise only ever adds.
-  session.Feed(tokens);
-  struct Point {
-    double depth;
-    double seconds;
-  };
-  std::vector<Point> points;
-  while (session.num_tokens() + estimate.chunk <= max_tokens &&
-         (points.size() < 2 || elapsed(begin) < max_seconds)) {
-    const double depth = static_cast<double>(session.num_tokens()) + static_cast<double>(estimate.chunk) / 2;
-    const auto start = Clock::now();
-    session.Feed(tokens);
-    points.push_back({depth, elapsed(start) / static_cast<double>(estimate.chunk)});
-  }
-  if (points.empty()) {
-    estimate.base_seconds = elapsed(begin) / static_cast<double>(estimate.chunk);
-    return estimate;
-  }
-  const size_t part = std::max<size_t>(points.size() / 3, 1);
-  const auto faster = [](const Point& a, const Point& b) { return a.seconds < b.seconds; };
-  // Few of the early ones: they are there for what a token costs that sees nearly nothing.
-  const size_t num_early = std::min<size_t>(part, 3);
-  const Point early =
-      *std::min_element(points.begin(), points.begin() + static_cast<ptrdiff_t>(num_early), faster);
-  const Point late = *std::min_element(points.end() - static_cast<ptrdiff_t>(part), points.end(), faster);
-  if (late.depth > early.depth) {
-    estimate.visible_seconds = std::max(0.0, (late.seconds - early.seconds) / (late.depth - early.depth));
-  }
-  estimate.base_seconds = std::max(early.seconds - estimate.visible_seconds * early.depth, 0.0);
-  return estimate;
-}
-
 namespace {
 
 // Fills what a resolved context takes.
@@ -111,6 +59,7 @@ void FillRow(const LoadedModel& model, const SessionOptions& options, const Cont
   if (speed == nullptr || options.expected_tokens < 0) return;
   const double visible = MeanVisible(model, options, row->bytes.kv_bytes, options.expected_tokens);
   row->seconds = static_cast<double>(options.expected_tokens) * speed->SecondsFor(visible);
+  row->slow_seconds = row->seconds * speed->slow_factor;
 }
 
 }  // namespace

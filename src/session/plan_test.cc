@@ -6,6 +6,7 @@
 
 #include "base/text/units.h"
 #include "mneme/report.h"
+#include "model/test_util.h"
 #include "session/resolve.h"
 #include "session/session_test_util.h"
 
@@ -149,12 +150,55 @@ TEST(PlanTest, WhatCannotFitIsRefusedWithTheNumberThatWouldDo) {
   EXPECT_NE(dense.find("10,000,000 tokens"), std::string::npos) << dense;
 }
 
+// A window as long as training allows is dear where heads are many and the rest is little.
+TEST(PlanTest, AutoSaysWhatItsWindowCosts) {
+  const TemporaryFolder folder;
+  const std::string tiny = WriteTiny(folder);
+  const auto reason = [&](uint32_t trained_length, const std::string& context) {
+    const std::string path = folder / (std::to_string(trained_length) + ".gguf");
+    Rewrite(
+        tiny, path, [&](GgufWriter& writer) { writer.Set("llama.context_length", trained_length); },
+        [](const GgufTensor&) { return true; });
+    const Model model =
+        Model::Load(Engine({.num_threads = 1, .memory_bytes = size_t{256} << 20, .max_rows = 16}), path);
+    SessionOptions options = TestOptions(context);
+    options.expected_tokens = -1;
+    return ChooseContext(model, options).reason;
+  };
+  const std::string price = "times the arithmetic of --context sinks:window=2044";
+  const std::string dear = reason(8192, "auto");
+  EXPECT_NE(dear.find(price), std::string::npos) << dear;
+  EXPECT_EQ(reason(2048, "auto").find(price), std::string::npos);
+  EXPECT_EQ(reason(8192, "sinks:window=8000"), "");  // who asks for it knows
+}
+
+TEST(PlanTest, TimeFollowsWhatATokenSees) {
+  MNEME_REQUIRE_DATA(data);
+  const Model model = TestModelUnder(data, size_t{1} << 30);
+  const SpeedEstimate speed = {.base_seconds = 1e-4, .visible_seconds = 1e-7, .slow_factor = 1.5};
+  SessionOptions options = TestOptions("auto");
+  options.expected_tokens = 100000;
+  for (const PlanRow& row : PlanRun(model, options, &speed)) {
+    if (row.name == "dense") {
+      EXPECT_NEAR(row.seconds, 1e5 * (1e-4 + 1e-7 * 5e4), 1);
+    }
+    if (row.name == "window") {  // far shorter than the stream
+      EXPECT_LT(row.seconds, 1e5 * (1e-4 + 1e-7 * 5e3));
+    }
+    if (row.seconds > 0) {
+      EXPECT_DOUBLE_EQ(row.slow_seconds, 1.5 * row.seconds) << row.name;
+    }
+  }
+}
+
 TEST(PlanTest, OneRowPerContextWithBytesAndTime) {
   MNEME_REQUIRE_DATA(data);
   const size_t cap = size_t{16} << 20;
   const Model model = TestModelUnder(data, cap);
   const SpeedEstimate speed = MeasureSpeed(model, 0.1);
   EXPECT_GT(speed.SecondsFor(100), 0);
+  EXPECT_GE(speed.slow_factor, 1);
+  EXPECT_GT(speed.depth, speed.chunk);
   SessionOptions options = TestOptions("auto");
   options.expected_tokens = 10000000;
   std::vector<PlanRow> rows = PlanRun(model, options, &speed);
@@ -173,6 +217,7 @@ TEST(PlanTest, OneRowPerContextWithBytesAndTime) {
       EXPECT_TRUE(row.fits) << row.name << ": " << row.note;
       EXPECT_EQ(row.note, "");
       EXPECT_GT(row.seconds, 0);
+      EXPECT_GE(row.slow_seconds, row.seconds);
       EXPECT_LE(row.bytes.total(), cap);
     }
   }

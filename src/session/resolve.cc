@@ -1,6 +1,9 @@
 #include "session/resolve.h"
 
+#include <fmt/core.h>
+
 #include <algorithm>
+#include <string>
 
 #include "base/checked.h"
 #include "base/error.h"
@@ -8,6 +11,7 @@
 #include "context/policy.h"
 #include "context/registry.h"
 #include "model/model_impl.h"
+#include "model/weights.h"
 #include "session/session_impl.h"
 
 namespace mneme {
@@ -66,6 +70,36 @@ void CheckFits(const LoadedModel& model, const SessionOptions& options, const Se
        FormatBytes(scratch_bytes), FormatBytes(rest_bytes), FormatBytes(limits.cap_bytes));
 }
 
+// Multiply-adds of attention for a row that sees `visible` tokens.
+double AttentionCost(const ContextShape& shape, int64_t visible) {
+  double cost = 0;
+  for (const LayerAttention& layer : shape.layers) {
+    const int64_t seen = layer.layer_window > 0 ? std::min(visible, layer.layer_window) : visible;
+    cost +=
+        static_cast<double>(layer.num_heads * (layer.key_dim + layer.value_dim)) * static_cast<double>(seen);
+  }
+  return cost;
+}
+
+// Most of what text needs is near (`mneme eval perplexity --context` shows it for a model).
+constexpr int64_t kCheapWindow = 2044;
+
+// A window as long as training allows is the best one and the dearest: what a token costs in it, beside what
+// it costs in one that is known to do nearly as well. Empty where that is no cheaper.
+std::string PriceOf(const LoadedModel& model, const ContextShape& shape, const Policy& policy) {
+  const int64_t visible = LongestView(policy, 0);
+  if (!policy.Describe().starts_with("sinks:") || visible < 2 * kCheapWindow) return "";
+  const double products = ProductsPerToken(model.plan(), model.weights());
+  const double factor =
+      (products + AttentionCost(shape, visible)) / (products + AttentionCost(shape, kCheapWindow));
+  if (factor < 1.2) return "";
+  return fmt::format(
+      "; once it is full, a token takes {:.1f} times the arithmetic of --context sinks:window={}, which "
+      "mostly "
+      "predicts nearly as well",
+      factor, kCheapWindow);
+}
+
 // Throws Error(kBudget) with what does not fit, without the cap that would do.
 ResolvedContext ResolveUnder(const LoadedModel& model, const SessionOptions& options,
                              const SessionLimits& limits) {
@@ -89,6 +123,7 @@ ResolvedContext ResolveUnder(const LoadedModel& model, const SessionOptions& opt
          FormatBytes(limits.cap_bytes), FormatBytes(fixed_bytes));
   }
   CheckFits(model, options, limits, resolved.settings);
+  if (!resolved.reason.empty()) resolved.reason += PriceOf(model, *shape, *resolved.settings.policy);
   return resolved;
 }
 
