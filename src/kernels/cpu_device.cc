@@ -215,7 +215,10 @@ void CpuDevice::Pointwise(const PointwiseCall& call) {
 
 void CpuDevice::Experts(const ExpertsCall& call) { RunExperts(call, pool_); }
 
-void CpuDevice::Gates(const GatesCall& call) { mneme::Gates(call); }
+void CpuDevice::Gates(const GatesCall& call) {
+  ForRanges(call.num_rows, call.num_heads,
+            [&](size_t first, size_t last) { mneme::Gates(call, first, last); });
+}
 
 void CpuDevice::Recur(std::span<const RecurCall> calls, float* scratch) {
   mneme::Recur(calls, scratch, pool_);

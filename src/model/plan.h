@@ -104,6 +104,17 @@ struct ScanPlan {
   float max_step = std::numeric_limits<float>::infinity();
 };
 
+// The selective scan of Mamba (arXiv 2312.00752) behind a short convolution, whose outputs decide how much
+// each channel forgets (through few values, step_rank) and what is written and read.
+struct SelectivePlan {
+  RecurShape convolution;
+  RecurShape scan;
+  size_t step_rank = 0;
+  bool has_norms = false;           // RMS norms of those few values, of keys and of queries (jamba) ...
+  bool norms_have_weights = false;  // ... without weights in falcon-mamba
+  float norm_epsilon = 0.0f;        // 0: the model's
+};
+
 // Attention and a scan side by side over the same rows (falcon-h1).
 struct HybridPlan {
   AttentionPlan attention;
@@ -141,7 +152,8 @@ struct MixedPlan {
 
 struct LayerPlan {
   // monostate: the layer has no such part, nor a norm for it (nemotron_h, mamba2).
-  std::variant<AttentionPlan, DeltaPlan, ShortConvPlan, ScanPlan, HybridPlan, std::monostate> mixer;
+  std::variant<AttentionPlan, DeltaPlan, ShortConvPlan, ScanPlan, HybridPlan, SelectivePlan, std::monostate>
+      mixer;
   std::variant<DensePlan, ExpertsPlan, MixedPlan, std::monostate> feed_forward;
   Wiring wiring = Wiring::kSequential;
   // A norm after each part, before the residual sum, besides the one before it (gemma2, gemma3).
@@ -154,11 +166,23 @@ struct LayerPlan {
   const DeltaPlan* delta() const { return std::get_if<DeltaPlan>(&mixer); }
   const ShortConvPlan* short_conv() const { return std::get_if<ShortConvPlan>(&mixer); }
   const ScanPlan* scan() const { return Part(this, &HybridPlan::scan, &LayerPlan::mixer); }
-  // Of the layer's state of fixed size.
-  const RecurShape* state() const {
-    if (const ScanPlan* plan = scan()) return &plan->shape;
-    if (const ShortConvPlan* plan = short_conv()) return &plan->shape;
-    return delta() != nullptr ? &delta()->shape : nullptr;
+  const SelectivePlan* selective() const { return std::get_if<SelectivePlan>(&mixer); }
+  // Calls fn(const RecurShape&) for each of the layer's states of fixed size, in the order in which rows go
+  // through them.
+  template <typename Fn>
+  void ForEachState(const Fn& fn) const {
+    if (const DeltaPlan* plan = delta()) fn(plan->shape);
+    if (const ShortConvPlan* plan = short_conv()) fn(plan->shape);
+    if (const ScanPlan* plan = scan()) fn(plan->shape);
+    if (const SelectivePlan* plan = selective()) {
+      fn(plan->convolution);
+      fn(plan->scan);
+    }
+  }
+  size_t num_states() const {
+    size_t count = 0;
+    ForEachState([&count](const RecurShape&) { ++count; });
+    return count;
   }
   bool has_mixer() const { return !std::holds_alternative<std::monostate>(mixer); }
   bool has_feed_forward() const { return !std::holds_alternative<std::monostate>(feed_forward); }

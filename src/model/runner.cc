@@ -50,6 +50,9 @@ struct Layout {
       if (const ScanPlan* scan = layer.scan()) {
         arena = std::max(arena, ScanFloats(*scan, max_rows, num_threads));
       }
+      if (const SelectivePlan* selective = layer.selective()) {
+        arena = std::max(arena, SelectiveFloats(*selective, max_rows, num_threads));
+      }
     }
     ForEachDense(plan, [&](const DensePlan& d) { arena = std::max(arena, DenseFloats(d, max_rows)); });
     for (const LayerPlan& layer : plan.layers) {
@@ -111,7 +114,7 @@ struct Runner::Impl {
   }
 
   void Embed();
-  // A layer's number among those with attention, and among those with a state.
+  // A layer's number among those with attention, and that of its first state.
   struct LayerIndex {
     size_t attention = 0;
     size_t state = 0;
@@ -206,6 +209,9 @@ void Runner::Impl::Mix(size_t layer, const LayerIndex& index, const float* input
   }
   if (const ShortConvPlan* short_conv = mixed.short_conv()) {
     RunShortConv(*short_conv, *w.short_conv(), post_norm, index.state, input, pass);
+  }
+  if (const SelectivePlan* selective = mixed.selective()) {
+    RunSelective(*selective, *w.selective(), post_norm, index.state, input, pass);
   }
 }
 
@@ -303,12 +309,12 @@ void Runner::Impl::RunBegun(std::span<const ForwardChunk> chunks, const LogitsCa
   pass.num_rows = 0;
   for (const ForwardChunk& chunk : chunks) pass.num_rows += chunk.tokens.size();
   Embed();
-  // Contexts count attention layers and those with a state apart.
+  // Contexts count attention layers and states apart.
   LayerIndex index;
   for (size_t layer = 0; layer < plan.num_layers(); ++layer) {
     RunLayer(layer, index);
     if (plan.layers[layer].attention() != nullptr) ++index.attention;
-    if (plan.layers[layer].state() != nullptr) ++index.state;
+    index.state += plan.layers[layer].num_states();
     if (plan.per_layer_dim > 0) RunPerLayer(weights.layers[layer].per_layer, layer, per_layer, pass);
     if (const auto& scale = weights.layers[layer].output_scale; !scale.empty()) {
       device.Pointwise({.kind = PointwiseCall::Kind::kScale,

@@ -95,6 +95,39 @@ TEST_F(StateFamilies, StepsHaveLimits) {
   EXPECT_THROW(LoadModel(Folder("mamba2", config.dump())), Error);
 }
 
+// The smallest step of the weights that training began with is no limit.
+TEST_F(StateFamilies, WhatStepsBeganWithIsNoLimit) {
+  nlohmann::json config = ConfigOf("nemotron-h");
+  config["time_step_min"] = 0.5;
+  EXPECT_EQ(Logits(Folder("nemotron-h", config.dump())), Logits(root_ + "nemotron-h"));
+}
+
+TEST_F(StateFamilies, ThreadsAndChunksDoNotChangeABit) {
+  for (const char* name : {"mamba", "jamba"}) {
+    for (const PackMode pack : {PackMode::kNever, PackMode::kAlways}) {
+      const auto model = LoadModel(root_ + name, pack);
+      const std::vector<float> expected = EngineLogits(*model, tokens_);
+      for (const size_t chunk : {1, 7, 64}) {
+        EXPECT_TRUE(EngineLogits(*model, tokens_, chunk, 2) == expected) << name << " chunk " << chunk;
+      }
+      EXPECT_LT(RelativeDifference(expected, Logits(root_ + name)), 3e-5) << name;
+    }
+  }
+}
+
+// Norms without weights of what a scan is made of.
+TEST_F(StateFamilies, FalconMamba) {
+  nlohmann::json config = ConfigOf("mamba");
+  config["model_type"] = "falcon_mamba";
+  const std::vector<float> logits = CheckAll(Folder("mamba", config.dump()));
+  EXPECT_GT(RelativeDifference(logits, Logits(root_ + "mamba")), 1e-3);
+  const GgufFile file(Convert(Folder("mamba", config.dump())));
+  EXPECT_EQ(file.GetString("general.architecture"), "mamba");
+  EXPECT_EQ(file.GetBool("mamba.ssm.dt_b_c_rms"), true);
+  config["mixer_rms_eps"] = 0.1;
+  EXPECT_GT(RelativeDifference(CheckAll(Folder("mamba", config.dump())), logits), 1e-3);
+}
+
 TEST_F(StateFamilies, TheGateOfAScanBeforeOrAfterItsNormOrAlone) {
   nlohmann::json config = ConfigOf("falcon-h1");
   config["mamba_norm_before_gate"] = true;
@@ -124,7 +157,7 @@ TEST_F(StateFamilies, QuantisedWeightsAreMultipliedFirst) {
 
 // Convolutions and what each head has stay as they are, on either way.
 TEST_F(StateFamilies, AGgufIsEncodedAgainLikeAFolder) {
-  for (const char* name : {"mamba2", "lfm2", "qwen3-next", "gpt-oss"}) {
+  for (const char* name : {"mamba2", "lfm2", "qwen3-next", "gpt-oss", "mamba", "jamba"}) {
     const std::string folder = root_ + name;
     EXPECT_EQ(Logits(Convert(Convert(folder), Encoding::kQ8_0)), Logits(Convert(folder, Encoding::kQ8_0)))
         << name;
@@ -159,6 +192,26 @@ TEST_F(StateFamilies, WhatOtherReadersLookFor) {
   EXPECT_EQ(nemotron.GetString("general.architecture"), "nemotron_h_moe");
   EXPECT_EQ(*nemotron.GetIntArray("nemotron_h_moe.feed_forward_length"),
             (std::vector<int64_t>{0, 32, 0, 0, 12}));
+  const GgufFile mamba(Convert(root_ + "mamba"));
+  EXPECT_EQ(mamba.GetUint("mamba.attention.head_count"), 0u);
+  EXPECT_EQ(mamba.GetUint("mamba.ssm.inner_size"), 64u);
+  EXPECT_EQ(mamba.GetUint("mamba.ssm.state_size"), 8u);
+  EXPECT_EQ(mamba.GetUint("mamba.ssm.time_step_rank"), 4u);
+  for (const GgufTensor& tensor : mamba.tensors()) {
+    if (tensor.name == "blk.0.ssm_a") {
+      EXPECT_EQ(tensor.shape, (std::vector<uint64_t>{8, 64}));
+    }
+    if (tensor.name == "blk.0.ssm_d") {
+      EXPECT_EQ(tensor.shape, (std::vector<uint64_t>{64}));
+    }
+    if (tensor.name == "blk.0.ssm_x.weight") {
+      EXPECT_EQ(tensor.shape, (std::vector<uint64_t>{64, 20}));
+    }
+  }
+  const GgufFile jamba(Convert(root_ + "jamba"));
+  EXPECT_EQ(*jamba.GetIntArray("jamba.attention.head_count_kv"), (std::vector<int64_t>{0, 0, 2, 0}));
+  EXPECT_EQ(jamba.GetUint("jamba.expert_count"), 2u);
+  EXPECT_EQ(jamba.GetUint("jamba.expert_used_count"), 1u);
   const GgufFile granite(Convert(root_ + "granite-hybrid"));
   EXPECT_EQ(granite.GetBool("granitehybrid.rope.scaling.finetuned"), false);
 }
@@ -180,6 +233,10 @@ TEST_F(StateFamilies, WhatIsNotKnownIsRefused) {
   EXPECT_NE(refusal("falcon-h1", "ssm_multipliers", {1.0, 2.0}).find("ssm_multipliers"), std::string::npos);
   EXPECT_NE(refusal("falcon-h1", "intermediate_size", {32, 24}).find("[32, 32]"), std::string::npos);
   EXPECT_NE(refusal("mamba2", "n_groups", 3).find("groups"), std::string::npos);
+  EXPECT_NE(refusal("mamba", "hidden_act", "gelu").find("gelu"), std::string::npos);
+  EXPECT_NE(refusal("mamba", "state_size", 0).find("state_size"), std::string::npos);
+  // What may be left to the reader is a sixteenth of the width, which is not that of these weights.
+  EXPECT_NE(refusal("mamba", "time_step_rank", "auto").find("[18, 64]"), std::string::npos);
   EXPECT_NE(refusal("mamba2", "conv_kernel", 100).find("conv_kernel"), std::string::npos);
 }
 

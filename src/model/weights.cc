@@ -184,8 +184,9 @@ class Loader : public WeightVisitor {
     *bias = map_.FindVector(name, "bias", layer_, shape.num_channels(), false);
   }
 
-  void PerHead(std::string_view name, size_t num_heads, bool is_rate, std::vector<float>* values) override {
-    *values = map_.FindPerHead(name, layer_, num_heads, is_rate);
+  void PerHead(std::string_view name, size_t num_heads, size_t depth, bool is_rate,
+               std::vector<float>* values) override {
+    *values = map_.FindPerHead(name, layer_, num_heads * depth, is_rate);
   }
 
   void GateUp(size_t dim, LinearLayer* gate, LinearLayer* up) override {
@@ -322,6 +323,8 @@ void VisitMixer(const ModelPlan& model, const LayerPlan& plan, WeightVisitor& vi
     VisitShortConv(model, *short_conv, visitor, &w->mixer.emplace<ShortConvWeights>());
   } else if (const ScanPlan* scan = plan.scan()) {
     VisitScan(model, *scan, visitor, &w->mixer.emplace<ScanWeights>());
+  } else if (const SelectivePlan* selective = plan.selective()) {
+    VisitSelective(model, *selective, visitor, &w->mixer.emplace<SelectiveWeights>());
   } else {
     w->mixer.emplace<std::monostate>();
   }

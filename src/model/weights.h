@@ -18,6 +18,7 @@
 #include "model/blocks/mixed.h"
 #include "model/blocks/per_layer.h"
 #include "model/blocks/scan.h"
+#include "model/blocks/selective.h"
 #include "model/blocks/short_conv.h"
 #include "model/families/family.h"
 #include "model/loaded_model.h"
@@ -26,7 +27,8 @@ namespace mneme {
 
 struct LayerWeights {
   NormWeights attn_norm;  // before the mixer; empty for Wiring::kPostNormOnly
-  std::variant<AttentionWeights, DeltaWeights, ShortConvWeights, ScanWeights, HybridWeights, std::monostate>
+  std::variant<AttentionWeights, DeltaWeights, ShortConvWeights, ScanWeights, HybridWeights, SelectiveWeights,
+               std::monostate>
       mixer;
   NormWeights post_attn_norm;  // after it, before the residual sum
   NormWeights ffn_norm;        // empty: the feed-forward network reads what the mixer reads
@@ -47,6 +49,7 @@ struct LayerWeights {
     if (const auto* hybrid = std::get_if<HybridWeights>(&mixer)) return &hybrid->scan;
     return std::get_if<ScanWeights>(&mixer);
   }
+  const SelectiveWeights* selective() const { return std::get_if<SelectiveWeights>(&mixer); }
   const DenseWeights* dense() const {
     return mixed() != nullptr ? &mixed()->dense : std::get_if<DenseWeights>(&feed_forward);
   }
@@ -90,6 +93,9 @@ void ForEachLinearOfLayer(Weights& layer, const Fn& fn) {
   if (auto* conv = std::get_if<ShortConvWeights>(&layer.mixer)) ForEachLinearOfShortConv(*conv, plain);
   if (auto* scan = std::get_if<ScanWeights>(&layer.mixer)) ForEachLinearOfScan(*scan, plain);
   if (auto* hybrid = std::get_if<HybridWeights>(&layer.mixer)) ForEachLinearOfScan(hybrid->scan, plain);
+  if (auto* selective = std::get_if<SelectiveWeights>(&layer.mixer)) {
+    ForEachLinearOfSelective(*selective, plain);
+  }
   if (auto* dense = std::get_if<DenseWeights>(&layer.feed_forward)) ForEachLinearOfDense(*dense, plain);
   if (auto* experts = std::get_if<ExpertsWeights>(&layer.feed_forward)) ForEachLinearOfExperts(*experts, fn);
   if (auto* mixed = std::get_if<MixedWeights>(&layer.feed_forward)) ForEachLinearOfMixed(*mixed, fn);

@@ -96,4 +96,59 @@ Rows Scan(const ModelPlan& m, const ScanPlan& plan, const ScanWeights& w, const 
   return Product(w.out, out);
 }
 
+namespace {
+
+Rows Convolved(const RecurShape& shape, const std::vector<float>& taps, const std::vector<float>& bias,
+               const Rows& rows) {
+  const std::vector<float> x = Flat(rows);
+  std::vector<double> out(x.size());
+  RecurReference({.shape = &shape,
+                  .conv_weight = taps.data(),
+                  .conv_bias = DataOrNull(bias),
+                  .num_rows = rows.size(),
+                  .x = x.data()},
+                 out.data(), nullptr);
+  return RowsOf(out, shape.num_channels());
+}
+
+}  // namespace
+
+Rows Selective(const ModelPlan& m, const SelectivePlan& plan, const SelectiveWeights& w, const Rows& input) {
+  const RecurShape& scan = plan.scan;
+  const Rows x = Convolved(plan.convolution, w.convolution, w.convolution_bias, Product(w.value, input));
+  Rows narrow = Product(w.narrow, x), key = Product(w.key, x), query = Product(w.query, x);
+  ModelPlan with_epsilon = m;
+  if (plan.norm_epsilon > 0) with_epsilon.norm_epsilon = plan.norm_epsilon;
+  for (size_t r = 0; plan.has_norms && r < x.size(); ++r) {
+    NormPart(with_epsilon, w.step_norm, 0, 0, narrow[r].size(), &narrow[r]);
+    NormPart(with_epsilon, w.key_norm, 0, 0, key[r].size(), &key[r]);
+    NormPart(with_epsilon, w.query_norm, 0, 0, query[r].size(), &query[r]);
+  }
+  Rows step = Product(w.step, narrow);
+  for (Row& row : step) {
+    for (double& value : row) value = std::max(value, 0.0) + std::log1p(std::exp(-std::abs(value)));
+  }
+  Rows decay = step;
+  Scale(-1, &decay);
+  const std::vector<float> values = Flat(x), log_decay = Flat(decay), beta = Flat(step), keys = Flat(key),
+                           queries = Flat(query);
+  std::vector<double> scanned(values.size()), state(scan.value_channels() * scan.key_dim);
+  RecurReference({.shape = &scan,
+                  .skip = w.skip.data(),
+                  .num_rows = x.size(),
+                  .x = values.data(),
+                  .log_decay = log_decay.data(),
+                  .beta = beta.data(),
+                  .keys = keys.data(),
+                  .queries = queries.data(),
+                  .rate = w.rate.data()},
+                 scanned.data(), state.data());
+  Rows out = RowsOf(scanned, scan.value_channels()), gate = Product(w.gate, input);
+  for (Row& row : gate) {
+    for (double& value : row) value = Activated(Activation::kSilu, value);
+  }
+  Multiply(gate, &out);
+  return Product(w.out, out);
+}
+
 }  // namespace mneme::reference

@@ -4,6 +4,7 @@
 
 #include "model/blocks/delta.h"
 #include "model/blocks/scan.h"
+#include "model/blocks/selective.h"
 #include "model/blocks/short_conv.h"
 #include "reference/rows.h"
 
@@ -12,5 +13,6 @@ namespace mneme::reference {
 Rows Delta(const ModelPlan& m, const DeltaPlan& plan, const DeltaWeights& w, const Rows& input);
 Rows ShortConv(const ShortConvPlan& plan, const ShortConvWeights& w, const Rows& input);
 Rows Scan(const ModelPlan& m, const ScanPlan& plan, const ScanWeights& w, const Rows& input);
+Rows Selective(const ModelPlan& m, const SelectivePlan& plan, const SelectiveWeights& w, const Rows& input);
 
 }  // namespace mneme::reference

@@ -50,9 +50,10 @@ class WeightVisitor {
   // The taps of a short convolution, as RecurCall has them, and its bias where the file has one.
   virtual void Convolution(std::string_view name, const RecurShape& shape, std::vector<float>* taps,
                            std::vector<float>* bias) = 0;
-  // One number for each head, under a name without a suffix. is_rate: a folder has the logarithm of what GGUF
-  // has negated, which is what is given.
-  virtual void PerHead(std::string_view name, size_t num_heads, bool is_rate, std::vector<float>* values) = 0;
+  // So many numbers for each head, under a name without a suffix. is_rate: a folder has the logarithm of what
+  // GGUF has negated, which is what is given.
+  virtual void PerHead(std::string_view name, size_t num_heads, size_t depth, bool is_rate,
+                       std::vector<float>* values) = 0;
   // Queries, keys and values, out of matrices of their own or a fused one. gate: of the outputs, where the
   // plan has one.
   virtual void Qkv(const AttentionPlan& plan, LinearLayer* q, LinearLayer* k, LinearLayer* v,

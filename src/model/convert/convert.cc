@@ -285,8 +285,10 @@ class Converter : private WeightVisitor {
     AddVector(Name(name, "bias"), map_->FindVector(name, "bias", layer_, channels, false));
   }
 
-  void PerHead(std::string_view name, size_t num_heads, bool is_rate, std::vector<float>*) override {
-    AddVector(Name(name, ""), map_->FindPerHead(name, layer_, num_heads, is_rate), {1, num_heads});
+  void PerHead(std::string_view name, size_t num_heads, size_t depth, bool is_rate,
+               std::vector<float>*) override {
+    AddVector(Name(name, ""), map_->FindPerHead(name, layer_, num_heads * depth, is_rate),
+              {depth, num_heads});
   }
 
   void Qkv(const AttentionPlan& plan, LinearLayer*, LinearLayer*, LinearLayer*, LinearLayer*) override {
