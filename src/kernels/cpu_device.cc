@@ -176,7 +176,8 @@ void CpuDevice::Linear(const LinearCall& call) {
   ActivationForm form;
   for (const MatMulJob& job : call.jobs) form = CommonForm(form, FormFor(*job.weights));
   ActivationRows rows(call.scratch, call.num_rows, call.num_cols, form);
-  rows.Set(call.x, call.num_rows, call.num_cols, call.num_cols, form, pool_);
+  const size_t stride = call.x_stride == 0 ? call.num_cols : call.x_stride;
+  rows.Set(call.x, call.num_rows, call.num_cols, stride, form, pool_);
   if (!call.then) {
     MatMul(rows, call.jobs, pool_);
     return;

@@ -70,6 +70,7 @@ void HashLayer(const LayerPlan& layer, Hasher* hash) {
     hash->Put(static_cast<uint64_t>(selective->has_norms));
     hash->Put(selective->norm_epsilon);
   }
+  if (const LruPlan* lru = layer.lru()) hash->Put(lru->num_heads);
   if (const DensePlan* d = layer.dense()) {
     for (const size_t value : {d->dim, static_cast<size_t>(d->activation), static_cast<size_t>(d->is_gated),
                                static_cast<size_t>(d->half_gelu)}) {
@@ -317,6 +318,11 @@ uint64_t LoadedModel::fingerprint() const {
           hash.PutVector(*values);
         }
         norms.insert(norms.end(), {&selective->step_norm, &selective->key_norm, &selective->query_norm});
+      }
+      if (const LruWeights* lru = layer.lru()) {
+        for (const auto* values : {&lru->convolution, &lru->convolution_bias, &lru->rate}) {
+          hash.PutVector(*values);
+        }
       }
       if (const ExpertsWeights* experts = layer.experts()) {
         hash.PutVector(experts->correction);

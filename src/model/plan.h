@@ -115,6 +115,16 @@ struct SelectivePlan {
   float norm_epsilon = 0.0f;        // 0: the model's
 };
 
+// The RG-LRU of Griffin (arXiv 2402.19427) behind a short convolution, in one of two branches
+// (recurrent_gemma).
+struct LruPlan {
+  RecurShape convolution;
+  RecurShape scan;
+  size_t num_heads = 0;  // a channel's gates read only the channels of its head
+
+  size_t head_dim() const { return scan.value_channels() / num_heads; }
+};
+
 // Attention and a scan side by side over the same rows (falcon-h1).
 struct HybridPlan {
   AttentionPlan attention;
@@ -152,7 +162,8 @@ struct MixedPlan {
 
 struct LayerPlan {
   // monostate: the layer has no such part, nor a norm for it (nemotron_h, mamba2).
-  std::variant<AttentionPlan, DeltaPlan, ShortConvPlan, ScanPlan, HybridPlan, SelectivePlan, std::monostate>
+  std::variant<AttentionPlan, DeltaPlan, ShortConvPlan, ScanPlan, HybridPlan, SelectivePlan, LruPlan,
+               std::monostate>
       mixer;
   std::variant<DensePlan, ExpertsPlan, MixedPlan, std::monostate> feed_forward;
   Wiring wiring = Wiring::kSequential;
@@ -167,6 +178,7 @@ struct LayerPlan {
   const ShortConvPlan* short_conv() const { return std::get_if<ShortConvPlan>(&mixer); }
   const ScanPlan* scan() const { return Part(this, &HybridPlan::scan, &LayerPlan::mixer); }
   const SelectivePlan* selective() const { return std::get_if<SelectivePlan>(&mixer); }
+  const LruPlan* lru() const { return std::get_if<LruPlan>(&mixer); }
   // Calls fn(const RecurShape&) for each of the layer's states of fixed size, in the order in which rows go
   // through them.
   template <typename Fn>
@@ -175,6 +187,10 @@ struct LayerPlan {
     if (const ShortConvPlan* plan = short_conv()) fn(plan->shape);
     if (const ScanPlan* plan = scan()) fn(plan->shape);
     if (const SelectivePlan* plan = selective()) {
+      fn(plan->convolution);
+      fn(plan->scan);
+    }
+    if (const LruPlan* plan = lru()) {
       fn(plan->convolution);
       fn(plan->scan);
     }

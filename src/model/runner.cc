@@ -53,6 +53,7 @@ struct Layout {
       if (const SelectivePlan* selective = layer.selective()) {
         arena = std::max(arena, SelectiveFloats(*selective, max_rows, num_threads));
       }
+      if (const LruPlan* lru = layer.lru()) arena = std::max(arena, LruFloats(*lru, max_rows, num_threads));
     }
     ForEachDense(plan, [&](const DensePlan& d) { arena = std::max(arena, DenseFloats(d, max_rows)); });
     for (const LayerPlan& layer : plan.layers) {
@@ -213,6 +214,7 @@ void Runner::Impl::Mix(size_t layer, const LayerIndex& index, const float* input
   if (const SelectivePlan* selective = mixed.selective()) {
     RunSelective(*selective, *w.selective(), post_norm, index.state, input, pass);
   }
+  if (const LruPlan* lru = mixed.lru()) RunLru(*lru, *w.lru(), post_norm, index.state, input, pass);
 }
 
 void Runner::Impl::FeedForward(size_t layer, const float* input) {

@@ -103,7 +103,7 @@ TEST_F(StateFamilies, WhatStepsBeganWithIsNoLimit) {
 }
 
 TEST_F(StateFamilies, ThreadsAndChunksDoNotChangeABit) {
-  for (const char* name : {"mamba", "jamba"}) {
+  for (const char* name : {"mamba", "jamba", "recurrent-gemma"}) {
     for (const PackMode pack : {PackMode::kNever, PackMode::kAlways}) {
       const auto model = LoadModel(root_ + name, pack);
       const std::vector<float> expected = EngineLogits(*model, tokens_);
@@ -112,6 +112,34 @@ TEST_F(StateFamilies, ThreadsAndChunksDoNotChangeABit) {
       }
       EXPECT_LT(RelativeDifference(expected, Logits(root_ + name)), 3e-5) << name;
     }
+  }
+}
+
+// One stream begins in a call, another goes on: a first token is another's neighbour.
+TEST_F(StateFamilies, StreamsThatBeginBesideOthers) {
+  for (const char* name : {"recurrent-gemma"}) {
+    const auto model = LoadModel(root_ + name);
+    const std::vector<float> expected = EngineLogits(*model, tokens_);
+    CpuDevice device(2);
+    Budget budget;
+    Runner runner(*model, 64, device, budget);
+    const auto old = DenseContext(*model, budget, 2, 64), fresh = DenseContext(*model, budget, 2, 64);
+    const std::span<const TokenId> tokens = tokens_;
+    std::vector<float> rows[2];
+    const auto forward = [&](std::vector<ForwardChunk> chunks) {
+      for (ForwardChunk& chunk : chunks) chunk.all_logits = true;
+      runner.Forward(chunks, [&](size_t chunk, size_t, std::span<const float> logits) {
+        rows[chunk].insert(rows[chunk].end(), logits.begin(), logits.end());
+      });
+    };
+    forward({{.context = old.get(), .tokens = tokens.first(20)}});
+    forward({{.context = old.get(), .tokens = tokens.subspan(20, 9)},
+             {.context = fresh.get(), .tokens = tokens.first(5)}});
+    const auto is_head = [&](const std::vector<float>& part) {
+      return std::equal(part.begin(), part.end(), expected.begin());
+    };
+    EXPECT_TRUE(is_head(rows[0])) << name;
+    EXPECT_TRUE(is_head(rows[1])) << name;
   }
 }
 
@@ -157,7 +185,7 @@ TEST_F(StateFamilies, QuantisedWeightsAreMultipliedFirst) {
 
 // Convolutions and what each head has stay as they are, on either way.
 TEST_F(StateFamilies, AGgufIsEncodedAgainLikeAFolder) {
-  for (const char* name : {"mamba2", "lfm2", "qwen3-next", "gpt-oss", "mamba", "jamba"}) {
+  for (const char* name : {"mamba2", "lfm2", "qwen3-next", "gpt-oss", "mamba", "jamba", "recurrent-gemma"}) {
     const std::string folder = root_ + name;
     EXPECT_EQ(Logits(Convert(Convert(folder), Encoding::kQ8_0)), Logits(Convert(folder, Encoding::kQ8_0)))
         << name;
@@ -237,6 +265,9 @@ TEST_F(StateFamilies, WhatIsNotKnownIsRefused) {
   EXPECT_NE(refusal("mamba", "state_size", 0).find("state_size"), std::string::npos);
   // What may be left to the reader is a sixteenth of the width, which is not that of these weights.
   EXPECT_NE(refusal("mamba", "time_step_rank", "auto").find("[18, 64]"), std::string::npos);
+  EXPECT_NE(refusal("recurrent-gemma", "hidden_activation", "relu").find("relu"), std::string::npos);
+  EXPECT_NE(refusal("recurrent-gemma", "lru_width", 30).find("30 channels"), std::string::npos);
+  EXPECT_NE(refusal("recurrent-gemma", "attention_window_size", 0).find("window"), std::string::npos);
   EXPECT_NE(refusal("mamba2", "conv_kernel", 100).find("conv_kernel"), std::string::npos);
 }
 

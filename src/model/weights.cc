@@ -198,6 +198,14 @@ class Loader : public WeightVisitor {
     with_gate_[gate] = up;
   }
 
+  void Heads(std::string_view name, size_t head_dim, std::span<LinearLayer> heads) override {
+    for (size_t i = 0; i < heads.size(); ++i) {
+      SetMatrix(map_.Contiguous(map_.FindExpert(name, layer_, i, heads.size(), head_dim, head_dim)),
+                &heads[i]);
+      heads[i].bias = map_.FindExpertBias(name, layer_, i, heads.size(), head_dim);
+    }
+  }
+
   void Experts(const ExpertsPlan& plan, std::span<DenseWeights> experts) override {
     for (size_t i = 0; i < experts.size(); ++i) {
       DenseWeights& e = experts[i];
@@ -325,6 +333,8 @@ void VisitMixer(const ModelPlan& model, const LayerPlan& plan, WeightVisitor& vi
     VisitScan(model, *scan, visitor, &w->mixer.emplace<ScanWeights>());
   } else if (const SelectivePlan* selective = plan.selective()) {
     VisitSelective(model, *selective, visitor, &w->mixer.emplace<SelectiveWeights>());
+  } else if (const LruPlan* lru = plan.lru()) {
+    VisitLru(model, *lru, visitor, &w->mixer.emplace<LruWeights>());
   } else {
     w->mixer.emplace<std::monostate>();
   }

@@ -15,6 +15,7 @@
 #include "model/blocks/dense.h"
 #include "model/blocks/experts.h"
 #include "model/blocks/hybrid.h"
+#include "model/blocks/lru.h"
 #include "model/blocks/mixed.h"
 #include "model/blocks/per_layer.h"
 #include "model/blocks/scan.h"
@@ -28,7 +29,7 @@ namespace mneme {
 struct LayerWeights {
   NormWeights attn_norm;  // before the mixer; empty for Wiring::kPostNormOnly
   std::variant<AttentionWeights, DeltaWeights, ShortConvWeights, ScanWeights, HybridWeights, SelectiveWeights,
-               std::monostate>
+               LruWeights, std::monostate>
       mixer;
   NormWeights post_attn_norm;  // after it, before the residual sum
   NormWeights ffn_norm;        // empty: the feed-forward network reads what the mixer reads
@@ -50,6 +51,7 @@ struct LayerWeights {
     return std::get_if<ScanWeights>(&mixer);
   }
   const SelectiveWeights* selective() const { return std::get_if<SelectiveWeights>(&mixer); }
+  const LruWeights* lru() const { return std::get_if<LruWeights>(&mixer); }
   const DenseWeights* dense() const {
     return mixed() != nullptr ? &mixed()->dense : std::get_if<DenseWeights>(&feed_forward);
   }
@@ -96,6 +98,7 @@ void ForEachLinearOfLayer(Weights& layer, const Fn& fn) {
   if (auto* selective = std::get_if<SelectiveWeights>(&layer.mixer)) {
     ForEachLinearOfSelective(*selective, plain);
   }
+  if (auto* lru = std::get_if<LruWeights>(&layer.mixer)) ForEachLinearOfLru(*lru, plain);
   if (auto* dense = std::get_if<DenseWeights>(&layer.feed_forward)) ForEachLinearOfDense(*dense, plain);
   if (auto* experts = std::get_if<ExpertsWeights>(&layer.feed_forward)) ForEachLinearOfExperts(*experts, fn);
   if (auto* mixed = std::get_if<MixedWeights>(&layer.feed_forward)) ForEachLinearOfMixed(*mixed, fn);

@@ -272,6 +272,7 @@ Rows Mix(const ModelPlan& m, const LayerPlan& plan, const LayerWeights& w, Posit
   if (plan.delta() != nullptr) return Delta(m, *plan.delta(), *w.delta(), input);
   if (plan.short_conv() != nullptr) return ShortConv(*plan.short_conv(), *w.short_conv(), input);
   if (plan.selective() != nullptr) return Selective(m, *plan.selective(), *w.selective(), input);
+  if (plan.lru() != nullptr) return Lru(*plan.lru(), *w.lru(), input);
   Rows scanned;
   if (plan.scan() != nullptr) scanned = Scan(m, *plan.scan(), *w.scan(), input);
   const AttentionPlan* const attention = plan.attention();

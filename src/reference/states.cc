@@ -151,4 +151,51 @@ Rows Selective(const ModelPlan& m, const SelectivePlan& plan, const SelectiveWei
   return Product(w.out, out);
 }
 
+namespace {
+
+// Each head's matrix with its own columns of x.
+Rows ProductOfHeads(const std::vector<LinearLayer>& heads, size_t head_dim, const Rows& x) {
+  Rows out(x.size());
+  for (size_t head = 0; head < heads.size(); ++head) {
+    Rows part(x.size());
+    for (size_t r = 0; r < x.size(); ++r) {
+      part[r].assign(&x[r][head * head_dim], &x[r][head * head_dim] + head_dim);
+    }
+    part = Product(heads[head], part);
+    for (size_t r = 0; r < x.size(); ++r) out[r].insert(out[r].end(), part[r].begin(), part[r].end());
+  }
+  return out;
+}
+
+}  // namespace
+
+Rows Lru(const LruPlan& plan, const LruWeights& w, const Rows& input) {
+  const RecurShape& scan = plan.scan;
+  const Rows x = Convolved(plan.convolution, w.convolution, w.convolution_bias, Product(w.value, input));
+  Rows strength = ProductOfHeads(w.input_gates, plan.head_dim(), x);
+  Rows decay = ProductOfHeads(w.decay_gates, plan.head_dim(), x);
+  for (size_t r = 0; r < x.size(); ++r) {
+    for (size_t i = 0; i < decay[r].size(); ++i) {
+      decay[r][i] = static_cast<double>(w.rate[i]) / (1 + std::exp(-decay[r][i]));
+      // What is let in keeps the size of the state; the first token counts in full.
+      const double size = r == 0 ? 1 : std::sqrt(-std::expm1(2 * decay[r][i]));
+      strength[r][i] = size / (1 + std::exp(-strength[r][i]));
+    }
+  }
+  const std::vector<float> values = Flat(x), log_decay = Flat(decay), beta = Flat(strength);
+  std::vector<double> scanned(values.size()), state(scan.value_channels());
+  RecurReference({.shape = &scan,
+                  .num_rows = x.size(),
+                  .x = values.data(),
+                  .log_decay = log_decay.data(),
+                  .beta = beta.data()},
+                 scanned.data(), state.data());
+  Rows out = RowsOf(scanned, scan.value_channels()), gate = Product(w.gate, input);
+  for (Row& row : gate) {
+    for (double& value : row) value = Activated(Activation::kGeluTanh, value);
+  }
+  Multiply(gate, &out);
+  return Product(w.out, out);
+}
+
 }  // namespace mneme::reference

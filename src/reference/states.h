@@ -3,6 +3,7 @@
 #pragma once
 
 #include "model/blocks/delta.h"
+#include "model/blocks/lru.h"
 #include "model/blocks/scan.h"
 #include "model/blocks/selective.h"
 #include "model/blocks/short_conv.h"
@@ -14,5 +15,6 @@ Rows Delta(const ModelPlan& m, const DeltaPlan& plan, const DeltaWeights& w, con
 Rows ShortConv(const ShortConvPlan& plan, const ShortConvWeights& w, const Rows& input);
 Rows Scan(const ModelPlan& m, const ScanPlan& plan, const ScanWeights& w, const Rows& input);
 Rows Selective(const ModelPlan& m, const SelectivePlan& plan, const SelectiveWeights& w, const Rows& input);
+Rows Lru(const LruPlan& plan, const LruWeights& w, const Rows& input);
 
 }  // namespace mneme::reference

@@ -41,6 +41,17 @@ void Pass::Linear(std::string_view label, const float* from, size_t count, std::
                  .scratch = linear_scratch});
 }
 
+void Pass::LinearOfColumns(std::string_view label, const float* from, size_t stride,
+                           std::span<const MatMulJob> jobs) {
+  device.Linear({.label = label,
+                 .x = from,
+                 .num_rows = num_rows,
+                 .num_cols = jobs.front().weights->num_cols(),
+                 .x_stride = stride,
+                 .jobs = jobs,
+                 .scratch = linear_scratch});
+}
+
 void Pass::Recur(size_t index, const RecurWeights& weights, const RecurRows& rows, Arena arena) {
   recur_calls.clear();
   size_t row = 0;

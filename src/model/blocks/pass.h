@@ -75,6 +75,9 @@ struct Pass {
   // The product of `count` rows of `from` with each job's matrix.
   void Linear(std::string_view label, const float* from, size_t count, std::span<const MatMulJob> jobs,
               std::optional<ThenActivate> then = std::nullopt);
+  // Of the columns from `from` on, rows stride apart, as many as the matrices read.
+  void LinearOfColumns(std::string_view label, const float* from, size_t stride,
+                       std::span<const MatMulJob> jobs);
   // The rows of all chunks through a state of a layer. index: of the state, as contexts count them. arena:
   // whose rest is RecurScratchFloats long.
   void Recur(size_t index, const RecurWeights& weights, const RecurRows& rows, Arena arena);
