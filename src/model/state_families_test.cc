@@ -1,5 +1,6 @@
-// Families with layers of fixed state, beyond what their goldens show: settings that their models have in
-// other ways, what conversion writes for other readers, and what is refused.
+// Families with layers of fixed state, and one whose layers rotate each in its own way, beyond what their
+// goldens show: settings that their models have in other ways, what conversion writes for other readers, and
+// what is refused.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -176,6 +177,28 @@ TEST_F(StateFamilies, MultipliersOfAHeadThatIsTheEmbedding) {
   nlohmann::json config = ConfigOf("falcon-h1");
   config["tie_word_embeddings"] = true;
   CheckAll(Folder("falcon-h1", config.dump()));
+}
+
+TEST_F(StateFamilies, GraniteWithWindowsRotatesEachLayerInItsOwnWay) {
+  nlohmann::json config = ConfigOf("granite-swa");
+  const std::vector<float> golden = Logits(root_ + "granite-swa");
+  config["layer_rope_theta"] = {1000000.0, 0, 10000.0, 0.0};
+  const std::vector<float> partly = CheckAll(Folder("granite-swa", config.dump()));
+  EXPECT_GT(RelativeDifference(partly, golden), 1e-3);
+  const GgufFile file(Convert(Folder("granite-swa", config.dump())));
+  EXPECT_EQ(*file.GetIntArray("granite_swa.attention.rope_pattern"), (std::vector<int64_t>{1, 0, 1, 0}));
+  EXPECT_EQ(file.GetFloat("granite_swa.rope.freq_base"), 1000000.0);
+  EXPECT_EQ(file.GetFloat("granite_swa.rope.freq_base_swa"), 10000.0);
+  // The first of four layers sees everything where nothing is said; the golden's last one does as well.
+  config = ConfigOf("granite-swa");
+  config.erase("layer_types");
+  config.erase("layer_rope_theta");
+  EXPECT_GT(RelativeDifference(CheckAll(Folder("granite-swa", config.dump())), golden), 1e-3);
+  config["layer_types"] = {"sliding_attention", "sliding_attention", "sliding_attention",
+                           "sliding_attention"};
+  CheckAll(Folder("granite-swa", config.dump()));
+  config["layer_rope_theta"] = {10000.0, 20000.0, 10000.0, 10000.0};
+  EXPECT_THROW(Convert(Folder("granite-swa", config.dump())), Error);
 }
 
 TEST_F(StateFamilies, QuantisedWeightsAreMultipliedFirst) {

@@ -34,6 +34,7 @@ extern const Family kGptOss;
 extern const Family kSmolLm3;
 extern const Family kGranite;
 extern const Family kGraniteMoe;
+extern const Family kGraniteSwa;
 extern const Family kGlm4;
 extern const Family kGlm4Moe;
 extern const Family kCohere;
@@ -79,7 +80,7 @@ constexpr const Family* kFamilies[] = {
     &kPhi,           &kInternLm3, &kMistral3,     &kBloom,      &kGptBigcode, &kOpt,      &kGptNeo,
     &kMinimaxM2,     &kQwen3Next, &kQwen35,       &kQwen35Moe,  &kLfm2,       &kLfm2Moe,  &kMamba2,
     &kGraniteHybrid, &kNemotronH, &kNemotronHMoe, &kFalconH1,   &kOlmoHybrid, &kLfm3,     &kMamba,
-    &kJamba,         &kGriffin,
+    &kJamba,         &kGriffin,   &kGraniteSwa,
 };
 
 }  // namespace
