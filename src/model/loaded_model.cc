@@ -71,6 +71,7 @@ void HashLayer(const LayerPlan& layer, Hasher* hash) {
     hash->Put(selective->norm_epsilon);
   }
   if (const LruPlan* lru = layer.lru()) hash->Put(lru->num_heads);
+  if (const ChannelMixPlan* channel_mix = layer.channel_mix()) hash->Put(channel_mix->dim);
   if (const DensePlan* d = layer.dense()) {
     for (const size_t value : {d->dim, static_cast<size_t>(d->activation), static_cast<size_t>(d->is_gated),
                                static_cast<size_t>(d->half_gelu)}) {
@@ -323,6 +324,16 @@ uint64_t LoadedModel::fingerprint() const {
         for (const auto* values : {&lru->convolution, &lru->convolution_bias, &lru->rate}) {
           hash.PutVector(*values);
         }
+      }
+      if (const TimeMixWeights* mix = layer.time_mix()) {
+        for (const auto* values :
+             {&mix->key.taps, &mix->value.taps, &mix->gate.taps, &mix->rate, &mix->boost}) {
+          hash.PutVector(*values);
+        }
+      }
+      if (const ChannelMixWeights* mix = layer.channel_mix()) {
+        hash.PutVector(mix->up.taps);
+        hash.PutVector(mix->gate.taps);
       }
       if (const ExpertsWeights* experts = layer.experts()) {
         hash.PutVector(experts->correction);

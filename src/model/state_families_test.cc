@@ -104,7 +104,7 @@ TEST_F(StateFamilies, WhatStepsBeganWithIsNoLimit) {
 }
 
 TEST_F(StateFamilies, ThreadsAndChunksDoNotChangeABit) {
-  for (const char* name : {"mamba", "jamba", "recurrent-gemma"}) {
+  for (const char* name : {"mamba", "jamba", "recurrent-gemma", "rwkv4"}) {
     for (const PackMode pack : {PackMode::kNever, PackMode::kAlways}) {
       const auto model = LoadModel(root_ + name, pack);
       const std::vector<float> expected = EngineLogits(*model, tokens_);
@@ -118,7 +118,7 @@ TEST_F(StateFamilies, ThreadsAndChunksDoNotChangeABit) {
 
 // One stream begins in a call, another goes on: a first token is another's neighbour.
 TEST_F(StateFamilies, StreamsThatBeginBesideOthers) {
-  for (const char* name : {"recurrent-gemma"}) {
+  for (const char* name : {"recurrent-gemma", "rwkv4"}) {
     const auto model = LoadModel(root_ + name);
     const std::vector<float> expected = EngineLogits(*model, tokens_);
     CpuDevice device(2);
@@ -208,7 +208,8 @@ TEST_F(StateFamilies, QuantisedWeightsAreMultipliedFirst) {
 
 // Convolutions and what each head has stay as they are, on either way.
 TEST_F(StateFamilies, AGgufIsEncodedAgainLikeAFolder) {
-  for (const char* name : {"mamba2", "lfm2", "qwen3-next", "gpt-oss", "mamba", "jamba", "recurrent-gemma"}) {
+  for (const char* name :
+       {"mamba2", "lfm2", "qwen3-next", "gpt-oss", "mamba", "jamba", "recurrent-gemma", "rwkv4"}) {
     const std::string folder = root_ + name;
     EXPECT_EQ(Logits(Convert(Convert(folder), Encoding::kQ8_0)), Logits(Convert(folder, Encoding::kQ8_0)))
         << name;
@@ -288,6 +289,7 @@ TEST_F(StateFamilies, WhatIsNotKnownIsRefused) {
   EXPECT_NE(refusal("mamba", "state_size", 0).find("state_size"), std::string::npos);
   // What may be left to the reader is a sixteenth of the width, which is not that of these weights.
   EXPECT_NE(refusal("mamba", "time_step_rank", "auto").find("[18, 64]"), std::string::npos);
+  EXPECT_NE(refusal("rwkv4", "attention_hidden_size", 24).find("[32, 32]"), std::string::npos);
   EXPECT_NE(refusal("recurrent-gemma", "hidden_activation", "relu").find("relu"), std::string::npos);
   EXPECT_NE(refusal("recurrent-gemma", "lru_width", 30).find("30 channels"), std::string::npos);
   EXPECT_NE(refusal("recurrent-gemma", "attention_window_size", 0).find("window"), std::string::npos);

@@ -335,6 +335,8 @@ void VisitMixer(const ModelPlan& model, const LayerPlan& plan, WeightVisitor& vi
     VisitSelective(model, *selective, visitor, &w->mixer.emplace<SelectiveWeights>());
   } else if (const LruPlan* lru = plan.lru()) {
     VisitLru(model, *lru, visitor, &w->mixer.emplace<LruWeights>());
+  } else if (const TimeMixPlan* time_mix = plan.time_mix()) {
+    VisitTimeMix(model, *time_mix, visitor, &w->mixer.emplace<TimeMixWeights>());
   } else {
     w->mixer.emplace<std::monostate>();
   }
@@ -351,6 +353,8 @@ void VisitLayer(const ModelPlan& model, const LayerPlan& plan, WeightVisitor& vi
     VisitExperts(model, *experts, visitor, &w->feed_forward.emplace<ExpertsWeights>());
   } else if (const auto* mixed = std::get_if<MixedPlan>(&plan.feed_forward)) {
     VisitMixed(model, *mixed, visitor, &w->feed_forward.emplace<MixedWeights>());
+  } else if (const ChannelMixPlan* channel_mix = plan.channel_mix()) {
+    VisitChannelMix(model, *channel_mix, visitor, &w->feed_forward.emplace<ChannelMixWeights>());
   } else {
     w->feed_forward.emplace<std::monostate>();
   }

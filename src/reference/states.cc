@@ -198,4 +198,44 @@ Rows Lru(const LruPlan& plan, const LruWeights& w, const Rows& input) {
   return Product(w.out, out);
 }
 
+namespace {
+
+Rows ProductOfMixture(const RecurShape& shift, const ShiftedLinear& w, const Rows& input) {
+  return Product(w.linear, Convolved(shift, w.taps, {}, input));
+}
+
+void OpenGates(const Rows& gate, Rows* x) {
+  for (size_t r = 0; r < gate.size(); ++r) {
+    for (size_t i = 0; i < gate[r].size(); ++i) (*x)[r][i] /= 1 + std::exp(-gate[r][i]);
+  }
+}
+
+}  // namespace
+
+Rows TimeMix(const TimeMixPlan& plan, const TimeMixWeights& w, const Rows& input) {
+  const std::vector<float> key = Flat(ProductOfMixture(plan.shift, w.key, input));
+  const std::vector<float> value = Flat(ProductOfMixture(plan.shift, w.value, input));
+  std::vector<double> means(value.size());
+  RecurReference({.shape = &plan.scan,
+                  .num_rows = input.size(),
+                  .x = value.data(),
+                  .beta = key.data(),
+                  .rate = w.rate.data(),
+                  .boost = w.boost.data()},
+                 means.data(), nullptr);
+  Rows out = RowsOf(means, plan.scan.value_channels());
+  OpenGates(ProductOfMixture(plan.shift, w.gate, input), &out);
+  return Product(w.out, out);
+}
+
+Rows ChannelMix(const ChannelMixPlan& plan, const ChannelMixWeights& w, const Rows& input) {
+  Rows up = ProductOfMixture(plan.shift, w.up, input);
+  for (Row& row : up) {
+    for (double& value : row) value = Activated(Activation::kRelu2, value);
+  }
+  Rows out = Product(w.down, up);
+  OpenGates(ProductOfMixture(plan.shift, w.gate, input), &out);
+  return out;
+}
+
 }  // namespace mneme::reference

@@ -63,6 +63,7 @@ extern const Family kMamba;
 extern const Family kJamba;
 extern const Family kGriffin;
 extern const Family kMamba2;
+extern const Family kRwkv;
 extern const Family kGraniteHybrid;
 extern const Family kNemotronH;
 extern const Family kNemotronHMoe;
@@ -80,7 +81,7 @@ constexpr const Family* kFamilies[] = {
     &kPhi,           &kInternLm3, &kMistral3,     &kBloom,      &kGptBigcode, &kOpt,      &kGptNeo,
     &kMinimaxM2,     &kQwen3Next, &kQwen35,       &kQwen35Moe,  &kLfm2,       &kLfm2Moe,  &kMamba2,
     &kGraniteHybrid, &kNemotronH, &kNemotronHMoe, &kFalconH1,   &kOlmoHybrid, &kLfm3,     &kMamba,
-    &kJamba,         &kGriffin,   &kGraniteSwa,
+    &kJamba,         &kGriffin,   &kGraniteSwa,   &kRwkv,
 };
 
 }  // namespace
