@@ -64,7 +64,9 @@ KernelRow MeasureRecur(const RecurShape& shape, size_t num_rows, const MachineLi
   const bool is_decode = num_rows == 1;
   Random random(2);
   std::vector<float> weight(shape.conv_width * shape.num_channels()), x(num_rows * shape.num_channels());
-  std::vector<float> log_decay(num_rows * shape.num_value_heads), beta(log_decay.size(), 0.5f);
+  std::vector<float> log_decay(num_rows * shape.num_gates()), beta(log_decay.size(), 0.5f);
+  std::vector<float> keys(num_rows * shape.key_dim), rate(shape.state_floats(), 1.0f);
+  FillRandom(keys.data(), keys.size(), 1, random);
   FillRandom(weight.data(), weight.size(), 0.5, random);
   FillRandom(x.data(), x.size(), 1, random);
   for (float& value : log_decay) value = static_cast<float>(-0.1 * random.Uniform());
@@ -77,6 +79,10 @@ KernelRow MeasureRecur(const RecurShape& shape, size_t num_rows, const MachineLi
   call.log_decay = log_decay.data();
   call.beta = beta.data();
   call.out = out.data();
+  if (shape.is_stepped()) {
+    call.keys = call.queries = keys.data();
+    call.rate = rate.data();
+  }
   call.stream.first_index = is_decode ? kRecurBlockTokens / 2 : 0;
   call.stream.border_slots = border_slots.data();
   call.stream.block_slots = block_slots.data();
@@ -84,6 +90,8 @@ KernelRow MeasureRecur(const RecurShape& shape, size_t num_rows, const MachineLi
   KernelRow row;
   row.timing = TimeRuns(seconds, [&] {
     layers.SetNext(&call.stream);
+    if (shape.is_stepped() && is_decode) call.stream.head = call.stream.states;
+    if (shape.is_stepped()) call.stream.next_head = call.stream.states + shape.state_floats();
     device.Recur({&call, 1}, scratch.get());
   });
   const RecurCost cost = CostOf(call);
@@ -100,7 +108,7 @@ KernelRow MeasureRecur(const RecurShape& shape, size_t num_rows, const MachineLi
 }  // namespace
 
 std::vector<KernelCase> RecurCases() {
-  // Qwen3.5 4B; Granite 4 H Micro.
+  // Qwen3.5 4B; Granite 4 H Micro; Mamba 2.8B.
   const std::pair<const char*, RecurShape> shapes[] = {{"delta/16x32/128x128",
                                                         {.rule = RecurRule::kDelta,
                                                          .num_key_heads = 16,
@@ -114,7 +122,14 @@ std::vector<KernelCase> RecurCases() {
                                                          .key_dim = 128,
                                                          .value_dim = 64,
                                                          .has_values_first = true,
-                                                         .normalises = false}}};
+                                                         .normalises = false}},
+                                                       {"selective/5120x16",
+                                                        {.rule = RecurRule::kDiagonal,
+                                                         .num_key_heads = 1,
+                                                         .num_value_heads = 80,
+                                                         .key_dim = 16,
+                                                         .value_dim = 64,
+                                                         .conv_width = 1}}};
   std::vector<KernelCase> cases;
   for (const auto& [name, shape] : shapes) {
     for (const size_t num_rows : {size_t{1}, size_t{512}}) {

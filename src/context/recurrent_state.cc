@@ -73,7 +73,8 @@ size_t RecurrentState::LayerFloats(const RecurShape& shape, const Counts& counts
   floats = SaturatingAdd(floats, PartFloats(counts.blocks, shape.key_floats()));
   floats = SaturatingAdd(floats, PartFloats(counts.blocks, shape.update_floats()));
   floats = SaturatingAdd(floats, PartFloats(counts.blocks, 2 * shape.sum_doubles()));
-  return SaturatingAdd(floats, PartFloats(counts.inputs, shape.num_channels()));
+  if (shape.is_stepped()) floats = SaturatingAdd(floats, PartFloats(2, shape.state_floats()));
+  return SaturatingAdd(floats, PartFloats(counts.inputs, shape.input_channels()));
 }
 
 size_t RecurrentState::PeakBytes(const RecurrentShape& shape, const RecurrentSettings& settings) {
@@ -109,14 +110,15 @@ void RecurrentState::CutLayers() {
     layer.keys = take(counts_.blocks, shape.key_floats());
     layer.updates = take(counts_.blocks, shape.update_floats());
     layer.sums = reinterpret_cast<double*>(take(counts_.blocks, 2 * shape.sum_doubles()));
-    layer.inputs = take(counts_.inputs, shape.num_channels());
+    layer.heads = shape.is_stepped() ? take(2, shape.state_floats()) : nullptr;
+    layer.inputs = take(counts_.inputs, shape.input_channels());
     layers_.push_back(layer);
   }
 }
 
 void RecurrentState::ClearFirstBorder() {
   for (size_t i = 0; i < layers_.size(); ++i) {
-    std::fill_n(layers_[i].states, shape_.layers[i].state_floats(), 0.0f);
+    ClearState(shape_.layers[i], layers_[i].states);
   }
 }
 
@@ -182,6 +184,11 @@ RecurCall RecurrentState::Plan(size_t layer, const float* x, const float* log_de
       .num_input_slots = counts_.inputs,
       .input_slot = input_slot_,
       .first_kept_row = static_cast<size_t>(std::max<int64_t>(0, chunk_rows_ - counts_.kept_inputs))};
+  if (at.heads != nullptr) {
+    const size_t floats = shape_.layers[layer].state_floats();
+    if (has_heads_) call.stream.head = at.heads + head_slot_ * floats;
+    call.stream.next_head = at.heads + (1 - head_slot_) * floats;
+  }
   return call;
 }
 
@@ -190,6 +197,8 @@ void RecurrentState::Commit() {
   const auto kept = static_cast<size_t>(std::min(chunk_rows_, counts_.kept_inputs));
   if (kept > 0) input_slot_ = (input_slot_ + kept) % counts_.inputs;
   num_tokens_ += chunk_rows_;
+  has_heads_ = true;
+  head_slot_ = 1 - head_slot_;
   oldest_ = std::max(oldest_, num_tokens_ - settings_.max_rewind);
   blocks_.insert(blocks_.end(), new_blocks_.begin(), new_blocks_.end());
   borders_.insert(borders_.end(), new_borders_.begin(), new_borders_.end());
@@ -219,6 +228,7 @@ void RecurrentState::Rewind(int64_t count) {
          MaxRewind(), settings_.max_rewind);
   }
   num_tokens_ -= count;
+  if (count > 0) has_heads_ = false;
   if (counts_.inputs > 0) {
     input_slot_ = (input_slot_ + counts_.inputs - static_cast<size_t>(count)) % counts_.inputs;
   }
@@ -252,11 +262,11 @@ void RecurrentState::ForEachPart(size_t layer, const Fn& fn) const {
         fn(keys + channel * kRecurBlockTokens, count * sizeof(float));
       }
       float* const updates = at.updates + slot * shape.update_floats();
-      for (size_t panel = 0; panel < shape.num_value_heads * shape.num_panels(); ++panel) {
+      for (size_t panel = 0; panel < shape.update_panels(); ++panel) {
         fn(updates + panel * kRecurBlockTokens * kRecurPanel, count * kRecurPanel * sizeof(float));
       }
       double* const sums = at.sums + slot * shape.sum_doubles();
-      for (size_t head = 0; head < shape.num_value_heads; ++head) {
+      for (size_t head = 0; head * kRecurBlockTokens < shape.sum_doubles(); ++head) {
         fn(sums + head * kRecurBlockTokens, count * sizeof(double));
       }
     }
@@ -264,7 +274,7 @@ void RecurrentState::ForEachPart(size_t layer, const Fn& fn) const {
   const auto num_inputs = static_cast<size_t>(num_tokens_ - FirstInput());
   for (size_t back = num_inputs; back > 0; --back) {
     const size_t slot = (input_slot_ + counts_.inputs - back) % counts_.inputs;
-    fn(at.inputs + slot * shape.num_channels(), shape.num_channels() * sizeof(float));
+    fn(at.inputs + slot * shape.input_channels(), shape.input_channels() * sizeof(float));
   }
 }
 
@@ -318,6 +328,7 @@ void RecurrentState::Restore(StateReader& reader) {
     }
     ForEachPart(i, [&reader](void* data, size_t bytes) { reader.Read(data, bytes); });
     CheckSums(i);
+    CheckDecays(i);
   }
 }
 
@@ -332,6 +343,21 @@ void RecurrentState::CheckSums(size_t layer) const {
       if (sums[i] > (token == 0 ? 0.0 : sums[i - 1])) {
         Fail(ErrorKind::kFile, "state: decays of recurrent layer {} grow, which none can", layer);
       }
+    }
+  }
+}
+
+void RecurrentState::CheckDecays(size_t layer) const {
+  const RecurShape& shape = shape_.layers[layer];
+  if (shape.rule != RecurRule::kDiagonal) return;
+  for (const Place& place : blocks_) {
+    const float* decays = layers_[layer].updates + static_cast<size_t>(place.slot) * shape.update_floats();
+    const auto count = static_cast<size_t>(TokensOf(place.number)) * kRecurPanel;
+    for (size_t panel = 0; panel < shape.update_panels() / 2; ++panel) {
+      if (std::any_of(decays, decays + count, [](float decay) { return decay > 0; })) {
+        Fail(ErrorKind::kFile, "state: decays of recurrent layer {} grow, which none can", layer);
+      }
+      decays += kRecurBlockTokens * kRecurPanel;
     }
   }
 }

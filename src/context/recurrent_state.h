@@ -9,8 +9,9 @@
 // layer that is S at the border before it and at those after it, k, u and G of the tokens since that border,
 // and the inputs that its convolution looks back at. A chunk writes into places of its own and appends to the
 // block it begins in, so to abort is to forget; to take tokens back is to forget as well, and gives the bits
-// of a stream that never had them. All memory is reserved when the state is made, and does not grow with the
-// stream.
+// of a stream that never had them. Of recurrences that go step by step there is the head besides, in two
+// places in turn, as long as nothing was taken back. All memory is reserved when the state is made, and does
+// not grow with the stream.
 #pragma once
 
 #include <cstddef>
@@ -25,7 +26,8 @@
 
 namespace mneme {
 
-// The layers with a state of fixed size, in the model's order; they are counted apart from its other layers.
+// The states of fixed size of a model, in the order in which its layers run through them, called layers here:
+// most layers that have one have one. They are counted apart from layers without.
 struct RecurrentShape {
   std::vector<RecurShape> layers;
 };
@@ -84,7 +86,8 @@ class RecurrentState {
     float* keys;     // [blocks][key_floats]
     float* updates;  // [blocks][update_floats]
     double* sums;    // [blocks][sum_doubles]
-    float* inputs;   // [inputs][num_channels]
+    float* inputs;   // [inputs][input_channels]
+    float* heads;    // stepped: [2][state_floats], else null
   };
   // A border or a block, by its number in the stream, and where it lies.
   struct Place {
@@ -107,6 +110,7 @@ class RecurrentState {
   template <typename Fn>
   void ForEachPart(size_t layer, const Fn& fn) const;
   void CheckSums(size_t layer) const;
+  void CheckDecays(size_t layer) const;
 
   const RecurrentShape& shape_;
   const RecurrentSettings settings_;
@@ -121,6 +125,8 @@ class RecurrentState {
   Places borders_;         // from the one before oldest_ to the last one, in order
   Places blocks_;          // those with tokens, from the one of oldest_ on
   size_t input_slot_ = 0;  // of the next token
+  bool has_heads_ = false;
+  size_t head_slot_ = 0;
 
   int64_t chunk_rows_ = 0;  // 0: no chunk begun
   Places new_borders_, new_blocks_;

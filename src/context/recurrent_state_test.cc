@@ -18,17 +18,21 @@ namespace {
 
 using testing::ConvolutionShape;
 using testing::DeltaShape;
+using testing::LruShape;
 using testing::RecurData;
 using testing::ScanShape;
+using testing::SelectiveShape;
+using testing::WkvShape;
 
-// Layers of three kinds, no two of one shape.
+// Layers of every kind, no two of one shape.
 RecurrentShape MixedShape() {
   RecurShape other = DeltaShape();
   other.num_value_heads = 2;
   other.key_dim = 9;
   other.value_dim = 70;
   other.conv_width = 2;
-  return {.layers = {DeltaShape(), ConvolutionShape(), ScanShape(), other}};
+  return {.layers = {DeltaShape(), ConvolutionShape(), ScanShape(), other, SelectiveShape(), LruShape(),
+                     WkvShape()}};
 }
 
 constexpr int64_t kMaxRewind = 70;  // reaches over two borders
@@ -50,6 +54,8 @@ class Text {
       detour.layers_[i].x = other.layers_[i].x;
       detour.layers_[i].log_decay = other.layers_[i].log_decay;
       detour.layers_[i].beta = other.layers_[i].beta;
+      detour.layers_[i].keys = other.layers_[i].keys;
+      detour.layers_[i].queries = other.layers_[i].queries;
     }
     return detour;
   }
@@ -71,6 +77,10 @@ void RunLayer(RecurrentState& state, const Text& text, size_t layer, int64_t fro
   call.conv_weight = rows.conv_weight;
   call.conv_bias = rows.conv_bias;
   call.skip = rows.skip;
+  call.keys = rows.keys;
+  call.queries = rows.queries;
+  call.rate = rows.rate;
+  call.boost = rows.boost;
   const size_t floats = RecurScratchFloats(data.shape, call.num_rows, device.num_threads());
   const DeviceMemory scratch = device.Allocate(floats * sizeof(float), DeviceMemoryUse::kWork);
   device.Recur({&call, 1}, static_cast<float*>(scratch.get()));
@@ -439,6 +449,22 @@ TEST(RecurrentState, DecaysThatGrowAreRefused) {
   std::string changed = saved;
   const double growing = 1e-3;
   std::memcpy(changed.data() + changed.size() - inputs - sizeof(double), &growing, sizeof(growing));
+  EXPECT_EQ(KindOfRestore(shape, changed), ErrorKind::kFile);
+}
+
+TEST(RecurrentState, StepsThatGrowAreRefused) {
+  const RecurrentShape shape = {.layers = {LruShape()}};
+  Text text(shape, 10, 15);
+  Budget budget;
+  CpuDevice device(1);
+  RecurrentState state(shape, kSettings, budget);
+  Feed(state, text, 0, 10, 10, device);
+  const std::string saved = StateOf(state);
+  // Behind the header, the border and the first nine tokens of the first panel.
+  const size_t at = 56 + shape.layers[0].state_floats() * sizeof(float) + 9 * kRecurPanel * sizeof(float);
+  std::string changed = saved;
+  const float growing = 1e-3f;
+  std::memcpy(changed.data() + at, &growing, sizeof(growing));
   EXPECT_EQ(KindOfRestore(shape, changed), ErrorKind::kFile);
 }
 

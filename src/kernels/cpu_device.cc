@@ -176,7 +176,8 @@ void CpuDevice::Linear(const LinearCall& call) {
   ActivationForm form;
   for (const MatMulJob& job : call.jobs) form = CommonForm(form, FormFor(*job.weights));
   ActivationRows rows(call.scratch, call.num_rows, call.num_cols, form);
-  rows.Set(call.x, call.num_rows, call.num_cols, call.num_cols, form, pool_);
+  const size_t stride = call.x_stride == 0 ? call.num_cols : call.x_stride;
+  rows.Set(call.x, call.num_rows, call.num_cols, stride, form, pool_);
   if (!call.then) {
     MatMul(rows, call.jobs, pool_);
     return;
@@ -215,7 +216,10 @@ void CpuDevice::Pointwise(const PointwiseCall& call) {
 
 void CpuDevice::Experts(const ExpertsCall& call) { RunExperts(call, pool_); }
 
-void CpuDevice::Gates(const GatesCall& call) { mneme::Gates(call); }
+void CpuDevice::Gates(const GatesCall& call) {
+  ForRanges(call.num_rows, call.num_heads,
+            [&](size_t first, size_t last) { mneme::Gates(call, first, last); });
+}
 
 void CpuDevice::Recur(std::span<const RecurCall> calls, float* scratch) {
   mneme::Recur(calls, scratch, pool_);

@@ -87,6 +87,7 @@ struct LinearCall {
   const float* x = nullptr;     // [num_rows, num_cols]
   size_t num_rows = 0;
   size_t num_cols = 0;
+  size_t x_stride = 0;  // rows of x are so far apart; 0: num_cols
   std::span<const MatMulJob> jobs = {};
   std::optional<ThenActivate> then = {};
   uint8_t* scratch = nullptr;  // ActivationRows::Bytes of at least so many rows and columns

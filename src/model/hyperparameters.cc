@@ -414,6 +414,9 @@ void WriteHyperparameters(const Hyperparameters& hyper, std::string_view archite
   } else if (hyper.window_pattern) {
     writer->Set(pattern_key, static_cast<uint32_t>(*hyper.window_pattern));
   }
+  if (!hyper.layer_rotates.empty()) {
+    writer->SetBoolArray(fmt::format("{}.attention.rope_pattern", architecture), hyper.layer_rotates);
+  }
   for (const auto& [key, value] : hyper.settings.for_gguf()) {
     writer->Set(fmt::format("{}.{}", architecture, key), value);
   }

@@ -61,6 +61,7 @@ struct Hyperparameters {
   std::optional<uint64_t> max_window_layers;
   std::optional<uint64_t> window_pattern;  // every so-many-th layer is global
   std::vector<bool> layer_is_local;        // where the file says it per layer
+  std::vector<bool> layer_rotates;         // for GGUF: "attention.rope_pattern"
   std::vector<std::string> layer_types;    // config.json: what each layer is ("full_attention")
 
   std::optional<double> attention_scale;

@@ -50,12 +50,12 @@ void HashLayer(const LayerPlan& layer, Hasher* hash) {
     if (a->has_head_gate) hash->Put(static_cast<uint64_t>(a->has_head_gate));
     for (const float value : {a->scale, a->soft_cap, a->clamp_qkv, a->query_growth}) hash->Put(value);
   }
-  if (const RecurShape* r = layer.state()) {
-    for (const size_t value : {static_cast<size_t>(r->rule), r->num_key_heads, r->num_value_heads, r->key_dim,
-                               r->value_dim, static_cast<size_t>(r->is_tiled), r->conv_width}) {
+  layer.ForEachState([hash](const RecurShape& r) {
+    for (const size_t value : {static_cast<size_t>(r.rule), r.num_key_heads, r.num_value_heads, r.key_dim,
+                               r.value_dim, static_cast<size_t>(r.is_tiled), r.conv_width}) {
       hash->Put(value);
     }
-  }
+  });
   if (const DeltaPlan* delta = layer.delta(); delta != nullptr && delta->most_strength != 1.0f) {
     hash->Put(delta->most_strength);
   }
@@ -65,6 +65,13 @@ void HashLayer(const LayerPlan& layer, Hasher* hash) {
     hash->Put(scan->min_step);
     hash->Put(scan->max_step);
   }
+  if (const SelectivePlan* selective = layer.selective()) {
+    hash->Put(selective->step_rank);
+    hash->Put(static_cast<uint64_t>(selective->has_norms));
+    hash->Put(selective->norm_epsilon);
+  }
+  if (const LruPlan* lru = layer.lru()) hash->Put(lru->num_heads);
+  if (const ChannelMixPlan* channel_mix = layer.channel_mix()) hash->Put(channel_mix->dim);
   if (const DensePlan* d = layer.dense()) {
     for (const size_t value : {d->dim, static_cast<size_t>(d->activation), static_cast<size_t>(d->is_gated),
                                static_cast<size_t>(d->half_gelu)}) {
@@ -129,7 +136,8 @@ ContextShape MakeContextShape(const ModelPlan& plan, const ModelWeights& weights
   shape.learned_positions = plan.position == PositionKind::kLearned;
   std::vector<int64_t> with_attention;
   for (size_t layer = 0; layer < plan.num_layers(); ++layer) {
-    if (const RecurShape* state = plan.layers[layer].state()) shape.recurrent.layers.push_back(*state);
+    plan.layers[layer].ForEachState(
+        [&shape](const RecurShape& state) { shape.recurrent.layers.push_back(state); });
     const AttentionPlan* const a = plan.layers[layer].attention();
     if (a == nullptr) continue;
     const AttentionWeights& w = *weights.layers[layer].attention();
@@ -304,6 +312,28 @@ uint64_t LoadedModel::fingerprint() const {
           hash.PutVector(*values);
         }
         norms.push_back(&scan->norm);
+      }
+      if (const SelectiveWeights* selective = layer.selective()) {
+        for (const auto* values :
+             {&selective->convolution, &selective->convolution_bias, &selective->rate, &selective->skip}) {
+          hash.PutVector(*values);
+        }
+        norms.insert(norms.end(), {&selective->step_norm, &selective->key_norm, &selective->query_norm});
+      }
+      if (const LruWeights* lru = layer.lru()) {
+        for (const auto* values : {&lru->convolution, &lru->convolution_bias, &lru->rate}) {
+          hash.PutVector(*values);
+        }
+      }
+      if (const TimeMixWeights* mix = layer.time_mix()) {
+        for (const auto* values :
+             {&mix->key.taps, &mix->value.taps, &mix->gate.taps, &mix->rate, &mix->boost}) {
+          hash.PutVector(*values);
+        }
+      }
+      if (const ChannelMixWeights* mix = layer.channel_mix()) {
+        hash.PutVector(mix->up.taps);
+        hash.PutVector(mix->gate.taps);
       }
       if (const ExpertsWeights* experts = layer.experts()) {
         hash.PutVector(experts->correction);

@@ -199,9 +199,9 @@ TEST(Model, RefusesUnknownFamiliesAndParts) {
   TemporaryFolder folder;
   const std::string path = WriteTiny(folder);
   Rewrite(
-      path, folder / "bad.gguf", [](GgufWriter& w) { w.Set("general.architecture", std::string("mamba")); },
-      kKeepAll);
-  ExpectRefused(folder / "bad.gguf", ErrorKind::kUnsupported, "'mamba'");
+      path, folder / "bad.gguf",
+      [](GgufWriter& w) { w.Set("general.architecture", std::string("no-such-model")); }, kKeepAll);
+  ExpectRefused(folder / "bad.gguf", ErrorKind::kUnsupported, "'no-such-model'");
   // A mixture of experts under the llama name: its parts must not be dropped in silence.
   const std::vector<float> gate(64 * 4, 1.0f);
   Rewrite(

@@ -104,6 +104,40 @@ struct ScanPlan {
   float max_step = std::numeric_limits<float>::infinity();
 };
 
+// The selective scan of Mamba (arXiv 2312.00752) behind a short convolution, whose outputs decide how much
+// each channel forgets (through few values, step_rank) and what is written and read.
+struct SelectivePlan {
+  RecurShape convolution;
+  RecurShape scan;
+  size_t step_rank = 0;
+  bool has_norms = false;           // RMS norms of those few values, of keys and of queries (jamba) ...
+  bool norms_have_weights = false;  // ... without weights in falcon-mamba
+  float norm_epsilon = 0.0f;        // 0: the model's
+};
+
+// The RG-LRU of Griffin (arXiv 2402.19427) behind a short convolution, in one of two branches
+// (recurrent_gemma).
+struct LruPlan {
+  RecurShape convolution;
+  RecurShape scan;
+  size_t num_heads = 0;  // a channel's gates read only the channels of its head
+
+  size_t head_dim() const { return scan.value_channels() / num_heads; }
+};
+
+// RWKV-4 (arXiv 2305.13048): keys, values and gates are made of each row mixed with the one before, and the
+// values are averaged over all tokens so far.
+struct TimeMixPlan {
+  RecurShape shift;  // the mixture
+  RecurShape scan;   // the mean
+};
+
+// Its feed-forward network: what it reads, and what gates its output, are made of such mixtures as well.
+struct ChannelMixPlan {
+  RecurShape shift;
+  size_t dim = 0;
+};
+
 // Attention and a scan side by side over the same rows (falcon-h1).
 struct HybridPlan {
   AttentionPlan attention;
@@ -141,8 +175,10 @@ struct MixedPlan {
 
 struct LayerPlan {
   // monostate: the layer has no such part, nor a norm for it (nemotron_h, mamba2).
-  std::variant<AttentionPlan, DeltaPlan, ShortConvPlan, ScanPlan, HybridPlan, std::monostate> mixer;
-  std::variant<DensePlan, ExpertsPlan, MixedPlan, std::monostate> feed_forward;
+  std::variant<AttentionPlan, DeltaPlan, ShortConvPlan, ScanPlan, HybridPlan, SelectivePlan, LruPlan,
+               TimeMixPlan, std::monostate>
+      mixer;
+  std::variant<DensePlan, ExpertsPlan, MixedPlan, ChannelMixPlan, std::monostate> feed_forward;
   Wiring wiring = Wiring::kSequential;
   // A norm after each part, before the residual sum, besides the one before it (gemma2, gemma3).
   bool has_post_norms = false;
@@ -154,11 +190,46 @@ struct LayerPlan {
   const DeltaPlan* delta() const { return std::get_if<DeltaPlan>(&mixer); }
   const ShortConvPlan* short_conv() const { return std::get_if<ShortConvPlan>(&mixer); }
   const ScanPlan* scan() const { return Part(this, &HybridPlan::scan, &LayerPlan::mixer); }
-  // Of the layer's state of fixed size.
-  const RecurShape* state() const {
-    if (const ScanPlan* plan = scan()) return &plan->shape;
-    if (const ShortConvPlan* plan = short_conv()) return &plan->shape;
-    return delta() != nullptr ? &delta()->shape : nullptr;
+  const SelectivePlan* selective() const { return std::get_if<SelectivePlan>(&mixer); }
+  const LruPlan* lru() const { return std::get_if<LruPlan>(&mixer); }
+  const TimeMixPlan* time_mix() const { return std::get_if<TimeMixPlan>(&mixer); }
+  const ChannelMixPlan* channel_mix() const { return std::get_if<ChannelMixPlan>(&feed_forward); }
+  // Calls fn(const RecurShape&) for each of the layer's states of fixed size, in the order in which rows go
+  // through them.
+  template <typename Fn>
+  void ForEachState(const Fn& fn) const {
+    ForEachMixerState(fn);
+    if (const ChannelMixPlan* plan = channel_mix()) {
+      for (int i = 0; i < 2; ++i) fn(plan->shift);
+    }
+  }
+  template <typename Fn>
+  void ForEachMixerState(const Fn& fn) const {
+    if (const DeltaPlan* plan = delta()) fn(plan->shape);
+    if (const ShortConvPlan* plan = short_conv()) fn(plan->shape);
+    if (const ScanPlan* plan = scan()) fn(plan->shape);
+    if (const SelectivePlan* plan = selective()) {
+      fn(plan->convolution);
+      fn(plan->scan);
+    }
+    if (const LruPlan* plan = lru()) {
+      fn(plan->convolution);
+      fn(plan->scan);
+    }
+    if (const TimeMixPlan* plan = time_mix()) {
+      for (int i = 0; i < 3; ++i) fn(plan->shift);
+      fn(plan->scan);
+    }
+  }
+  size_t num_states() const {
+    size_t count = 0;
+    ForEachState([&count](const RecurShape&) { ++count; });
+    return count;
+  }
+  size_t num_mixer_states() const {
+    size_t count = 0;
+    ForEachMixerState([&count](const RecurShape&) { ++count; });
+    return count;
   }
   bool has_mixer() const { return !std::holds_alternative<std::monostate>(mixer); }
   bool has_feed_forward() const { return !std::holds_alternative<std::monostate>(feed_forward); }

@@ -50,6 +50,16 @@ struct Layout {
       if (const ScanPlan* scan = layer.scan()) {
         arena = std::max(arena, ScanFloats(*scan, max_rows, num_threads));
       }
+      if (const SelectivePlan* selective = layer.selective()) {
+        arena = std::max(arena, SelectiveFloats(*selective, max_rows, num_threads));
+      }
+      if (const LruPlan* lru = layer.lru()) arena = std::max(arena, LruFloats(*lru, max_rows, num_threads));
+      if (const TimeMixPlan* mix = layer.time_mix()) {
+        arena = std::max(arena, TimeMixFloats(*mix, max_rows, num_threads));
+      }
+      if (const ChannelMixPlan* mix = layer.channel_mix()) {
+        arena = std::max(arena, ChannelMixFloats(*mix, max_rows, num_threads));
+      }
     }
     ForEachDense(plan, [&](const DensePlan& d) { arena = std::max(arena, DenseFloats(d, max_rows)); });
     for (const LayerPlan& layer : plan.layers) {
@@ -111,14 +121,14 @@ struct Runner::Impl {
   }
 
   void Embed();
-  // A layer's number among those with attention, and among those with a state.
+  // A layer's number among those with attention, and that of its first state.
   struct LayerIndex {
     size_t attention = 0;
     size_t state = 0;
   };
   void RunLayer(size_t layer, const LayerIndex& index);
   void Mix(size_t layer, const LayerIndex& index, const float* input);
-  void FeedForward(size_t layer, const float* input);
+  void FeedForward(size_t layer, const LayerIndex& index, const float* input);
   void Logits(const LogitsCallback& on_logits);
   void FlushLogits(const LogitsCallback& on_logits);
   void CheckRows(std::span<const ForwardChunk> chunks) const;
@@ -207,9 +217,16 @@ void Runner::Impl::Mix(size_t layer, const LayerIndex& index, const float* input
   if (const ShortConvPlan* short_conv = mixed.short_conv()) {
     RunShortConv(*short_conv, *w.short_conv(), post_norm, index.state, input, pass);
   }
+  if (const SelectivePlan* selective = mixed.selective()) {
+    RunSelective(*selective, *w.selective(), post_norm, index.state, input, pass);
+  }
+  if (const LruPlan* lru = mixed.lru()) RunLru(*lru, *w.lru(), post_norm, index.state, input, pass);
+  if (const TimeMixPlan* time_mix = mixed.time_mix()) {
+    RunTimeMix(*time_mix, *w.time_mix(), post_norm, index.state, input, pass);
+  }
 }
 
-void Runner::Impl::FeedForward(size_t layer, const float* input) {
+void Runner::Impl::FeedForward(size_t layer, const LayerIndex& index, const float* input) {
   const LayerWeights& w = weights.layers[layer];
   const auto& feed_forward = plan.layers[layer].feed_forward;
   if (const auto* dense = std::get_if<DensePlan>(&feed_forward)) {
@@ -218,6 +235,9 @@ void Runner::Impl::FeedForward(size_t layer, const float* input) {
     RunMixed(*mixed, *w.mixed(), w.post_ffn_norm, input, pass);
   } else if (const ExpertsPlan* experts = plan.layers[layer].experts()) {
     RunExperts(*experts, *w.experts(), w.post_ffn_norm, input, pass);
+  } else if (const ChannelMixPlan* channel_mix = plan.layers[layer].channel_mix()) {
+    const size_t first_state = index.state + plan.layers[layer].num_mixer_states();
+    RunChannelMix(*channel_mix, *w.channel_mix(), w.post_ffn_norm, first_state, input, pass);
   }
 }
 
@@ -227,7 +247,7 @@ void Runner::Impl::RunLayer(size_t layer, const LayerIndex& index) {
   if (wiring == Wiring::kPostNormOnly) {
     // The mixer adds to x only through `branch`, so x can be its input.
     Mix(layer, index, pass.x);
-    FeedForward(layer, pass.x);
+    FeedForward(layer, index, pass.x);
     return;
   }
   pass.Norm(w.attn_norm, pass.x, pass.num_rows, normed);
@@ -239,14 +259,14 @@ void Runner::Impl::RunLayer(size_t layer, const LayerIndex& index) {
       ffn_input = pass.branch;
     }
     Mix(layer, index, normed);
-    FeedForward(layer, ffn_input);
+    FeedForward(layer, index, ffn_input);
     return;
   }
   Mix(layer, index, normed);
   if (!plan.layers[layer].has_feed_forward()) return;
   // A layer without a mixer has one norm.
   if (plan.layers[layer].has_mixer()) pass.Norm(w.ffn_norm, pass.x, pass.num_rows, normed);
-  FeedForward(layer, normed);
+  FeedForward(layer, index, normed);
 }
 
 void Runner::Impl::FlushLogits(const LogitsCallback& on_logits) {
@@ -303,12 +323,12 @@ void Runner::Impl::RunBegun(std::span<const ForwardChunk> chunks, const LogitsCa
   pass.num_rows = 0;
   for (const ForwardChunk& chunk : chunks) pass.num_rows += chunk.tokens.size();
   Embed();
-  // Contexts count attention layers and those with a state apart.
+  // Contexts count attention layers and states apart.
   LayerIndex index;
   for (size_t layer = 0; layer < plan.num_layers(); ++layer) {
     RunLayer(layer, index);
     if (plan.layers[layer].attention() != nullptr) ++index.attention;
-    if (plan.layers[layer].state() != nullptr) ++index.state;
+    index.state += plan.layers[layer].num_states();
     if (plan.per_layer_dim > 0) RunPerLayer(weights.layers[layer].per_layer, layer, per_layer, pass);
     if (const auto& scale = weights.layers[layer].output_scale; !scale.empty()) {
       device.Pointwise({.kind = PointwiseCall::Kind::kScale,

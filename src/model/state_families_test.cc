@@ -1,5 +1,6 @@
-// Families with layers of fixed state, beyond what their goldens show: settings that their models have in
-// other ways, what conversion writes for other readers, and what is refused.
+// Families with layers of fixed state, and one whose layers rotate each in its own way, beyond what their
+// goldens show: settings that their models have in other ways, what conversion writes for other readers, and
+// what is refused.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -95,6 +96,67 @@ TEST_F(StateFamilies, StepsHaveLimits) {
   EXPECT_THROW(LoadModel(Folder("mamba2", config.dump())), Error);
 }
 
+// The smallest step of the weights that training began with is no limit.
+TEST_F(StateFamilies, WhatStepsBeganWithIsNoLimit) {
+  nlohmann::json config = ConfigOf("nemotron-h");
+  config["time_step_min"] = 0.5;
+  EXPECT_EQ(Logits(Folder("nemotron-h", config.dump())), Logits(root_ + "nemotron-h"));
+}
+
+TEST_F(StateFamilies, ThreadsAndChunksDoNotChangeABit) {
+  for (const char* name : {"mamba", "jamba", "recurrent-gemma", "rwkv4"}) {
+    for (const PackMode pack : {PackMode::kNever, PackMode::kAlways}) {
+      const auto model = LoadModel(root_ + name, pack);
+      const std::vector<float> expected = EngineLogits(*model, tokens_);
+      for (const size_t chunk : {1, 7, 64}) {
+        EXPECT_TRUE(EngineLogits(*model, tokens_, chunk, 2) == expected) << name << " chunk " << chunk;
+      }
+      EXPECT_LT(RelativeDifference(expected, Logits(root_ + name)), 3e-5) << name;
+    }
+  }
+}
+
+// One stream begins in a call, another goes on: a first token is another's neighbour.
+TEST_F(StateFamilies, StreamsThatBeginBesideOthers) {
+  for (const char* name : {"recurrent-gemma", "rwkv4"}) {
+    const auto model = LoadModel(root_ + name);
+    const std::vector<float> expected = EngineLogits(*model, tokens_);
+    CpuDevice device(2);
+    Budget budget;
+    Runner runner(*model, 64, device, budget);
+    const auto old = DenseContext(*model, budget, 2, 64), fresh = DenseContext(*model, budget, 2, 64);
+    const std::span<const TokenId> tokens = tokens_;
+    std::vector<float> rows[2];
+    const auto forward = [&](std::vector<ForwardChunk> chunks) {
+      for (ForwardChunk& chunk : chunks) chunk.all_logits = true;
+      runner.Forward(chunks, [&](size_t chunk, size_t, std::span<const float> logits) {
+        rows[chunk].insert(rows[chunk].end(), logits.begin(), logits.end());
+      });
+    };
+    forward({{.context = old.get(), .tokens = tokens.first(20)}});
+    forward({{.context = old.get(), .tokens = tokens.subspan(20, 9)},
+             {.context = fresh.get(), .tokens = tokens.first(5)}});
+    const auto is_head = [&](const std::vector<float>& part) {
+      return std::equal(part.begin(), part.end(), expected.begin());
+    };
+    EXPECT_TRUE(is_head(rows[0])) << name;
+    EXPECT_TRUE(is_head(rows[1])) << name;
+  }
+}
+
+// Norms without weights of what a scan is made of.
+TEST_F(StateFamilies, FalconMamba) {
+  nlohmann::json config = ConfigOf("mamba");
+  config["model_type"] = "falcon_mamba";
+  const std::vector<float> logits = CheckAll(Folder("mamba", config.dump()));
+  EXPECT_GT(RelativeDifference(logits, Logits(root_ + "mamba")), 1e-3);
+  const GgufFile file(Convert(Folder("mamba", config.dump())));
+  EXPECT_EQ(file.GetString("general.architecture"), "mamba");
+  EXPECT_EQ(file.GetBool("mamba.ssm.dt_b_c_rms"), true);
+  config["mixer_rms_eps"] = 0.1;
+  EXPECT_GT(RelativeDifference(CheckAll(Folder("mamba", config.dump())), logits), 1e-3);
+}
+
 TEST_F(StateFamilies, TheGateOfAScanBeforeOrAfterItsNormOrAlone) {
   nlohmann::json config = ConfigOf("falcon-h1");
   config["mamba_norm_before_gate"] = true;
@@ -117,6 +179,28 @@ TEST_F(StateFamilies, MultipliersOfAHeadThatIsTheEmbedding) {
   CheckAll(Folder("falcon-h1", config.dump()));
 }
 
+TEST_F(StateFamilies, GraniteWithWindowsRotatesEachLayerInItsOwnWay) {
+  nlohmann::json config = ConfigOf("granite-swa");
+  const std::vector<float> golden = Logits(root_ + "granite-swa");
+  config["layer_rope_theta"] = {1000000.0, 0, 10000.0, 0.0};
+  const std::vector<float> partly = CheckAll(Folder("granite-swa", config.dump()));
+  EXPECT_GT(RelativeDifference(partly, golden), 1e-3);
+  const GgufFile file(Convert(Folder("granite-swa", config.dump())));
+  EXPECT_EQ(*file.GetIntArray("granite_swa.attention.rope_pattern"), (std::vector<int64_t>{1, 0, 1, 0}));
+  EXPECT_EQ(file.GetFloat("granite_swa.rope.freq_base"), 1000000.0);
+  EXPECT_EQ(file.GetFloat("granite_swa.rope.freq_base_swa"), 10000.0);
+  // The first of four layers sees everything where nothing is said; the golden's last one does as well.
+  config = ConfigOf("granite-swa");
+  config.erase("layer_types");
+  config.erase("layer_rope_theta");
+  EXPECT_GT(RelativeDifference(CheckAll(Folder("granite-swa", config.dump())), golden), 1e-3);
+  config["layer_types"] = {"sliding_attention", "sliding_attention", "sliding_attention",
+                           "sliding_attention"};
+  CheckAll(Folder("granite-swa", config.dump()));
+  config["layer_rope_theta"] = {10000.0, 20000.0, 10000.0, 10000.0};
+  EXPECT_THROW(Convert(Folder("granite-swa", config.dump())), Error);
+}
+
 TEST_F(StateFamilies, QuantisedWeightsAreMultipliedFirst) {
   const std::vector<float> exact = Logits(root_ + "falcon-h1");
   EXPECT_LT(RelativeDifference(Logits(Convert(root_ + "falcon-h1", Encoding::kQ8_0)), exact), 0.05);
@@ -124,7 +208,8 @@ TEST_F(StateFamilies, QuantisedWeightsAreMultipliedFirst) {
 
 // Convolutions and what each head has stay as they are, on either way.
 TEST_F(StateFamilies, AGgufIsEncodedAgainLikeAFolder) {
-  for (const char* name : {"mamba2", "lfm2", "qwen3-next", "gpt-oss"}) {
+  for (const char* name :
+       {"mamba2", "lfm2", "qwen3-next", "gpt-oss", "mamba", "jamba", "recurrent-gemma", "rwkv4"}) {
     const std::string folder = root_ + name;
     EXPECT_EQ(Logits(Convert(Convert(folder), Encoding::kQ8_0)), Logits(Convert(folder, Encoding::kQ8_0)))
         << name;
@@ -159,6 +244,26 @@ TEST_F(StateFamilies, WhatOtherReadersLookFor) {
   EXPECT_EQ(nemotron.GetString("general.architecture"), "nemotron_h_moe");
   EXPECT_EQ(*nemotron.GetIntArray("nemotron_h_moe.feed_forward_length"),
             (std::vector<int64_t>{0, 32, 0, 0, 12}));
+  const GgufFile mamba(Convert(root_ + "mamba"));
+  EXPECT_EQ(mamba.GetUint("mamba.attention.head_count"), 0u);
+  EXPECT_EQ(mamba.GetUint("mamba.ssm.inner_size"), 64u);
+  EXPECT_EQ(mamba.GetUint("mamba.ssm.state_size"), 8u);
+  EXPECT_EQ(mamba.GetUint("mamba.ssm.time_step_rank"), 4u);
+  for (const GgufTensor& tensor : mamba.tensors()) {
+    if (tensor.name == "blk.0.ssm_a") {
+      EXPECT_EQ(tensor.shape, (std::vector<uint64_t>{8, 64}));
+    }
+    if (tensor.name == "blk.0.ssm_d") {
+      EXPECT_EQ(tensor.shape, (std::vector<uint64_t>{64}));
+    }
+    if (tensor.name == "blk.0.ssm_x.weight") {
+      EXPECT_EQ(tensor.shape, (std::vector<uint64_t>{64, 20}));
+    }
+  }
+  const GgufFile jamba(Convert(root_ + "jamba"));
+  EXPECT_EQ(*jamba.GetIntArray("jamba.attention.head_count_kv"), (std::vector<int64_t>{0, 0, 2, 0}));
+  EXPECT_EQ(jamba.GetUint("jamba.expert_count"), 2u);
+  EXPECT_EQ(jamba.GetUint("jamba.expert_used_count"), 1u);
   const GgufFile granite(Convert(root_ + "granite-hybrid"));
   EXPECT_EQ(granite.GetBool("granitehybrid.rope.scaling.finetuned"), false);
 }
@@ -180,6 +285,14 @@ TEST_F(StateFamilies, WhatIsNotKnownIsRefused) {
   EXPECT_NE(refusal("falcon-h1", "ssm_multipliers", {1.0, 2.0}).find("ssm_multipliers"), std::string::npos);
   EXPECT_NE(refusal("falcon-h1", "intermediate_size", {32, 24}).find("[32, 32]"), std::string::npos);
   EXPECT_NE(refusal("mamba2", "n_groups", 3).find("groups"), std::string::npos);
+  EXPECT_NE(refusal("mamba", "hidden_act", "gelu").find("gelu"), std::string::npos);
+  EXPECT_NE(refusal("mamba", "state_size", 0).find("state_size"), std::string::npos);
+  // What may be left to the reader is a sixteenth of the width, which is not that of these weights.
+  EXPECT_NE(refusal("mamba", "time_step_rank", "auto").find("[18, 64]"), std::string::npos);
+  EXPECT_NE(refusal("rwkv4", "attention_hidden_size", 24).find("[32, 32]"), std::string::npos);
+  EXPECT_NE(refusal("recurrent-gemma", "hidden_activation", "relu").find("relu"), std::string::npos);
+  EXPECT_NE(refusal("recurrent-gemma", "lru_width", 30).find("30 channels"), std::string::npos);
+  EXPECT_NE(refusal("recurrent-gemma", "attention_window_size", 0).find("window"), std::string::npos);
   EXPECT_NE(refusal("mamba2", "conv_kernel", 100).find("conv_kernel"), std::string::npos);
 }
 

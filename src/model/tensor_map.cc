@@ -374,9 +374,8 @@ MatrixRows TensorMap::FindPart(std::string_view canonical, int layer, size_t all
   return Select(*Find(canonical, layer, all_rows, num_cols, true), {{first, num_rows}});
 }
 
-std::vector<float> TensorMap::FindPerHead(std::string_view canonical, int layer, size_t num_heads,
-                                          bool is_rate) {
-  std::vector<float> values = FindVector(canonical, "", layer, num_heads, true);
+std::vector<float> TensorMap::FindPerHead(std::string_view canonical, int layer, size_t count, bool is_rate) {
+  std::vector<float> values = FindVector(canonical, "", layer, count, true);
   if (is_rate && source_.container() == Container::kSafetensors) {
     for (float& value : values) value = -std::exp(value);
   }

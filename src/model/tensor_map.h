@@ -71,8 +71,8 @@ class TensorMap {
   // Rows first .. first + num_rows of a matrix of all_rows. Throws as Find.
   MatrixRows FindPart(std::string_view canonical, int layer, size_t all_rows, size_t num_cols, size_t first,
                       size_t num_rows);
-  // WeightVisitor::PerHead.
-  std::vector<float> FindPerHead(std::string_view canonical, int layer, size_t num_heads, bool is_rate);
+  // WeightVisitor::PerHead, all numbers of all heads.
+  std::vector<float> FindPerHead(std::string_view canonical, int layer, size_t count, bool is_rate);
   // Queries, keys and values may also lie in matrices of their own, and so may their convolutions, whose rows
   // are taken in order, however they are cut (OLMo Hybrid).
   DeltaRows FindDelta(const DeltaPlan& plan, int layer);

@@ -184,8 +184,9 @@ class Loader : public WeightVisitor {
     *bias = map_.FindVector(name, "bias", layer_, shape.num_channels(), false);
   }
 
-  void PerHead(std::string_view name, size_t num_heads, bool is_rate, std::vector<float>* values) override {
-    *values = map_.FindPerHead(name, layer_, num_heads, is_rate);
+  void PerHead(std::string_view name, size_t num_heads, size_t depth, bool is_rate,
+               std::vector<float>* values) override {
+    *values = map_.FindPerHead(name, layer_, num_heads * depth, is_rate);
   }
 
   void GateUp(size_t dim, LinearLayer* gate, LinearLayer* up) override {
@@ -195,6 +196,14 @@ class Loader : public WeightVisitor {
       parts[part]->bias = map_.FindGateUpBias(dim, part, layer_);
     }
     with_gate_[gate] = up;
+  }
+
+  void Heads(std::string_view name, size_t head_dim, std::span<LinearLayer> heads) override {
+    for (size_t i = 0; i < heads.size(); ++i) {
+      SetMatrix(map_.Contiguous(map_.FindExpert(name, layer_, i, heads.size(), head_dim, head_dim)),
+                &heads[i]);
+      heads[i].bias = map_.FindExpertBias(name, layer_, i, heads.size(), head_dim);
+    }
   }
 
   void Experts(const ExpertsPlan& plan, std::span<DenseWeights> experts) override {
@@ -322,6 +331,12 @@ void VisitMixer(const ModelPlan& model, const LayerPlan& plan, WeightVisitor& vi
     VisitShortConv(model, *short_conv, visitor, &w->mixer.emplace<ShortConvWeights>());
   } else if (const ScanPlan* scan = plan.scan()) {
     VisitScan(model, *scan, visitor, &w->mixer.emplace<ScanWeights>());
+  } else if (const SelectivePlan* selective = plan.selective()) {
+    VisitSelective(model, *selective, visitor, &w->mixer.emplace<SelectiveWeights>());
+  } else if (const LruPlan* lru = plan.lru()) {
+    VisitLru(model, *lru, visitor, &w->mixer.emplace<LruWeights>());
+  } else if (const TimeMixPlan* time_mix = plan.time_mix()) {
+    VisitTimeMix(model, *time_mix, visitor, &w->mixer.emplace<TimeMixWeights>());
   } else {
     w->mixer.emplace<std::monostate>();
   }
@@ -338,6 +353,8 @@ void VisitLayer(const ModelPlan& model, const LayerPlan& plan, WeightVisitor& vi
     VisitExperts(model, *experts, visitor, &w->feed_forward.emplace<ExpertsWeights>());
   } else if (const auto* mixed = std::get_if<MixedPlan>(&plan.feed_forward)) {
     VisitMixed(model, *mixed, visitor, &w->feed_forward.emplace<MixedWeights>());
+  } else if (const ChannelMixPlan* channel_mix = plan.channel_mix()) {
+    VisitChannelMix(model, *channel_mix, visitor, &w->feed_forward.emplace<ChannelMixWeights>());
   } else {
     w->feed_forward.emplace<std::monostate>();
   }

@@ -15,9 +15,12 @@
 #include "model/blocks/dense.h"
 #include "model/blocks/experts.h"
 #include "model/blocks/hybrid.h"
+#include "model/blocks/lru.h"
 #include "model/blocks/mixed.h"
 #include "model/blocks/per_layer.h"
+#include "model/blocks/rwkv_mix.h"
 #include "model/blocks/scan.h"
+#include "model/blocks/selective.h"
 #include "model/blocks/short_conv.h"
 #include "model/families/family.h"
 #include "model/loaded_model.h"
@@ -26,11 +29,12 @@ namespace mneme {
 
 struct LayerWeights {
   NormWeights attn_norm;  // before the mixer; empty for Wiring::kPostNormOnly
-  std::variant<AttentionWeights, DeltaWeights, ShortConvWeights, ScanWeights, HybridWeights, std::monostate>
+  std::variant<AttentionWeights, DeltaWeights, ShortConvWeights, ScanWeights, HybridWeights, SelectiveWeights,
+               LruWeights, TimeMixWeights, std::monostate>
       mixer;
   NormWeights post_attn_norm;  // after it, before the residual sum
   NormWeights ffn_norm;        // empty: the feed-forward network reads what the mixer reads
-  std::variant<DenseWeights, ExpertsWeights, MixedWeights, std::monostate> feed_forward;
+  std::variant<DenseWeights, ExpertsWeights, MixedWeights, ChannelMixWeights, std::monostate> feed_forward;
   NormWeights post_ffn_norm;
   PerLayerWeights per_layer;
   std::vector<float> output_scale;  // one number, or empty
@@ -47,6 +51,10 @@ struct LayerWeights {
     if (const auto* hybrid = std::get_if<HybridWeights>(&mixer)) return &hybrid->scan;
     return std::get_if<ScanWeights>(&mixer);
   }
+  const SelectiveWeights* selective() const { return std::get_if<SelectiveWeights>(&mixer); }
+  const LruWeights* lru() const { return std::get_if<LruWeights>(&mixer); }
+  const TimeMixWeights* time_mix() const { return std::get_if<TimeMixWeights>(&mixer); }
+  const ChannelMixWeights* channel_mix() const { return std::get_if<ChannelMixWeights>(&feed_forward); }
   const DenseWeights* dense() const {
     return mixed() != nullptr ? &mixed()->dense : std::get_if<DenseWeights>(&feed_forward);
   }
@@ -90,6 +98,12 @@ void ForEachLinearOfLayer(Weights& layer, const Fn& fn) {
   if (auto* conv = std::get_if<ShortConvWeights>(&layer.mixer)) ForEachLinearOfShortConv(*conv, plain);
   if (auto* scan = std::get_if<ScanWeights>(&layer.mixer)) ForEachLinearOfScan(*scan, plain);
   if (auto* hybrid = std::get_if<HybridWeights>(&layer.mixer)) ForEachLinearOfScan(hybrid->scan, plain);
+  if (auto* selective = std::get_if<SelectiveWeights>(&layer.mixer)) {
+    ForEachLinearOfSelective(*selective, plain);
+  }
+  if (auto* lru = std::get_if<LruWeights>(&layer.mixer)) ForEachLinearOfLru(*lru, plain);
+  if (auto* mix = std::get_if<TimeMixWeights>(&layer.mixer)) ForEachLinearOfTimeMix(*mix, plain);
+  if (auto* mix = std::get_if<ChannelMixWeights>(&layer.feed_forward)) ForEachLinearOfChannelMix(*mix, plain);
   if (auto* dense = std::get_if<DenseWeights>(&layer.feed_forward)) ForEachLinearOfDense(*dense, plain);
   if (auto* experts = std::get_if<ExpertsWeights>(&layer.feed_forward)) ForEachLinearOfExperts(*experts, fn);
   if (auto* mixed = std::get_if<MixedWeights>(&layer.feed_forward)) ForEachLinearOfMixed(*mixed, fn);

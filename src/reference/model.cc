@@ -233,6 +233,7 @@ Rows FeedForward(const ModelPlan& m, const LayerPlan& plan, const LayerWeights& 
   if (const auto* mixed = std::get_if<MixedPlan>(&plan.feed_forward)) {
     return Mixed(m, *mixed, *w.mixed(), x, input);
   }
+  if (plan.channel_mix() != nullptr) return ChannelMix(*plan.channel_mix(), *w.channel_mix(), input);
   return plan.experts() != nullptr ? Experts(*plan.experts(), *w.experts(), input, input)
                                    : FeedForward(*plan.dense(), *w.dense(), input);
 }
@@ -271,6 +272,9 @@ Rows Mix(const ModelPlan& m, const LayerPlan& plan, const LayerWeights& w, Posit
   keys->emplace_back();
   if (plan.delta() != nullptr) return Delta(m, *plan.delta(), *w.delta(), input);
   if (plan.short_conv() != nullptr) return ShortConv(*plan.short_conv(), *w.short_conv(), input);
+  if (plan.selective() != nullptr) return Selective(m, *plan.selective(), *w.selective(), input);
+  if (plan.lru() != nullptr) return Lru(*plan.lru(), *w.lru(), input);
+  if (plan.time_mix() != nullptr) return TimeMix(*plan.time_mix(), *w.time_mix(), input);
   Rows scanned;
   if (plan.scan() != nullptr) scanned = Scan(m, *plan.scan(), *w.scan(), input);
   const AttentionPlan* const attention = plan.attention();

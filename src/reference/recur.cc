@@ -57,10 +57,69 @@ void Step(const RecurShape& shape, const double* q, const double* k, const doubl
   }
 }
 
+// Where a value of rate or boost lies.
+size_t InPanels(const RecurShape& shape, size_t channel, size_t depth, size_t i) {
+  const size_t in_head = channel % shape.value_dim;
+  const size_t panel = channel / shape.value_dim * shape.num_panels() + in_head / kRecurPanel;
+  return (panel * depth + i) * kRecurPanel + in_head % kRecurPanel;
+}
+
+// state [num_value_heads, key_dim, value_dim].
+void DiagonalReference(const RecurCall& call, double* out, double* state) {
+  const RecurShape& shape = *call.shape;
+  const size_t channels = shape.value_channels(), depth = shape.key_dim;
+  std::fill_n(state, channels * depth, 0.0);
+  for (size_t row = 0; row < call.num_rows; ++row) {
+    for (size_t c = 0; c < channels; ++c) {
+      const size_t at = row * channels + c;
+      const double update = static_cast<double>(call.beta[at]) * static_cast<double>(call.x[at]);
+      double sum =
+          call.skip == nullptr ? 0 : static_cast<double>(call.skip[c]) * static_cast<double>(call.x[at]);
+      for (size_t n = 0; n < depth; ++n) {
+        double decay = static_cast<double>(call.log_decay[at]);
+        if (call.rate != nullptr) decay *= static_cast<double>(call.rate[InPanels(shape, c, depth, n)]);
+        const bool has_keys = call.keys != nullptr;
+        const double key = has_keys ? static_cast<double>(call.keys[row * depth + n]) : 1;
+        const double query = has_keys ? static_cast<double>(call.queries[row * depth + n]) : 1;
+        double& h = state[(c / shape.value_dim * depth + n) * shape.value_dim + c % shape.value_dim];
+        h = std::exp(decay) * h + key * update;
+        sum += query * h;
+      }
+      out[at] = sum;
+    }
+  }
+}
+
+// The sums as they are defined, all terms of a token anew.
+void WkvReference(const RecurCall& call, double* out) {
+  const RecurShape& shape = *call.shape;
+  const size_t channels = shape.value_channels();
+  for (size_t c = 0; c < channels; ++c) {
+    const auto rate = static_cast<double>(call.rate[InPanels(shape, c, 1, 0)]);
+    const auto boost = static_cast<double>(call.boost[InPanels(shape, c, 1, 0)]);
+    for (size_t row = 0; row < call.num_rows; ++row) {
+      const auto log_weight = [&](size_t i) {
+        const auto b = static_cast<double>(call.beta[i * channels + c]);
+        return i == row ? b + boost : b - rate * static_cast<double>(row - 1 - i);
+      };
+      double largest = log_weight(row), weighted = 0, total = 0;
+      for (size_t i = 0; i < row; ++i) largest = std::max(largest, log_weight(i));
+      for (size_t i = 0; i <= row; ++i) {
+        const double weight = std::exp(log_weight(i) - largest);
+        weighted += weight * static_cast<double>(call.x[i * channels + c]);
+        total += weight;
+      }
+      out[row * channels + c] = weighted / total;
+    }
+  }
+}
+
 }  // namespace
 
 void RecurReference(const RecurCall& call, double* out, double* state) {
   const RecurShape& shape = *call.shape;
+  if (shape.rule == RecurRule::kDiagonal) return DiagonalReference(call, out, state);
+  if (shape.rule == RecurRule::kWkv) return WkvReference(call, out);
   if (shape.has_state()) std::fill_n(state, shape.num_value_heads * shape.key_dim * shape.value_dim, 0.0);
   for (size_t row = 0; row < call.num_rows; ++row) {
     std::vector<double> x = Convolved(call, row);

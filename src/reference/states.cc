@@ -96,4 +96,146 @@ Rows Scan(const ModelPlan& m, const ScanPlan& plan, const ScanWeights& w, const 
   return Product(w.out, out);
 }
 
+namespace {
+
+Rows Convolved(const RecurShape& shape, const std::vector<float>& taps, const std::vector<float>& bias,
+               const Rows& rows) {
+  const std::vector<float> x = Flat(rows);
+  std::vector<double> out(x.size());
+  RecurReference({.shape = &shape,
+                  .conv_weight = taps.data(),
+                  .conv_bias = DataOrNull(bias),
+                  .num_rows = rows.size(),
+                  .x = x.data()},
+                 out.data(), nullptr);
+  return RowsOf(out, shape.num_channels());
+}
+
+}  // namespace
+
+Rows Selective(const ModelPlan& m, const SelectivePlan& plan, const SelectiveWeights& w, const Rows& input) {
+  const RecurShape& scan = plan.scan;
+  const Rows x = Convolved(plan.convolution, w.convolution, w.convolution_bias, Product(w.value, input));
+  Rows narrow = Product(w.narrow, x), key = Product(w.key, x), query = Product(w.query, x);
+  ModelPlan with_epsilon = m;
+  if (plan.norm_epsilon > 0) with_epsilon.norm_epsilon = plan.norm_epsilon;
+  for (size_t r = 0; plan.has_norms && r < x.size(); ++r) {
+    NormPart(with_epsilon, w.step_norm, 0, 0, narrow[r].size(), &narrow[r]);
+    NormPart(with_epsilon, w.key_norm, 0, 0, key[r].size(), &key[r]);
+    NormPart(with_epsilon, w.query_norm, 0, 0, query[r].size(), &query[r]);
+  }
+  Rows step = Product(w.step, narrow);
+  for (Row& row : step) {
+    for (double& value : row) value = std::max(value, 0.0) + std::log1p(std::exp(-std::abs(value)));
+  }
+  Rows decay = step;
+  Scale(-1, &decay);
+  const std::vector<float> values = Flat(x), log_decay = Flat(decay), beta = Flat(step), keys = Flat(key),
+                           queries = Flat(query);
+  std::vector<double> scanned(values.size()), state(scan.value_channels() * scan.key_dim);
+  RecurReference({.shape = &scan,
+                  .skip = w.skip.data(),
+                  .num_rows = x.size(),
+                  .x = values.data(),
+                  .log_decay = log_decay.data(),
+                  .beta = beta.data(),
+                  .keys = keys.data(),
+                  .queries = queries.data(),
+                  .rate = w.rate.data()},
+                 scanned.data(), state.data());
+  Rows out = RowsOf(scanned, scan.value_channels()), gate = Product(w.gate, input);
+  for (Row& row : gate) {
+    for (double& value : row) value = Activated(Activation::kSilu, value);
+  }
+  Multiply(gate, &out);
+  return Product(w.out, out);
+}
+
+namespace {
+
+// Each head's matrix with its own columns of x.
+Rows ProductOfHeads(const std::vector<LinearLayer>& heads, size_t head_dim, const Rows& x) {
+  Rows out(x.size());
+  for (size_t head = 0; head < heads.size(); ++head) {
+    Rows part(x.size());
+    for (size_t r = 0; r < x.size(); ++r) {
+      part[r].assign(&x[r][head * head_dim], &x[r][head * head_dim] + head_dim);
+    }
+    part = Product(heads[head], part);
+    for (size_t r = 0; r < x.size(); ++r) out[r].insert(out[r].end(), part[r].begin(), part[r].end());
+  }
+  return out;
+}
+
+}  // namespace
+
+Rows Lru(const LruPlan& plan, const LruWeights& w, const Rows& input) {
+  const RecurShape& scan = plan.scan;
+  const Rows x = Convolved(plan.convolution, w.convolution, w.convolution_bias, Product(w.value, input));
+  Rows strength = ProductOfHeads(w.input_gates, plan.head_dim(), x);
+  Rows decay = ProductOfHeads(w.decay_gates, plan.head_dim(), x);
+  for (size_t r = 0; r < x.size(); ++r) {
+    for (size_t i = 0; i < decay[r].size(); ++i) {
+      decay[r][i] = static_cast<double>(w.rate[i]) / (1 + std::exp(-decay[r][i]));
+      // What is let in keeps the size of the state; the first token counts in full.
+      const double size = r == 0 ? 1 : std::sqrt(-std::expm1(2 * decay[r][i]));
+      strength[r][i] = size / (1 + std::exp(-strength[r][i]));
+    }
+  }
+  const std::vector<float> values = Flat(x), log_decay = Flat(decay), beta = Flat(strength);
+  std::vector<double> scanned(values.size()), state(scan.value_channels());
+  RecurReference({.shape = &scan,
+                  .num_rows = x.size(),
+                  .x = values.data(),
+                  .log_decay = log_decay.data(),
+                  .beta = beta.data()},
+                 scanned.data(), state.data());
+  Rows out = RowsOf(scanned, scan.value_channels()), gate = Product(w.gate, input);
+  for (Row& row : gate) {
+    for (double& value : row) value = Activated(Activation::kGeluTanh, value);
+  }
+  Multiply(gate, &out);
+  return Product(w.out, out);
+}
+
+namespace {
+
+Rows ProductOfMixture(const RecurShape& shift, const ShiftedLinear& w, const Rows& input) {
+  return Product(w.linear, Convolved(shift, w.taps, {}, input));
+}
+
+void OpenGates(const Rows& gate, Rows* x) {
+  for (size_t r = 0; r < gate.size(); ++r) {
+    for (size_t i = 0; i < gate[r].size(); ++i) (*x)[r][i] /= 1 + std::exp(-gate[r][i]);
+  }
+}
+
+}  // namespace
+
+Rows TimeMix(const TimeMixPlan& plan, const TimeMixWeights& w, const Rows& input) {
+  const std::vector<float> key = Flat(ProductOfMixture(plan.shift, w.key, input));
+  const std::vector<float> value = Flat(ProductOfMixture(plan.shift, w.value, input));
+  std::vector<double> means(value.size());
+  RecurReference({.shape = &plan.scan,
+                  .num_rows = input.size(),
+                  .x = value.data(),
+                  .beta = key.data(),
+                  .rate = w.rate.data(),
+                  .boost = w.boost.data()},
+                 means.data(), nullptr);
+  Rows out = RowsOf(means, plan.scan.value_channels());
+  OpenGates(ProductOfMixture(plan.shift, w.gate, input), &out);
+  return Product(w.out, out);
+}
+
+Rows ChannelMix(const ChannelMixPlan& plan, const ChannelMixWeights& w, const Rows& input) {
+  Rows up = ProductOfMixture(plan.shift, w.up, input);
+  for (Row& row : up) {
+    for (double& value : row) value = Activated(Activation::kRelu2, value);
+  }
+  Rows out = Product(w.down, up);
+  OpenGates(ProductOfMixture(plan.shift, w.gate, input), &out);
+  return out;
+}
+
 }  // namespace mneme::reference

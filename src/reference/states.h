@@ -3,7 +3,10 @@
 #pragma once
 
 #include "model/blocks/delta.h"
+#include "model/blocks/lru.h"
+#include "model/blocks/rwkv_mix.h"
 #include "model/blocks/scan.h"
+#include "model/blocks/selective.h"
 #include "model/blocks/short_conv.h"
 #include "reference/rows.h"
 
@@ -12,5 +15,9 @@ namespace mneme::reference {
 Rows Delta(const ModelPlan& m, const DeltaPlan& plan, const DeltaWeights& w, const Rows& input);
 Rows ShortConv(const ShortConvPlan& plan, const ShortConvWeights& w, const Rows& input);
 Rows Scan(const ModelPlan& m, const ScanPlan& plan, const ScanWeights& w, const Rows& input);
+Rows Selective(const ModelPlan& m, const SelectivePlan& plan, const SelectiveWeights& w, const Rows& input);
+Rows Lru(const LruPlan& plan, const LruWeights& w, const Rows& input);
+Rows TimeMix(const TimeMixPlan& plan, const TimeMixWeights& w, const Rows& input);
+Rows ChannelMix(const ChannelMixPlan& plan, const ChannelMixWeights& w, const Rows& input);
 
 }  // namespace mneme::reference

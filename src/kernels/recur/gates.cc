@@ -1,5 +1,8 @@
 #include "kernels/recur/gates.h"
 
+#include <algorithm>
+#include <limits>
+
 #include "kernels/simd/targets.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -44,12 +47,39 @@ void GatesRow(const GatesCall& call, size_t row) {
   } else {
     Map(call.step + first, call.num_heads, call.beta + first, step);
   }
+  if (rate == nullptr) {
+    Map(call.step + first, call.num_heads, call.log_decay + first,
+        [step](VF x, const auto& load) { return hn::Neg(step(x, load)); });
+    return;
+  }
   Map(call.step + first, call.num_heads, call.log_decay + first,
       [step, rate](VF x, const auto& load) { return hn::Mul(step(x, load), load(rate)); });
 }
 
-void GatesRows(const GatesCall& call) {
-  for (size_t row = 0; row < call.num_rows; ++row) GatesRow(call, row);
+void NormalisedRow(const GatesCall& call, size_t row) {
+  const DF d;
+  float* const log_decay = call.log_decay + row * call.num_heads;
+  const float* const rate = call.rate;
+  Map(call.step + row * call.num_heads, call.num_heads, log_decay,
+      [rate](VF x, const auto& load) { return hn::Mul(Sigmoid()(x), load(rate)); });
+  if (std::find(call.first_rows.begin(), call.first_rows.end(), row) != call.first_rows.end()) {
+    std::fill_n(log_decay, call.num_heads, -std::numeric_limits<float>::infinity());
+  }
+  Map(call.strength + row * call.num_heads, call.num_heads, call.beta + row * call.num_heads,
+      [d, log_decay](VF x, const auto& load) {
+        const VF lost = Exp2MinusOne(d, hn::Mul(load(log_decay), hn::Set(d, 2 * 1.44269504f)));
+        return hn::Mul(Sigmoid()(x), hn::Sqrt(hn::Neg(lost)));
+      });
+}
+
+void GatesRows(const GatesCall& call, size_t first, size_t last) {
+  for (size_t row = first; row < last; ++row) {
+    if (call.is_normalised) {
+      NormalisedRow(call, row);
+    } else {
+      GatesRow(call, row);
+    }
+  }
 }
 
 }  // namespace
@@ -61,7 +91,9 @@ HWY_AFTER_NAMESPACE();
 namespace mneme {
 
 HWY_EXPORT(GatesRows);
-void Gates(const GatesCall& call) { HWY_DYNAMIC_DISPATCH(GatesRows)(call); }
+void Gates(const GatesCall& call, size_t first_row, size_t last_row) {
+  HWY_DYNAMIC_DISPATCH(GatesRows)(call, first_row, last_row);
+}
 
 }  // namespace mneme
 #endif  // HWY_ONCE

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "base/random.h"
@@ -71,6 +72,39 @@ TEST(Gates, MambaWritesWithTheStepItself) {
     for (size_t i = 0; i < 4; ++i) EXPECT_EQ(log_decay[i], beta[i] * rate[i]);
     EXPECT_TRUE(std::isnan(beta[4]));
     EXPECT_TRUE(std::isnan(log_decay[4]));
+  });
+}
+
+// RG-LRU: what a token adds makes up for what it makes forget, and the first token counts in full.
+TEST(Gates, NormalisedOnesKeepTheSize) {
+  testing::ForEachTarget([] {
+    constexpr size_t kRows = 30, kHeads = 21;
+    const std::vector<float> step = RandomFloats(kRows * kHeads, 5, 4),
+                             strength = RandomFloats(kRows * kHeads, 6, 4);
+    std::vector<float> rate = RandomFloats(kHeads, 7, 1), log_decay = step, beta = strength;
+    for (float& value : rate) value = -8 * std::abs(value);
+    rate[3] = -1e-4f;  // nearly nothing is forgotten: the square root of a small difference
+    const std::vector<size_t> first_rows = {2, 11};
+    GatesCall call{.num_rows = kRows, .num_heads = kHeads, .step = log_decay.data()};
+    call.rate = rate.data();
+    call.strength = beta.data();
+    call.is_normalised = true;
+    call.first_rows = first_rows;
+    call.log_decay = log_decay.data();
+    call.beta = beta.data();
+    Gates(call);
+    for (size_t i = 0; i < step.size(); ++i) {
+      const bool is_first = i / kHeads == 2 || i / kHeads == 11;
+      const double open = 1 / (1 + std::exp(-double{strength[i]}));
+      const double expected = double{rate[i % kHeads]} / (1 + std::exp(-double{step[i]}));
+      const double size = is_first ? 1 : std::sqrt(-std::expm1(2 * expected));
+      ASSERT_NEAR(beta[i], open * size, 2 * kGatesError * open * size + 1e-36) << i;
+      if (is_first) {
+        ASSERT_EQ(log_decay[i], -std::numeric_limits<float>::infinity());
+      } else {
+        ASSERT_NEAR(log_decay[i], expected, -2 * kGatesError * expected) << i;
+      }
+    }
   });
 }
 

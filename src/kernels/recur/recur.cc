@@ -16,6 +16,7 @@
 #include "hwy/highway.h"
 #include "kernels/recur/convolve-inl.h"
 #include "kernels/recur/rule-inl.h"
+#include "kernels/recur/step-inl.h"
 
 #if HWY_ONCE
 namespace mneme {
@@ -24,15 +25,22 @@ namespace {
 HWY_EXPORT(KeyTask);
 HWY_EXPORT(ValueTask);
 HWY_EXPORT(RuleTask);
+HWY_EXPORT(StepTask);
 
 void CheckCall(const RecurCall& call) {
   const RecurShape& shape = *call.shape;
   const RecurStream& stream = call.stream;
   MNEME_CHECK(call.num_rows > 0 && stream.first_index >= 0 && call.x != call.out);
-  MNEME_CHECK(shape.conv_width >= 1 && shape.conv_width <= kMaxConvWidth);
-  MNEME_CHECK(stream.num_input_slots + 1 >= shape.conv_width);
-  if (!shape.has_state()) return;
-  MNEME_CHECK(shape.num_key_heads > 0 && shape.num_value_heads % shape.num_key_heads == 0);
+  if (shape.is_stepped()) {
+    const bool has_keys = shape.num_key_heads > 0;
+    MNEME_CHECK(has_keys == (call.keys != nullptr) && has_keys == (call.queries != nullptr));
+    MNEME_CHECK(shape.rule == RecurRule::kWkv ? !has_keys : has_keys || shape.key_dim == 1);
+  } else {
+    MNEME_CHECK(shape.conv_width >= 1 && shape.conv_width <= kMaxConvWidth);
+    MNEME_CHECK(stream.num_input_slots + 1 >= shape.conv_width);
+    if (!shape.has_state()) return;
+    MNEME_CHECK(shape.num_key_heads > 0 && shape.num_value_heads % shape.num_key_heads == 0);
+  }
   // Where a block is not kept, nothing of it may lie before or after the chunk.
   const size_t num_blocks = NumRecurBlocks(stream.first_index, call.num_rows);
   const bool starts_inside = stream.first_index % static_cast<int64_t>(kRecurBlockTokens) != 0;
@@ -42,12 +50,14 @@ void CheckCall(const RecurCall& call) {
 }
 
 size_t PerRow(const RecurShape& shape) {
-  if (!shape.has_state()) return 0;
+  if (!shape.has_state() || shape.is_stepped()) return 0;
   return shape.num_key_heads * (RowsPerToken(shape) * (shape.key_dim + kRecurBlockTokens) + shape.key_dim) +
          shape.num_value_heads * shape.num_panels() * kRecurPanel;
 }
 
 size_t ThreadFloats(const RecurShape& shape) {
+  // The state of a panel, and what a block that is not kept would keep.
+  if (shape.is_stepped()) return (shape.state_depth() + 2 * kRecurBlockTokens) * kRecurPanel;
   return shape.has_state() ? RecurThreadScratch::Floats(shape) : 0;
 }
 
@@ -67,7 +77,7 @@ std::vector<RecurJob> MakeJobs(std::span<const RecurCall> calls, float* scratch)
     MNEME_CHECK(*call.shape == shape);
     CheckCall(call);
     RecurJob job{.call = &call, .num_blocks = NumRecurBlocks(call.stream.first_index, call.num_rows)};
-    if (shape.has_state()) {
+    if (shape.has_state() && !shape.is_stepped()) {
       job.rows = rows;
       job.products = products;
       job.values = values;
@@ -106,6 +116,14 @@ void Recur(std::span<const RecurCall> calls, float* scratch, ThreadPool& pool) {
   const RecurShape& shape = *calls.front().shape;
   const size_t thread_floats = ThreadFloats(shape);
   const std::vector<RecurJob> jobs = MakeJobs(calls, scratch + pool.num_threads() * thread_floats);
+  if (shape.is_stepped()) {
+    const size_t num_panels = shape.num_value_heads * shape.num_panels();
+    pool.Run(jobs.size() * num_panels, [&](size_t task, size_t thread) {
+      HWY_DYNAMIC_DISPATCH(StepTask)
+      (jobs[task / num_panels], task % num_panels, scratch + thread * thread_floats);
+    });
+    return;
+  }
   const size_t key_heads = shape.has_state() ? shape.num_key_heads : 0;
   const size_t heads = key_heads + shape.num_value_heads;
   size_t num_tasks = 0;
@@ -128,10 +146,39 @@ void Recur(std::span<const RecurCall> calls, float* scratch, ThreadPool& pool) {
   });
 }
 
+void ClearState(const RecurShape& shape, float* state) {
+  std::fill_n(state, shape.state_floats(), 0.0f);
+  if (shape.rule != RecurRule::kWkv) return;
+  // No term yet: what comes is larger.
+  constexpr double kNone = -1e38;
+  auto* at = reinterpret_cast<double*>(state) + 2 * kRecurPanel;
+  for (size_t panel = 0; panel < shape.num_value_heads * shape.num_panels(); ++panel) {
+    std::fill_n(at + panel * 3 * kRecurPanel, kRecurPanel, kNone);
+  }
+}
+
+std::vector<float> ByPanels(const RecurShape& shape, size_t depth, const std::vector<float>& values) {
+  MNEME_CHECK(values.size() == shape.value_channels() * depth);
+  std::vector<float> result(shape.num_value_heads * shape.num_panels() * depth * kRecurPanel);
+  for (size_t channel = 0; channel < shape.value_channels(); ++channel) {
+    const size_t in_head = channel % shape.value_dim;
+    const size_t panel = channel / shape.value_dim * shape.num_panels() + in_head / kRecurPanel;
+    for (size_t i = 0; i < depth; ++i) {
+      result[(panel * depth + i) * kRecurPanel + in_head % kRecurPanel] = values[channel * depth + i];
+    }
+  }
+  return result;
+}
+
 RecurCost CostOf(const RecurCall& call) {
   const RecurShape& shape = *call.shape;
   const auto num_rows = static_cast<double>(call.num_rows);
   RecurCost cost;
+  if (shape.is_stepped()) {
+    const auto state = static_cast<double>(shape.state_floats());
+    // Decay, update and output; exponentials do not count.
+    return {.bytes = sizeof(float) * state, .flops = 6 * num_rows * state};
+  }
   cost.flops = 2 * num_rows * static_cast<double>(shape.conv_width * shape.num_channels());
   if (!shape.has_state()) return cost;
   const auto offset = static_cast<size_t>(call.stream.first_index % static_cast<int64_t>(kRecurBlockTokens));

@@ -1,6 +1,7 @@
 // Layers whose state does not grow with the stream: the gated delta rule (Yang et al. 2024, arXiv 2412.06464;
 // three of four layers of Qwen3-Next and Qwen3.5), the scan of Mamba 2 (Dao and Gu 2024, arXiv 2405.21060),
-// and the short causal convolution in front of both, which LFM2 has alone.
+// and the short causal convolution in front of both, which LFM2 has alone; and three recurrences of single
+// channels, further down.
 //
 // Per value head, for the tokens t of the stream in order, with a state S [key_dim, value_dim]:
 //
@@ -21,12 +22,28 @@
 //
 // Everything is float32 but G, which is double: differences of sums of up to 64 steps are then as exact as
 // one step, where float32 would lose 1e-3 of a weight after a few tokens that forget all (a = -20 and below).
+//
+// Where each channel decays by itself no product of matrices takes several tokens at once, and the state goes
+// step by step:
+//
+//   kDiagonal   h_t[n, c] = e^{a_t[c] rate[n, c]} h_{t-1}[n, c] + k_t[n] u_t[c]    u_t = beta_t v_t
+//               o_t[c] = sum over n of q_t[n] h_t[n, c]
+//   kWkv        o_t = (P_{t-1} + e^{boost + b_t} v_t) / (Q_{t-1} + e^{boost + b_t})
+//               P_t = e^{-rate} P_{t-1} + e^{b_t} v_t,  Q_t = e^{-rate} Q_{t-1} + e^{b_t}
+//
+// The first is the selective scan of Mamba (Gu and Dao 2023, arXiv 2312.00752), and with one n and without
+// k, q and rate the RG-LRU of Griffin (De et al. 2024, arXiv 2402.19427); the second is RWKV-4 (Peng et al.
+// 2023, arXiv 2305.13048), in double precision, P and Q with a common factor that keeps them in its range.
+// Steps have one order whatever the chunk. Kept are the same things, the state at borders and a, u, k (or b,
+// v) of the tokens since; and the head, the state after the last token, from which a stream goes on at once.
+// To take tokens back is to forget it: the steps from the border come to the same bits.
 #pragma once
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "base/thread_pool.h"
 
@@ -51,13 +68,15 @@ enum class RecurRule : uint8_t {
   kDelta,
   kScan,
   kConvolution,  // the convolution alone: no keys, and a value head is so many channels
+  kDiagonal,     // without a convolution; value heads share the channels among threads
+  kWkv,          // likewise
 };
 
 struct RecurShape {
   RecurRule rule = RecurRule::kDelta;
-  size_t num_key_heads = 0;    // of q and k
+  size_t num_key_heads = 0;    // of q and k; kDiagonal: 1, or 0 without keys
   size_t num_value_heads = 0;  // a multiple of num_key_heads
-  size_t key_dim = 0;          // of the state: Mamba's state_dim
+  size_t key_dim = 0;          // of the state: Mamba's state_dim; kWkv: not read
   size_t value_dim = 0;
   // Key head of value head h: h % num_key_heads if tiled (as GGUF files of Qwen3.5 order heads), else h /
   // (value heads per key head).
@@ -74,9 +93,17 @@ struct RecurShape {
   bool operator==(const RecurShape&) const = default;
 
   bool has_state() const { return rule != RecurRule::kConvolution; }
+  bool is_stepped() const { return rule == RecurRule::kDiagonal || rule == RecurRule::kWkv; }
   size_t key_channels() const { return has_state() ? num_key_heads * key_dim : 0; }
   size_t value_channels() const { return num_value_heads * value_dim; }
-  size_t num_channels() const { return 2 * key_channels() + value_channels(); }
+  // Of a row of x.
+  size_t num_channels() const {
+    return is_stepped() ? value_channels() : 2 * key_channels() + value_channels();
+  }
+  // Of a row that a convolution looks back at.
+  size_t input_channels() const { return is_stepped() ? 0 : num_channels(); }
+  // Of a row of log_decay and of beta.
+  size_t num_gates() const { return is_stepped() ? value_channels() : num_value_heads; }
   size_t q_channel() const { return has_values_first ? value_channels() + key_channels() : 0; }
   size_t k_channel() const { return has_values_first ? value_channels() : key_channels(); }
   size_t v_channel() const { return has_values_first ? 0 : 2 * key_channels(); }
@@ -85,16 +112,22 @@ struct RecurShape {
   }
 
   size_t num_panels() const { return (value_dim + kRecurPanel - 1) / kRecurPanel; }
-  // Of one border: S of all value heads.
+  // Floats of a channel's state: of kWkv three doubles, P, Q and the logarithm of their factor.
+  size_t state_depth() const { return rule == RecurRule::kWkv ? 6 : key_dim; }
+  // Of one border: S of all value heads, [heads][panels][state_depth][64].
   size_t state_floats() const {
-    return has_state() ? num_value_heads * num_panels() * key_dim * kRecurPanel : 0;
+    return has_state() ? num_value_heads * num_panels() * state_depth() * kRecurPanel : 0;
   }
-  // Of one block of 64 tokens: k of all key heads; u, and G as doubles, of all value heads.
+  // Of one block of 64 tokens: k of all key heads; u (stepped: a, then u, or b, then v), and G as doubles, of
+  // all value heads.
   size_t key_floats() const { return key_channels() * kRecurBlockTokens; }
-  size_t update_floats() const {
-    return has_state() ? num_value_heads * num_panels() * kRecurBlockTokens * kRecurPanel : 0;
+  size_t update_panels() const {
+    return has_state() ? (is_stepped() ? 2 : 1) * num_value_heads * num_panels() : 0;
   }
-  size_t sum_doubles() const { return has_state() ? num_value_heads * kRecurBlockTokens : 0; }
+  size_t update_floats() const { return update_panels() * kRecurBlockTokens * kRecurPanel; }
+  size_t sum_doubles() const {
+    return has_state() && !is_stepped() ? num_value_heads * kRecurBlockTokens : 0;
+  }
 };
 
 // Where the state of one stream lies in one layer, and which parts a chunk reads and writes. Slots are places
@@ -120,6 +153,10 @@ struct RecurStream {
   size_t num_input_slots = 0;
   size_t input_slot = 0;
   size_t first_kept_row = 0;
+  // Stepped: [state_floats] after the row before the chunk, null where it is not there and is found from the
+  // border; and where it goes after the chunk, null: nowhere.
+  const float* head = nullptr;
+  float* next_head = nullptr;
 };
 
 // The rows of one session in one layer. All pointers 64-byte aligned where they point to states, keys,
@@ -130,14 +167,22 @@ struct RecurCall {
   // [num_channels, conv_width]). Bias null: none.
   const float* conv_weight = nullptr;
   const float* conv_bias = nullptr;
-  const float* skip = nullptr;  // [num_value_heads]: out += skip * v (Mamba's D). Null: none
+  // [num_value_heads], kDiagonal [value_channels]: out += skip * v (Mamba's D). Null: none
+  const float* skip = nullptr;
   size_t num_rows = 0;
   const float* x = nullptr;  // [num_rows, num_channels], before the convolution
-  // [num_rows, num_value_heads]: a <= 0 (below -1e6 it counts as that), and beta (dt in Mamba). Null with
-  // kConvolution.
+  // [num_rows, num_gates]: a <= 0 (below -1e6 it counts as that), and beta (dt in Mamba), of kWkv the
+  // logarithm b. Null with kConvolution, and a with kWkv.
   const float* log_decay = nullptr;
   const float* beta = nullptr;
-  float* out = nullptr;  // [num_rows, num_value_heads, value_dim]; none of the operands
+  // kDiagonal: [num_rows, key_dim]; null: ones.
+  const float* keys = nullptr;
+  const float* queries = nullptr;
+  // Stepped, as a state lies ([heads][panels][key_dim][64], of kWkv [heads][panels][64]): not negative. Null,
+  // kDiagonal only: ones.
+  const float* rate = nullptr;
+  const float* boost = nullptr;  // kWkv: [heads][panels][64]
+  float* out = nullptr;          // [num_rows, num_value_heads, value_dim]; none of the operands
   RecurStream stream = {};
 };
 
@@ -165,9 +210,15 @@ struct RecurCost {
 };
 RecurCost CostOf(const RecurCall& call);
 
+// The state of a stream that has not begun: [state_floats].
+void ClearState(const RecurShape& shape, float* state);
+// A value for each channel ([value_channels, depth] as files have them) as rate and boost lie, 0 where a
+// panel is not full.
+std::vector<float> ByPanels(const RecurShape& shape, size_t depth, const std::vector<float>& values);
+
 // The same in double precision with a running state, for a stream from its first token on (call.stream is not
 // read). out [num_rows, num_value_heads, value_dim]; state [num_value_heads, key_dim, value_dim], as it is
-// after the last row.
+// after the last row, of kWkv not given.
 void RecurReference(const RecurCall& call, double* out, double* state);
 // The rule of one head over one block, from S_b and the block's tokens, as it is written above, in double
 // precision: what the sums by blocks come to. q, k [num_rows, key_dim], v, out [num_rows, value_dim], a, beta

@@ -20,9 +20,12 @@ namespace {
 using testing::ConvolutionShape;
 using testing::DeltaShape;
 using testing::ForEachTarget;
+using testing::LruShape;
 using testing::RecurData;
 using testing::RelativeDifference;
 using testing::ScanShape;
+using testing::SelectiveShape;
+using testing::WkvShape;
 
 // A stream that keeps everything: slot i is border i, block i, token i.
 class Stream {
@@ -31,7 +34,7 @@ class Stream {
     const size_t blocks = data.num_tokens / kRecurBlockTokens + 1;
     const RecurShape& shape = data.shape;
     states_ = MakeAligned<float>((blocks + 1) * shape.state_floats());
-    std::fill_n(states_.get(), shape.state_floats(), 0.0f);
+    ClearState(shape, states_.get());
     keys_ = MakeAligned<float>(blocks * shape.key_floats());
     updates_ = MakeAligned<float>(blocks * shape.update_floats());
     sums_ = MakeAligned<double>(blocks * shape.sum_doubles());
@@ -155,7 +158,11 @@ std::vector<RecurShape> Shapes() {
   RecurShape scan = ScanShape();
   scan.key_dim = 64;
   scan.value_dim = 64;
-  return {DeltaShape(), tiled, wide, uneven, ScanShape(), scan, ConvolutionShape()};
+  RecurShape selective = SelectiveShape();
+  selective.key_dim = 16;
+  selective.value_dim = 64;
+  return {DeltaShape(),       tiled,     wide,       uneven,     ScanShape(),     scan,
+          ConvolutionShape(), selective, LruShape(), WkvShape(), SelectiveShape()};
 }
 
 TEST(Recur, MatchesTheRunningRecurrenceOnEveryTarget) {
@@ -165,6 +172,7 @@ TEST(Recur, MatchesTheRunningRecurrenceOnEveryTarget) {
     ForEachTarget([&] {
       Stream stream(data, 2);
       EXPECT_LT(WorstHead(shape, stream.Run(100), expected.out), kRecurError) << shape.key_dim;
+      if (shape.rule == RecurRule::kWkv) return;  // the twin has none
       EXPECT_LT(RelativeDifference(stream.State(4), expected.state), kRecurError) << shape.key_dim;
     });
   }
@@ -224,11 +232,11 @@ TEST(Recur, TheSumsOfABlockAreTheRecurrence) {
 // A token that forgets all, and then ones that forget next to nothing: sums of a in float32 would lose the
 // decays of the latter.
 TEST(Recur, WhatForgetsAllDoesNotBlurWhatFollows) {
-  for (const RecurShape& shape : {DeltaShape(), ScanShape()}) {
+  for (const RecurShape& shape : {DeltaShape(), ScanShape(), SelectiveShape(), LruShape()}) {
     for (const float deep : {-20.0f, -300.0f, -1e6f}) {
       RecurData data(shape, 3 * kRecurBlockTokens, 4);
       for (size_t i = 0; i < data.log_decay.size(); ++i) {
-        const size_t token = i / shape.num_value_heads % kRecurBlockTokens;
+        const size_t token = i / shape.num_gates() % kRecurBlockTokens;
         data.log_decay[i] = token < 40 ? deep : -0.0123f;
       }
       const Expected expected(data);
@@ -248,6 +256,59 @@ TEST(Recur, NothingIsForgottenWithoutDecay) {
   EXPECT_LT(RelativeDifference(stream.State(20), expected.state), kRecurError);
 }
 
+// A decay near 1 is taken thousands of times: its rounding must not add up.
+TEST(Recur, SlowDecaysStayExact) {
+  for (const RecurShape& shape : {SelectiveShape(), LruShape()}) {
+    RecurData data(shape, 60 * kRecurBlockTokens, 10);
+    std::fill(data.log_decay.begin(), data.log_decay.end(), -3e-4f);
+    const Expected expected(data);
+    Stream stream(data, 2);
+    EXPECT_LT(WorstHead(shape, stream.Run(512), expected.out), kRecurError);
+    EXPECT_LT(RelativeDifference(stream.State(60), expected.state), kRecurError);
+  }
+}
+
+TEST(Recur, WeightsOfAnySizeKeepWkvInRange) {
+  RecurData data(WkvShape(), 5 * kRecurBlockTokens, 11);
+  for (size_t i = 0; i < data.beta.size(); ++i) data.beta[i] *= 60;  // e^k would be up to e^500
+  const Expected expected(data);
+  ForEachTarget(
+      [&] { EXPECT_LT(WorstHead(data.shape, Stream(data, 2).Run(33), expected.out), kRecurError); });
+}
+
+TEST(Recur, NanOfAWeightStaysToo) {
+  const RecurData data(WkvShape(), 100, 12);
+  RecurData bad = data;
+  bad.beta[70 * data.shape.num_gates()] = NAN;
+  ForEachTarget([&] {
+    const std::vector<float> out = Stream(bad, 1).Run(9);
+    for (size_t row = 0; row < 100; ++row) {
+      EXPECT_EQ(std::isnan(out[row * data.shape.value_channels()]), row >= 70) << row;
+    }
+  });
+}
+
+// From the head a stream goes on as from the border and the tokens since.
+TEST(Recur, HeadsAreAShortCut) {
+  for (const RecurShape& shape : {SelectiveShape(), LruShape(), WkvShape()}) {
+    const RecurData data(shape, 200, 13);
+    ForEachTarget([&] {
+      Stream stream(data, 2);
+      const auto heads = MakeAligned<float>(2 * shape.state_floats());
+      std::vector<float> out(200 * shape.value_channels());
+      for (size_t first = 0, step = 0; first < 200; ++step) {
+        const size_t count = std::min<size_t>(1 + step % 3 * 7, 200 - first);
+        RecurCall call = stream.Call(first, count, out.data() + first * shape.value_channels());
+        if (step > 0) call.stream.head = heads.get() + (step - 1) % 2 * shape.state_floats();
+        call.stream.next_head = heads.get() + step % 2 * shape.state_floats();
+        stream.RunCalls({&call, 1});
+        first += count;
+      }
+      EXPECT_TRUE(out == Stream(data, 1).Run(200));
+    });
+  }
+}
+
 TEST(Recur, DecaysBelowTheFloorForgetAllAndStayFinite) {
   const RecurShape shape = DeltaShape();
   RecurData data(shape, 100, 6);
@@ -262,11 +323,12 @@ TEST(Recur, DecaysBelowTheFloorForgetAllAndStayFinite) {
 }
 
 TEST(Recur, NanStaysInItsRowAndLaterOnes) {
-  for (const RecurShape& shape : {DeltaShape(), ScanShape(), ConvolutionShape()}) {
+  for (const RecurShape& shape :
+       {DeltaShape(), ScanShape(), ConvolutionShape(), SelectiveShape(), LruShape(), WkvShape()}) {
     const RecurData data(shape, 200, 7);
     RecurData bad = data;
     constexpr size_t kBad = 70;
-    bad.x[kBad * shape.num_channels() + shape.v_channel()] = NAN;
+    bad.x[kBad * shape.num_channels() + (shape.is_stepped() ? 0 : shape.v_channel())] = NAN;
     ForEachTarget([&] {
       const std::vector<float> good = Stream(data, 1).Run(200);
       const std::vector<float> out = Stream(bad, 1).Run(200);
@@ -278,7 +340,8 @@ TEST(Recur, NanStaysInItsRowAndLaterOnes) {
 }
 
 TEST(Recur, SeveralSessionsHaveTheBitsOfEachAlone) {
-  for (const RecurShape& shape : {DeltaShape(), ScanShape(), ConvolutionShape()}) {
+  for (const RecurShape& shape :
+       {DeltaShape(), ScanShape(), ConvolutionShape(), SelectiveShape(), LruShape(), WkvShape()}) {
     const RecurData data(shape, 300, 8);
     Stream alone(data, 1);
     const std::vector<float> expected = alone.Run(300);

@@ -55,6 +55,30 @@ HWY_INLINE V Exp2F32(D d, V x) {
   return hn::IfThenZeroElse(hn::Lt(x, hn::Set(d, -125.0f)), hn::Mul(poly, power));
 }
 
+// 2^r - 1 for |r| <= 0.5: relative error 2e-7 also near 0.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V RestMinusOne(D d, V r) {
+  V poly = hn::Set(d, 0.000154034520226f);
+  poly = hn::MulAdd(poly, r, hn::Set(d, 0.00133907352496f));
+  poly = hn::MulAdd(poly, r, hn::Set(d, 0.00961823768302f));
+  poly = hn::MulAdd(poly, r, hn::Set(d, 0.0555035743421f));
+  poly = hn::MulAdd(poly, r, hn::Set(d, 0.240226497938f));
+  poly = hn::MulAdd(poly, r, hn::Set(d, 0.693147187927f));
+  return hn::Mul(poly, r);
+}
+
+// 2^x = power (1 + rest) for x <= 126, power exact and |rest| below 0.42: a product with it that is taken
+// again and again loses no more than the sum of the exponents does. 0 for x < -125.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE void Exp2Parts(D d, V x, V& power, V& rest) {
+  const V low = hn::Set(d, -126.0f);
+  x = hn::IfThenElse(hn::Lt(x, low), low, x);  // keeps NaN
+  V r;
+  power = NearestPower(d, x, r);
+  power = hn::IfThenZeroElse(hn::Lt(x, hn::Set(d, -125.0f)), power);
+  rest = RestMinusOne(d, r);
+}
+
 // 2^x - 1 for x in [-125, 127] (larger and smaller x are clamped): relative error 3e-7 also near 0.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V Exp2MinusOne(D d, V x) {
@@ -65,13 +89,7 @@ HWY_INLINE V Exp2MinusOne(D d, V x) {
   x = hn::IfThenElse(hn::Gt(x, high), high, x);
   const V rounded = hn::Round(x);
   const V r = hn::Sub(x, rounded);
-  V poly = hn::Set(d, 0.000154034520226f);
-  poly = hn::MulAdd(poly, r, hn::Set(d, 0.00133907352496f));
-  poly = hn::MulAdd(poly, r, hn::Set(d, 0.00961823768302f));
-  poly = hn::MulAdd(poly, r, hn::Set(d, 0.0555035743421f));
-  poly = hn::MulAdd(poly, r, hn::Set(d, 0.240226497938f));
-  poly = hn::MulAdd(poly, r, hn::Set(d, 0.693147187927f));
-  poly = hn::Mul(poly, r);
+  const V poly = RestMinusOne(d, r);
   // 2^n (1 + poly) - 1 = 2^n poly + (2^n - 1), the bracket being exact.
   const V power = PowerOfTwo(d, rounded);
   return hn::MulAdd(power, poly, hn::Sub(power, hn::Set(d, 1.0f)));

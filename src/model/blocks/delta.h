@@ -32,8 +32,8 @@ void ForEachLinearOfDelta(Weights& w, const Fn& fn) {
 // Floats of the arena that `num_rows` rows need.
 size_t DeltaFloats(const DeltaPlan& plan, size_t num_rows, size_t num_threads);
 
-// pass.x += the layer's output for `input` [num_rows, model_dim]. index: of the layer among those with a
-// state, as contexts count them. input may be pass.x.
+// pass.x += the layer's output for `input` [num_rows, model_dim]. index: of its state, as contexts
+// count them. input may be pass.x.
 void RunDelta(const DeltaPlan& plan, const DeltaWeights& weights, const NormWeights& post_norm, size_t index,
               const float* input, Pass& pass);
 

@@ -41,6 +41,17 @@ void Pass::Linear(std::string_view label, const float* from, size_t count, std::
                  .scratch = linear_scratch});
 }
 
+void Pass::LinearOfColumns(std::string_view label, const float* from, size_t stride,
+                           std::span<const MatMulJob> jobs) {
+  device.Linear({.label = label,
+                 .x = from,
+                 .num_rows = num_rows,
+                 .num_cols = jobs.front().weights->num_cols(),
+                 .x_stride = stride,
+                 .jobs = jobs,
+                 .scratch = linear_scratch});
+}
+
 void Pass::Recur(size_t index, const RecurWeights& weights, const RecurRows& rows, Arena arena) {
   recur_calls.clear();
   size_t row = 0;
@@ -50,11 +61,15 @@ void Pass::Recur(size_t index, const RecurWeights& weights, const RecurRows& row
   for (const ForwardChunk& chunk : chunks) {
     const RecurShape& shape = chunk.context->recurrent()->shape(index);
     RecurCall call = chunk.context->recurrent()->Plan(
-        index, from(rows.x, shape.num_channels()), from(rows.log_decay, shape.num_value_heads),
-        from(rows.beta, shape.num_value_heads), from(rows.out, shape.value_channels()));
+        index, from(rows.x, shape.num_channels()), from(rows.log_decay, shape.num_gates()),
+        from(rows.beta, shape.num_gates()), from(rows.out, shape.value_channels()));
+    call.keys = from(rows.keys, shape.key_dim);
+    call.queries = from(rows.queries, shape.key_dim);
     call.conv_weight = weights.conv_weight;
     call.conv_bias = weights.conv_bias;
     call.skip = weights.skip;
+    call.rate = weights.rate;
+    call.boost = weights.boost;
     recur_calls.push_back(call);
     row += chunk.tokens.size();
   }

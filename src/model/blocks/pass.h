@@ -40,11 +40,15 @@ struct RecurWeights {
   const float* conv_weight = nullptr;
   const float* conv_bias = nullptr;
   const float* skip = nullptr;
+  const float* rate = nullptr;
+  const float* boost = nullptr;
 };
 struct RecurRows {
   const float* x = nullptr;
   const float* log_decay = nullptr;
   const float* beta = nullptr;
+  const float* keys = nullptr;
+  const float* queries = nullptr;
   float* out = nullptr;
 };
 
@@ -71,8 +75,11 @@ struct Pass {
   // The product of `count` rows of `from` with each job's matrix.
   void Linear(std::string_view label, const float* from, size_t count, std::span<const MatMulJob> jobs,
               std::optional<ThenActivate> then = std::nullopt);
-  // The rows of all chunks through the states of a layer. index: of the layer among those with a state, as
-  // contexts count them. arena: whose rest is RecurScratchFloats long.
+  // Of the columns from `from` on, rows stride apart, as many as the matrices read.
+  void LinearOfColumns(std::string_view label, const float* from, size_t stride,
+                       std::span<const MatMulJob> jobs);
+  // The rows of all chunks through a state of a layer. index: of the state, as contexts count them. arena:
+  // whose rest is RecurScratchFloats long.
   void Recur(size_t index, const RecurWeights& weights, const RecurRows& rows, Arena arena);
   // x += the product with `from`, through its norm where it has one.
   void AddProduct(std::string_view label, const LinearLayer& linear, const float* from,

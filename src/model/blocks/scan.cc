@@ -12,8 +12,8 @@ void VisitScan(const ModelPlan& model, const ScanPlan& plan, WeightVisitor& visi
   visitor.Parts("ssm_in", num_rows, model.model_dim, parts);
   visitor.Convolution("ssm_conv1d", shape, &w->convolution, &w->convolution_bias);
   visitor.Vector("ssm_dt", "bias", heads, true, &w->step_bias);
-  visitor.PerHead("ssm_a", heads, true, &w->rate);
-  visitor.PerHead("ssm_d", heads, false, &w->skip);
+  visitor.PerHead("ssm_a", heads, 1, true, &w->rate);
+  visitor.PerHead("ssm_d", heads, 1, false, &w->skip);
   const size_t counts[] = {values / shape.num_key_heads, values};
   if (plan.has_norm) visitor.Norm("ssm_norm", counts, true, &w->norm);
   visitor.Matrix("ssm_out", model.model_dim, values, &w->out);

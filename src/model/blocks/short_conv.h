@@ -30,8 +30,8 @@ void ForEachLinearOfShortConv(Weights& w, const Fn& fn) {
 // Floats of the arena that `num_rows` rows need.
 size_t ShortConvFloats(const ShortConvPlan& plan, size_t num_rows, size_t num_threads);
 
-// pass.x += the layer's output for `input` [num_rows, model_dim]. index: of the layer among those with a
-// state, as contexts count them. input may be pass.x.
+// pass.x += the layer's output for `input` [num_rows, model_dim]. index: of its state, as contexts
+// count them. input may be pass.x.
 void RunShortConv(const ShortConvPlan& plan, const ShortConvWeights& weights, const NormWeights& post_norm,
                   size_t index, const float* input, Pass& pass);
 

@@ -50,9 +50,10 @@ class WeightVisitor {
   // The taps of a short convolution, as RecurCall has them, and its bias where the file has one.
   virtual void Convolution(std::string_view name, const RecurShape& shape, std::vector<float>* taps,
                            std::vector<float>* bias) = 0;
-  // One number for each head, under a name without a suffix. is_rate: a folder has the logarithm of what GGUF
-  // has negated, which is what is given.
-  virtual void PerHead(std::string_view name, size_t num_heads, bool is_rate, std::vector<float>* values) = 0;
+  // So many numbers for each head, under a name without a suffix. is_rate: a folder has the logarithm of what
+  // GGUF has negated, which is what is given.
+  virtual void PerHead(std::string_view name, size_t num_heads, size_t depth, bool is_rate,
+                       std::vector<float>* values) = 0;
   // Queries, keys and values, out of matrices of their own or a fused one. gate: of the outputs, where the
   // plan has one.
   virtual void Qkv(const AttentionPlan& plan, LinearLayer* q, LinearLayer* k, LinearLayer* v,
@@ -61,6 +62,8 @@ class WeightVisitor {
   virtual void Delta(const DeltaPlan& plan, DeltaWeights* weights) = 0;
   // Gate and up matrix [dim, model_dim] of a gated feed-forward network, alone or fused.
   virtual void GateUp(size_t dim, LinearLayer* gate, LinearLayer* up) = 0;
+  // A square matrix for each head, over its own columns alone, and a bias for each; all in one tensor.
+  virtual void Heads(std::string_view name, size_t head_dim, std::span<LinearLayer> heads) = 0;
   // All experts of a mixture, each with matrices of its own or all in one tensor of three dimensions.
   virtual void Experts(const ExpertsPlan& plan, std::span<DenseWeights> experts) = 0;
 };

@@ -285,8 +285,10 @@ class Converter : private WeightVisitor {
     AddVector(Name(name, "bias"), map_->FindVector(name, "bias", layer_, channels, false));
   }
 
-  void PerHead(std::string_view name, size_t num_heads, bool is_rate, std::vector<float>*) override {
-    AddVector(Name(name, ""), map_->FindPerHead(name, layer_, num_heads, is_rate), {1, num_heads});
+  void PerHead(std::string_view name, size_t num_heads, size_t depth, bool is_rate,
+               std::vector<float>*) override {
+    AddVector(Name(name, ""), map_->FindPerHead(name, layer_, num_heads * depth, is_rate),
+              {depth, num_heads});
   }
 
   void Qkv(const AttentionPlan& plan, LinearLayer*, LinearLayer*, LinearLayer*, LinearLayer*) override {
@@ -436,32 +438,40 @@ class Converter : private WeightVisitor {
     AddVector(Name("ffn_up", "bias"), std::move(biases[1]));
   }
 
+  // Matrices of one shape, each an expert or a head, as one tensor, and their biases.
+  void AddAll(std::string_view name, size_t count, size_t num_rows, size_t num_cols, bool has_biases) {
+    MatrixRows all;
+    for (size_t i = 0; i < count; ++i) {
+      MatrixRows one = map_->FindExpert(name, layer_, i, count, num_rows, num_cols);
+      if (i == 0) {
+        all = std::move(one);
+        continue;
+      }
+      if (one.encoding != all.encoding) {
+        Fail(ErrorKind::kUnsupported, "{}: '{}' and '{}' are stored differently and cannot be joined",
+             source_->path(), all.name, one.name);
+      }
+      all.num_rows += one.num_rows;
+      all.runs.insert(all.runs.end(), one.runs.begin(), one.runs.end());
+    }
+    const std::string full = Name(name, "weight");
+    AddRows(full, std::move(all), Choose(full, num_cols, count), {num_cols, num_rows, count});
+    if (!has_biases) return;
+    std::vector<float> biases;
+    for (size_t i = 0; i < count; ++i) {
+      const std::vector<float> one = map_->FindExpertBias(name, layer_, i, count, num_rows);
+      biases.insert(biases.end(), one.begin(), one.end());
+    }
+    AddVector(Name(name, "bias"), std::move(biases), {num_rows, count});
+  }
+
+  void Heads(std::string_view name, size_t head_dim, std::span<LinearLayer> heads) override {
+    AddAll(name, heads.size(), head_dim, head_dim, /*has_biases=*/true);
+  }
+
   void Experts(const ExpertsPlan& plan, std::span<DenseWeights> experts) override {
-    const auto add = [&](const char* name, size_t num_rows, size_t num_cols) {
-      MatrixRows all;
-      for (size_t i = 0; i < experts.size(); ++i) {
-        MatrixRows one = map_->FindExpert(name, layer_, i, experts.size(), num_rows, num_cols);
-        if (i == 0) {
-          all = std::move(one);
-          continue;
-        }
-        if (one.encoding != all.encoding) {
-          Fail(ErrorKind::kUnsupported, "{}: '{}' and '{}' are stored differently and cannot be joined",
-               source_->path(), all.name, one.name);
-        }
-        all.num_rows += one.num_rows;
-        all.runs.insert(all.runs.end(), one.runs.begin(), one.runs.end());
-      }
-      const std::string full = Name(name, "weight");
-      const Encoding encoding = Choose(full, num_cols, experts.size());
-      AddRows(full, std::move(all), encoding, {num_cols, num_rows, experts.size()});
-      if (!plan.has_biases) return;
-      std::vector<float> biases;
-      for (size_t i = 0; i < experts.size(); ++i) {
-        const std::vector<float> one = map_->FindExpertBias(name, layer_, i, experts.size(), num_rows);
-        biases.insert(biases.end(), one.begin(), one.end());
-      }
-      AddVector(Name(name, "bias"), std::move(biases), {num_rows, experts.size()});
+    const auto add = [&](std::string_view name, size_t num_rows, size_t num_cols) {
+      AddAll(name, experts.size(), num_rows, num_cols, plan.has_biases);
     };
     if (plan.is_gated) add("ffn_gate_exps", plan.dim, plan_.model_dim);
     add("ffn_up_exps", plan.dim, plan_.model_dim);

@@ -34,6 +34,7 @@ extern const Family kGptOss;
 extern const Family kSmolLm3;
 extern const Family kGranite;
 extern const Family kGraniteMoe;
+extern const Family kGraniteSwa;
 extern const Family kGlm4;
 extern const Family kGlm4Moe;
 extern const Family kCohere;
@@ -58,7 +59,11 @@ extern const Family kQwen35Moe;
 extern const Family kLfm2;
 extern const Family kLfm2Moe;
 extern const Family kLfm3;
+extern const Family kMamba;
+extern const Family kJamba;
+extern const Family kGriffin;
 extern const Family kMamba2;
+extern const Family kRwkv;
 extern const Family kGraniteHybrid;
 extern const Family kNemotronH;
 extern const Family kNemotronHMoe;
@@ -75,7 +80,8 @@ constexpr const Family* kFamilies[] = {
     &kCohere2,       &kExaone4,   &kSeedOss,      &kErnie,      &kErnieMoe,   &kNemotron, &kOlmo,
     &kPhi,           &kInternLm3, &kMistral3,     &kBloom,      &kGptBigcode, &kOpt,      &kGptNeo,
     &kMinimaxM2,     &kQwen3Next, &kQwen35,       &kQwen35Moe,  &kLfm2,       &kLfm2Moe,  &kMamba2,
-    &kGraniteHybrid, &kNemotronH, &kNemotronHMoe, &kFalconH1,   &kOlmoHybrid, &kLfm3,
+    &kGraniteHybrid, &kNemotronH, &kNemotronHMoe, &kFalconH1,   &kOlmoHybrid, &kLfm3,     &kMamba,
+    &kJamba,         &kGriffin,   &kGraniteSwa,   &kRwkv,
 };
 
 }  // namespace

@@ -144,8 +144,10 @@ float StepLimit(const Hyperparameters& hyper, const nlohmann::json& value) {
   return limit;
 }
 
-// "time_step_min", "_max" and "_floor" are of the random weights that training began with. transformers takes
-// the first for a limit in Nemotron-H; what these models were trained in and are served by does not.
+// "time_step_min", "_max" and "_floor" are of the random weights that training began with. In Nemotron-H and
+// Zamba 2 transformers takes the first for a limit, but only where it reads several tokens at once: a token
+// that it decodes has none, so its own two ways differ wherever a step is smaller. What these models were
+// trained in and are served by has no limit, and neither has this.
 void ReadStepLimits(const FamilyInput& input, ScanPlan* plan) {
   const Settings& settings = input.hyper.settings;
   plan->min_step = static_cast<float>(settings.Float(kMinStep, "").value_or(0));
@@ -201,6 +203,66 @@ ScanPlan ReadScan(const FamilyInput& input, const ModelPlan& plan) {
   }
   ReadStepLimits(input, &scan);
   return scan;
+}
+
+void ShareChannels(size_t num_channels, RecurShape* shape) {
+  shape->num_value_heads = num_channels % kRecurPanel == 0 ? num_channels / kRecurPanel : 1;
+  shape->value_dim = num_channels / shape->num_value_heads;
+}
+
+namespace {
+
+constexpr std::string_view kRmsOfSteps = "ssm.dt_b_c_rms", kEpsilonOfSteps = "mneme.ssm.norm_epsilon";
+
+size_t StepRank(const FamilyInput& input, size_t model_dim) {
+  const nlohmann::json* given = input.hyper.settings.Find("time_step_rank");
+  if (given == nullptr) given = input.hyper.settings.Find("mamba_dt_rank");
+  const bool is_auto = given == nullptr || *given == "auto";
+  if (IsFolder(input) && is_auto) return (model_dim + 15) / 16;
+  return NeededSize(input, "ssm.time_step_rank", "time_step_rank|mamba_dt_rank", 1 << 16);
+}
+
+}  // namespace
+
+SelectivePlan ReadSelective(const FamilyInput& input, const ModelPlan& plan) {
+  const Settings& settings = input.hyper.settings;
+  const bool says_expand = settings.Find("expand") != nullptr || settings.Find("mamba_expand") != nullptr;
+  const size_t channels = !IsFolder(input)
+                              ? NeededSize(input, "ssm.inner_size", "", kMostStateHeads * kMostStateDim)
+                          : says_expand ? NeededSize(input, "", "expand|mamba_expand", 1024) * plan.model_dim
+                                        : 2 * plan.model_dim;
+  SelectivePlan selective;
+  RecurShape& convolution = selective.convolution;
+  convolution.rule = RecurRule::kConvolution;
+  ShareChannels(channels, &convolution);
+  convolution.conv_width = NeededSize(input, "ssm.conv_kernel", "conv_kernel|mamba_d_conv", kMaxConvWidth);
+  RecurShape& scan = selective.scan;
+  scan.rule = RecurRule::kDiagonal;
+  ShareChannels(channels, &scan);
+  scan.num_key_heads = 1;
+  scan.key_dim = NeededSize(input, "ssm.state_size", "state_size|mamba_d_state", kMostStateDim);
+  scan.conv_width = 1;
+  selective.step_rank = StepRank(input, plan.model_dim);
+  selective.has_norms = settings.Bool(kRmsOfSteps, "").value_or(false);
+  selective.norm_epsilon = static_cast<float>(settings.Float(kEpsilonOfSteps, "mixer_rms_eps").value_or(0));
+  return selective;
+}
+
+void WriteSelective(const ModelPlan& plan, Hyperparameters* hyper) {
+  for (const LayerPlan& layer : plan.layers) {
+    const SelectivePlan* const selective = layer.selective();
+    if (selective == nullptr) continue;
+    const auto set = [hyper](std::string_view name, size_t value) {
+      hyper->settings.SetForGguf(name, static_cast<uint32_t>(value));
+    };
+    set("ssm.inner_size", selective->scan.value_channels());
+    set("ssm.time_step_rank", selective->step_rank);
+    if (!selective->norms_have_weights) hyper->settings.SetForGguf(kRmsOfSteps, selective->has_norms);
+    if (selective->has_norms && selective->norm_epsilon > 0) {
+      hyper->settings.SetForGguf(kEpsilonOfSteps, selective->norm_epsilon);
+    }
+    return;
+  }
 }
 
 RecurShape ReadDelta(const FamilyInput& input) {

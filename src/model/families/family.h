@@ -65,7 +65,7 @@ struct Family {
   // Layers with a window rotate by this base, without scaling, where the file does not give another; 0: like
   // the others.
   double local_rope_base = 0;
-  bool has_attention = true;  // false: no layer has, and no size of attention need be told (mamba2)
+  bool has_attention = true;  // false: no layer has, and no size of attention need be told (mamba)
   // Which of several families with a folder type a folder is of; null: any.
   bool (*is_of)(const Hyperparameters& hyper) = nullptr;
   bool rounds_yarn =
@@ -132,6 +132,11 @@ inline constexpr uint64_t kMostStateHeads = 1 << 16;
 inline constexpr uint64_t kMostStateDim = 1 << 12;
 // The scan of Mamba 2 that the file tells of, the same in every layer that has one.
 ScanPlan ReadScan(const FamilyInput& input, const ModelPlan& plan);
+// Channels as value heads, which only say how threads share them.
+void ShareChannels(size_t num_channels, RecurShape* shape);
+// The selective scan of Mamba that the file tells of, and what GGUF files say of it.
+SelectivePlan ReadSelective(const FamilyInput& input, const ModelPlan& plan);
+void WriteSelective(const ModelPlan& plan, Hyperparameters* hyper);
 // The gated delta rule that the file tells of.
 RecurShape ReadDelta(const FamilyInput& input);
 void WriteDelta(const ModelPlan& plan, Hyperparameters* hyper);

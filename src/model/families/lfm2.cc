@@ -55,9 +55,7 @@ void PlanLayers(const FamilyInput& input, ModelPlan* plan) {
     if (!input.has_weight("shortconv.in_proj", layer)) continue;
     ShortConvPlan conv;
     conv.shape.rule = RecurRule::kConvolution;
-    // Heads only say how the channels are shared among threads.
-    conv.shape.num_value_heads = plan->model_dim % kRecurPanel == 0 ? plan->model_dim / kRecurPanel : 1;
-    conv.shape.value_dim = plan->model_dim / conv.shape.num_value_heads;
+    ShareChannels(plan->model_dim, &conv.shape);
     conv.shape.conv_width = NeededSize(input, "shortconv.l_cache", "conv_L_cache", kMaxConvWidth);
     conv.shape.conv_activates = false;
     plan->layers[layer].mixer = conv;

@@ -1,5 +1,8 @@
-// Granite 3, dense and with experts: Llama with four multipliers. Granite 4, where most layers are scans.
+// Granite 3, dense and with experts: Llama with four multipliers. Granite 4, where most layers are scans, and
+// Granite with windows.
 #include <cmath>
+#include <optional>
+#include <vector>
 
 #include "base/error.h"
 #include "model/families/family.h"
@@ -23,6 +26,23 @@ constexpr TensorName kMoeNames[] = {
     {"ffn_gate_inp", "layers.{}.block_sparse_moe.router.layer"},
     {"ffn_gate_up_exps", "layers.{}.block_sparse_moe.input_linear"},
     {"ffn_down_exps", "layers.{}.block_sparse_moe.output_linear"},
+};
+
+constexpr std::string_view kSwaName[] = {"granite_swa"};
+constexpr TensorName kSwaNames[] = {
+    {"token_embd", "embed_tokens"},
+    {"output_norm", "norm"},
+    {"output", "/lm_head"},
+    {"attn_norm", "layers.{}.input_layernorm"},
+    {"attn_q", "layers.{}.self_attn.q_proj"},
+    {"attn_k", "layers.{}.self_attn.k_proj"},
+    {"attn_v", "layers.{}.self_attn.v_proj"},
+    {"attn_output", "layers.{}.self_attn.o_proj"},
+    {"attn_sinks.weight", "layers.{}.self_attn.sinks"},
+    {"ffn_norm", "layers.{}.post_attention_layernorm"},
+    {"ffn_gate", "layers.{}.mlp.gate_proj"},
+    {"ffn_up", "layers.{}.mlp.up_proj"},
+    {"ffn_down", "layers.{}.mlp.down_proj"},
 };
 
 constexpr std::string_view kHybridGguf[] = {"granitehybrid"};
@@ -77,6 +97,48 @@ void PlanGraniteMoe(const FamilyInput& input, ModelPlan* plan) {
   SetRouterScore(RouterScore::kSoftmaxChosen, plan);
 }
 
+// Granite with windows: a learned sink logit in every head, and in every layer a base of its own.
+void PlanGraniteSwa(const FamilyInput& input, ModelPlan* plan) {
+  PlanGranite(input, plan);
+  const Hyperparameters& hyper = input.hyper;
+  const uint64_t window = hyper.sliding_window.value_or(128);
+  const std::vector<uint64_t> bases = hyper.settings.Uints("", "layer_rope_theta");
+  const std::vector<uint64_t> rotates = hyper.settings.Uints("attention.rope_pattern", "");
+  UseWindows(input, window, 4, plan);
+  for (size_t layer = 0; layer < plan->num_layers(); ++layer) {
+    AttentionPlan& attention = *plan->layers[layer].attention();
+    // Where the file does not say it, the first of four layers sees everything.
+    if (hyper.layer_is_local.empty()) attention.window = layer % 4 == 0 ? 0 : static_cast<int64_t>(window);
+    if (layer < bases.size()) attention.rotation.base = static_cast<double>(bases[layer]);
+    attention.rotation.is_none =
+        (layer < bases.size() && bases[layer] == 0) || (layer < rotates.size() && rotates[layer] == 0);
+  }
+}
+
+// GGUF has one base for layers with a window and one for the others.
+void WriteGraniteSwa(const ModelPlan& plan, Hyperparameters* hyper) {
+  std::optional<double> bases[2];
+  hyper->layer_is_local.clear();
+  for (const LayerPlan& layer : plan.layers) {
+    const AttentionPlan& attention = *layer.attention();
+    const bool is_local = attention.window > 0;
+    hyper->layer_is_local.push_back(is_local);
+    hyper->layer_rotates.push_back(!attention.rotation.is_none);
+    if (is_local) hyper->sliding_window = static_cast<uint64_t>(attention.window);
+    if (attention.rotation.is_none) continue;
+    const double usual = hyper->rope_base.value_or(10000.0);
+    const double own = attention.rotation.base != 0 ? attention.rotation.base : usual;
+    std::optional<double>& base = bases[is_local ? 1 : 0];
+    if (base.value_or(own) != own || (own != usual && !hyper->scaling_type.empty())) {
+      Fail(ErrorKind::kUnsupported, "{}: GGUF has no words for 'layer_rope_theta' as it is here",
+           hyper->path);
+    }
+    base = own;
+  }
+  if (bases[0]) hyper->rope_base = bases[0];
+  if (bases[1] && bases[1] != hyper->rope_base) hyper->rope_base_local = bases[1];
+}
+
 // Attention layers have no positions but those that the scans give them, unless the file says so.
 void PlanGraniteHybrid(const FamilyInput& input, ModelPlan* plan) {
   PlanGranite(input, plan);
@@ -127,6 +189,17 @@ extern constinit const Family kGranite = {
     .folder_names = kLlamaTensorNames,
     .folder_prefixes = kModelPrefixes,
     .gguf_interleaved_rope = true,
+};
+
+extern constinit const Family kGraniteSwa = {
+    .name = "granite_swa",
+    .gguf_names = kSwaName,
+    .folder_types = kSwaName,
+    .plan = PlanGraniteSwa,
+    .folder_names = kSwaNames,
+    .folder_prefixes = kModelPrefixes,
+    .gguf_interleaved_rope = true,
+    .for_gguf = WriteGraniteSwa,
 };
 
 extern constinit const Family kGraniteMoe = {
