@@ -94,6 +94,24 @@ TEST_F(CliEvalTest, BadLinesAreNamedBeforeAnythingIsAsked) {
   EXPECT_NE(err_.find("narrativeqa"), std::string::npos) << err_;
 }
 
+TEST_F(CliEvalTest, QuestionsAreAskedInTheWordsOfATemplate) {
+  Write("qasper.jsonl", "{\"input\": \"q\", \"context\": \"c\", \"answers\": [\"a\"]}\n");
+  const std::string command = "longbench " + model_ + " --data " + Path("qasper.jsonl") + " --out " +
+                              Path("p") + " --max-tokens 3 --context sinks:window=64";
+  EXPECT_EQ(Run(command + " --template auto"), 2);
+  EXPECT_NE(err_.find("carries no chat template"), std::string::npos) << err_;
+  EXPECT_EQ(Run(command + " --template nonsense"), 2);
+  EXPECT_EQ(Run(command + " --template-arg a=1"), 2);
+  const std::string raises = Write("raises.jinja", "{{ raise_exception('asked: ' ~ messages[0]['role']) }}");
+  EXPECT_EQ(Run(command + " --template " + raises), 1);
+  EXPECT_NE(err_.find("asked: user"), std::string::npos) << err_;
+  const std::string plain = Write("plain.jinja", "{{ start }}{{ messages[0]['content'] }}");
+  fs::remove_all(Path("p"));
+  EXPECT_EQ(Run(command + " --template " + plain + " --template-arg start=Once"), 0) << err_;
+  EXPECT_EQ(Run(command + " --template " + plain + " --template-arg start=Twice"), 1);
+  EXPECT_NE(err_.find("chat template was"), std::string::npos) << err_;
+}
+
 TEST_F(CliEvalTest, PerplexityTablesAndRecomputation) {
   ASSERT_EQ(Run("perplexity " + model_ + " -f " + book_ +
                 " --sinks 0,4 --cache 64,128 --context recompute:window=64,every=50 --lengths 256,1K "

@@ -53,6 +53,10 @@ void AddFormatOptions(Command& verb, FormatArguments* arguments) {
             "Chat template in place of the model's: a file (FILE.jinja), one that the model's files name "
             "(tool_use), or a format for models without one: " +
                 RowNames());
+  AddTemplateArguments(verb, arguments);
+}
+
+void AddTemplateArguments(Command& verb, FormatArguments* arguments) {
   verb.List("--template-arg", &arguments->variables, "NAME=VALUE",
             "A variable of the template (enable_thinking=false); may be given more than once");
 }

@@ -23,6 +23,7 @@ struct FormatArguments {
 };
 // --template and --template-arg.
 void AddFormatOptions(Command& verb, FormatArguments* arguments);
+void AddTemplateArguments(Command& verb, FormatArguments* arguments);  // --template-arg alone
 // "NAME=VALUE" each. Throws UsageError.
 std::vector<std::pair<std::string, std::string>> ParseTemplateArguments(
     const std::vector<std::string>& texts);

@@ -15,6 +15,7 @@
 #include "base/message.h"
 #include "base/progress.h"
 #include "base/text/units.h"
+#include "cli/chat/prompt_format.h"
 #include "cli/console/console.h"
 #include "cli/console/signals.h"
 #include "cli/eval/eval_verbs.h"
@@ -38,7 +39,7 @@ struct DatasetArguments {
   std::string out;
   std::vector<std::string> tasks;
   std::string prompts;
-  std::string chat = "none";
+  FormatArguments format = {.name = "none"};
   std::string book;
   std::string lengths;
   std::string json;
@@ -83,6 +84,7 @@ class DatasetVerb {
   void Prepare();
   void CheckFiles();
   EvalHeader Header() const;
+  void ChooseFormat();
   bool RunContext(const std::string& spec, EvalLog* log);
   bool RunFile(DatasetRun& run, const DatasetSettings& settings, const DatasetFile& file,
                const std::string& context, const std::string& folder, EvalLog* log);
@@ -94,7 +96,7 @@ class DatasetVerb {
   std::map<std::string, std::string> prompts_;
   std::unique_ptr<BabiBook> book_;
   std::unique_ptr<OpenedModel> opened_;
-  const ChatTemplate* chat_ = nullptr;
+  std::optional<PromptFormat> format_;
   size_t largest_record_ = 0;
 };
 
@@ -146,7 +148,7 @@ EvalHeader DatasetVerb::Header() const {
   header.settings = {
       {"data", HashText(HashData(arguments_.benchmark, arguments_.data))},
       {"prompts", arguments_.prompts.empty() ? "built in" : NameAndHash(arguments_.prompts)},
-      {"chat template", chat_ == nullptr ? "none" : std::string(chat_->name)},
+      {"chat template", format_ ? format_->identity() + format_->kept_variables() : "none"},
       {"answer tokens", arguments_.max_tokens < 0 ? "the task's own" : FormatCount(arguments_.max_tokens)},
       {"truncated to", arguments_.truncate == 0 ? "not" : FormatCount(arguments_.truncate)},
       {"book", arguments_.book.empty() ? "none" : NameAndHash(arguments_.book)},
@@ -199,7 +201,12 @@ bool DatasetVerb::RunContext(const std::string& spec, EvalLog* log) {
   settings.max_tokens = arguments_.max_tokens;
   settings.limit = arguments_.limit;
   settings.truncate = arguments_.truncate;
-  settings.chat = chat_;
+  if (format_) {
+    settings.chat = [this](const std::string& question) {
+      return format_->Render({{.role = "user", .content = question}}, /*open_reply=*/true);
+    };
+    settings.chat_stops = format_->StopStrings();
+  }
   settings.book = book_.get();
   settings.seed = arguments_.seed;
   const std::string folder = (fs::path(arguments_.out) / FolderName(choice.context)).string();
@@ -234,15 +241,25 @@ void DatasetVerb::Print(const EvalLog& log) const {
   WriteOut(FormatTable(table));
 }
 
+void DatasetVerb::ChooseFormat() {
+  FormatArguments format = arguments_.format;
+  if (format.name == "none") {
+    if (!format.variables.empty()) FailUsage("--template-arg: there is no template without --template");
+    return;
+  }
+  const Tokenizer& tokenizer = opened_->model.tokenizer();
+  if (format.name == "auto") {
+    format.name.clear();
+    if (tokenizer.chat_template().empty()) {
+      FailUsage("--template auto: the model carries no chat template; name a format, or a file");
+    }
+  }
+  format_.emplace(tokenizer, ModelPath(arguments_.model.path), format, /*saved=*/nullptr);
+}
+
 int DatasetVerb::operator()() {
   Prepare();
-  if (arguments_.chat == "auto") {
-    chat_ = RecogniseChatTemplate(opened_->model.tokenizer().chat_template());
-    if (chat_ == nullptr) FailUsage("--chat-template auto: the model names none that is known");
-  } else if (arguments_.chat != "none") {
-    chat_ = FindChatTemplate(arguments_.chat);
-    if (chat_ == nullptr) FailUsage(fmt::format("--chat-template: '{}' is not known", arguments_.chat));
-  }
+  ChooseFormat();
   CheckOutputs({arguments_.json, arguments_.html},
                InputsOf(arguments_.model, {arguments_.data, arguments_.prompts, arguments_.book}));
   std::error_code error;
@@ -277,8 +294,10 @@ void AddDataset(Command& eval, Benchmark benchmark, const char* what, const char
   AddContextList(verb, &arguments->specs);
   verb.Text("--prompts", &arguments->prompts, "FILE",
             "JSON of task names and prompts with {context}, {input}..., as the benchmark publishes them");
-  verb.Text("--chat-template", &arguments->chat, "NAME",
-            "Put prompts into a chat turn: auto, none, or a format's name (default none)");
+  verb.Text("--template", &arguments->format.name, "NAME|FILE",
+            "Put prompts into a chat turn: auto, which is the model's own template, none, a file "
+            "(FILE.jinja), or what `mneme chat --template` takes (default none)");
+  AddTemplateArguments(verb, &arguments->format);
   verb.Number("--max-tokens", &arguments->max_tokens, {1, 1 << 20, Unit::kCount}, "N",
               "Longest answer (default: as published for the task)");
   verb.Number("--limit", &arguments->limit, {1, 1 << 30, Unit::kCount}, "N",

@@ -131,15 +131,10 @@ DatasetRun::DatasetRun(const Model& model, const DatasetSettings& settings)
 std::vector<TokenId> DatasetRun::PromptIds(const DatasetTask& task, const DatasetExample& example) const {
   const Tokenizer& tokenizer = model_.tokenizer();
   const auto own = settings_.prompts.find(task.name);
-  std::string text = RenderPrompt(own == settings_.prompts.end() ? task.prompt : own->second, example);
+  const std::string text = RenderPrompt(own == settings_.prompts.end() ? task.prompt : own->second, example);
   std::vector<TokenId> ids;
-  if (settings_.chat != nullptr && !task.few_shot) {
-    ChatRenderer renderer(settings_.chat, tokenizer.eos_id() >= 0 ? tokenizer.Piece(tokenizer.eos_id())
-                                                                  : std::string_view("</s>"));
-    std::vector<Segment> segments;
-    renderer.Add({ChatRole::kUser, std::move(text)}, &segments);
-    renderer.StartReply(&segments);
-    ids = EncodeSegments(tokenizer, segments, tokenizer.adds_bos());
+  if (settings_.chat && !task.few_shot) {
+    ids = EncodePrompt(tokenizer, settings_.chat(text));
   } else {
     ids = tokenizer.Encode(text, {.add_bos = tokenizer.adds_bos()});
   }
@@ -159,8 +154,7 @@ DatasetRun::Answer DatasetRun::Ask(const DatasetTask& task, const DatasetExample
   if (session.Feed(ids, settings_.stop) < static_cast<int64_t>(ids.size())) return answer;
   GenerateOptions generate;
   generate.max_tokens = settings_.max_tokens >= 0 ? settings_.max_tokens : task.max_tokens;
-  if (settings_.chat != nullptr && !settings_.chat->stop.empty())
-    generate.stop_strings.emplace_back(settings_.chat->stop);
+  generate.stop_strings = settings_.chat_stops;
   Generation generation = session.Generate(generate);
   while (const auto piece = generation.Next(settings_.stop)) {
     answer.text += piece->text;

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -24,10 +25,12 @@ struct DatasetSettings {
   int64_t max_tokens = -1;                     // of an answer; -1: the task's own
   int64_t limit = -1;                          // questions of a file; -1: all
   int64_t truncate = 0;                        // keep the first and the last half of so many tokens; 0: all
-  const ChatTemplate* chat = nullptr;          // puts the prompt into a user's turn; null: as it is
-  const BabiBook* book = nullptr;              // bAbI stories: hide the facts in it...
-  int64_t length = 0;                          // ...of so many tokens
-  uint64_t seed = 0;                           // of the hiding
+  // Puts a question into a conversation: the prompt up to where the reply begins. Empty: as it is.
+  std::function<std::vector<Segment>(const std::string& question)> chat;
+  std::vector<std::string> chat_stops;  // text that also ends a reply
+  const BabiBook* book = nullptr;       // bAbI stories: hide the facts in it...
+  int64_t length = 0;                   // ...of so many tokens
+  uint64_t seed = 0;                    // of the hiding
   StopToken stop = {};
 };
 
