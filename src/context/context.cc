@@ -4,6 +4,11 @@
 
 namespace mneme {
 
+// Whoever wants another encoding for values has them stored apart.
+bool LayerAttention::StoresValuesInKeys(Encoding keys, Encoding values) const {
+  return values_in_keys && keys == values && CanKeepValuesInKeys(keys, key_dim, value_dim);
+}
+
 std::string_view TokenFateName(TokenFate fate) {
   static constexpr std::array<std::string_view, 8> kNames = {"sink",   "window",   "middle", "compressed",
                                                              "stored", "recalled", "state",  "dropped"};

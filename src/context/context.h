@@ -48,9 +48,15 @@ struct LayerAttention {
   // Reads the keys and values of this layer, which comes before it, and keeps none of its own; -1: its own.
   // Then the k and v of Plan are not looked at.
   int64_t kv_source = -1;
+  // Values are the last of the keys, before and after rotation (latent attention): they are kept once where
+  // StoresValuesInKeys.
+  bool values_in_keys = false;
   // Infini-attention: a gate per query head (logits); empty where the model has none. With gated-delta the
   // model also computes a write gate per token and KV head (Context::SetWriteGate).
   std::vector<float> memory_gate;
+
+  // Whether values take no room of their own in these encodings.
+  bool StoresValuesInKeys(Encoding keys, Encoding values) const;
 };
 
 // What the model was trained with, for --context infini. segment 0: the model has no memory.

@@ -41,6 +41,7 @@ std::vector<std::optional<TrackPlan>> PlanTracks(const Policy& policy, const Lay
                    .frame = track.frame,
                    .keep_first = track.keep_first,
                    .keep_last = track.keep_last};
+    plan.layout.values_in_keys = layer.StoresValuesInKeys(settings.key_encoding, settings.value_encoding);
     // Behind the head, keys of this frame are seen at their true distance. Who wants what is evicted wants
     // all of it.
     if (layer.layer_window > 0 && track.frame == KeyFrame::kPosition && !track.evicts) {

@@ -203,8 +203,9 @@ double KvBytesPerToken(const LoadedModel& model, const SessionOptions& options) 
   double bytes = 0;
   for (const LayerAttention& layer : model.context_shape().layers) {
     if (layer.kv_source >= 0) continue;
+    const bool are_in_keys = layer.StoresValuesInKeys(options.keys, options.values);
     bytes += static_cast<double>(layer.num_kv_heads) *
-             (row(options.keys, layer.key_dim) + row(options.values, layer.value_dim));
+             (row(options.keys, layer.key_dim) + (are_in_keys ? 0 : row(options.values, layer.value_dim)));
   }
   return bytes;
 }

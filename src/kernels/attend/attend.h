@@ -21,7 +21,7 @@
 // divided by the sum of the rounded ones); products are exact and sums float32. Then every element of the
 // output is off by at most (exp(2 (logit error + weight error)) - 1 + kAttendError) times the attention over
 // the magnitudes of the values. bfloat16 numbers, their products and sums below
-// 2^-126 count as zero on some processors.
+// 2^-126 count as zero on some processors. Where values are in keys all products are of float32.
 #pragma once
 
 #include <cstddef>
@@ -51,6 +51,9 @@ struct KvLayout {
   size_t value_dim = 0;                    // per head; even for q4_0
   Encoding key_encoding = Encoding::kF16;  // f32, f16, bf16, q8_0, q4_0
   Encoding value_encoding = Encoding::kF16;
+  // Values are the last value_dim of the keys, and stored once (latent attention): of one encoding, and where
+  // that has scales the keys before them are whole groups.
+  bool values_in_keys = false;
 
   // Bytes of one block: a multiple of 64.
   size_t block_bytes() const;
@@ -59,12 +62,15 @@ struct KvLayout {
 
 // Throws Error(kUnsupported) for an encoding or dimension that KvLayout cannot hold.
 void CheckKvLayout(const KvLayout& layout);
+// Whether values that are the last of the keys can be read out of these.
+bool CanKeepValuesInKeys(Encoding encoding, size_t key_dim, size_t value_dim);
 
 // Stores the K and V of one token at slot [0, kBlockTokens) of a block. k [num_kv_heads, key_dim], v
 // [num_kv_heads, value_dim]. Non-finite values are stored as they are (float encodings) or as zero (integer
 // encodings).
 void KvStore(const KvLayout& layout, uint8_t* block, size_t slot, const float* k, const float* v);
-// The same for one KV head: k [key_dim], v [value_dim]. Threads may store different heads of a token at once.
+// The same for one KV head: k [key_dim], v [value_dim]; v is not read where values are in keys. Threads may
+// store different heads of a token at once.
 void KvStoreHead(const KvLayout& layout, uint8_t* block, size_t slot, size_t kv_head, const float* k,
                  const float* v);
 // Decodes one token. Either pointer may be null.

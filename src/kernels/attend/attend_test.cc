@@ -59,6 +59,41 @@ TEST(AttendTest, EveryPairOfEncodingsAgreesWithTheReference) {
   });
 }
 
+// Values that are the last of the keys: what is computed is what two copies would give, to the bit where
+// products are of float32.
+TEST(AttendTest, ValuesInKeysAreReadOutOfThem) {
+  ThreadPool pool(2);
+  ForEachTarget([&] {
+    uint32_t seed = 100;
+    for (const Encoding encoding : kEncodings) {
+      for (const auto& [key_dim, value_dim] : {std::pair<size_t, size_t>{96, 64}, {576, 512}, {42, 34}}) {
+        if (!CanKeepValuesInKeys(encoding, key_dim, value_dim)) continue;
+        SCOPED_TRACE(std::string(EncodingName(encoding)) + " " + std::to_string(key_dim));
+        KvLayout layout = Layout(1, key_dim, value_dim, encoding, encoding);
+        for (const size_t rows : {1, 3, 11}) {
+          AttendCase twice(layout, 5, rows, 150, ++seed, 5);
+          layout.values_in_keys = true;
+          AttendCase once(layout, 5, rows, 150, seed, 5);
+          layout.values_in_keys = false;
+          std::vector<float> k(key_dim);
+          for (size_t t = 0; t < 150; ++t) {
+            twice.Fill(k);
+            twice.Store(t, k.data(), k.data() + key_dim - value_dim);
+            once.Store(t, k.data(), nullptr);
+          }
+          twice.MakeCausal();
+          once.MakeCausal();
+          const AttendOutput out = Attended(once, pool);
+          EXPECT_LE(testing::ErrorAgainstReference(once.shape, {&once.span, 1}, out), kAttendError) << rows;
+          if (encoding != Encoding::kBF16) {
+            EXPECT_EQ(out, Attended(twice, pool)) << rows;
+          }
+        }
+      }
+    }
+  });
+}
+
 TEST(AttendTest, AnyHeadDimension) {
   ThreadPool pool(1);
   ForEachTarget([&] {

@@ -38,12 +38,17 @@ size_t KeyBytes(const KvLayout& layout) {
 }
 
 size_t ValueBytes(const KvLayout& layout) {
+  if (layout.values_in_keys) return 0;
   const bool reach = layout.value_encoding == Encoding::kBF16 && layout.value_dim % 16 != 0;
   return DataBytes(layout.value_encoding, layout.value_dim * kBlockTokens) + (reach ? 64 : 0);
 }
 
 size_t ScaleBytes(Encoding encoding, size_t dim) {
   return HasScales(encoding) ? NumKvGroups(dim) * kBlockTokens * sizeof(uint16_t) : 0;
+}
+
+size_t ValueScaleBytes(const KvLayout& layout) {
+  return layout.values_in_keys ? 0 : ScaleBytes(layout.value_encoding, layout.value_dim);
 }
 
 void CheckOne(const char* name, Encoding encoding, size_t dim) {
@@ -216,13 +221,20 @@ KvSection::KvSection(const KvLayout& layout)
     : key_scales(KeyBytes(layout)),
       values(key_scales + ScaleBytes(layout.key_encoding, layout.key_dim)),
       value_scales(values + ValueBytes(layout)),
-      bytes(value_scales + ScaleBytes(layout.value_encoding, layout.value_dim)) {}
+      bytes(value_scales + ValueScaleBytes(layout)) {}
 
 size_t KvLayout::block_bytes() const { return num_kv_heads * KvSection(*this).bytes; }
+
+bool CanKeepValuesInKeys(Encoding encoding, size_t key_dim, size_t value_dim) {
+  return value_dim <= key_dim && (!HasScales(encoding) || (key_dim - value_dim) % kKvGroup == 0);
+}
 
 void CheckKvLayout(const KvLayout& layout) {
   CheckOne("key", layout.key_encoding, layout.key_dim);
   CheckOne("value", layout.value_encoding, layout.value_dim);
+  MNEME_CHECK(!layout.values_in_keys ||
+              (layout.key_encoding == layout.value_encoding &&
+               CanKeepValuesInKeys(layout.key_encoding, layout.key_dim, layout.value_dim)));
   if (layout.num_kv_heads == 0 || layout.num_kv_heads > kMaxKvHeads) {
     Fail(ErrorKind::kUnsupported, "{} key/value heads are outside [1, {}]", layout.num_kv_heads, kMaxKvHeads);
   }
@@ -235,9 +247,11 @@ void KvStoreHead(const KvLayout& layout, uint8_t* block, size_t slot, size_t kv_
   block += kv_head * section.bytes;
   StoreHead(layout.key_encoding, k, layout.key_dim, slot, block + section.keys, block + section.key_scales,
             [&](size_t i) { return KeyPlace(layout.key_encoding, slot, i); });
-  StoreHead(layout.value_encoding, v, layout.value_dim, slot, block + section.values,
-            block + section.value_scales,
-            [&](size_t i) { return ValuePlace(layout.value_encoding, layout.value_dim, slot, i); });
+  if (!layout.values_in_keys) {
+    StoreHead(layout.value_encoding, v, layout.value_dim, slot, block + section.values,
+              block + section.value_scales,
+              [&](size_t i) { return ValuePlace(layout.value_encoding, layout.value_dim, slot, i); });
+  }
   if (layout.key_encoding == Encoding::kBF16 && layout.key_dim % 2 != 0) {  // the last pair's other half
     const Place place = KeyPlace(Encoding::kBF16, slot, layout.key_dim);
     WriteFloat(Encoding::kBF16, block + section.keys, place.offset, 0.0f);
@@ -257,7 +271,11 @@ void KvLoad(const KvLayout& layout, const uint8_t* block, size_t slot, float* k,
       LoadHead(layout.key_encoding, block + section.keys, block + section.key_scales, layout.key_dim, slot,
                k + head * layout.key_dim, [&](size_t i) { return KeyPlace(layout.key_encoding, slot, i); });
     }
-    if (v != nullptr) {
+    if (v != nullptr && layout.values_in_keys) {
+      LoadHead(layout.key_encoding, block + section.keys, block + ValueKeyScales(layout, section),
+               layout.value_dim, slot, v + head * layout.value_dim,
+               [&](size_t i) { return KeyPlace(layout.key_encoding, slot, FirstValueKey(layout) + i); });
+    } else if (v != nullptr) {
       LoadHead(layout.value_encoding, block + section.values, block + section.value_scales, layout.value_dim,
                slot, v + head * layout.value_dim,
                [&](size_t i) { return ValuePlace(layout.value_encoding, layout.value_dim, slot, i); });
@@ -272,10 +290,13 @@ void KvCopy(const KvLayout& layout, const uint8_t* from, size_t from_slot, uint8
     CopyHead(layout.key_encoding, layout.key_dim, from + section.keys, from + section.key_scales, from_slot,
              to + section.keys, to + section.key_scales, to_slot,
              [&](size_t slot, size_t i) { return KeyPlace(layout.key_encoding, slot, i); });
-    CopyHead(layout.value_encoding, layout.value_dim, from + section.values, from + section.value_scales,
-             from_slot, to + section.values, to + section.value_scales, to_slot, [&](size_t slot, size_t i) {
-               return ValuePlace(layout.value_encoding, layout.value_dim, slot, i);
-             });
+    if (!layout.values_in_keys) {
+      CopyHead(layout.value_encoding, layout.value_dim, from + section.values, from + section.value_scales,
+               from_slot, to + section.values, to + section.value_scales, to_slot,
+               [&](size_t slot, size_t i) {
+                 return ValuePlace(layout.value_encoding, layout.value_dim, slot, i);
+               });
+    }
     from += section.bytes;
     to += section.bytes;
   }

@@ -9,6 +9,7 @@
 //                 holding values i (low) and i + n / 2 (high); bf16: [kBlockTokens / 2][value_dim] pairs of
 //                 tokens 2t and 2t + 1, and room to read a vector of 64 bytes anywhere
 //   value scales  [groups of value_dim][kBlockTokens] float16
+// Where values are in keys the last two are empty.
 // Nibbles hold value + 8. Pairs of bfloat16 are what processors multiply: the sum over dimensions, or over
 // tokens, takes two steps in one.
 #pragma once
@@ -37,5 +38,12 @@ struct KvSection {
   size_t value_scales = 0;
   size_t bytes = 0;
 };
+
+// Where values are in keys: the first dimension that is one.
+inline size_t FirstValueKey(const KvLayout& layout) { return layout.key_dim - layout.value_dim; }
+// Their scales, as they would lie if they were stored apart.
+inline size_t ValueKeyScales(const KvLayout& layout, const KvSection& section) {
+  return section.key_scales + FirstValueKey(layout) / kKvGroup * kBlockTokens * sizeof(uint16_t);
+}
 
 }  // namespace mneme

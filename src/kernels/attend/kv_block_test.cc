@@ -92,6 +92,31 @@ TEST(KvBlockTest, RoundTripWithinTheErrorOfTheEncoding) {
   }
 }
 
+TEST(KvBlockTest, ValuesInKeysTakeNoRoom) {
+  std::mt19937 random(7);
+  for (const Encoding encoding : kEncodings) {
+    KvLayout layout{2, 96, 64, encoding, encoding};
+    const size_t twice = layout.block_bytes();
+    layout.values_in_keys = true;
+    EXPECT_LT(layout.block_bytes(), twice * 2 / 3);
+    const auto block = MakeAligned<uint8_t>(layout.block_bytes()),
+               copy = MakeAligned<uint8_t>(layout.block_bytes());
+    KvClear(layout, block.get());
+    KvClear(layout, copy.get());
+    const Token token = RandomToken(layout, random);
+    KvStore(layout, block.get(), 9, token.k.data(), token.v.data());
+    KvCopy(layout, block.get(), 9, copy.get(), 50);
+    Token loaded = token;
+    KvLoad(layout, copy.get(), 50, loaded.k.data(), loaded.v.data());
+    ExpectClose(encoding, token.k, loaded.k, 96);
+    for (size_t head = 0; head < 2; ++head) {
+      for (size_t i = 0; i < 64; ++i) EXPECT_EQ(loaded.v[head * 64 + i], loaded.k[head * 96 + 32 + i]);
+    }
+  }
+  EXPECT_FALSE(CanKeepValuesInKeys(Encoding::kQ8_0, 80, 64));  // scales are of groups of 32
+  EXPECT_TRUE(CanKeepValuesInKeys(Encoding::kF16, 80, 64));
+}
+
 TEST(KvBlockTest, CopyIsExactAndLeavesOthersAlone) {
   std::mt19937 random(2);
   for (const Encoding k : kEncodings) {

@@ -185,6 +185,36 @@ inline void DecodeValues(const KvLayout& layout, const uint8_t* data, size_t str
   }
 }
 
+// Values out of decoded keys, [kBlockTokens][stride], the end of each row zero.
+inline void TurnKeys(const KvLayout& layout, const float* HWY_RESTRICT keys, size_t stride,
+                     float* HWY_RESTRICT out) {
+  const hn::CappedTag<float, 4> d;
+  const float* from = keys + FirstValueKey(layout) * kBlockTokens;
+  size_t i = 0;
+#if HWY_TARGET != HWY_SCALAR
+  for (; i + 4 <= layout.value_dim; i += 4, from += 4 * kBlockTokens) {
+    for (size_t t = 0; t < kBlockTokens; t += 4) {
+      // Four tokens of four dimensions.
+      const auto a = hn::Load(d, from + t), b = hn::Load(d, from + kBlockTokens + t);
+      const auto c = hn::Load(d, from + 2 * kBlockTokens + t), e = hn::Load(d, from + 3 * kBlockTokens + t);
+      const auto ab_low = hn::InterleaveLower(d, a, b), ab_high = hn::InterleaveUpper(d, a, b);
+      const auto ce_low = hn::InterleaveLower(d, c, e), ce_high = hn::InterleaveUpper(d, c, e);
+      float* const to = out + t * stride + i;
+      hn::StoreU(hn::ConcatLowerLower(d, ce_low, ab_low), d, to);
+      hn::StoreU(hn::ConcatUpperUpper(d, ce_low, ab_low), d, to + stride);
+      hn::StoreU(hn::ConcatLowerLower(d, ce_high, ab_high), d, to + 2 * stride);
+      hn::StoreU(hn::ConcatUpperUpper(d, ce_high, ab_high), d, to + 3 * stride);
+    }
+  }
+#endif
+  for (; i < layout.value_dim; ++i, from += kBlockTokens) {
+    for (size_t t = 0; t < kBlockTokens; ++t) out[t * stride + i] = from[t];
+  }
+  for (size_t t = 0; t < kBlockTokens; ++t) {
+    std::fill(out + t * stride + layout.value_dim, out + (t + 1) * stride, 0.0f);
+  }
+}
+
 // ---- Products of bfloat16 pairs (attend_pairs-inl.h).
 
 struct PairScoreArgs {
@@ -262,13 +292,15 @@ class TileKernel {
         tile_(tile),
         scratch_(scratch),
         pairs_(PairKernelsOfMachine()),
-        pair_keys_(layout_.key_encoding == Encoding::kBF16),
-        pair_values_(layout_.value_encoding == Encoding::kBF16) {
+        pair_keys_(layout_.key_encoding == Encoding::kBF16 && !layout_.values_in_keys),
+        pair_values_(layout_.value_encoding == Encoding::kBF16 && !layout_.values_in_keys) {
     const bool small = tile.count <= kSmallTile;
     micro_pairs_ = small ? tile.count : kMicroPairs;
-    decode_keys_ = !small && !pair_keys_ && layout_.key_encoding != Encoding::kF32;
+    decode_keys_ =
+        layout_.values_in_keys || (!small && !pair_keys_ && layout_.key_encoding != Encoding::kF32);
     decode_values_ =
-        !pair_values_ && ((!small && layout_.value_encoding != Encoding::kF32) || !ValuesInPlace(layout_));
+        layout_.values_in_keys ||
+        (!pair_values_ && ((!small && layout_.value_encoding != Encoding::kF32) || !ValuesInPlace(layout_)));
     if (job.shape->alibi_slopes != nullptr) FindNearest();
   }
 
@@ -447,7 +479,11 @@ class TileKernel {
     const KvSection& section = job_.section;
     const uint8_t* data = Section(block);
     if (decode_keys_) DecodeKeys(layout_, data + section.keys, scratch_.keys);
-    if (decode_values_) DecodeValues(layout_, data + section.values, job_.value_stride, scratch_.values);
+    if (layout_.values_in_keys) {
+      TurnKeys(layout_, scratch_.keys, job_.value_stride, scratch_.values);
+    } else if (decode_values_) {
+      DecodeValues(layout_, data + section.values, job_.value_stride, scratch_.values);
+    }
     for (size_t first = 0; first < tile_.count; first += micro_pairs_) {
       const size_t rows = std::min(micro_pairs_, tile_.count - first);
       int32_t begin = kBlockTokens;
@@ -591,7 +627,8 @@ class TileKernel {
     args.acc = acc;
     args.acc_stride = job_.value_stride;
     args.num_columns = num_columns;
-    args.scales = HasScales(layout_.value_encoding) ? data + section.value_scales : nullptr;
+    const size_t scales = layout_.values_in_keys ? ValueKeyScales(layout_, section) : section.value_scales;
+    args.scales = HasScales(layout_.value_encoding) ? data + scales : nullptr;
     args.scaled_p = scratch_.scaled_p;
     args.prefetcher = prefetcher;
     if (decode_values_) {
