@@ -44,6 +44,8 @@ struct ModelShape {
   std::vector<int64_t> num_kv_heads;
   int64_t key_dim = 0;  // of a head
   int64_t value_dim = 0;
+  // Of those layers: with one latent of value_dim values for all heads (MLA), which end the key.
+  int64_t num_latent_layers = 0;
   std::vector<int64_t> layer_window;  // the model's own, in tokens; 0: none
   std::vector<int64_t> ffn_dim;       // of the layers with a dense feed-forward network
   // Of the layers with a mixture of experts: how many there are, experts in each, and those of a token.

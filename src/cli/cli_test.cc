@@ -507,6 +507,16 @@ TEST_F(CliTest, InspectAndPlan) {
   EXPECT_TRUE(sinks_fit);
 }
 
+TEST_F(CliTest, InspectTellsOfLatents) {
+  MNEME_REQUIRE_DATA(data);
+  const std::string golden = data + "/goldens/deepseek-v3";
+  if (!std::filesystem::exists(golden)) GTEST_SKIP() << "no " << golden;
+  const Outcome text = RunProgram({"inspect", golden});
+  EXPECT_NE(text.out.find("4 over one latent of 16 values and a key of 8 beside it"), std::string::npos)
+      << text.out;
+  EXPECT_EQ(Json::parse(RunProgram({"inspect", golden, "--json"}).out)["model"]["num_latent_layers"], 2);
+}
+
 TEST_F(CliTest, PackSaysHowWeightsAreRepacked) {
   MNEME_REQUIRE_MODEL(model);
   const auto packed_bytes = [&](const char* pack) {

@@ -126,6 +126,16 @@ Lines FileLines(const Findings& found) {
   return lines;
 }
 
+std::string HeadsText(const ModelShape& shape) {
+  if (shape.num_heads == 0) return "none";
+  if (shape.num_latent_layers > 0) {
+    return fmt::format("{} over one latent of {} values and a key of {} beside it", shape.num_heads,
+                       shape.value_dim, shape.key_dim - shape.value_dim);
+  }
+  return fmt::format("{}, {} for keys and values, {} wide", shape.num_heads, PerLayer(shape.num_kv_heads),
+                     shape.key_dim);
+}
+
 Lines ModelLines(const Model& model) {
   const ModelInfo& info = model.info();
   const ModelShape shape = ShapeOf(model);
@@ -137,10 +147,7 @@ Lines ModelLines(const Model& model) {
                                    : fmt::format("{}, {} of them with a state of fixed size", info.num_layers,
                                                  shape.num_state_layers));
   lines.emplace_back("model_dim", fmt::format("{}", info.model_dim));
-  lines.emplace_back("heads", shape.num_heads == 0
-                                  ? "none"
-                                  : fmt::format("{}, {} for keys and values, {} wide", shape.num_heads,
-                                                PerLayer(shape.num_kv_heads), shape.key_dim));
+  lines.emplace_back("heads", HeadsText(shape));
   if (!shape.ffn_dim.empty()) lines.emplace_back("ffn_dim", PerLayer(shape.ffn_dim));
   if (shape.num_expert_layers > 0) {
     lines.emplace_back("experts",
@@ -248,6 +255,7 @@ Json FindingsJson(const Findings& found, const InspectArguments& arguments) {
     model["num_heads"] = shape.num_heads;
     model["num_kv_heads"] = shape.num_kv_heads;
     model["key_dim"] = shape.key_dim;
+    model["num_latent_layers"] = shape.num_latent_layers;
     model["ffn_dim"] = shape.ffn_dim;
     model["vocab_size"] = info.vocab_size;
     model["trained_length"] = info.trained_length;

@@ -95,6 +95,15 @@ void MultiplyRows(const PointwiseCall& call, size_t first, size_t count) {
   }
 }
 
+void CopyRows(const PointwiseCall& call, size_t first, size_t count) {
+  for (const size_t end = first + count; first < end;) {
+    const size_t row = first / call.num_cols, col = first % call.num_cols;
+    const size_t size = std::min(end - first, call.num_cols - col);
+    std::memcpy(call.x + row * call.x_stride + col, call.y + row * call.y_stride + col, size * sizeof(float));
+    first += size;
+  }
+}
+
 void ScaleRows(const PointwiseCall& call, size_t first, size_t count) {
   for (const size_t end = first + count; first < end;) {
     const size_t row = first / call.num_cols;
@@ -105,7 +114,7 @@ void ScaleRows(const PointwiseCall& call, size_t first, size_t count) {
 }
 
 void PointwiseRange(const PointwiseCall& call, size_t first, size_t count) {
-  float* const x = call.x + first;
+  float* const x = call.x + first;  // not where rows of x lie apart
   switch (call.kind) {
     case PointwiseCall::Kind::kCopy:
       std::memcpy(x, call.y + first, count * sizeof(float));
@@ -116,6 +125,8 @@ void PointwiseRange(const PointwiseCall& call, size_t first, size_t count) {
       return ScaleRows(call, first, count);
     case PointwiseCall::Kind::kMultiplyRows:
       return MultiplyRows(call, first, count);
+    case PointwiseCall::Kind::kCopyRows:
+      return CopyRows(call, first, count);
     case PointwiseCall::Kind::kAddGated:
       return AddGated(call, first, count);
     case PointwiseCall::Kind::kAdd:

@@ -122,6 +122,7 @@ struct PointwiseCall {
     kScale,         // x *= value
     kMultiply,      // x *= y
     kMultiplyRows,  // x[row, :] *= y[row, :], rows of y y_stride apart
+    kCopyRows,      // x[row, :] = y[row, :], rows of x x_stride apart and of y y_stride
     kScaleRows,     // x[row, :] *= gate[row]
     kAddGated,      // x[row, :] += sigmoid(gate[row]) * y[row, :]
     kSigmoidGate,   // x *= sigmoid(y)
@@ -135,7 +136,8 @@ struct PointwiseCall {
   float value = 0;
   size_t count = 0;
   const float* gate = nullptr;  // kAddGated, kScaleRows: [count / num_cols]
-  size_t num_cols = 0;          // of a row, for those and kMultiplyRows
+  size_t num_cols = 0;          // of a row, for those, kMultiplyRows and kCopyRows
+  size_t x_stride = 0;
   size_t y_stride = 0;
 };
 

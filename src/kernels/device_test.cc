@@ -164,6 +164,45 @@ TEST(CpuDevice, LinearActivatesWhatItComputed) {
             expected);
 }
 
+// One head of rows that hold several.
+TEST(CpuDevice, LinearReadsRowsThatLieApart) {
+  constexpr size_t kHead = kCols / 12;
+  const std::vector<float> x = RandomFloats(kRows * kCols, 1), a = RandomFloats(64 * kHead, 2);
+  std::vector<float> heads;
+  for (size_t row = 0; row < kRows; ++row) {
+    const auto first = x.begin() + static_cast<ptrdiff_t>(row * kCols + 5 * kHead);
+    heads.insert(heads.end(), first, first + static_cast<ptrdiff_t>(kHead));
+  }
+  const LinearWeights weights = LinearWeights::InPlace(F32View(a, kHead));
+  CpuDevice device(3);
+  const auto run = [&](const float* from, size_t stride) {
+    std::vector<float> out(kRows * 64);
+    const MatMulJob job{&weights, nullptr, out.data(), 64, false};
+    device.Linear({.x = from, .num_rows = kRows, .num_cols = kHead, .x_stride = stride, .jobs = {&job, 1}});
+    return out;
+  };
+  EXPECT_EQ(run(x.data() + 5 * kHead, kCols), run(heads.data(), 0));
+}
+
+TEST(CpuDevice, CopiedRowsLeaveWhatLiesBetween) {
+  constexpr size_t kPart = 100, kFromStride = 130;
+  const std::vector<float> x = RandomFloats(kRows * kCols, 1), y = RandomFloats(kRows * kFromStride, 2);
+  std::vector<float> out = x;
+  CpuDevice(3).Pointwise({.kind = PointwiseCall::Kind::kCopyRows,
+                          .x = out.data() + 7,
+                          .y = y.data() + 11,
+                          .count = kRows * kPart,
+                          .num_cols = kPart,
+                          .x_stride = kCols,
+                          .y_stride = kFromStride});
+  for (size_t row = 0; row < kRows; ++row) {
+    for (size_t i = 0; i < kCols; ++i) {
+      const bool is_copied = i >= 7 && i < 7 + kPart;
+      ASSERT_EQ(out[row * kCols + i], is_copied ? y[row * kFromStride + 11 + i - 7] : x[row * kCols + i]);
+    }
+  }
+}
+
 TEST(CpuDevice, PointwiseDoesNotDependOnThreads) {
   const std::vector<float> x = RandomFloats(kRows * kCols + 5, 1), y = RandomFloats(x.size(), 2);
   using Kind = PointwiseCall::Kind;

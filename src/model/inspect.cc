@@ -69,6 +69,7 @@ ModelShape ShapeOf(const Model& model) {
                [&](const DensePlan& dense) { shape.ffn_dim.push_back(static_cast<int64_t>(dense.dim)); });
   for (const LayerPlan& layer : plan.layers) {
     if (layer.num_states() > 0) ++shape.num_state_layers;
+    if (layer.latent() != nullptr) ++shape.num_latent_layers;
     const ExpertsPlan* const experts = layer.experts();
     if (experts == nullptr) continue;
     ++shape.num_expert_layers;

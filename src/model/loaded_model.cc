@@ -48,6 +48,11 @@ void HashLayer(const LayerPlan& layer, Hasher* hash) {
       hash->Put(value);
     }
     if (a->has_head_gate) hash->Put(static_cast<uint64_t>(a->has_head_gate));
+    if (const LatentPlan* latent = layer.latent()) {
+      for (const size_t value : {latent->query_rank, latent->plain_dim, latent->head_value_dim}) {
+        hash->Put(value);
+      }
+    }
     for (const float value : {a->scale, a->soft_cap, a->clamp_qkv, a->query_growth}) hash->Put(value);
   }
   layer.ForEachState([hash](const RecurShape& r) {
@@ -140,7 +145,7 @@ ContextShape MakeContextShape(const ModelPlan& plan, const ModelWeights& weights
         [&shape](const RecurShape& state) { shape.recurrent.layers.push_back(state); });
     const AttentionPlan* const a = plan.layers[layer].attention();
     if (a == nullptr) continue;
-    const AttentionWeights& w = *weights.layers[layer].attention();
+    const AttentionWeights* const w = weights.layers[layer].attention();  // null where it is latent
     // Contexts count the layers that have attention.
     const auto source = std::find(with_attention.begin(), with_attention.end(), a->kv_source);
     const int64_t kv_source = a->kv_source < 0 ? -1 : source - with_attention.begin();
@@ -153,10 +158,11 @@ ContextShape MakeContextShape(const ModelPlan& plan, const ModelWeights& weights
                             .soft_cap = a->soft_cap,
                             .rope = plan.ropes.empty() ? Rope() : plan.ropes[a->rope],
                             .alibi_slopes = plan.alibi_slopes,
-                            .sink_logits = w.sink_logits,
+                            .sink_logits = w != nullptr ? w->sink_logits : std::vector<float>(),
                             .layer_window = a->window,
                             .kv_source = kv_source,
-                            .memory_gate = w.memory_gate});
+                            .values_in_keys = plan.layers[layer].latent() != nullptr,
+                            .memory_gate = w != nullptr ? w->memory_gate : std::vector<float>()});
   }
   return shape;
 }
@@ -296,6 +302,9 @@ uint64_t LoadedModel::fingerprint() const {
         hash.PutVector(attention->sink_logits);
         hash.PutVector(attention->memory_gate);
         norms.insert(norms.end(), {&attention->q_norm, &attention->k_norm});
+      }
+      if (const LatentWeights* latent = layer.latent()) {
+        norms.insert(norms.end(), {&latent->query_norm, &latent->latent_norm});
       }
       if (const DeltaWeights* delta = layer.delta()) {
         for (const auto* values : {&delta->convolution, &delta->step_bias, &delta->rate, &delta->norm}) {

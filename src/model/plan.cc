@@ -90,18 +90,19 @@ std::vector<AttentionPlan> ReadAttention(const Hyperparameters& hyper, size_t nu
            count);
     }
   }
-  if (!hyper.key_dim && model_dim % base.num_heads != 0) {
-    Fail(ErrorKind::kFile, "{}: {} heads do not divide the model dimension {}", hyper.path, base.num_heads,
-         model_dim);
-  }
+  // Where heads do not divide the row, the family must know their size (CheckSizes).
+  const bool divides = model_dim % base.num_heads == 0;
   const uint64_t head_dim = model_dim / base.num_heads;
-  base.key_dim = InRange(hyper, hyper.key_dim ? *hyper.key_dim : head_dim, "key dimension", kMaxHeads);
+  if (hyper.key_dim || divides) {
+    base.key_dim = InRange(hyper, hyper.key_dim.value_or(head_dim), "key dimension", kMaxHeads);
+  }
   // config.json knows one head dimension for both.
   const bool is_folder = hyper.container == Container::kSafetensors;
   const uint64_t value_dim = is_folder ? base.key_dim : head_dim;
-  base.value_dim =
-      InRange(hyper, hyper.value_dim ? *hyper.value_dim : value_dim, "value dimension", kMaxHeads);
-  base.scale = 1.0f / std::sqrt(static_cast<float>(base.key_dim));
+  if (base.key_dim > 0) {
+    base.value_dim = InRange(hyper, hyper.value_dim.value_or(value_dim), "value dimension", kMaxHeads);
+    base.scale = 1.0f / std::sqrt(static_cast<float>(base.key_dim));
+  }
   base.soft_cap = PositiveOrZero(hyper, hyper.attention_soft_cap, "soft cap of attention");
   base.clamp_qkv = PositiveOrZero(hyper, hyper.clamp_qkv, "clamp of Q, K and V");
   std::vector<AttentionPlan> plans(num_layers, base);
@@ -116,8 +117,9 @@ void ReadSizes(const Family& family, const Hyperparameters& hyper, ModelPlan* pl
   // Layers that predict further tokens, for speculation, are counted with the others in GGUF; they are not
   // run.
   const bool is_folder = hyper.container == Container::kSafetensors;
+  // A GGUF that is made of a folder has them no more.
   const uint64_t skipped =
-      hyper.settings.Uint("nextn_predict_layers", "num_nextn_predict_layers").value_or(0);
+      hyper.settings.Uint(is_folder ? "" : "nextn_predict_layers", "num_nextn_predict_layers").value_or(0);
   const uint64_t more = is_folder ? 0 : skipped;  // config.json counts them apart
   plan->num_skipped_layers = static_cast<size_t>(std::min(skipped, kMaxLayers));
   const uint64_t all = InRange(hyper, hyper.num_layers, "number of layers", kMaxLayers);
@@ -230,6 +232,7 @@ void AddRopes(const Family& family, const Hyperparameters& hyper, int64_t length
       rope =
           MakeRope(hyper, layout, RotaryDim(hyper, rotation.dim, attention.key_dim),
                    rotation.base != 0 ? rotation.base : base, !rotation.is_plain, length, family.rounds_yarn);
+      if (rotation.magnitude != 0) rope.magnitude = rotation.magnitude;
     }
     attention.rope = IndexOf(std::move(rope), &plan->ropes);
   });
@@ -254,6 +257,10 @@ namespace {
 void CheckSizes(const Hyperparameters& hyper, const ModelPlan& plan) {
   for (size_t layer = 0; layer < plan.num_layers(); ++layer) {
     const AttentionPlan* const attention = plan.layers[layer].attention();
+    if (attention != nullptr && attention->key_dim == 0) {
+      Fail(ErrorKind::kFile, "{}: {} heads do not divide the model dimension {}", hyper.path,
+           attention->num_heads, plan.model_dim);
+    }
     if (attention != nullptr && attention->num_kv_heads == 0) {
       Fail(ErrorKind::kFile, "{}: layer {} has attention but no KV heads", hyper.path, layer);
     }
@@ -431,6 +438,12 @@ void ReadActionTokens(const GgufFile& file, ModelPlan* plan) {
 void ReadMemoryMetadata(const GgufFile& file, ModelPlan* plan) {
   ReadActionTokens(file, plan);
   plan->softmax_off_by_one = file.GetBool("mneme.attention.softmax_off_by_one").value_or(false);
+  const bool has_latents = std::any_of(plan->layers.begin(), plan->layers.end(),
+                                       [](const LayerPlan& layer) { return layer.latent() != nullptr; });
+  if (plan->softmax_off_by_one && has_latents) {
+    Fail(ErrorKind::kUnsupported,
+         "mneme.attention.softmax_off_by_one is not supported with latent attention");
+  }
   const std::optional<uint64_t> segment = file.GetUint("mneme.infini.segment");
   if (!segment) return;
   const uint64_t previous = file.GetUint("mneme.infini.previous").value_or(0);

@@ -52,6 +52,7 @@ struct Rotation {
   bool is_plain = false;  // without the file's scaling
   double base = 0;        // 0: the file's
   size_t dim = 0;         // rotated dimensions; 0: as the file says
+  float magnitude = 0;    // of what is rotated; 0: as the scaling has it
 };
 
 struct AttentionPlan {
@@ -78,6 +79,25 @@ struct AttentionPlan {
   bool value_is_key = false;   // v is k, before norm and rotation (gemma4)
   // Reads the keys and values of this layer, and has none of its own (gemma4 E2B); -1: its own.
   int64_t kv_source = -1;
+};
+
+// Latent attention (MLA, DeepSeek-V2, arXiv 2405.04434): the keys and values of all heads are products with
+// one latent of each token, beside a rotated key that all heads share. Here only the latent and that key are
+// kept: instead of unfolding every token, each head's query is taken to the latent, and what it sees from
+// there.
+struct LatentPlan {
+  // As contexts see it: one KV head, whose key is the rotated part and then the latent, and whose value is
+  // the latent.
+  AttentionPlan attention;
+  size_t query_rank = 0;      // of what queries are made of; 0: the row itself
+  size_t plain_dim = 0;       // of a head's query: what is not rotated, and comes first
+  size_t head_value_dim = 0;  // of what a head gives
+  // Of the norms of latents: what the code of these models has, whatever their settings say of other norms.
+  float norm_epsilon = 1e-6f;
+
+  size_t rank() const { return attention.value_dim; }
+  size_t rotated_dim() const { return attention.key_dim - attention.value_dim; }
+  size_t query_dim() const { return plain_dim + rotated_dim(); }
 };
 
 // The gated delta rule (arXiv 2412.06464) behind a short convolution, its output normed and gated (qwen3next,
@@ -175,8 +195,8 @@ struct MixedPlan {
 
 struct LayerPlan {
   // monostate: the layer has no such part, nor a norm for it (nemotron_h, mamba2).
-  std::variant<AttentionPlan, DeltaPlan, ShortConvPlan, ScanPlan, HybridPlan, SelectivePlan, LruPlan,
-               TimeMixPlan, std::monostate>
+  std::variant<AttentionPlan, LatentPlan, DeltaPlan, ShortConvPlan, ScanPlan, HybridPlan, SelectivePlan,
+               LruPlan, TimeMixPlan, std::monostate>
       mixer;
   std::variant<DensePlan, ExpertsPlan, MixedPlan, ChannelMixPlan, std::monostate> feed_forward;
   Wiring wiring = Wiring::kSequential;
@@ -185,8 +205,12 @@ struct LayerPlan {
   bool has_output_scale = false;  // the layer's result times a number (gemma4)
 
   // Null for another kind.
-  const AttentionPlan* attention() const { return Part(this, &HybridPlan::attention, &LayerPlan::mixer); }
-  AttentionPlan* attention() { return Part(this, &HybridPlan::attention, &LayerPlan::mixer); }
+  const AttentionPlan* attention() const { return const_cast<LayerPlan*>(this)->attention(); }
+  AttentionPlan* attention() {
+    if (auto* plan = std::get_if<LatentPlan>(&mixer)) return &plan->attention;
+    return Part(this, &HybridPlan::attention, &LayerPlan::mixer);
+  }
+  const LatentPlan* latent() const { return std::get_if<LatentPlan>(&mixer); }
   const DeltaPlan* delta() const { return std::get_if<DeltaPlan>(&mixer); }
   const ShortConvPlan* short_conv() const { return std::get_if<ShortConvPlan>(&mixer); }
   const ScanPlan* scan() const { return Part(this, &HybridPlan::scan, &LayerPlan::mixer); }

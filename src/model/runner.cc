@@ -41,6 +41,9 @@ struct Layout {
                               AttendScratchBytes(max_rows, a.num_heads, a.key_dim, a.value_dim, num_threads));
     });
     for (const LayerPlan& layer : plan.layers) {
+      if (const LatentPlan* latent = layer.latent()) {
+        arena = std::max(arena, LatentFloats(*latent, max_rows));
+      }
       if (const DeltaPlan* delta = layer.delta()) {
         arena = std::max(arena, DeltaFloats(*delta, max_rows, num_threads));
       }
@@ -207,7 +210,9 @@ void Runner::Impl::Mix(size_t layer, const LayerIndex& index, const float* input
   const LayerPlan& mixed = plan.layers[layer];
   const LayerWeights& w = weights.layers[layer];
   const NormWeights& post_norm = w.post_attn_norm;
-  if (const AttentionPlan* attention = mixed.attention()) {
+  if (const LatentPlan* latent = mixed.latent()) {
+    RunLatent(*latent, *w.latent(), post_norm, index.attention, input, pass);
+  } else if (const AttentionPlan* attention = mixed.attention()) {
     RunAttention(*attention, *w.attention(), post_norm, index.attention, input, pass);
   }
   if (const ScanPlan* scan = mixed.scan()) RunScan(*scan, *w.scan(), post_norm, index.state, input, pass);

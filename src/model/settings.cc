@@ -68,6 +68,8 @@ constexpr KnownSetting kComputing[] = {
     {"mamba_norm_before_gate", "false"},
     {"moe_latent_size", ""},
     {"n_group", "1"},
+    {"num_expert_group", "1"},
+    {"rope_interleave", "true"},
     {"attention_in_multiplier", "1|1.0"},
     {"attention_out_multiplier", "1|1.0"},
     {"key_multiplier", "1|1.0"},

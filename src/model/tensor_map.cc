@@ -382,6 +382,46 @@ std::vector<float> TensorMap::FindPerHead(std::string_view canonical, int layer,
   return values;
 }
 
+MatrixRows TensorMap::Transposed(const MatrixRows& rows) {
+  std::vector<float> decoded;
+  const uint8_t* from = rows.runs[0].data;
+  MatrixRows turned{rows.name, rows.encoding, rows.num_cols, rows.num_rows, {}, {}};
+  if (ElementBytes(rows.encoding) == 0) {
+    decoded = DecodeRows(rows);
+    from = reinterpret_cast<const uint8_t*>(decoded.data());
+    turned.encoding = Encoding::kF32;
+  }
+  const size_t element = ElementBytes(turned.encoding);
+  uint8_t* const out = Allocate(rows.num_rows * rows.num_cols * element);
+  for (size_t row = 0; row < rows.num_rows; ++row) {
+    for (size_t col = 0; col < rows.num_cols; ++col) {
+      std::memcpy(out + (col * rows.num_rows + row) * element, from + (row * rows.num_cols + col) * element,
+                  element);
+    }
+  }
+  turned.runs = {{out, turned.num_rows}};
+  return turned;
+}
+
+LatentRows TensorMap::FindLatent(const LatentPlan& plan, int layer) {
+  const size_t num_heads = plan.attention.num_heads, rank = plan.rank();
+  LatentRows rows;
+  if (Raw("attn_k_b", "weight", layer) != nullptr) {
+    for (size_t head = 0; head < num_heads; ++head) {
+      rows.keys.push_back(FindExpert("attn_k_b", layer, head, num_heads, rank, plan.plain_dim));
+      rows.values.push_back(FindExpert("attn_v_b", layer, head, num_heads, plan.head_value_dim, rank));
+    }
+    return rows;
+  }
+  const size_t of_head = plan.plain_dim + plan.head_value_dim;
+  const MatrixRows both = *Find("attn_kv_b", layer, num_heads * of_head, rank, true);
+  for (size_t head = 0; head < num_heads; ++head) {
+    rows.keys.push_back(Transposed(Select(both, {{head * of_head, plan.plain_dim}})));
+    rows.values.push_back(Select(both, {{head * of_head + plan.plain_dim, plan.head_value_dim}}));
+  }
+  return rows;
+}
+
 MatrixRows TensorMap::FindDeltaParts(const RecurShape& shape, int layer) {
   const bool is_cut = Raw("ssm_q", "weight", layer) != nullptr;
   if (!is_cut) return *Find("attn_qkv", layer, shape.num_channels(), plan_.model_dim, true);

@@ -45,6 +45,11 @@ struct DeltaRows {
   std::vector<float> step_bias, rate, norm;
 };
 
+// The matrices of each head that unfold a latent: [rank, plain_dim] and [head_value_dim, rank].
+struct LatentRows {
+  std::vector<MatrixRows> keys, values;
+};
+
 // One thread at a time. The source, the family, the hyperparameters and the plan must outlive it; so
 // must the map outlive the MatrixRows that it gave, unless TakeOwned() has moved the memory elsewhere.
 class TensorMap {
@@ -73,6 +78,8 @@ class TensorMap {
                       size_t num_rows);
   // WeightVisitor::PerHead, all numbers of all heads.
   std::vector<float> FindPerHead(std::string_view canonical, int layer, size_t count, bool is_rate);
+  // Both in one matrix, keys as they unfold, or each in one of three dimensions, keys transposed.
+  LatentRows FindLatent(const LatentPlan& plan, int layer);
   // Queries, keys and values may also lie in matrices of their own, and so may their convolutions, whose rows
   // are taken in order, however they are cut (OLMo Hybrid).
   DeltaRows FindDelta(const DeltaPlan& plan, int layer);
@@ -119,6 +126,8 @@ class TensorMap {
   MatrixRows FindDeltaParts(const RecurShape& shape, int layer);
   std::vector<float> FindDeltaConvolution(const RecurShape& shape, int layer);
   MatrixRows Select(const MatrixRows& fused, const std::vector<Part>& parts) const;
+  // In memory of this map; as float32 if it lies in blocks. `rows` is one run.
+  MatrixRows Transposed(const MatrixRows& rows);
   std::vector<Part> QkvParts(const AttentionPlan& plan, int part) const;
   uint8_t* Allocate(size_t bytes);
 

@@ -139,6 +139,14 @@ class Loader : public WeightVisitor {
     }
   }
 
+  void LatentHeads(const LatentPlan& plan, LatentWeights* w) override {
+    const LatentRows rows = map_.FindLatent(plan, layer_);
+    for (size_t head = 0; head < plan.attention.num_heads; ++head) {
+      SetMatrix(map_.Contiguous(rows.keys[head]), &w->head_keys[head]);
+      SetMatrix(map_.Contiguous(rows.values[head]), &w->head_values[head]);
+    }
+  }
+
   void Delta(const DeltaPlan& plan, DeltaWeights* w) override {
     const DeltaRows rows = map_.FindDelta(plan, layer_);
     SetMatrix(map_.Contiguous(rows.qkv), &w->qkv);
@@ -323,6 +331,8 @@ void VisitMixer(const ModelPlan& model, const LayerPlan& plan, WeightVisitor& vi
     auto& weights = w->mixer.emplace<HybridWeights>();
     VisitAttention(model, hybrid->attention, visitor, &weights.attention);
     VisitScan(model, hybrid->scan, visitor, &weights.scan);
+  } else if (const LatentPlan* latent = plan.latent()) {
+    VisitLatent(model, *latent, visitor, &w->mixer.emplace<LatentWeights>());
   } else if (const AttentionPlan* attention = plan.attention()) {
     VisitAttention(model, *attention, visitor, &w->mixer.emplace<AttentionWeights>());
   } else if (const DeltaPlan* delta = plan.delta()) {

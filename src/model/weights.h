@@ -15,6 +15,7 @@
 #include "model/blocks/dense.h"
 #include "model/blocks/experts.h"
 #include "model/blocks/hybrid.h"
+#include "model/blocks/latent.h"
 #include "model/blocks/lru.h"
 #include "model/blocks/mixed.h"
 #include "model/blocks/per_layer.h"
@@ -29,8 +30,8 @@ namespace mneme {
 
 struct LayerWeights {
   NormWeights attn_norm;  // before the mixer; empty for Wiring::kPostNormOnly
-  std::variant<AttentionWeights, DeltaWeights, ShortConvWeights, ScanWeights, HybridWeights, SelectiveWeights,
-               LruWeights, TimeMixWeights, std::monostate>
+  std::variant<AttentionWeights, LatentWeights, DeltaWeights, ShortConvWeights, ScanWeights, HybridWeights,
+               SelectiveWeights, LruWeights, TimeMixWeights, std::monostate>
       mixer;
   NormWeights post_attn_norm;  // after it, before the residual sum
   NormWeights ffn_norm;        // empty: the feed-forward network reads what the mixer reads
@@ -45,6 +46,7 @@ struct LayerWeights {
     if (auto* hybrid = std::get_if<HybridWeights>(&mixer)) return &hybrid->attention;
     return std::get_if<AttentionWeights>(&mixer);
   }
+  const LatentWeights* latent() const { return std::get_if<LatentWeights>(&mixer); }
   const DeltaWeights* delta() const { return std::get_if<DeltaWeights>(&mixer); }
   const ShortConvWeights* short_conv() const { return std::get_if<ShortConvWeights>(&mixer); }
   const ScanWeights* scan() const {
@@ -94,6 +96,7 @@ template <typename Weights, typename Fn>
 void ForEachLinearOfLayer(Weights& layer, const Fn& fn) {
   const auto plain = [&](auto& linear) { fn(linear, false); };
   if (auto* attention = layer.attention()) ForEachLinearOfAttention(*attention, plain);
+  if (auto* latent = std::get_if<LatentWeights>(&layer.mixer)) ForEachLinearOfLatent(*latent, plain);
   if (auto* delta = std::get_if<DeltaWeights>(&layer.mixer)) ForEachLinearOfDelta(*delta, plain);
   if (auto* conv = std::get_if<ShortConvWeights>(&layer.mixer)) ForEachLinearOfShortConv(*conv, plain);
   if (auto* scan = std::get_if<ScanWeights>(&layer.mixer)) ForEachLinearOfScan(*scan, plain);

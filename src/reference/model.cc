@@ -2,12 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "base/error.h"
 #include "base/half.h"
 #include "model/weights.h"
 #include "reference/experts.h"
+#include "reference/heads.h"
 #include "reference/rows.h"
 #include "reference/states.h"
 
@@ -29,24 +29,6 @@ void NormHeads(const ModelPlan& m, const AttentionPlan& plan, const NormWeights&
   }
 }
 
-void RotateHeads(const Rope& rope, size_t head_dim, Position position, Row* x) {
-  const size_t half = rope.rotary_dim / 2;
-  for (size_t head = 0; head < x->size(); head += head_dim) {
-    for (size_t i = 0; i < half; ++i) {
-      const long double angle =
-          static_cast<long double>(position) * static_cast<long double>(rope.frequencies[i]);
-      const double cosine = static_cast<double>(std::cos(angle)) * static_cast<double>(rope.magnitude);
-      const double sine = static_cast<double>(std::sin(angle)) * static_cast<double>(rope.magnitude);
-      const bool is_interleaved = rope.layout == RopeLayout::kInterleaved;
-      double& a = (*x)[head + (is_interleaved ? 2 * i : i)];
-      double& b = (*x)[head + (is_interleaved ? 2 * i + 1 : i + half)];
-      const double rotated = a * cosine - b * sine;
-      b = a * sine + b * cosine;
-      a = rotated;
-    }
-  }
-}
-
 double InHalf(double x) { return static_cast<double>(F16ToF32(F32ToF16(static_cast<float>(x)))); }
 
 double ActivatedIn(const DensePlan& plan, double x) {
@@ -54,39 +36,6 @@ double ActivatedIn(const DensePlan& plan, double x) {
   if (x <= -10) return 0;
   if (x >= 10) return x;
   return InHalf(Activated(plan.activation, InHalf(x)));
-}
-
-// One head of one row over the keys it may see.
-void AttendHead(const ModelPlan& m, const AttentionPlan& plan, std::span<const float> sink_logits, size_t row,
-                size_t head, const Rows& q, const Rows& k, const Rows& v, Row* out) {
-  const size_t kv_head = head / (plan.num_heads / plan.num_kv_heads);
-  const size_t window = static_cast<size_t>(plan.window);
-  std::vector<double> scores(row + 1, -std::numeric_limits<double>::infinity());
-  double largest = scores[0];
-  for (size_t t = 0; t <= row; ++t) {
-    if (window > 0 && row - t >= window) continue;
-    double dot = 0;
-    for (size_t i = 0; i < plan.key_dim; ++i)
-      dot += q[row][head * plan.key_dim + i] * k[t][kv_head * plan.key_dim + i];
-    dot *= static_cast<double>(plan.scale);
-    const double cap = static_cast<double>(plan.soft_cap);
-    if (cap > 0) dot = cap * std::tanh(dot / cap);
-    if (!m.alibi_slopes.empty()) {
-      dot -= static_cast<double>(m.alibi_slopes[head]) * static_cast<double>(row - t);
-    }
-    scores[t] = dot;
-    largest = std::max(largest, dot);
-  }
-  // A learned logit takes its share and gives nothing.
-  const bool has_sink = !sink_logits.empty();
-  if (has_sink) largest = std::max(largest, static_cast<double>(sink_logits[head]));
-  double sum = has_sink ? std::exp(static_cast<double>(sink_logits[head]) - largest) : 0;
-  for (double& score : scores) sum += score = std::exp(score - largest);
-  for (size_t i = 0; i < plan.value_dim; ++i) {
-    double value = 0;
-    for (size_t t = 0; t <= row; ++t) value += scores[t] * v[t][kv_head * plan.value_dim + i];
-    (*out)[head * plan.value_dim + i] = value / sum;
-  }
 }
 
 void Clamp(double limit, Rows* rows) {
@@ -99,13 +48,6 @@ void Clamp(double limit, Rows* rows) {
 struct KeysAndValues {
   Rows k, v;
 };
-
-void Rotate(const ModelPlan& m, const AttentionPlan& plan, Position start, Rows* rows) {
-  if (m.position != PositionKind::kRope) return;
-  for (size_t row = 0; row < rows->size(); ++row) {
-    RotateHeads(m.ropes[plan.rope], plan.key_dim, start + static_cast<Position>(row), &(*rows)[row]);
-  }
-}
 
 KeysAndValues MakeKeys(const ModelPlan& m, const AttentionPlan& plan, const AttentionWeights& w,
                        Position start, const Rows& input) {
@@ -124,7 +66,7 @@ KeysAndValues MakeKeys(const ModelPlan& m, const AttentionPlan& plan, const Atte
       NormPart(m, {}, 0, first, plan.value_dim, &row);
     }
   }
-  Rotate(m, plan, start, &made.k);
+  RotateRows(m, plan, plan.key_dim, start, &made.k);
   return made;
 }
 
@@ -134,13 +76,8 @@ Rows Attention(const ModelPlan& m, const AttentionPlan& plan, const AttentionWei
   if (plan.clamp_qkv > 0 && !plan.clamps_normed) Clamp(static_cast<double>(plan.clamp_qkv), &q);
   NormHeads(m, plan, w.q_norm, &q);
   if (plan.clamp_qkv > 0 && plan.clamps_normed) Clamp(static_cast<double>(plan.clamp_qkv), &q);
-  for (size_t row = 0; plan.query_growth != 0 && row < q.size(); ++row) {
-    const Position steps = (start + static_cast<Position>(row)) / plan.query_growth_length;
-    const double growth =
-        1 + static_cast<double>(plan.query_growth) * std::log(1 + static_cast<double>(steps));
-    for (double& value : q[row]) value *= growth;
-  }
-  Rotate(m, plan, start, &q);
+  Grow(plan, start, &q);
+  RotateRows(m, plan, plan.key_dim, start, &q);
   Rows attended(input.size(), Row(plan.num_heads * plan.value_dim));
   for (size_t row = 0; row < input.size(); ++row) {
     for (size_t head = 0; head < plan.num_heads; ++head) {
@@ -270,6 +207,7 @@ void AddPerLayer(const ModelPlan& m, const PerLayerWeights& w, size_t layer, con
 Rows Mix(const ModelPlan& m, const LayerPlan& plan, const LayerWeights& w, Position start,
          std::vector<KeysAndValues>* keys, const Rows& input) {
   keys->emplace_back();
+  if (plan.latent() != nullptr) return LatentAttention(m, *plan.latent(), *w.latent(), start, input);
   if (plan.delta() != nullptr) return Delta(m, *plan.delta(), *w.delta(), input);
   if (plan.short_conv() != nullptr) return ShortConv(*plan.short_conv(), *w.short_conv(), input);
   if (plan.selective() != nullptr) return Selective(m, *plan.selective(), *w.selective(), input);

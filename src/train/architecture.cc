@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <variant>
 
 #include "base/error.h"
 #include "base/files/file.h"
@@ -53,7 +54,8 @@ void CheckTrainable(const ModelPlan& plan) {
     if (layer.wiring != Wiring::kSequential || layer.has_post_norms) {
       refuse("parallel blocks or norms after a sub-layer");
     }
-    const AttentionPlan* const attention = layer.attention();
+    // Neither latent attention nor a hybrid.
+    const auto* const attention = std::get_if<AttentionPlan>(&layer.mixer);
     if (attention == nullptr) refuse("layers other than attention");
     if (attention->qk_norm == HeadNorm::kWhole) refuse("norm over all heads together");
     if (attention->soft_cap != 0 || attention->clamp_qkv != 0) refuse("soft caps or clamps");

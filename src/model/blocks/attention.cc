@@ -38,7 +38,8 @@ void GateOutputs(const AttentionPlan& plan, float* gate, float* out, Pass& pass)
                          .num_cols = plan.value_dim});
 }
 
-// growth [num_rows]: scratch.
+}  // namespace
+
 void GrowQueries(const AttentionPlan& plan, float* q, float* growth, Pass& pass) {
   size_t row = 0;
   for (const ForwardChunk& chunk : pass.chunks) {
@@ -55,8 +56,6 @@ void GrowQueries(const AttentionPlan& plan, float* q, float* growth, Pass& pass)
                          .gate = growth,
                          .num_cols = num_cols});
 }
-
-}  // namespace
 
 void VisitAttention(const ModelPlan& model, const AttentionPlan& plan, WeightVisitor& visitor,
                     AttentionWeights* w) {

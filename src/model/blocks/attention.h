@@ -37,6 +37,10 @@ void ForEachLinearOfAttention(Weights& w, const Fn& fn) {
   }
 }
 
+// q [num_rows, num_heads, key_dim] times what queries grow by with their position. growth [num_rows]:
+// scratch.
+void GrowQueries(const AttentionPlan& plan, float* q, float* growth, Pass& pass);
+
 // Floats of the arena that `num_rows` rows need.
 size_t AttentionFloats(const ModelPlan& model, const AttentionPlan& plan, size_t num_rows);
 

@@ -11,8 +11,9 @@
 
 namespace mneme {
 
-struct DenseWeights;  // dense.h
-struct DeltaWeights;  // delta.h
+struct DenseWeights;   // dense.h
+struct DeltaWeights;   // delta.h
+struct LatentWeights;  // latent.h
 
 // A norm's vectors; both empty where the model has no such norm.
 struct NormWeights {
@@ -58,6 +59,8 @@ class WeightVisitor {
   // plan has one.
   virtual void Qkv(const AttentionPlan& plan, LinearLayer* q, LinearLayer* k, LinearLayer* v,
                    LinearLayer* gate) = 0;
+  // The matrices of the heads that unfold a latent, which files keep in one or in two.
+  virtual void LatentHeads(const LatentPlan& plan, LatentWeights* weights) = 0;
   // All of a layer with the gated delta rule, whose heads files order in different ways.
   virtual void Delta(const DeltaPlan& plan, DeltaWeights* weights) = 0;
   // Gate and up matrix [dim, model_dim] of a gated feed-forward network, alone or fused.

@@ -122,7 +122,7 @@ class Converter : private WeightVisitor {
     const int64_t heads = number("attention.head_count"), kv_heads = number("attention.head_count_kv");
     mixed_.heads_per_kv_head = kv_heads > 0 ? heads / kv_heads : 1;
     for (int64_t layer = 0; layer < mixed_.num_layers; ++layer) {
-      for (const char* name : {"attn_v", "attn_qkv"}) {
+      for (const char* name : {"attn_v", "attn_qkv", "attn_kv_b"}) {
         if (source_->Find(fmt::format("blk.{}.{}.weight", layer, name)) == nullptr) continue;
         mixed_.with_values.push_back(layer);
         break;
@@ -144,8 +144,11 @@ class Converter : private WeightVisitor {
       if (const ExpertsPlan* experts = plan.experts()) {
         mixed_.num_experts = static_cast<int64_t>(experts->router.num_experts);
       }
-      const bool has_values = plan.delta() != nullptr ||
-                              (attention != nullptr && attention->kv_source < 0 && !attention->value_is_key);
+      const bool has_values =
+          plan.latent() != nullptr
+              ? family_->gguf_joins_latent_heads
+              : plan.delta() != nullptr ||
+                    (attention != nullptr && attention->kv_source < 0 && !attention->value_is_key);
       if (has_values) mixed_.with_values.push_back(static_cast<int64_t>(layer));
     }
   }
@@ -320,6 +323,27 @@ class Converter : private WeightVisitor {
       qkv.push_back(std::move(rows));
     }
     if (family_->gguf_fused_qkv) AddFused("attn_qkv", std::move(qkv), std::move(biases));
+  }
+
+  void LatentHeads(const LatentPlan& plan, LatentWeights*) override {
+    const size_t num_heads = plan.attention.num_heads, rank = plan.rank();
+    if (family_->gguf_joins_latent_heads) {
+      Matrix("attn_kv_b", num_heads * (plan.plain_dim + plan.head_value_dim), rank, nullptr);
+      return;
+    }
+    LatentRows rows = map_->FindLatent(plan, layer_);
+    const auto add = [&](const char* name, std::vector<MatrixRows> heads) {
+      MatrixRows all = std::move(heads[0]);
+      const size_t num_rows = all.num_rows, num_cols = all.num_cols;
+      for (size_t head = 1; head < num_heads; ++head) {
+        all.num_rows += num_rows;
+        all.runs.insert(all.runs.end(), heads[head].runs.begin(), heads[head].runs.end());
+      }
+      const std::string full = Name(name, "weight");
+      AddRows(full, std::move(all), Choose(full, num_cols, num_heads), {num_cols, num_rows, num_heads});
+    };
+    add("attn_k_b", std::move(rows.keys));
+    add("attn_v_b", std::move(rows.values));
   }
 
   void Delta(const DeltaPlan& plan, DeltaWeights*) override {

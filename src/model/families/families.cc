@@ -69,6 +69,9 @@ extern const Family kNemotronH;
 extern const Family kNemotronHMoe;
 extern const Family kFalconH1;
 extern const Family kOlmoHybrid;
+extern const Family kDeepseek2;
+extern const Family kMistral4;
+extern const Family kMinicpm3;
 
 namespace {
 
@@ -81,7 +84,7 @@ constexpr const Family* kFamilies[] = {
     &kPhi,           &kInternLm3, &kMistral3,     &kBloom,      &kGptBigcode, &kOpt,      &kGptNeo,
     &kMinimaxM2,     &kQwen3Next, &kQwen35,       &kQwen35Moe,  &kLfm2,       &kLfm2Moe,  &kMamba2,
     &kGraniteHybrid, &kNemotronH, &kNemotronHMoe, &kFalconH1,   &kOlmoHybrid, &kLfm3,     &kMamba,
-    &kJamba,         &kGriffin,   &kGraniteSwa,   &kRwkv,
+    &kJamba,         &kGriffin,   &kGraniteSwa,   &kRwkv,       &kDeepseek2,  &kMistral4, &kMinicpm3,
 };
 
 }  // namespace

@@ -70,10 +70,12 @@ ExpertsPlan ReadExperts(const FamilyInput& input, bool renormalise) {
   plan.router.num_experts = Checked(
       hyper, settings.Uint("expert_count", "num_experts|num_local_experts|n_routed_experts|moe_num_experts"),
       "number of experts", kMaxExperts);
-  plan.router.num_used =
-      Checked(hyper, settings.Uint("expert_used_count", "num_experts_per_tok|top_k_experts|moe_k"),
-              "number of experts per token", std::min<uint64_t>(plan.router.num_experts, kMaxUsedExperts));
-  plan.router.renormalise = settings.Bool("expert_weights_norm", "norm_topk_prob").value_or(renormalise);
+  plan.router.num_used = Checked(
+      hyper,
+      settings.Uint("expert_used_count", "num_experts_per_tok|num_experts_per_token|top_k_experts|moe_k"),
+      "number of experts per token", std::min<uint64_t>(plan.router.num_experts, kMaxUsedExperts));
+  plan.router.renormalise =
+      settings.Bool("expert_weights_norm", "norm_topk_prob|moe_renormalize").value_or(renormalise);
   plan.router.scale =
       static_cast<float>(settings.Float("expert_weights_scale", "routed_scaling_factor").value_or(1));
   std::optional<uint64_t> dim = settings.Uint("expert_feed_forward_length", "moe_intermediate_size");
@@ -101,12 +103,45 @@ void SetRouterScore(RouterScore score, ModelPlan* plan) {
 
 void UseSharedExperts(const FamilyInput& input, ModelPlan* plan) {
   const uint64_t count =
-      input.hyper.settings.Uint("expert_shared_count", "n_shared_experts|moe_num_shared_experts").value_or(0);
+      input.hyper.settings
+          .Uint("expert_shared_count", "n_shared_experts|moe_num_shared_experts|num_shared_experts")
+          .value_or(0);
   if (count == 0) return;
   if (count > kMaxExperts) Fail(ErrorKind::kFile, "{}: {} shared experts", input.hyper.path, count);
   for (LayerPlan& layer : plan->layers) {
     if (ExpertsPlan* experts = layer.experts()) experts->shared_dim = count * experts->dim;
   }
+}
+
+void UseExpertGroups(const FamilyInput& input, ModelPlan* plan) {
+  const Settings& settings = input.hyper.settings;
+  const uint64_t count = settings.Uint("expert_group_count", "n_group|num_expert_group").value_or(1);
+  const uint64_t used = settings.Uint("expert_group_used_count", "topk_group").value_or(count);
+  if (count <= 1) return;
+  for (LayerPlan& layer : plan->layers) {
+    if (layer.experts() == nullptr) continue;
+    RouterShape& router = layer.experts()->router;
+    const size_t size = router.num_experts / count;
+    if (router.num_experts % count != 0 || used == 0 || used > count || used * size < router.num_used) {
+      Fail(ErrorKind::kFile, "{}: {} of {} experts cannot be chosen from {} of {} groups", input.hyper.path,
+           router.num_used, router.num_experts, used, count);
+    }
+    router.num_groups = count;
+    router.num_used_groups = used;
+  }
+}
+
+void WriteExperts(const ModelPlan& plan, Hyperparameters* hyper) {
+  const auto with_experts = std::find_if(plan.layers.begin(), plan.layers.end(),
+                                         [](const LayerPlan& layer) { return layer.experts() != nullptr; });
+  hyper->settings.SetForGguf("leading_dense_block_count",
+                             static_cast<uint32_t>(with_experts - plan.layers.begin()));
+  if (with_experts == plan.layers.end()) return;
+  const RouterShape& router = with_experts->experts()->router;
+  constexpr uint32_t kSoftmax = 1, kSigmoid = 2;
+  hyper->settings.SetForGguf("expert_gating_func",
+                             router.score == RouterScore::kSigmoid ? kSigmoid : kSoftmax);
+  hyper->settings.SetForGguf("expert_weights_norm", router.renormalise);
 }
 
 void UseSharedExpert(const FamilyInput& input, std::optional<uint64_t> dim, bool has_gate, ModelPlan* plan) {
@@ -337,6 +372,22 @@ void UseAlibi(double max_bias, ModelPlan* plan) {
             : static_cast<double>(2 * (head - power) + 1) * max_bias / static_cast<double>(2 * power);
     plan->alibi_slopes.push_back(static_cast<float>(std::exp2(-exponent)));
   }
+}
+
+void UseQueryGrowth(const FamilyInput& input, ModelPlan* plan) {
+  const double growth = input.hyper.settings
+                            .Float("attention.temperature_scale",
+                                   "rope_parameters.llama_4_scaling_beta|rope_scaling.llama_4_scaling_beta")
+                            .value_or(0);
+  const uint64_t length = input.hyper.original_length.value_or(0);
+  if (growth == 0) return;
+  if (!std::isfinite(growth) || length == 0 || length > (uint64_t{1} << 40)) {
+    Fail(ErrorKind::kFile, "{}: queries that grow by {} every {} tokens", input.hyper.path, growth, length);
+  }
+  ForEachAttention(*plan, [&](AttentionPlan& attention) {
+    attention.query_growth = static_cast<float>(growth);
+    attention.query_growth_length = static_cast<int64_t>(length);
+  });
 }
 
 void UsePerLayerInputs(uint64_t dim, ModelPlan* plan) {

@@ -1,6 +1,7 @@
 // A model family turns what a file says (hyperparameters.h) into a ModelPlan, and says under which names a
 // Hugging Face folder keeps the weights. Each has a file in the folder of its kin: llama/
-// (RMS norms, gated networks), gpt/ (LayerNorm, plain networks), gemma/, qwen/; families.cc lists them.
+// (RMS norms, gated networks), gpt/ (LayerNorm, plain networks), gemma/, qwen/, deepseek/ (latent attention);
+// families.cc lists them.
 // Adding one is adding its file, a line of the list and a golden (CONTRIBUTING.md).
 #pragma once
 
@@ -59,6 +60,7 @@ struct Family {
   bool gguf_folds_scales = false;  // embedding and head are multiplied with their scales
   bool gguf_fused_qkv = false;
   bool gguf_fused_gate_up = false;
+  bool gguf_joins_latent_heads = false;  // what unfolds keys and values of latents, in one matrix (minicpm3)
   // Pairs (2i, 2i + 1), in files of either kind.
   bool gguf_interleaved_rope = false;
   bool folder_interleaved_rope = false;
@@ -149,6 +151,13 @@ void WriteKvHeadsByLayer(const ModelPlan& plan, Hyperparameters* hyper);
 void WriteProportion(const ModelPlan& plan, Hyperparameters* hyper);
 // In the layers with experts: so many more, in one network, that every row goes through (DeepSeek-MoE).
 void UseSharedExperts(const FamilyInput& input, ModelPlan* plan);
+// In the layers with experts: in how many groups they stand, and how many of these are looked at.
+void UseExpertGroups(const FamilyInput& input, ModelPlan* plan);
+// What GGUF files call a router's score, and how many layers have a network of their own before those with
+// experts.
+void WriteExperts(const ModelPlan& plan, Hyperparameters* hyper);
+// Queries that grow with their position, where the file says so (mistral3).
+void UseQueryGrowth(const FamilyInput& input, ModelPlan* plan);
 // ALiBi (arXiv 2108.12409) with slopes from max_bias on.
 void UseAlibi(double max_bias, ModelPlan* plan);
 // Every layer also reads an embedding of its own of the token, with so many values; 0: none (gemma4 E2B).
