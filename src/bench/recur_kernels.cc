@@ -64,7 +64,8 @@ KernelRow MeasureRecur(const RecurShape& shape, size_t num_rows, const MachineLi
   const bool is_decode = num_rows == 1;
   Random random(2);
   std::vector<float> weight(shape.conv_width * shape.num_channels()), x(num_rows * shape.num_channels());
-  std::vector<float> log_decay(num_rows * shape.num_gates()), beta(log_decay.size(), 0.5f);
+  std::vector<float> log_decay(num_rows * shape.num_decays());
+  std::vector<float> beta(num_rows * shape.num_gates(), 0.5f);
   std::vector<float> keys(num_rows * shape.key_dim), rate(shape.state_floats(), 1.0f);
   FillRandom(keys.data(), keys.size(), 1, random);
   FillRandom(weight.data(), weight.size(), 0.5, random);
@@ -108,13 +109,20 @@ KernelRow MeasureRecur(const RecurShape& shape, size_t num_rows, const MachineLi
 }  // namespace
 
 std::vector<KernelCase> RecurCases() {
-  // Qwen3.5 4B; Granite 4 H Micro; Mamba 2.8B.
+  // Qwen3.5 4B; Kimi Linear; Granite 4 H Micro; Mamba 2.8B.
   const std::pair<const char*, RecurShape> shapes[] = {{"delta/16x32/128x128",
                                                         {.rule = RecurRule::kDelta,
                                                          .num_key_heads = 16,
                                                          .num_value_heads = 32,
                                                          .key_dim = 128,
                                                          .value_dim = 128}},
+                                                       {"channels/32x32/128x128",
+                                                        {.rule = RecurRule::kDelta,
+                                                         .num_key_heads = 32,
+                                                         .num_value_heads = 32,
+                                                         .key_dim = 128,
+                                                         .value_dim = 128,
+                                                         .decays_by_channel = true}},
                                                        {"scan/1x64/128x64",
                                                         {.rule = RecurRule::kScan,
                                                          .num_key_heads = 1,

@@ -16,6 +16,7 @@
 namespace mneme {
 namespace {
 
+using testing::ChannelShape;
 using testing::ConvolutionShape;
 using testing::DeltaShape;
 using testing::LruShape;
@@ -32,7 +33,7 @@ RecurrentShape MixedShape() {
   other.value_dim = 70;
   other.conv_width = 2;
   return {.layers = {DeltaShape(), ConvolutionShape(), ScanShape(), other, SelectiveShape(), LruShape(),
-                     WkvShape()}};
+                     WkvShape(), ChannelShape()}};
 }
 
 constexpr int64_t kMaxRewind = 70;  // reaches over two borders
@@ -429,7 +430,7 @@ TEST(RecurrentState, DamagedStatesAreRefused) {
     EXPECT_EQ(KindOfRestore(shape, with(8, bad)), ErrorKind::kFile) << bad;
   }
   EXPECT_EQ(KindOfRestore(shape, saved, {.max_chunk = 600, .max_rewind = 69}), ErrorKind::kFile);
-  EXPECT_EQ(KindOfRestore(shape, with(16, uint64_t{5})), ErrorKind::kMismatch);
+  EXPECT_EQ(KindOfRestore(shape, with(16, uint64_t{6})), ErrorKind::kMismatch);
   for (size_t at = 24; at < 56; at += 8)
     EXPECT_EQ(KindOfRestore(shape, with(at, uint64_t{1})), ErrorKind::kMismatch);
   RecurrentShape other = shape;

@@ -39,10 +39,20 @@ void NormaliseHead(const RecurShape& shape, double scale, double* x) {
   for (size_t i = 0; i < shape.key_dim; ++i) x[i] *= scale;
 }
 
+// Of each channel of the key. log_decay: of the head, one or one for each channel.
+template <typename Float>
+std::vector<double> Decays(const RecurShape& shape, const Float* log_decay) {
+  std::vector<double> decays(shape.key_dim);
+  for (size_t i = 0; i < decays.size(); ++i) {
+    decays[i] = std::exp(static_cast<double>(log_decay[shape.decays_by_channel ? i : 0]));
+  }
+  return decays;
+}
+
 // S becomes that after a token; out = S^T q.
-void Step(const RecurShape& shape, const double* q, const double* k, const double* v, double decay,
-          double beta, double* state, double* out) {
-  for (size_t i = 0; i < shape.key_dim * shape.value_dim; ++i) state[i] *= decay;
+void Step(const RecurShape& shape, const double* q, const double* k, const double* v,
+          const std::vector<double>& decays, double beta, double* state, double* out) {
+  for (size_t i = 0; i < shape.key_dim * shape.value_dim; ++i) state[i] *= decays[i / shape.value_dim];
   for (size_t c = 0; c < shape.value_dim; ++c) {
     double recalled = 0;
     for (size_t i = 0; i < shape.key_dim && shape.rule == RecurRule::kDelta; ++i) {
@@ -139,8 +149,8 @@ void RecurReference(const RecurCall& call, double* out, double* state) {
       const size_t at = row * shape.num_value_heads + head;
       double* const result = to + head * shape.value_dim;
       Step(shape, &x[shape.q_channel() + of_key], &x[shape.k_channel() + of_key], v,
-           std::exp(static_cast<double>(call.log_decay[at])), static_cast<double>(call.beta[at]),
-           state + head * shape.key_dim * shape.value_dim, result);
+           Decays(shape, call.log_decay + (shape.decays_by_channel ? at * shape.key_dim : at)),
+           static_cast<double>(call.beta[at]), state + head * shape.key_dim * shape.value_dim, result);
       for (size_t c = 0; c < shape.value_dim && call.skip != nullptr; ++c) {
         result[c] += static_cast<double>(call.skip[head]) * v[c];
       }
@@ -152,30 +162,40 @@ void RecurBlockReference(const RecurShape& shape, const double* q, const double*
                          const double* a, const double* beta, size_t num_rows, double* out, double* state) {
   const size_t key_dim = shape.key_dim;
   const size_t value_dim = shape.value_dim;
-  std::vector<double> sums(num_rows), updates(num_rows * value_dim);
-  for (size_t t = 0; t < num_rows; ++t) sums[t] = a[t] + (t == 0 ? 0 : sums[t - 1]);
+  const size_t num_decays = shape.decays_by_channel ? key_dim : 1;
+  std::vector<double> sums(num_rows * num_decays), updates(num_rows * value_dim);
+  for (size_t at = 0; at < sums.size(); ++at)
+    sums[at] = a[at] + (at < num_decays ? 0 : sums[at - num_decays]);
+  const auto sum = [&](size_t t, size_t channel) { return sums[t * num_decays + channel % num_decays]; };
+  // Of what token i left, as token t finds it.
+  const auto product = [&](size_t i, const double* with, size_t t) {
+    double total = 0;
+    for (size_t c = 0; c < key_dim; ++c) {
+      total += std::exp(sum(t, c) - sum(i, c)) * k[i * key_dim + c] * with[t * key_dim + c];
+    }
+    return total;
+  };
   for (size_t t = 0; t < num_rows; ++t) {
     for (size_t c = 0; c < value_dim; ++c) {
       double recalled = 0, read = 0;
       for (size_t i = 0; i < key_dim; ++i) {
-        recalled += std::exp(sums[t]) * state[i * value_dim + c] * k[t * key_dim + i];
-        read += std::exp(sums[t]) * state[i * value_dim + c] * q[t * key_dim + i];
+        recalled += std::exp(sum(t, i)) * state[i * value_dim + c] * k[t * key_dim + i];
+        read += std::exp(sum(t, i)) * state[i * value_dim + c] * q[t * key_dim + i];
       }
       for (size_t i = 0; i < t; ++i) {
-        const double update = std::exp(sums[t] - sums[i]) * updates[i * value_dim + c];
-        recalled += Dot(k + i * key_dim, k + t * key_dim, key_dim) * update;
-        read += Dot(k + i * key_dim, q + t * key_dim, key_dim) * update;
+        recalled += product(i, k, t) * updates[i * value_dim + c];
+        read += product(i, q, t) * updates[i * value_dim + c];
       }
       if (shape.rule != RecurRule::kDelta) recalled = 0;
       updates[t * value_dim + c] = beta[t] * (v[t * value_dim + c] - recalled);
-      out[t * value_dim + c] =
-          read + Dot(k + t * key_dim, q + t * key_dim, key_dim) * updates[t * value_dim + c];
+      out[t * value_dim + c] = read + product(t, q, t) * updates[t * value_dim + c];
     }
   }
   for (size_t at = 0; at < key_dim * value_dim; ++at) {
-    state[at] *= std::exp(sums[num_rows - 1]);
+    const size_t channel = at / value_dim;
+    state[at] *= std::exp(sum(num_rows - 1, channel));
     for (size_t i = 0; i < num_rows; ++i) {
-      state[at] += std::exp(sums[num_rows - 1] - sums[i]) * k[i * key_dim + at / value_dim] *
+      state[at] += std::exp(sum(num_rows - 1, channel) - sum(i, channel)) * k[i * key_dim + channel] *
                    updates[i * value_dim + at % value_dim];
     }
   }

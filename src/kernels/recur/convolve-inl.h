@@ -116,6 +116,7 @@ void KeyTask(const RecurJob& job, size_t block, size_t head, float* thread_scrat
     KeepInput(call, row, q_channel, shape.key_dim);
     KeepInput(call, row, k_channel, shape.key_dim);
   }
+  if (shape.decays_by_channel) return;  // decays stand inside the products
   RowsTimesKeys(job.Rows(head, rows.begin), per_token, rows, shape.key_dim, keys,
                 job.Products(head, rows.begin));
 }

@@ -44,7 +44,7 @@ void GatesRow(const GatesCall& call, size_t row) {
     const VF most = hn::Set(DF(), call.most_strength);
     Map(call.strength + first, call.num_heads, call.beta + first,
         [most](VF x, const auto&) { return hn::Mul(Sigmoid()(x), most); });
-  } else {
+  } else if (call.beta != nullptr) {
     Map(call.step + first, call.num_heads, call.beta + first, step);
   }
   if (rate == nullptr) {

@@ -14,7 +14,7 @@ inline constexpr double kGatesError = 2e-6;
 // min_step and max_step:
 //   log_decay = rate * s
 //   beta = most_strength * sigmoid(strength)    gated delta rule
-//        = s                                    Mamba, where strength is null
+//        = s                                    Mamba, where strength is null, if it is wanted
 // and with is_normalised (RG-LRU, arXiv 2402.19427), where min_step, max_step and step_bias are not read:
 //   log_decay = rate * sigmoid(step)
 //   beta = sigmoid(strength) * sqrt(1 - e^{2 log_decay})
@@ -32,7 +32,7 @@ struct GatesCall {
   // is_normalised: rows with which a stream begins. Their log_decay is -infinity, so that they count in full.
   std::span<const size_t> first_rows = {};
   float* log_decay = nullptr;  // may be step
-  float* beta = nullptr;       // may be strength; where strength is null not step
+  float* beta = nullptr;       // may be strength; where strength is null not step; null: not wanted
 };
 
 // Rows first_row .. last_row of the call.

@@ -59,19 +59,33 @@ struct RecurJob {
 };
 
 // What a task of the rule needs beside: [64][RowsPerToken][64] weights, [key_dim][64] keys that have decayed,
-// u of a block that is not kept.
+// u of a block that is not kept; with decays by channel also G of one [key_dim][64], decays of one token
+// [key_dim], and k and q that have decayed [64][2][key_dim].
 struct RecurThreadScratch {
   RecurThreadScratch(const RecurShape& shape, float* at)
       : weights(at),
         decayed_keys(weights + RowsPerToken(shape) * kRecurBlockTokens * kRecurBlockTokens),
-        updates(decayed_keys + shape.key_dim * kRecurBlockTokens) {}
+        updates(decayed_keys + shape.key_dim * kRecurBlockTokens),
+        sums(reinterpret_cast<double*>(updates + shape.num_panels() * kRecurPanel * kRecurBlockTokens)),
+        decays(reinterpret_cast<float*>(sums + shape.key_dim * kRecurBlockTokens)),
+        decayed_rows(decays + DecayFloats(shape)) {}
   static size_t Floats(const RecurShape& shape) {
-    return (RowsPerToken(shape) * kRecurBlockTokens + shape.key_dim + shape.num_panels() * kRecurPanel) *
-           kRecurBlockTokens;
+    const size_t always =
+        (RowsPerToken(shape) * kRecurBlockTokens + shape.key_dim + shape.num_panels() * kRecurPanel) *
+        kRecurBlockTokens;
+    if (!shape.decays_by_channel) return always;
+    return always + 4 * shape.key_dim * kRecurBlockTokens + DecayFloats(shape);
+  }
+  // Whole vectors.
+  static size_t DecayFloats(const RecurShape& shape) {
+    return (shape.key_dim + kRecurPanel - 1) / kRecurPanel * kRecurPanel;
   }
   float* weights;
   float* decayed_keys;
   float* updates;
+  double* sums;
+  float* decays;
+  float* decayed_rows;
 };
 
 }  // namespace mneme

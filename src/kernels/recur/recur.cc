@@ -40,6 +40,8 @@ void CheckCall(const RecurCall& call) {
     MNEME_CHECK(stream.num_input_slots + 1 >= shape.conv_width);
     if (!shape.has_state()) return;
     MNEME_CHECK(shape.num_key_heads > 0 && shape.num_value_heads % shape.num_key_heads == 0);
+    MNEME_CHECK(!shape.decays_by_channel ||
+                (shape.rule == RecurRule::kDelta && shape.num_key_heads == shape.num_value_heads));
   }
   // Where a block is not kept, nothing of it may lie before or after the chunk.
   const size_t num_blocks = NumRecurBlocks(stream.first_index, call.num_rows);
@@ -190,6 +192,7 @@ RecurCost CostOf(const RecurCall& call) {
   const double pairs = before + num_rows + (corrects ? before : 0);
   const auto ended = static_cast<double>(NumRecurBorders(call.stream.first_index, call.num_rows));
   cost.bytes = sizeof(float) * (matrix + static_cast<double>(offset) * (keys + values));
+  if (shape.decays_by_channel) cost.bytes += sizeof(double) * static_cast<double>(offset) * keys;
   cost.flops +=
       2 * (matrix * (num_rows * (corrects ? 2 : 1) + ended * kRecurBlockTokens) + pairs * (keys + values));
   return cost;

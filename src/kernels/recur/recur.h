@@ -1,7 +1,8 @@
 // Layers whose state does not grow with the stream: the gated delta rule (Yang et al. 2024, arXiv 2412.06464;
-// three of four layers of Qwen3-Next and Qwen3.5), the scan of Mamba 2 (Dao and Gu 2024, arXiv 2405.21060),
-// and the short causal convolution in front of both, which LFM2 has alone; and three recurrences of single
-// channels, further down.
+// three of four layers of Qwen3-Next and Qwen3.5; with a decay for each channel of the key Kimi Delta
+// Attention, arXiv 2510.26692, three of four layers of Kimi Linear), the scan of Mamba 2 (Dao and Gu 2024,
+// arXiv 2405.21060), and the short causal convolution in front of both, which LFM2 has alone; and three
+// recurrences of single channels, further down.
 //
 // Per value head, for the tokens t of the stream in order, with a state S [key_dim, value_dim]:
 //
@@ -19,6 +20,10 @@
 // Every sum has one order (over key_dim, then over i), so the bits of a token depend on the stream alone: not
 // on chunks, threads or other sessions. To take tokens back is to forget their k, u and G. A decoded token
 // reads S once and writes no state but once in 64 tokens; in prefill the same sums are products of matrices.
+//
+// With decays by channel e^{G} and its ratios stand inside the products, one for each channel of the key:
+// e^{G_t} scales the channels of q_t and k_t where they meet S_b, and e^{G_t - G_i}, which is never above 1,
+// those of k_i where they meet q_t and k_t.
 //
 // Everything is float32 but G, which is double: differences of sums of up to 64 steps are then as exact as
 // one step, where float32 would lose 1e-3 of a weight after a few tokens that forget all (a = -20 and below).
@@ -81,6 +86,8 @@ struct RecurShape {
   // Key head of value head h: h % num_key_heads if tiled (as GGUF files of Qwen3.5 order heads), else h /
   // (value heads per key head).
   bool is_tiled = false;
+  // kDelta: each channel of the key has a decay of its own; key heads are as many as value heads.
+  bool decays_by_channel = false;
   // Channels are the heads of q, of k, of v; or of v, of k, of q (Mamba 2: x, B, C).
   bool has_values_first = false;
   size_t conv_width = 4;       // taps, 1 .. kMaxConvWidth
@@ -102,8 +109,10 @@ struct RecurShape {
   }
   // Of a row that a convolution looks back at.
   size_t input_channels() const { return is_stepped() ? 0 : num_channels(); }
-  // Of a row of log_decay and of beta.
+  // Of a row of beta.
   size_t num_gates() const { return is_stepped() ? value_channels() : num_value_heads; }
+  // Of a row of log_decay.
+  size_t num_decays() const { return num_gates() * (decays_by_channel ? key_dim : 1); }
   size_t q_channel() const { return has_values_first ? value_channels() + key_channels() : 0; }
   size_t k_channel() const { return has_values_first ? value_channels() : key_channels(); }
   size_t v_channel() const { return has_values_first ? 0 : 2 * key_channels(); }
@@ -118,16 +127,14 @@ struct RecurShape {
   size_t state_floats() const {
     return has_state() ? num_value_heads * num_panels() * state_depth() * kRecurPanel : 0;
   }
-  // Of one block of 64 tokens: k of all key heads; u (stepped: a, then u, or b, then v), and G as doubles, of
-  // all value heads.
+  // Of one block of 64 tokens: k of all key heads; u (stepped: a, then u, or b, then v) of all value heads,
+  // and G as doubles of all decays.
   size_t key_floats() const { return key_channels() * kRecurBlockTokens; }
   size_t update_panels() const {
     return has_state() ? (is_stepped() ? 2 : 1) * num_value_heads * num_panels() : 0;
   }
   size_t update_floats() const { return update_panels() * kRecurBlockTokens * kRecurPanel; }
-  size_t sum_doubles() const {
-    return has_state() && !is_stepped() ? num_value_heads * kRecurBlockTokens : 0;
-  }
+  size_t sum_doubles() const { return has_state() && !is_stepped() ? num_decays() * kRecurBlockTokens : 0; }
 };
 
 // Where the state of one stream lies in one layer, and which parts a chunk reads and writes. Slots are places
@@ -171,8 +178,8 @@ struct RecurCall {
   const float* skip = nullptr;
   size_t num_rows = 0;
   const float* x = nullptr;  // [num_rows, num_channels], before the convolution
-  // [num_rows, num_gates]: a <= 0 (below -1e6 it counts as that), and beta (dt in Mamba), of kWkv the
-  // logarithm b. Null with kConvolution, and a with kWkv.
+  // [num_rows, num_decays]: a <= 0 (below -1e6 it counts as that), and [num_rows, num_gates]: beta (dt in
+  // Mamba), of kWkv the logarithm b. Null with kConvolution, and a with kWkv.
   const float* log_decay = nullptr;
   const float* beta = nullptr;
   // kDiagonal: [num_rows, key_dim]; null: ones.
@@ -221,8 +228,9 @@ std::vector<float> ByPanels(const RecurShape& shape, size_t depth, const std::ve
 // after the last row, of kWkv not given.
 void RecurReference(const RecurCall& call, double* out, double* state);
 // The rule of one head over one block, from S_b and the block's tokens, as it is written above, in double
-// precision: what the sums by blocks come to. q, k [num_rows, key_dim], v, out [num_rows, value_dim], a, beta
-// [num_rows], num_rows <= 64; state [key_dim, value_dim] becomes S after the rows.
+// precision: what the sums by blocks come to. q, k [num_rows, key_dim], v, out [num_rows, value_dim], beta
+// [num_rows], a as beta or [num_rows, key_dim], num_rows <= 64; state [key_dim, value_dim] becomes S after
+// the rows.
 void RecurBlockReference(const RecurShape& shape, const double* q, const double* k, const double* v,
                          const double* a, const double* beta, size_t num_rows, double* out, double* state);
 

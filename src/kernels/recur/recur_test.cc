@@ -17,6 +17,7 @@
 namespace mneme {
 namespace {
 
+using testing::ChannelShape;
 using testing::ConvolutionShape;
 using testing::DeltaShape;
 using testing::ForEachTarget;
@@ -161,8 +162,12 @@ std::vector<RecurShape> Shapes() {
   RecurShape selective = SelectiveShape();
   selective.key_dim = 16;
   selective.value_dim = 64;
-  return {DeltaShape(),       tiled,     wide,       uneven,     ScanShape(),     scan,
-          ConvolutionShape(), selective, LruShape(), WkvShape(), SelectiveShape()};
+  RecurShape uneven_channels = ChannelShape();
+  uneven_channels.key_dim = 7;
+  uneven_channels.value_dim = 67;
+  return {DeltaShape(),       tiled,     wide,       uneven,     ScanShape(),      scan,
+          ConvolutionShape(), selective, LruShape(), WkvShape(), SelectiveShape(), ChannelShape(),
+          uneven_channels};
 }
 
 TEST(Recur, MatchesTheRunningRecurrenceOnEveryTarget) {
@@ -197,8 +202,11 @@ TEST(Recur, BitsDoNotDependOnChunksOrThreads) {
 
 // Sums by blocks are the recurrence itself: in double precision nothing but rounding lies between them.
 TEST(Recur, TheSumsOfABlockAreTheRecurrence) {
-  for (const RecurRule rule : {RecurRule::kDelta, RecurRule::kScan}) {
-    RecurShape shape = {.rule = rule, .num_key_heads = 1, .num_value_heads = 1, .key_dim = 9, .value_dim = 5};
+  RecurShape delta = {.num_key_heads = 1, .num_value_heads = 1, .key_dim = 9, .value_dim = 5};
+  RecurShape channels_decay = delta, scan = delta;
+  channels_decay.decays_by_channel = true;
+  scan.rule = RecurRule::kScan;
+  for (RecurShape shape : {delta, channels_decay, scan}) {
     shape.conv_width = 1;
     shape.conv_activates = false;
     const size_t channels = shape.num_channels();
@@ -217,7 +225,9 @@ TEST(Recur, TheSumsOfABlockAreTheRecurrence) {
         for (size_t i = 0; i < 9; ++i) q.push_back(x[i] / std::sqrt(norms[0] + double{kRecurNormEpsilon}));
         for (size_t i = 9; i < 18; ++i) k.push_back(x[i] / std::sqrt(norms[1] + double{kRecurNormEpsilon}));
         v.insert(v.end(), x + 18, x + 23);
-        a.push_back(data.log_decay[t]);
+        for (size_t i = 0; i < shape.num_decays(); ++i) {
+          a.push_back(data.log_decay[t * shape.num_decays() + i]);
+        }
         beta.push_back(data.beta[t]);
       }
       RecurBlockReference(shape, q.data(), k.data(), v.data(), a.data(), beta.data(), kRecurBlockTokens,
@@ -232,11 +242,11 @@ TEST(Recur, TheSumsOfABlockAreTheRecurrence) {
 // A token that forgets all, and then ones that forget next to nothing: sums of a in float32 would lose the
 // decays of the latter.
 TEST(Recur, WhatForgetsAllDoesNotBlurWhatFollows) {
-  for (const RecurShape& shape : {DeltaShape(), ScanShape(), SelectiveShape(), LruShape()}) {
+  for (const RecurShape& shape : {DeltaShape(), ChannelShape(), ScanShape(), SelectiveShape(), LruShape()}) {
     for (const float deep : {-20.0f, -300.0f, -1e6f}) {
       RecurData data(shape, 3 * kRecurBlockTokens, 4);
       for (size_t i = 0; i < data.log_decay.size(); ++i) {
-        const size_t token = i / shape.num_gates() % kRecurBlockTokens;
+        const size_t token = i / shape.num_decays() % kRecurBlockTokens;
         data.log_decay[i] = token < 40 ? deep : -0.0123f;
       }
       const Expected expected(data);
@@ -310,21 +320,22 @@ TEST(Recur, HeadsAreAShortCut) {
 }
 
 TEST(Recur, DecaysBelowTheFloorForgetAllAndStayFinite) {
-  const RecurShape shape = DeltaShape();
-  RecurData data(shape, 100, 6);
-  RecurData floor = data;
-  for (size_t i = 0; i < data.log_decay.size(); i += 7) {
-    data.log_decay[i] = -std::numeric_limits<float>::infinity();
-    floor.log_decay[i] = -1e6f;
+  for (const RecurShape& shape : {DeltaShape(), ChannelShape()}) {
+    RecurData data(shape, 100, 6);
+    RecurData floor = data;
+    for (size_t i = 0; i < data.log_decay.size(); i += 7) {
+      data.log_decay[i] = -std::numeric_limits<float>::infinity();
+      floor.log_decay[i] = -1e6f;
+    }
+    const std::vector<float> out = Stream(data, 1).Run(33);
+    EXPECT_EQ(out, Stream(floor, 1).Run(33));
+    for (const float value : out) ASSERT_TRUE(std::isfinite(value));
   }
-  const std::vector<float> out = Stream(data, 1).Run(33);
-  EXPECT_EQ(out, Stream(floor, 1).Run(33));
-  for (const float value : out) ASSERT_TRUE(std::isfinite(value));
 }
 
 TEST(Recur, NanStaysInItsRowAndLaterOnes) {
-  for (const RecurShape& shape :
-       {DeltaShape(), ScanShape(), ConvolutionShape(), SelectiveShape(), LruShape(), WkvShape()}) {
+  for (const RecurShape& shape : {DeltaShape(), ChannelShape(), ScanShape(), ConvolutionShape(),
+                                  SelectiveShape(), LruShape(), WkvShape()}) {
     const RecurData data(shape, 200, 7);
     RecurData bad = data;
     constexpr size_t kBad = 70;
@@ -340,8 +351,8 @@ TEST(Recur, NanStaysInItsRowAndLaterOnes) {
 }
 
 TEST(Recur, SeveralSessionsHaveTheBitsOfEachAlone) {
-  for (const RecurShape& shape :
-       {DeltaShape(), ScanShape(), ConvolutionShape(), SelectiveShape(), LruShape(), WkvShape()}) {
+  for (const RecurShape& shape : {DeltaShape(), ChannelShape(), ScanShape(), ConvolutionShape(),
+                                  SelectiveShape(), LruShape(), WkvShape()}) {
     const RecurData data(shape, 300, 8);
     Stream alone(data, 1);
     const std::vector<float> expected = alone.Run(300);

@@ -20,6 +20,16 @@ inline RecurShape DeltaShape() {  // Qwen3-Next, small
           .query_scale = 0.25f};
 }
 
+inline RecurShape ChannelShape() {  // Kimi Linear, small
+  return {.rule = RecurRule::kDelta,
+          .num_key_heads = 3,
+          .num_value_heads = 3,
+          .key_dim = 16,
+          .value_dim = 16,
+          .decays_by_channel = true,
+          .query_scale = 0.25f};
+}
+
 inline RecurShape ScanShape() {  // Mamba 2, small
   return {.rule = RecurRule::kScan,
           .num_key_heads = 1,
@@ -84,10 +94,13 @@ struct RecurData {
         return;
       }
     }
+    const size_t per_gate = shape.num_decays() / shape.num_gates();
     for (size_t i = 0; i < num_tokens * shape.num_gates(); ++i) {
-      // Most tokens forget little, some nearly all.
-      const double forgets = random.Uniform() < 0.05 ? 20 : 0.2;
-      log_decay.push_back(static_cast<float>(-forgets * random.Uniform()));
+      for (size_t decay = 0; decay < per_gate; ++decay) {
+        // Most tokens forget little, some nearly all.
+        const double forgets = random.Uniform() < 0.05 ? 20 : 0.2;
+        log_decay.push_back(static_cast<float>(-forgets * random.Uniform()));
+      }
       beta.push_back(static_cast<float>(random.Uniform()));
     }
   }
@@ -102,7 +115,7 @@ struct RecurData {
     if (!shape.has_state()) return call;
     if (shape.rule != RecurRule::kDelta && shape.num_key_heads > 0) call.skip = skip.data();
     call.beta = beta.data() + first * shape.num_gates();
-    if (!log_decay.empty()) call.log_decay = log_decay.data() + first * shape.num_gates();
+    if (!log_decay.empty()) call.log_decay = log_decay.data() + first * shape.num_decays();
     if (!shape.is_stepped()) return call;
     const bool has_keys = shape.num_key_heads > 0;
     if (has_keys) call.keys = keys.data() + first * shape.key_dim;

@@ -1,4 +1,5 @@
 // The rule: u, o and the next S of one value head, block by block. Included by recur.cc once per target.
+#include <algorithm>
 #include <cstring>
 
 #include "kernels/recur/job.h"
@@ -41,25 +42,34 @@ struct HeadBlock {
   float betas[kRecurBlockTokens] = {};
 };
 
+// x[i] = e^{x[i]} for i < count, and whatever up to a whole vector.
+inline void Exponentials(float* HWY_RESTRICT x, size_t count) {
+  const DF d;
+  for (size_t i = 0; i < count; i += kLanes) {
+    hn::Store(Exp2F32(d, hn::Mul(hn::Load(d, x + i), hn::Set(d, kLog2E))), d, x + i);
+  }
+}
+
 // to[i] = e^{sum - sums[i]} for i < count, and whatever up to a whole vector.
 inline void Weights(double sum, const double* HWY_RESTRICT sums, size_t count, float* HWY_RESTRICT to) {
   const DF d;
   count = (count + kLanes - 1) / kLanes * kLanes;
   for (size_t i = 0; i < count; ++i) to[i] = static_cast<float>(sum - sums[i]);
-  for (size_t i = 0; i < count; i += kLanes) {
-    hn::Store(Exp2F32(d, hn::Mul(hn::Load(d, to + i), hn::Set(d, kLog2E))), d, to + i);
-  }
+  Exponentials(to, count);
+}
+
+constexpr float kLeastDecay = -1e6f;
+inline double Decay(float log_decay) {
+  return static_cast<double>(log_decay < kLeastDecay ? kLeastDecay : log_decay);  // keeps NaN
 }
 
 // G, its exponentials and beta of the chunk's tokens.
 inline void SetGates(const RecurCall& call, size_t head, HeadBlock& block) {
-  constexpr float kLeast = -1e6f;
   const size_t num_heads = call.shape->num_value_heads;
   double sum = block.rows.offset == 0 ? 0.0 : block.sums[block.rows.offset - 1];
   for (size_t row = block.rows.begin; row < block.rows.end; ++row) {
     const size_t place = block.rows.offset + row - block.rows.begin;
-    const float decay = call.log_decay[row * num_heads + head];
-    sum += static_cast<double>(decay < kLeast ? kLeast : decay);  // keeps NaN
+    sum += Decay(call.log_decay[row * num_heads + head]);
     block.sums[place] = sum;
     block.betas[place] = call.beta[row * num_heads + head];
   }
@@ -89,6 +99,71 @@ inline void SetWeights(const float* HWY_RESTRICT products, size_t per_token, con
       } else {
         hn::Store(hn::Mul(factor, hn::Load(d, products + at)), d, weights + at);
       }
+    }
+  }
+}
+
+// Decays by channel: G [key_dim][64] and beta of the chunk's tokens.
+inline void SetChannelGates(const RecurCall& call, size_t head, HeadBlock& block, double* HWY_RESTRICT sums) {
+  const size_t num_heads = call.shape->num_value_heads;
+  const size_t first = block.rows.offset;
+  for (size_t i = 0; i < block.key_dim; ++i) {
+    double* const of_channel = sums + i * kRecurBlockTokens;
+    double sum = first == 0 ? 0.0 : of_channel[first - 1];
+    for (size_t token = 0; token < block.rows.count(); ++token) {
+      const size_t row = block.rows.begin + token;
+      sum += Decay(call.log_decay[(row * num_heads + head) * block.key_dim + i]);
+      of_channel[first + token] = sum;
+    }
+  }
+  for (size_t token = 0; token < block.rows.count(); ++token) {
+    block.betas[first + token] = call.beta[(block.rows.begin + token) * num_heads + head];
+  }
+  std::fill(block.decays, block.decays + kRecurBlockTokens, 1.0f);  // k and q have decayed by themselves
+}
+
+// k and q as they meet S: each channel times its e^G.
+inline void DecayRows(const HeadBlock& block, const double* HWY_RESTRICT sums, float* HWY_RESTRICT decays,
+                      float* HWY_RESTRICT decayed) {
+  for (size_t token = 0; token < block.rows.count(); ++token) {
+    const size_t place = block.rows.offset + token;
+    for (size_t i = 0; i < block.key_dim; ++i) {
+      decays[i] = static_cast<float>(sums[i * kRecurBlockTokens + place]);
+    }
+    Exponentials(decays, block.key_dim);
+    const size_t first = token * 2 * block.key_dim;
+    for (size_t i = 0; i < block.key_dim; ++i) {
+      decayed[first + i] = decays[i] * block.x[first + i];
+      decayed[first + block.key_dim + i] = decays[i] * block.x[first + block.key_dim + i];
+    }
+  }
+}
+
+// weights[token][q] = sum over channels of e^{G_t - G_i} k_i q_t, and that of k with its sign turned.
+inline void SetChannelWeights(const float* HWY_RESTRICT keys, const HeadBlock& block,
+                              const double* HWY_RESTRICT sums, float* HWY_RESTRICT weights) {
+  const DF d;
+  HWY_ALIGN float difference[kLanes];
+  for (size_t token = 0; token < block.rows.count(); ++token) {
+    const size_t place = block.rows.offset + token;
+    const float* const k = block.x + token * 2 * block.key_dim;
+    const float* const q = k + block.key_dim;
+    float* const to = weights + token * 2 * kRecurBlockTokens;
+    for (size_t i = 0; i <= place; i += kLanes) {
+      VF of_k = hn::Zero(d), of_q = hn::Zero(d);
+      for (size_t channel = 0; channel < block.key_dim; ++channel) {
+        const size_t at = channel * kRecurBlockTokens;
+        const double sum = sums[at + place];
+        for (size_t lane = 0; lane < kLanes; ++lane) {
+          difference[lane] = static_cast<float>(sum - sums[at + i + lane]);
+        }
+        const VF decay = Exp2F32(d, hn::Mul(hn::Load(d, difference), hn::Set(d, kLog2E)));
+        const VF key = hn::Mul(decay, hn::Load(d, keys + at + i));
+        of_k = hn::MulAdd(hn::Set(d, k[channel]), key, of_k);
+        of_q = hn::MulAdd(hn::Set(d, q[channel]), key, of_q);
+      }
+      hn::Store(hn::Neg(of_k), d, to + i);
+      hn::Store(of_q, d, to + kRecurBlockTokens + i);
     }
   }
 }
@@ -185,13 +260,14 @@ void PanelTokens(const HeadBlock& block, const float* state, size_t panel) {
 }
 
 template <size_t kRows>
-HWY_INLINE void StateTile(const float* decayed_keys, const float* updates, float decay, const float* from,
-                          float* to) {
+HWY_INLINE void StateTile(const float* decayed_keys, const float* updates, const float* decays,
+                          size_t decay_stride, const float* from, float* to) {
   const DF d;
   Tile<kRows, kTileVectors> sums;
   MNEME_UNROLL for (size_t r = 0; r < kRows; ++r) {
     MNEME_UNROLL for (size_t v = 0; v < kTileVectors; ++v) {
-      sums[r][v] = hn::Mul(hn::Set(d, decay), hn::Load(d, from + r * kRecurPanel + v * kLanes));
+      sums[r][v] =
+          hn::Mul(hn::Set(d, decays[r * decay_stride]), hn::Load(d, from + r * kRecurPanel + v * kLanes));
     }
   }
   AddProducts<kRows, kTileVectors>(decayed_keys, kRecurBlockTokens, updates, kRecurBlockTokens, sums);
@@ -202,16 +278,18 @@ HWY_INLINE void StateTile(const float* decayed_keys, const float* updates, float
   }
 }
 
-// One panel of the S after a block from that before it; `to` may be `from`.
-inline void PanelState(const float* decayed_keys, size_t key_dim, const float* updates, float decay,
-                       const float* from, float* to) {
+// One panel of the S after a block from that before it; `to` may be `from`. decays: of each channel, or
+// decay_stride 0.
+inline void PanelState(const float* decayed_keys, size_t key_dim, const float* updates, const float* decays,
+                       size_t decay_stride, const float* from, float* to) {
   for (size_t column = 0; column < kRecurPanel; column += kTileColumns) {
     size_t row = 0;
     const auto tile = [&](auto step) HWY_ATTR {
       constexpr size_t kStep = decltype(step)::value;
       for (; row + kStep <= key_dim; row += kStep) {
         const size_t at = row * kRecurPanel + column;
-        StateTile<kStep>(decayed_keys + row * kRecurBlockTokens, updates + column, decay, from + at, to + at);
+        StateTile<kStep>(decayed_keys + row * kRecurBlockTokens, updates + column,
+                         decays + row * decay_stride, decay_stride, from + at, to + at);
       }
     };
     tile(std::integral_constant<size_t, kTileRows>());
@@ -231,6 +309,34 @@ inline void DecayKeys(const float* HWY_RESTRICT keys, const HeadBlock& block, fl
       hn::Store(hn::Mul(hn::Load(d, decay + i), hn::Load(d, keys + at)), d, decayed + at);
     }
   }
+}
+
+// The same by channel, and decays[d] = e^{G_last}.
+inline void DecayChannelKeys(const float* HWY_RESTRICT keys, size_t key_dim, const double* HWY_RESTRICT sums,
+                             float* HWY_RESTRICT decayed, float* HWY_RESTRICT decays) {
+  const DF d;
+  HWY_ALIGN float decay[kRecurBlockTokens];
+  for (size_t row = 0; row < key_dim; ++row) {
+    const double* const of_channel = sums + row * kRecurBlockTokens;
+    const double last = of_channel[kRecurBlockTokens - 1];
+    decays[row] = static_cast<float>(last);
+    Weights(last, of_channel, kRecurBlockTokens, decay);
+    for (size_t i = 0; i < kRecurBlockTokens; i += kLanes) {
+      const size_t at = row * kRecurBlockTokens + i;
+      hn::Store(hn::Mul(hn::Load(d, decay + i), hn::Load(d, keys + at)), d, decayed + at);
+    }
+  }
+  Exponentials(decays, key_dim);
+}
+
+// Where G of a block's tokens lies, and of a head that decays by channel.
+inline double* ChannelSums(const RecurJob& job, size_t index, size_t head,
+                           const RecurThreadScratch& scratch) {
+  const RecurShape& shape = *job.call->shape;
+  const int32_t slot = job.call->stream.block_slots[index];
+  if (slot < 0) return scratch.sums;
+  return job.call->stream.sums + static_cast<size_t>(slot) * shape.sum_doubles() +
+         head * shape.key_dim * kRecurBlockTokens;
 }
 
 // The rows of one block as a value head sees them, with all that does not depend on columns computed.
@@ -253,10 +359,20 @@ inline HeadBlock MakeBlock(const RecurJob& job, size_t index, size_t head,
   block.skip = call.skip == nullptr ? 0.0f : call.skip[head];
   block.updates = scratch.updates;
   const int32_t slot = stream.block_slots[index];
+  const auto at = static_cast<size_t>(std::max(slot, 0));
+  if (slot >= 0) {
+    block.updates = stream.updates + at * shape.update_floats() + head * shape.num_panels() * kUpdatePanel;
+  }
+  if (shape.decays_by_channel) {
+    double* const sums = ChannelSums(job, index, head, scratch);
+    SetChannelGates(call, head, block, sums);
+    SetChannelWeights(job.KeysOf(index, key_head), block, sums, scratch.weights);
+    DecayRows(block, sums, scratch.decays, scratch.decayed_rows);
+    block.x = scratch.decayed_rows;
+    return block;
+  }
   double* sums = nullptr;
   if (slot >= 0) {
-    const auto at = static_cast<size_t>(slot);
-    block.updates = stream.updates + at * shape.update_floats() + head * shape.num_panels() * kUpdatePanel;
     sums = stream.sums + at * shape.sum_doubles() + head * kRecurBlockTokens;
     std::memcpy(block.sums, sums, block.rows.offset * sizeof(double));
   }
@@ -277,10 +393,18 @@ const float* RunBlock(const RecurJob& job, size_t index, size_t head, const floa
   const size_t state_panel = shape.key_dim * kRecurPanel;
   const HeadBlock block = MakeBlock(job, index, head, scratch);
   float* next = nullptr;
+  const float* decays = &block.decays[kRecurBlockTokens - 1];
   if (block.rows.ends_block()) {
     next = stream.states + static_cast<size_t>(stream.border_slots[index]) * shape.state_floats() +
            head * shape.num_panels() * state_panel;
-    DecayKeys(job.KeysOf(index, shape.KeyHeadOf(head)), block, scratch.decayed_keys);
+    const float* const keys = job.KeysOf(index, shape.KeyHeadOf(head));
+    if (shape.decays_by_channel) {
+      const double* const sums = ChannelSums(job, index, head, scratch);
+      DecayChannelKeys(keys, shape.key_dim, sums, scratch.decayed_keys, scratch.decays);
+      decays = scratch.decays;
+    } else {
+      DecayKeys(keys, block, scratch.decayed_keys);
+    }
   }
   for (size_t panel = 0; panel < shape.num_panels(); ++panel) {
     const float* const from = state + panel * state_panel;
@@ -290,8 +414,8 @@ const float* RunBlock(const RecurJob& job, size_t index, size_t head, const floa
       PanelTokens<false>(block, from, panel);
     }
     if (next == nullptr) continue;
-    PanelState(scratch.decayed_keys, shape.key_dim, block.updates + panel * kUpdatePanel,
-               block.decays[kRecurBlockTokens - 1], from, next + panel * state_panel);
+    PanelState(scratch.decayed_keys, shape.key_dim, block.updates + panel * kUpdatePanel, decays,
+               shape.decays_by_channel ? 1 : 0, from, next + panel * state_panel);
   }
   return next == nullptr ? state : next;
 }
