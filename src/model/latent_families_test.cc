@@ -141,7 +141,7 @@ TEST_F(LatentFamilies, OlderFilesHaveOneMatrixForKeysAndValues) {
 }
 
 TEST_F(LatentFamilies, OtherEncodings) {
-  for (const char* name : {"deepseek-v3", "minicpm3"}) {
+  for (const char* name : {"deepseek-v3", "minicpm3", "kimi-linear"}) {
     EXPECT_LT(RelativeDifference(Logits(Convert(root_ + name, Encoding::kF16)), Golden(name)), 0.02) << name;
     const auto q8_0 = LoadModel(Convert(root_ + name, Encoding::kQ8_0), PackMode::kExact);
     const std::vector<float> logits = EngineLogits(*q8_0, tokens_);
@@ -205,6 +205,19 @@ TEST_F(LatentFamilies, ScalesThatAreNullOrLeftOut) {
   EXPECT_EQ(usual->plan().embedding_scale, 12.0f);
 }
 
+// Settings of Kimi Linear as its makers publish them, the states in an object of their own.
+TEST_F(LatentFamilies, SizesOfStatesInAnObject) {
+  nlohmann::json config = ConfigOf("kimi-linear");
+  config["linear_attn_config"] = {{"head_dim", 8},
+                                  {"num_heads", 4},
+                                  {"short_conv_kernel_size", 4},
+                                  {"full_attn_layers", {3}},
+                                  {"kda_layers", {1, 2}}};
+  for (const char* key : {"linear_head_dim", "linear_num_heads", "linear_conv_kernel_dim", "layer_types"})
+    config.erase(key);
+  EXPECT_EQ(Logits(Folder("kimi-linear", config)), Golden("kimi-linear"));
+}
+
 // Layers that predict further tokens are not in a GGUF that is made of a folder, and not counted there.
 TEST_F(LatentFamilies, SkippedLayersAreNotWritten) {
   nlohmann::json config = ConfigOf("deepseek-v3");
@@ -236,6 +249,18 @@ TEST_F(LatentFamilies, WhatOtherReadersLookFor) {
   const GgufFile minicpm3(Convert(root_ + "minicpm3"));
   EXPECT_EQ(minicpm3.GetUint("minicpm3.attention.head_count_kv"), 4u);
   EXPECT_EQ(minicpm3.GetUint("minicpm3.attention.key_length"), 20u);
+  const GgufFile kimi(Convert(root_ + "kimi-linear"));
+  EXPECT_EQ(*kimi.GetIntArray("kimi-linear.attention.head_count_kv"), (std::vector<int64_t>{0, 0, 1}));
+  EXPECT_EQ(kimi.GetUint("kimi-linear.kda.head_dim"), 8u);
+  EXPECT_EQ(kimi.GetUint("kimi-linear.ssm.conv_kernel"), 4u);
+  for (const GgufTensor& tensor : kimi.tensors()) {
+    if (tensor.name == "blk.0.ssm_conv1d_q.weight") {
+      EXPECT_EQ(tensor.shape, (std::vector<uint64_t>{4, 1, 32}));
+    }
+    if (tensor.name == "blk.0.ssm_a") {
+      EXPECT_EQ(tensor.shape, (std::vector<uint64_t>{1, 4}));
+    }
+  }
 }
 
 TEST_F(LatentFamilies, WhatIsNotKnownIsRefused) {
@@ -247,6 +272,8 @@ TEST_F(LatentFamilies, WhatIsNotKnownIsRefused) {
   EXPECT_NE(Refusal("deepseek-v3", "qk_nope_head_dim", 14).find("q_b_proj"), std::string::npos);
   EXPECT_NE(Refusal("mistral4", "n_group", 2).find("groups"), std::string::npos);
   EXPECT_NE(Refusal("minicpm3", "scale_depth", -1).find("scale_depth"), std::string::npos);
+  EXPECT_NE(Refusal("kimi-linear", "moe_router_activation_func", "softmax").find("softmax"),
+            std::string::npos);
 }
 
 // A small random model of the kind, without experts, whose matrix of keys and values lies in blocks: it is

@@ -61,6 +61,7 @@ void HashLayer(const LayerPlan& layer, Hasher* hash) {
       hash->Put(value);
     }
   });
+  if (const ChannelDeltaPlan* delta = layer.channel_delta()) hash->Put(delta->gate_rank);
   if (const DeltaPlan* delta = layer.delta(); delta != nullptr && delta->most_strength != 1.0f) {
     hash->Put(delta->most_strength);
   }
@@ -307,6 +308,11 @@ uint64_t LoadedModel::fingerprint() const {
         norms.insert(norms.end(), {&latent->query_norm, &latent->latent_norm});
       }
       if (const DeltaWeights* delta = layer.delta()) {
+        for (const auto* values : {&delta->convolution, &delta->step_bias, &delta->rate, &delta->norm}) {
+          hash.PutVector(*values);
+        }
+      }
+      if (const ChannelDeltaWeights* delta = layer.channel_delta()) {
         for (const auto* values : {&delta->convolution, &delta->step_bias, &delta->rate, &delta->norm}) {
           hash.PutVector(*values);
         }

@@ -108,6 +108,13 @@ struct DeltaPlan {
   float norm_epsilon = 0.0f;   // 0: the model's
 };
 
+// Kimi Delta Attention (arXiv 2510.26692): the delta rule with a decay for each channel of the key. Decays
+// and the gate of the output come out of few values each.
+struct ChannelDeltaPlan {
+  RecurShape shape;
+  size_t gate_rank = 0;
+};
+
 // A short convolution of gated values, its result gated again (lfm2): C * conv(B * x).
 struct ShortConvPlan {
   RecurShape shape;  // of the convolution
@@ -195,8 +202,8 @@ struct MixedPlan {
 
 struct LayerPlan {
   // monostate: the layer has no such part, nor a norm for it (nemotron_h, mamba2).
-  std::variant<AttentionPlan, LatentPlan, DeltaPlan, ShortConvPlan, ScanPlan, HybridPlan, SelectivePlan,
-               LruPlan, TimeMixPlan, std::monostate>
+  std::variant<AttentionPlan, LatentPlan, DeltaPlan, ChannelDeltaPlan, ShortConvPlan, ScanPlan, HybridPlan,
+               SelectivePlan, LruPlan, TimeMixPlan, std::monostate>
       mixer;
   std::variant<DensePlan, ExpertsPlan, MixedPlan, ChannelMixPlan, std::monostate> feed_forward;
   Wiring wiring = Wiring::kSequential;
@@ -212,6 +219,7 @@ struct LayerPlan {
   }
   const LatentPlan* latent() const { return std::get_if<LatentPlan>(&mixer); }
   const DeltaPlan* delta() const { return std::get_if<DeltaPlan>(&mixer); }
+  const ChannelDeltaPlan* channel_delta() const { return std::get_if<ChannelDeltaPlan>(&mixer); }
   const ShortConvPlan* short_conv() const { return std::get_if<ShortConvPlan>(&mixer); }
   const ScanPlan* scan() const { return Part(this, &HybridPlan::scan, &LayerPlan::mixer); }
   const SelectivePlan* selective() const { return std::get_if<SelectivePlan>(&mixer); }
@@ -230,6 +238,7 @@ struct LayerPlan {
   template <typename Fn>
   void ForEachMixerState(const Fn& fn) const {
     if (const DeltaPlan* plan = delta()) fn(plan->shape);
+    if (const ChannelDeltaPlan* plan = channel_delta()) fn(plan->shape);
     if (const ShortConvPlan* plan = short_conv()) fn(plan->shape);
     if (const ScanPlan* plan = scan()) fn(plan->shape);
     if (const SelectivePlan* plan = selective()) {

@@ -47,6 +47,9 @@ struct Layout {
       if (const DeltaPlan* delta = layer.delta()) {
         arena = std::max(arena, DeltaFloats(*delta, max_rows, num_threads));
       }
+      if (const ChannelDeltaPlan* delta = layer.channel_delta()) {
+        arena = std::max(arena, ChannelDeltaFloats(*delta, max_rows, num_threads));
+      }
       if (const ShortConvPlan* short_conv = layer.short_conv()) {
         arena = std::max(arena, ShortConvFloats(*short_conv, max_rows, num_threads));
       }
@@ -218,6 +221,9 @@ void Runner::Impl::Mix(size_t layer, const LayerIndex& index, const float* input
   if (const ScanPlan* scan = mixed.scan()) RunScan(*scan, *w.scan(), post_norm, index.state, input, pass);
   if (const DeltaPlan* delta = mixed.delta()) {
     RunDelta(*delta, *w.delta(), post_norm, index.state, input, pass);
+  }
+  if (const ChannelDeltaPlan* delta = mixed.channel_delta()) {
+    RunChannelDelta(*delta, *w.channel_delta(), post_norm, index.state, input, pass);
   }
   if (const ShortConvPlan* short_conv = mixed.short_conv()) {
     RunShortConv(*short_conv, *w.short_conv(), post_norm, index.state, input, pass);

@@ -337,6 +337,8 @@ void VisitMixer(const ModelPlan& model, const LayerPlan& plan, WeightVisitor& vi
     VisitAttention(model, *attention, visitor, &w->mixer.emplace<AttentionWeights>());
   } else if (const DeltaPlan* delta = plan.delta()) {
     visitor.Delta(*delta, &w->mixer.emplace<DeltaWeights>());
+  } else if (const ChannelDeltaPlan* channel_delta = plan.channel_delta()) {
+    VisitChannelDelta(model, *channel_delta, visitor, &w->mixer.emplace<ChannelDeltaWeights>());
   } else if (const ShortConvPlan* short_conv = plan.short_conv()) {
     VisitShortConv(model, *short_conv, visitor, &w->mixer.emplace<ShortConvWeights>());
   } else if (const ScanPlan* scan = plan.scan()) {

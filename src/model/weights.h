@@ -11,6 +11,7 @@
 #include "kernels/device.h"
 #include "kernels/linear/linear.h"
 #include "model/blocks/attention.h"
+#include "model/blocks/channel_delta.h"
 #include "model/blocks/delta.h"
 #include "model/blocks/dense.h"
 #include "model/blocks/experts.h"
@@ -30,8 +31,8 @@ namespace mneme {
 
 struct LayerWeights {
   NormWeights attn_norm;  // before the mixer; empty for Wiring::kPostNormOnly
-  std::variant<AttentionWeights, LatentWeights, DeltaWeights, ShortConvWeights, ScanWeights, HybridWeights,
-               SelectiveWeights, LruWeights, TimeMixWeights, std::monostate>
+  std::variant<AttentionWeights, LatentWeights, DeltaWeights, ChannelDeltaWeights, ShortConvWeights,
+               ScanWeights, HybridWeights, SelectiveWeights, LruWeights, TimeMixWeights, std::monostate>
       mixer;
   NormWeights post_attn_norm;  // after it, before the residual sum
   NormWeights ffn_norm;        // empty: the feed-forward network reads what the mixer reads
@@ -48,6 +49,7 @@ struct LayerWeights {
   }
   const LatentWeights* latent() const { return std::get_if<LatentWeights>(&mixer); }
   const DeltaWeights* delta() const { return std::get_if<DeltaWeights>(&mixer); }
+  const ChannelDeltaWeights* channel_delta() const { return std::get_if<ChannelDeltaWeights>(&mixer); }
   const ShortConvWeights* short_conv() const { return std::get_if<ShortConvWeights>(&mixer); }
   const ScanWeights* scan() const {
     if (const auto* hybrid = std::get_if<HybridWeights>(&mixer)) return &hybrid->scan;
@@ -98,6 +100,9 @@ void ForEachLinearOfLayer(Weights& layer, const Fn& fn) {
   if (auto* attention = layer.attention()) ForEachLinearOfAttention(*attention, plain);
   if (auto* latent = std::get_if<LatentWeights>(&layer.mixer)) ForEachLinearOfLatent(*latent, plain);
   if (auto* delta = std::get_if<DeltaWeights>(&layer.mixer)) ForEachLinearOfDelta(*delta, plain);
+  if (auto* delta = std::get_if<ChannelDeltaWeights>(&layer.mixer)) {
+    ForEachLinearOfChannelDelta(*delta, plain);
+  }
   if (auto* conv = std::get_if<ShortConvWeights>(&layer.mixer)) ForEachLinearOfShortConv(*conv, plain);
   if (auto* scan = std::get_if<ScanWeights>(&layer.mixer)) ForEachLinearOfScan(*scan, plain);
   if (auto* hybrid = std::get_if<HybridWeights>(&layer.mixer)) ForEachLinearOfScan(hybrid->scan, plain);

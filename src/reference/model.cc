@@ -209,6 +209,9 @@ Rows Mix(const ModelPlan& m, const LayerPlan& plan, const LayerWeights& w, Posit
   keys->emplace_back();
   if (plan.latent() != nullptr) return LatentAttention(m, *plan.latent(), *w.latent(), start, input);
   if (plan.delta() != nullptr) return Delta(m, *plan.delta(), *w.delta(), input);
+  if (plan.channel_delta() != nullptr) {
+    return ChannelDelta(m, *plan.channel_delta(), *w.channel_delta(), input);
+  }
   if (plan.short_conv() != nullptr) return ShortConv(*plan.short_conv(), *w.short_conv(), input);
   if (plan.selective() != nullptr) return Selective(m, *plan.selective(), *w.selective(), input);
   if (plan.lru() != nullptr) return Lru(*plan.lru(), *w.lru(), input);

@@ -43,6 +43,43 @@ Rows Delta(const ModelPlan& m, const DeltaPlan& plan, const DeltaWeights& w, con
   return Product(w.out, normed);
 }
 
+Rows ChannelDelta(const ModelPlan& m, const ChannelDeltaPlan& plan, const ChannelDeltaWeights& w,
+                  const Rows& input) {
+  const RecurShape& shape = plan.shape;
+  const size_t heads = shape.num_value_heads;
+  Rows mixed = Product(w.q, input);
+  for (const LinearLayer* part : {&w.k, &w.v}) {
+    const Rows more = Product(*part, input);
+    for (size_t r = 0; r < mixed.size(); ++r) mixed[r].insert(mixed[r].end(), more[r].begin(), more[r].end());
+  }
+  Rows decay = Product(w.decay, Product(w.decay_down, input)), beta = Product(w.beta, input);
+  for (size_t r = 0; r < input.size(); ++r) {
+    for (size_t i = 0; i < decay[r].size(); ++i) {
+      const double step = std::log1p(std::exp(decay[r][i] + static_cast<double>(w.step_bias[i])));
+      decay[r][i] = static_cast<double>(w.rate[i]) * step;
+    }
+    for (double& value : beta[r]) value = 1 / (1 + std::exp(-value));
+  }
+  const std::vector<float> x = Flat(mixed), log_decay = Flat(decay), strength = Flat(beta);
+  std::vector<double> out(input.size() * shape.value_channels());
+  std::vector<double> state(heads * shape.key_dim * shape.value_dim);
+  RecurReference({.shape = &shape,
+                  .conv_weight = w.convolution.data(),
+                  .num_rows = input.size(),
+                  .x = x.data(),
+                  .log_decay = log_decay.data(),
+                  .beta = strength.data()},
+                 out.data(), state.data());
+  const NormWeights norm{.weight = w.norm, .bias = {}};
+  Rows normed = RowsOf(out, shape.value_channels()), gate = Product(w.gate, Product(w.gate_down, input));
+  for (size_t r = 0; r < normed.size(); ++r) {
+    for (size_t h = 0; h < heads; ++h) NormPart(m, norm, 0, h * shape.value_dim, shape.value_dim, &normed[r]);
+    for (double& value : gate[r]) value = 1 / (1 + std::exp(-value));
+  }
+  Multiply(gate, &normed);
+  return Product(w.out, normed);
+}
+
 Rows ShortConv(const ShortConvPlan& plan, const ShortConvWeights& w, const Rows& input) {
   Rows gated = Product(w.value, input);
   Multiply(Product(w.input_gate, input), &gated);

@@ -2,6 +2,7 @@
 // begins with these rows [num_rows, model_dim]. What a layer adds to them comes back.
 #pragma once
 
+#include "model/blocks/channel_delta.h"
 #include "model/blocks/delta.h"
 #include "model/blocks/lru.h"
 #include "model/blocks/rwkv_mix.h"
@@ -13,6 +14,8 @@
 namespace mneme::reference {
 
 Rows Delta(const ModelPlan& m, const DeltaPlan& plan, const DeltaWeights& w, const Rows& input);
+Rows ChannelDelta(const ModelPlan& m, const ChannelDeltaPlan& plan, const ChannelDeltaWeights& w,
+                  const Rows& input);
 Rows ShortConv(const ShortConvPlan& plan, const ShortConvWeights& w, const Rows& input);
 Rows Scan(const ModelPlan& m, const ScanPlan& plan, const ScanWeights& w, const Rows& input);
 Rows Selective(const ModelPlan& m, const SelectivePlan& plan, const SelectiveWeights& w, const Rows& input);

@@ -108,7 +108,8 @@ TEST_P(FixedState, TheLedgerNamesTheState) {
 
 INSTANTIATE_TEST_SUITE_P(Goldens, FixedState,
                          ::testing::Values("mamba2", "lfm2", "granite-hybrid", "nemotron-h", "falcon-h1",
-                                           "qwen3-next", "mamba", "jamba", "recurrent-gemma", "rwkv4"),
+                                           "qwen3-next", "mamba", "jamba", "recurrent-gemma", "rwkv4",
+                                           "kimi-linear"),
                          [](const auto& info) {
                            std::string name = info.param;
                            for (char& c : name) c = c == '-' ? '_' : c;

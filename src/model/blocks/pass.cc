@@ -61,7 +61,7 @@ void Pass::Recur(size_t index, const RecurWeights& weights, const RecurRows& row
   for (const ForwardChunk& chunk : chunks) {
     const RecurShape& shape = chunk.context->recurrent()->shape(index);
     RecurCall call = chunk.context->recurrent()->Plan(
-        index, from(rows.x, shape.num_channels()), from(rows.log_decay, shape.num_gates()),
+        index, from(rows.x, shape.num_channels()), from(rows.log_decay, shape.num_decays()),
         from(rows.beta, shape.num_gates()), from(rows.out, shape.value_channels()));
     call.keys = from(rows.keys, shape.key_dim);
     call.queries = from(rows.queries, shape.key_dim);

@@ -147,7 +147,7 @@ class Converter : private WeightVisitor {
       const bool has_values =
           plan.latent() != nullptr
               ? family_->gguf_joins_latent_heads
-              : plan.delta() != nullptr ||
+              : plan.delta() != nullptr || plan.channel_delta() != nullptr ||
                     (attention != nullptr && attention->kv_source < 0 && !attention->value_is_key);
       if (has_values) mixed_.with_values.push_back(static_cast<int64_t>(layer));
     }
@@ -283,8 +283,10 @@ class Converter : private WeightVisitor {
   void Convolution(std::string_view name, const RecurShape& shape, std::vector<float>*,
                    std::vector<float>*) override {
     const size_t channels = shape.num_channels(), width = shape.conv_width;
+    // Those of q, k and v apart have three dimensions.
+    const bool is_part = name.starts_with("ssm_conv1d_");
     AddVector(Name(name, "weight"), map_->FindVector(name, "weight", layer_, channels * width, true),
-              {width, channels});
+              is_part ? std::vector<uint64_t>{width, 1, channels} : std::vector<uint64_t>{width, channels});
     AddVector(Name(name, "bias"), map_->FindVector(name, "bias", layer_, channels, false));
   }
 

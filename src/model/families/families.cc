@@ -72,6 +72,7 @@ extern const Family kOlmoHybrid;
 extern const Family kDeepseek2;
 extern const Family kMistral4;
 extern const Family kMinicpm3;
+extern const Family kKimiLinear;
 
 namespace {
 
@@ -85,6 +86,7 @@ constexpr const Family* kFamilies[] = {
     &kMinimaxM2,     &kQwen3Next, &kQwen35,       &kQwen35Moe,  &kLfm2,       &kLfm2Moe,  &kMamba2,
     &kGraniteHybrid, &kNemotronH, &kNemotronHMoe, &kFalconH1,   &kOlmoHybrid, &kLfm3,     &kMamba,
     &kJamba,         &kGriffin,   &kGraniteSwa,   &kRwkv,       &kDeepseek2,  &kMistral4, &kMinicpm3,
+    &kKimiLinear,
 };
 
 }  // namespace
