@@ -52,7 +52,6 @@ inline void Exponentials(float* HWY_RESTRICT x, size_t count) {
 
 // to[i] = e^{sum - sums[i]} for i < count, and whatever up to a whole vector.
 inline void Weights(double sum, const double* HWY_RESTRICT sums, size_t count, float* HWY_RESTRICT to) {
-  const DF d;
   count = (count + kLanes - 1) / kLanes * kLanes;
   for (size_t i = 0; i < count; ++i) to[i] = static_cast<float>(sum - sums[i]);
   Exponentials(to, count);
