@@ -77,6 +77,12 @@ void HashLayer(const LayerPlan& layer, Hasher* hash) {
     hash->Put(selective->norm_epsilon);
   }
   if (const LruPlan* lru = layer.lru()) hash->Put(lru->num_heads);
+  if (const SharedPlan* shared = layer.shared()) {
+    for (const size_t value : {shared->ffn_dim, shared->source, shared->adapter_rank,
+                               static_cast<size_t>(shared->has_attention_adapters)}) {
+      hash->Put(value);
+    }
+  }
   if (const ChannelMixPlan* channel_mix = layer.channel_mix()) hash->Put(channel_mix->dim);
   if (const DensePlan* d = layer.dense()) {
     for (const size_t value : {d->dim, static_cast<size_t>(d->activation), static_cast<size_t>(d->is_gated),
@@ -340,6 +346,9 @@ uint64_t LoadedModel::fingerprint() const {
           hash.PutVector(*values);
         }
       }
+      if (const SharedWeights* shared = layer.shared()) {
+        norms.insert(norms.end(), {&shared->norm, &shared->ffn_norm});
+      }
       if (const TimeMixWeights* mix = layer.time_mix()) {
         for (const auto* values :
              {&mix->key.taps, &mix->value.taps, &mix->gate.taps, &mix->rate, &mix->boost}) {
@@ -421,6 +430,11 @@ size_t LoadedModel::read_bytes_per_token() const {
     ForEachLinearOfLayer(weights.layers[layer], [&](const LinearLayer& linear, bool is_expert) {
       (is_expert ? of_experts : bytes) += linear.weights.read_bytes();
     });
+    if (const SharedPlan* shared = impl_->plan.layers[layer].shared();
+        shared != nullptr && !shared->is_source) {
+      ForEachLinearOfTransformer(*weights.layers[shared->source].shared(),
+                                 [&](const LinearLayer& linear) { bytes += linear.weights.read_bytes(); });
+    }
     // Of a mixture only the experts that a token is sent to.
     if (const ExpertsPlan* experts = impl_->plan.layers[layer].experts()) {
       bytes += of_experts / experts->router.num_experts * experts->router.num_used;

@@ -56,6 +56,7 @@ struct Rotation {
 };
 
 struct AttentionPlan {
+  size_t input_dim = 0;  // of the rows that it reads; 0: the model's
   size_t num_heads = 0;
   size_t num_kv_heads = 0;
   size_t key_dim = 0;  // per head
@@ -171,6 +172,18 @@ struct HybridPlan {
   ScanPlan scan;
 };
 
+// A scan that also reads what a transformer makes of the row, which several layers share (zamba2).
+struct SharedPlan {
+  AttentionPlan attention;
+  ScanPlan scan;
+  size_t ffn_dim = 0;
+  size_t number = 0;       // of the layer among those with the transformer
+  size_t source = 0;       // the layer that has the weights
+  bool is_source = false;  // it is this one
+  size_t adapter_rank = 0;
+  bool has_attention_adapters = false;
+};
+
 struct DensePlan {
   size_t dim = 0;
   Activation activation = Activation::kSilu;
@@ -203,7 +216,7 @@ struct MixedPlan {
 struct LayerPlan {
   // monostate: the layer has no such part, nor a norm for it (nemotron_h, mamba2).
   std::variant<AttentionPlan, LatentPlan, DeltaPlan, ChannelDeltaPlan, ShortConvPlan, ScanPlan, HybridPlan,
-               SelectivePlan, LruPlan, TimeMixPlan, std::monostate>
+               SelectivePlan, LruPlan, TimeMixPlan, SharedPlan, std::monostate>
       mixer;
   std::variant<DensePlan, ExpertsPlan, MixedPlan, ChannelMixPlan, std::monostate> feed_forward;
   Wiring wiring = Wiring::kSequential;
@@ -215,13 +228,17 @@ struct LayerPlan {
   const AttentionPlan* attention() const { return const_cast<LayerPlan*>(this)->attention(); }
   AttentionPlan* attention() {
     if (auto* plan = std::get_if<LatentPlan>(&mixer)) return &plan->attention;
+    if (auto* plan = std::get_if<SharedPlan>(&mixer)) return &plan->attention;
     return Part(this, &HybridPlan::attention, &LayerPlan::mixer);
   }
   const LatentPlan* latent() const { return std::get_if<LatentPlan>(&mixer); }
   const DeltaPlan* delta() const { return std::get_if<DeltaPlan>(&mixer); }
   const ChannelDeltaPlan* channel_delta() const { return std::get_if<ChannelDeltaPlan>(&mixer); }
   const ShortConvPlan* short_conv() const { return std::get_if<ShortConvPlan>(&mixer); }
-  const ScanPlan* scan() const { return Part(this, &HybridPlan::scan, &LayerPlan::mixer); }
+  const ScanPlan* scan() const {
+    return shared() != nullptr ? &shared()->scan : Part(this, &HybridPlan::scan, &LayerPlan::mixer);
+  }
+  const SharedPlan* shared() const { return std::get_if<SharedPlan>(&mixer); }
   const SelectivePlan* selective() const { return std::get_if<SelectivePlan>(&mixer); }
   const LruPlan* lru() const { return std::get_if<LruPlan>(&mixer); }
   const TimeMixPlan* time_mix() const { return std::get_if<TimeMixPlan>(&mixer); }

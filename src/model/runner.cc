@@ -26,6 +26,7 @@ struct Layout {
   size_t model_dim = 0;
   size_t arena = 0;      // of the block that needs most
   size_t per_layer = 0;  // inputs of the layers, where they have any
+  size_t embedding = 0;  // of the tokens, where a layer reads it
   size_t max_cols = 0;
   size_t logit_rows = 0;
   size_t vocab_size = 0;
@@ -60,6 +61,10 @@ struct Layout {
         arena = std::max(arena, SelectiveFloats(*selective, max_rows, num_threads));
       }
       if (const LruPlan* lru = layer.lru()) arena = std::max(arena, LruFloats(*lru, max_rows, num_threads));
+      if (const SharedPlan* shared = layer.shared()) {
+        arena = std::max(arena, SharedFloats(plan, *shared, max_rows));
+        embedding = Arena::Rounded(max_rows * model_dim);
+      }
       if (const TimeMixPlan* mix = layer.time_mix()) {
         arena = std::max(arena, TimeMixFloats(*mix, max_rows, num_threads));
       }
@@ -92,7 +97,7 @@ struct Layout {
 
   size_t float_count() const {
     return 3 * Arena::Rounded(max_rows * model_dim) + Arena::Rounded(logit_rows * vocab_size) + per_layer +
-           arena;
+           embedding + arena;
   }
   size_t linear_bytes() const { return ActivationRows::Bytes(max_rows, max_cols, form); }
   size_t bytes() const { return float_count() * sizeof(float) + linear_bytes() + attend_bytes; }
@@ -119,6 +124,7 @@ struct Runner::Impl {
     pass.branch = arena.Take(layout.max_rows * layout.model_dim);
     logits = arena.Take(layout.logit_rows * layout.vocab_size);
     per_layer = arena.Take(layout.per_layer);
+    pass.embedding = arena.Take(layout.embedding);
     pass.arena = arena.Take(0);
     pass.linear_scratch = static_cast<uint8_t*>(linear_scratch.get());
     pass.attend_scratch = static_cast<uint8_t*>(attend_scratch.get());
@@ -206,6 +212,12 @@ void Runner::Impl::Embed() {
                 .out = pass.x,
                 .scratch = pass.branch});
   if (plan.has_embedding_norm) pass.Norm(weights.embedding_norm, pass.x, pass.num_rows, pass.x);
+  if (layout.embedding > 0) {
+    device.Pointwise({.kind = PointwiseCall::Kind::kCopy,
+                      .x = pass.embedding,
+                      .y = pass.x,
+                      .count = pass.num_rows * layout.model_dim});
+  }
   if (plan.per_layer_dim > 0) MakePerLayerInputs(weights.per_layer, ids, per_layer, pass);
 }
 
@@ -259,6 +271,13 @@ void Runner::Impl::RunLayer(size_t layer, const LayerIndex& index) {
     // The mixer adds to x only through `branch`, so x can be its input.
     Mix(layer, index, pass.x);
     FeedForward(layer, index, pass.x);
+    return;
+  }
+  if (const SharedPlan* shared = plan.layers[layer].shared()) {
+    // The scan reads more than x, but adds to x alone.
+    RunShared(*shared, *w.shared(), *weights.layers[shared->source].shared(), index.attention, normed, pass);
+    pass.Norm(w.attn_norm, normed, pass.num_rows, normed);
+    RunScan(shared->scan, w.shared()->scan, w.post_attn_norm, index.state, normed, pass);
     return;
   }
   pass.Norm(w.attn_norm, pass.x, pass.num_rows, normed);

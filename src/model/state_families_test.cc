@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/files/file.h"
 #include "base/progress.h"
+#include "base/random.h"
 #include "base/testing.h"
 #include "formats/gguf.h"
 #include "model/convert/convert.h"
@@ -104,7 +105,7 @@ TEST_F(StateFamilies, WhatStepsBeganWithIsNoLimit) {
 }
 
 TEST_F(StateFamilies, ThreadsAndChunksDoNotChangeABit) {
-  for (const char* name : {"mamba", "jamba", "recurrent-gemma", "rwkv4"}) {
+  for (const char* name : {"mamba", "jamba", "recurrent-gemma", "rwkv4", "zamba2"}) {
     for (const PackMode pack : {PackMode::kNever, PackMode::kAlways}) {
       const auto model = LoadModel(root_ + name, pack);
       const std::vector<float> expected = EngineLogits(*model, tokens_);
@@ -118,7 +119,7 @@ TEST_F(StateFamilies, ThreadsAndChunksDoNotChangeABit) {
 
 // One stream begins in a call, another goes on: a first token is another's neighbour.
 TEST_F(StateFamilies, StreamsThatBeginBesideOthers) {
-  for (const char* name : {"recurrent-gemma", "rwkv4"}) {
+  for (const char* name : {"recurrent-gemma", "rwkv4", "zamba2"}) {
     const auto model = LoadModel(root_ + name);
     const std::vector<float> expected = EngineLogits(*model, tokens_);
     CpuDevice device(2);
@@ -201,6 +202,50 @@ TEST_F(StateFamilies, GraniteWithWindowsRotatesEachLayerInItsOwnWay) {
   EXPECT_THROW(Convert(Folder("granite-swa", config.dump())), Error);
 }
 
+// Two transformers in turns, the second a copy of the first, come to the same as one.
+TEST_F(StateFamilies, LayersShareTransformersInTurns) {
+  const std::string path = Convert(root_ + "zamba2");
+  const GgufFile file(path);
+  const auto copy = [&file](GgufWriter& writer) {
+    writer.Set("zamba2.shared.block_count", uint32_t{2});
+    for (const GgufTensor& tensor : file.tensors()) {
+      const std::string part(tensor.name.substr(tensor.name.find('.', 4) + 1));
+      if (!tensor.name.starts_with("blk.1.") || part == "attn_norm.weight") continue;
+      if (part.starts_with("attn_") || part.starts_with("ffn_") || part == "shared_norm.weight") {
+        writer.AddTensor("blk.2." + part, tensor.encoding, tensor.shape, tensor.data);
+      }
+    }
+  };
+  EXPECT_EQ(Logits(Rewrite(path, folder_ / "twice.gguf", copy, kKeepAll)), Logits(path));
+}
+
+TEST_F(StateFamilies, WhatALayerAddsToASharedAttention) {
+  const std::string path = Convert(root_ + "zamba2");
+  for (const double size : {0.0, 0.3}) {
+    std::vector<std::vector<float>> matrices;
+    matrices.reserve(12);
+    Random random(5);
+    const auto add = [&](GgufWriter& writer) {
+      writer.Set("zamba2.shared.attention_adapters", true);
+      for (const char* layer : {"1", "2"}) {
+        for (const char* matrix : {"q_down", "q_up", "k_down", "k_up", "v_down", "v_up"}) {
+          const bool is_down = std::string_view(matrix).ends_with("down");
+          auto& values = matrices.emplace_back(4 * 64);
+          for (float& value : values) value = static_cast<float>(size * random.Normal());
+          const std::string name = std::string("blk.") + layer + ".shared_" + matrix + ".weight";
+          const std::vector<uint64_t> shape =
+              is_down ? std::vector<uint64_t>{64, 4} : std::vector<uint64_t>{4, 64};
+          writer.AddTensor(name, Encoding::kF32, shape, values.data());
+        }
+      }
+    };
+    const auto model = LoadModel(Rewrite(path, folder_ / "adapters.gguf", add, kKeepAll));
+    const std::vector<float> logits = EngineLogits(*model, tokens_);
+    EXPECT_LT(RelativeDifference(logits, ReferenceLogits(*model, tokens_)), 3e-5);
+    EXPECT_EQ(logits == Logits(path), size == 0) << size;
+  }
+}
+
 TEST_F(StateFamilies, QuantisedWeightsAreMultipliedFirst) {
   const std::vector<float> exact = Logits(root_ + "falcon-h1");
   EXPECT_LT(RelativeDifference(Logits(Convert(root_ + "falcon-h1", Encoding::kQ8_0)), exact), 0.05);
@@ -209,7 +254,7 @@ TEST_F(StateFamilies, QuantisedWeightsAreMultipliedFirst) {
 // Convolutions and what each head has stay as they are, on either way.
 TEST_F(StateFamilies, AGgufIsEncodedAgainLikeAFolder) {
   for (const char* name :
-       {"mamba2", "lfm2", "qwen3-next", "gpt-oss", "mamba", "jamba", "recurrent-gemma", "rwkv4"}) {
+       {"mamba2", "lfm2", "qwen3-next", "gpt-oss", "mamba", "jamba", "recurrent-gemma", "rwkv4", "zamba2"}) {
     const std::string folder = root_ + name;
     EXPECT_EQ(Logits(Convert(Convert(folder), Encoding::kQ8_0)), Logits(Convert(folder, Encoding::kQ8_0)))
         << name;
@@ -289,6 +334,9 @@ TEST_F(StateFamilies, WhatIsNotKnownIsRefused) {
   EXPECT_NE(refusal("mamba", "state_size", 0).find("state_size"), std::string::npos);
   // What may be left to the reader is a sixteenth of the width, which is not that of these weights.
   EXPECT_NE(refusal("mamba", "time_step_rank", "auto").find("[18, 64]"), std::string::npos);
+  EXPECT_NE(refusal("zamba2", "use_long_context", true).find("use_long_context"), std::string::npos);
+  EXPECT_NE(refusal("zamba2", "hidden_act", "relu").find("relu"), std::string::npos);
+  EXPECT_NE(refusal("zamba2", "adapter_rank", 5).find("[5, 32]"), std::string::npos);
   EXPECT_NE(refusal("rwkv4", "attention_hidden_size", 24).find("[32, 32]"), std::string::npos);
   EXPECT_NE(refusal("recurrent-gemma", "hidden_activation", "relu").find("relu"), std::string::npos);
   EXPECT_NE(refusal("recurrent-gemma", "lru_width", 30).find("30 channels"), std::string::npos);

@@ -374,6 +374,15 @@ MatrixRows TensorMap::FindPart(std::string_view canonical, int layer, size_t all
   return Select(*Find(canonical, layer, all_rows, num_cols, true), {{first, num_rows}});
 }
 
+MatrixRows TensorMap::FindAdapter(std::string_view canonical, int layer, size_t source, size_t number,
+                                  size_t all_rows, size_t num_cols, size_t first, size_t num_rows) {
+  const bool is_folder = source_.container() == Container::kSafetensors;
+  const MatrixRows all = is_folder
+                             ? FindExpert(canonical, static_cast<int>(source), number, 1, all_rows, num_cols)
+                             : *Find(canonical, layer, all_rows, num_cols, true);
+  return Select(all, {{first, num_rows}});
+}
+
 std::vector<float> TensorMap::FindPerHead(std::string_view canonical, int layer, size_t count, bool is_rate) {
   std::vector<float> values = FindVector(canonical, "", layer, count, true);
   if (is_rate && source_.container() == Container::kSafetensors) {
@@ -507,19 +516,20 @@ DeltaRows TensorMap::FindDelta(const DeltaPlan& plan, int layer) {
 
 std::optional<MatrixRows> TensorMap::FindQkv(const AttentionPlan& plan, int part, int layer) {
   constexpr std::string_view kNames[3] = {"attn_q", "attn_k", "attn_v"};
+  const size_t model_dim = plan.input_dim > 0 ? plan.input_dim : plan_.model_dim;
   if (plan.has_output_gate && part % 3 == 0) {
     const size_t rows = 2 * plan.num_heads * plan.key_dim;
-    return Select(*Find("attn_q", layer, rows, plan_.model_dim, true), QkvParts(plan, part));
+    return Select(*Find("attn_q", layer, rows, model_dim, true), QkvParts(plan, part));
   }
   size_t num_rows = 0;
   for (const Part& piece : QkvParts(plan, part)) num_rows += piece.num_rows;
-  if (auto own = Find(kNames[part], layer, num_rows, plan_.model_dim, false)) return own;
+  if (auto own = Find(kNames[part], layer, num_rows, model_dim, false)) return own;
   size_t total = 0;
   for (int i = 0; i < 3; ++i) {
     for (const Part& piece : QkvParts(plan, i)) total += piece.num_rows;
   }
-  const auto fused = Find("attn_qkv", layer, total, plan_.model_dim, false);
-  if (!fused) return Find(kNames[part], layer, num_rows, plan_.model_dim, true);
+  const auto fused = Find("attn_qkv", layer, total, model_dim, false);
+  if (!fused) return Find(kNames[part], layer, num_rows, model_dim, true);
   return Select(*fused, QkvParts(plan, part));
 }
 

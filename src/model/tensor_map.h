@@ -76,6 +76,9 @@ class TensorMap {
   // Rows first .. first + num_rows of a matrix of all_rows. Throws as Find.
   MatrixRows FindPart(std::string_view canonical, int layer, size_t all_rows, size_t num_cols, size_t first,
                       size_t num_rows);
+  // WeightVisitor::Adapter: rows first .. first + num_rows of it. Throws as Find.
+  MatrixRows FindAdapter(std::string_view canonical, int layer, size_t source, size_t number, size_t all_rows,
+                         size_t num_cols, size_t first, size_t num_rows);
   // WeightVisitor::PerHead, all numbers of all heads.
   std::vector<float> FindPerHead(std::string_view canonical, int layer, size_t count, bool is_rate);
   // Both in one matrix, keys as they unfold, or each in one of three dimensions, keys transposed.

@@ -185,6 +185,18 @@ class Loader : public WeightVisitor {
     }
   }
 
+  void Adapter(std::string_view name, size_t source, size_t number, std::span<const size_t> num_rows,
+               size_t num_cols, std::span<LinearLayer* const> parts) override {
+    const size_t total = std::accumulate(num_rows.begin(), num_rows.end(), size_t{0});
+    size_t first = 0;
+    for (size_t i = 0; i < parts.size(); ++i) {
+      SetMatrix(map_.Contiguous(
+                    map_.FindAdapter(name, layer_, source, number, total, num_cols, first, num_rows[i])),
+                parts[i]);
+      first += num_rows[i];
+    }
+  }
+
   void Convolution(std::string_view name, const RecurShape& shape, std::vector<float>* taps,
                    std::vector<float>* bias) override {
     const size_t count = shape.num_channels() * shape.conv_width;
@@ -333,7 +345,7 @@ void VisitMixer(const ModelPlan& model, const LayerPlan& plan, WeightVisitor& vi
     VisitScan(model, hybrid->scan, visitor, &weights.scan);
   } else if (const LatentPlan* latent = plan.latent()) {
     VisitLatent(model, *latent, visitor, &w->mixer.emplace<LatentWeights>());
-  } else if (const AttentionPlan* attention = plan.attention()) {
+  } else if (const auto* attention = std::get_if<AttentionPlan>(&plan.mixer)) {
     VisitAttention(model, *attention, visitor, &w->mixer.emplace<AttentionWeights>());
   } else if (const DeltaPlan* delta = plan.delta()) {
     visitor.Delta(*delta, &w->mixer.emplace<DeltaWeights>());
@@ -341,7 +353,7 @@ void VisitMixer(const ModelPlan& model, const LayerPlan& plan, WeightVisitor& vi
     VisitChannelDelta(model, *channel_delta, visitor, &w->mixer.emplace<ChannelDeltaWeights>());
   } else if (const ShortConvPlan* short_conv = plan.short_conv()) {
     VisitShortConv(model, *short_conv, visitor, &w->mixer.emplace<ShortConvWeights>());
-  } else if (const ScanPlan* scan = plan.scan()) {
+  } else if (const auto* scan = std::get_if<ScanPlan>(&plan.mixer)) {
     VisitScan(model, *scan, visitor, &w->mixer.emplace<ScanWeights>());
   } else if (const SelectivePlan* selective = plan.selective()) {
     VisitSelective(model, *selective, visitor, &w->mixer.emplace<SelectiveWeights>());
@@ -349,6 +361,8 @@ void VisitMixer(const ModelPlan& model, const LayerPlan& plan, WeightVisitor& vi
     VisitLru(model, *lru, visitor, &w->mixer.emplace<LruWeights>());
   } else if (const TimeMixPlan* time_mix = plan.time_mix()) {
     VisitTimeMix(model, *time_mix, visitor, &w->mixer.emplace<TimeMixWeights>());
+  } else if (const SharedPlan* shared = plan.shared()) {
+    VisitShared(model, *shared, visitor, &w->mixer.emplace<SharedWeights>());
   } else {
     w->mixer.emplace<std::monostate>();
   }

@@ -23,6 +23,7 @@
 #include "model/blocks/rwkv_mix.h"
 #include "model/blocks/scan.h"
 #include "model/blocks/selective.h"
+#include "model/blocks/shared.h"
 #include "model/blocks/short_conv.h"
 #include "model/families/family.h"
 #include "model/loaded_model.h"
@@ -32,7 +33,8 @@ namespace mneme {
 struct LayerWeights {
   NormWeights attn_norm;  // before the mixer; empty for Wiring::kPostNormOnly
   std::variant<AttentionWeights, LatentWeights, DeltaWeights, ChannelDeltaWeights, ShortConvWeights,
-               ScanWeights, HybridWeights, SelectiveWeights, LruWeights, TimeMixWeights, std::monostate>
+               ScanWeights, HybridWeights, SelectiveWeights, LruWeights, TimeMixWeights, SharedWeights,
+               std::monostate>
       mixer;
   NormWeights post_attn_norm;  // after it, before the residual sum
   NormWeights ffn_norm;        // empty: the feed-forward network reads what the mixer reads
@@ -45,6 +47,7 @@ struct LayerWeights {
   const AttentionWeights* attention() const { return const_cast<LayerWeights*>(this)->attention(); }
   AttentionWeights* attention() {
     if (auto* hybrid = std::get_if<HybridWeights>(&mixer)) return &hybrid->attention;
+    if (auto* shared = std::get_if<SharedWeights>(&mixer)) return &shared->attention;
     return std::get_if<AttentionWeights>(&mixer);
   }
   const LatentWeights* latent() const { return std::get_if<LatentWeights>(&mixer); }
@@ -53,9 +56,11 @@ struct LayerWeights {
   const ShortConvWeights* short_conv() const { return std::get_if<ShortConvWeights>(&mixer); }
   const ScanWeights* scan() const {
     if (const auto* hybrid = std::get_if<HybridWeights>(&mixer)) return &hybrid->scan;
+    if (const auto* shared = std::get_if<SharedWeights>(&mixer)) return &shared->scan;
     return std::get_if<ScanWeights>(&mixer);
   }
   const SelectiveWeights* selective() const { return std::get_if<SelectiveWeights>(&mixer); }
+  const SharedWeights* shared() const { return std::get_if<SharedWeights>(&mixer); }
   const LruWeights* lru() const { return std::get_if<LruWeights>(&mixer); }
   const TimeMixWeights* time_mix() const { return std::get_if<TimeMixWeights>(&mixer); }
   const ChannelMixWeights* channel_mix() const { return std::get_if<ChannelMixWeights>(&feed_forward); }
@@ -97,7 +102,11 @@ ModelWeights LoadWeights(const TensorSource& source, const Family& family, const
 template <typename Weights, typename Fn>
 void ForEachLinearOfLayer(Weights& layer, const Fn& fn) {
   const auto plain = [&](auto& linear) { fn(linear, false); };
-  if (auto* attention = layer.attention()) ForEachLinearOfAttention(*attention, plain);
+  if (auto* shared = std::get_if<SharedWeights>(&layer.mixer)) {
+    ForEachLinearOfShared(*shared, plain);
+  } else if (auto* attention = layer.attention()) {
+    ForEachLinearOfAttention(*attention, plain);
+  }
   if (auto* latent = std::get_if<LatentWeights>(&layer.mixer)) ForEachLinearOfLatent(*latent, plain);
   if (auto* delta = std::get_if<DeltaWeights>(&layer.mixer)) ForEachLinearOfDelta(*delta, plain);
   if (auto* delta = std::get_if<ChannelDeltaWeights>(&layer.mixer)) {
@@ -131,8 +140,8 @@ void ForEachLinear(Weights& weights, const Fn& fn) {
   fn(weights.output);
 }
 
-// Multiply-adds of all products with weights for one token, without the output matrix. Of experts those that a
-// token goes through.
+// Multiply-adds of all products with weights for one token, without the output matrix. Of experts those that
+// a token goes through.
 double ProductsPerToken(const ModelPlan& plan, const ModelWeights& weights);
 
 }  // namespace mneme

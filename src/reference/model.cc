@@ -49,10 +49,18 @@ struct KeysAndValues {
   Rows k, v;
 };
 
+// With what is added to the matrix; null: nothing.
+Rows ProductWith(const LowRank* added, const LinearLayer& linear, const Rows& input) {
+  Rows out = Product(linear, input);
+  if (added != nullptr) Add(Product(added->up[0], Product(added->down, input)), &out);
+  return out;
+}
+
+// adapters: of queries, keys and values, or null.
 KeysAndValues MakeKeys(const ModelPlan& m, const AttentionPlan& plan, const AttentionWeights& w,
-                       Position start, const Rows& input) {
-  KeysAndValues made{.k = Product(w.k, input), .v = {}};
-  made.v = plan.value_is_key ? made.k : Product(w.v, input);
+                       const LowRank* adapters, Position start, const Rows& input) {
+  KeysAndValues made{.k = ProductWith(adapters == nullptr ? nullptr : adapters + 1, w.k, input), .v = {}};
+  made.v = plan.value_is_key ? made.k : ProductWith(adapters == nullptr ? nullptr : adapters + 2, w.v, input);
   const auto clamp = [&] {
     if (plan.clamp_qkv == 0) return;
     Clamp(static_cast<double>(plan.clamp_qkv), &made.k);
@@ -70,9 +78,9 @@ KeysAndValues MakeKeys(const ModelPlan& m, const AttentionPlan& plan, const Atte
   return made;
 }
 
-Rows Attention(const ModelPlan& m, const AttentionPlan& plan, const AttentionWeights& w, Position start,
-               const Rows& input, const KeysAndValues& kv) {
-  Rows q = Product(w.q, input);
+Rows Attention(const ModelPlan& m, const AttentionPlan& plan, const AttentionWeights& w,
+               const LowRank* adapters, Position start, const Rows& input, const KeysAndValues& kv) {
+  Rows q = ProductWith(adapters, w.q, input);
   if (plan.clamp_qkv > 0 && !plan.clamps_normed) Clamp(static_cast<double>(plan.clamp_qkv), &q);
   NormHeads(m, plan, w.q_norm, &q);
   if (plan.clamp_qkv > 0 && plan.clamps_normed) Clamp(static_cast<double>(plan.clamp_qkv), &q);
@@ -221,8 +229,8 @@ Rows Mix(const ModelPlan& m, const LayerPlan& plan, const LayerWeights& w, Posit
   const AttentionPlan* const attention = plan.attention();
   if (attention == nullptr) return scanned;
   keys->back() = attention->kv_source >= 0 ? (*keys)[static_cast<size_t>(attention->kv_source)]
-                                           : MakeKeys(m, *attention, *w.attention(), start, input);
-  Rows mixed = Attention(m, *attention, *w.attention(), start, input, keys->back());
+                                           : MakeKeys(m, *attention, *w.attention(), nullptr, start, input);
+  Rows mixed = Attention(m, *attention, *w.attention(), nullptr, start, input, keys->back());
   if (!scanned.empty()) Add(scanned, &mixed);
   return mixed;
 }
@@ -255,6 +263,32 @@ void RunLayer(const ModelPlan& m, const LayerPlan& plan, const LayerWeights& w, 
   Add(added(w.post_ffn_norm, FeedForward(m, plan, w, *x, ffn_input)), x);
 }
 
+// A scan that reads what the shared transformer makes of the row besides (zamba2).
+void RunShared(const ModelPlan& m, const SharedPlan& plan, const LayerWeights& layer,
+               const SharedWeights& source, Position start, const Rows& embedding, Rows* x) {
+  const SharedWeights& w = *layer.shared();
+  Rows both = *x;
+  for (size_t r = 0; r < both.size(); ++r) {
+    both[r].insert(both[r].end(), embedding[r].begin(), embedding[r].end());
+    NormPart(m, source.norm, 0, 0, both[r].size(), &both[r]);
+  }
+  const LowRank* const adapters = plan.has_attention_adapters ? w.qkv.data() : nullptr;
+  const KeysAndValues kv = MakeKeys(m, plan.attention, source.attention, adapters, start, both);
+  const Rows read =
+      Normed(m, source.ffn_norm, Attention(m, plan.attention, source.attention, adapters, start, both, kv));
+  const Rows low = Product(w.gate_up.down, read);
+  Rows hidden = Product(source.gate, read), up = Product(source.up, read);
+  Add(Product(w.gate_up.up[0], low), &hidden);
+  Add(Product(w.gate_up.up[1], low), &up);
+  for (Row& row : hidden) {
+    for (double& value : row) value = Activated(Activation::kGelu, value);
+  }
+  Multiply(up, &hidden);
+  Rows scanned = Product(w.out, Product(source.down, hidden));
+  Add(*x, &scanned);
+  Add(Scan(m, plan.scan, w.scan, Normed(m, layer.attn_norm, scanned)), x);
+}
+
 }  // namespace
 
 std::vector<double> ReferenceLogits(const LoadedModel& model, std::span<const TokenId> tokens,
@@ -277,10 +311,16 @@ std::vector<double> ReferenceLogits(const LoadedModel& model, std::span<const To
   }
   if (m.has_embedding_norm) x = Normed(m, weights.embedding_norm, std::move(x));
   const Rows per_layer = m.per_layer_dim > 0 ? PerLayerInputs(m, weights.per_layer, tokens, x) : Rows();
+  const Rows embedding = x;
   std::vector<KeysAndValues> keys;
   for (size_t layer = 0; layer < m.num_layers(); ++layer) {
     const LayerWeights& w = weights.layers[layer];
-    RunLayer(m, m.layers[layer], w, start_position, &keys, &x);
+    if (const SharedPlan* shared = m.layers[layer].shared()) {
+      keys.emplace_back();
+      RunShared(m, *shared, w, *weights.layers[shared->source].shared(), start_position, embedding, &x);
+    } else {
+      RunLayer(m, m.layers[layer], w, start_position, &keys, &x);
+    }
     if (m.per_layer_dim > 0) AddPerLayer(m, w.per_layer, layer, per_layer, &x);
     if (!w.output_scale.empty()) Scale(static_cast<double>(w.output_scale[0]), &x);
   }

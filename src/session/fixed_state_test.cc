@@ -109,7 +109,7 @@ TEST_P(FixedState, TheLedgerNamesTheState) {
 INSTANTIATE_TEST_SUITE_P(Goldens, FixedState,
                          ::testing::Values("mamba2", "lfm2", "granite-hybrid", "nemotron-h", "falcon-h1",
                                            "qwen3-next", "mamba", "jamba", "recurrent-gemma", "rwkv4",
-                                           "kimi-linear"),
+                                           "kimi-linear", "zamba2"),
                          [](const auto& info) {
                            std::string name = info.param;
                            for (char& c : name) c = c == '-' ? '_' : c;

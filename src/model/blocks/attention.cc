@@ -92,14 +92,13 @@ size_t AttentionFloats(const ModelPlan& model, const AttentionPlan& plan, size_t
   return num_rows * (heads + kv_heads + write_gate + growth + gate) + 7 * Arena::Rounded(1);
 }
 
-void RunAttention(const AttentionPlan& plan, const AttentionWeights& w, const NormWeights& post_norm,
-                  size_t index, const float* input, Pass& pass) {
+float* RunHeads(const AttentionPlan& plan, const AttentionWeights& w, const LowRank* adapters, size_t index,
+                const float* input, Arena arena, Pass& pass) {
   const size_t num_rows = pass.num_rows;
   const size_t q_row = plan.num_heads * plan.key_dim;
   const size_t k_row = plan.num_kv_heads * plan.key_dim;
   const size_t v_row = plan.num_kv_heads * plan.value_dim;
   const size_t out_row = plan.num_heads * plan.value_dim;
-  Arena arena(pass.arena);
   float* const q = arena.Take(num_rows * q_row);
   float* const k = arena.Take(num_rows * k_row);
   float* const v = arena.Take(num_rows * v_row);
@@ -107,10 +106,15 @@ void RunAttention(const AttentionPlan& plan, const AttentionWeights& w, const No
   const bool has_write_gate = !w.memory_write.empty();
   float* const write_gate = arena.Take(has_write_gate ? num_rows * plan.num_kv_heads : 0);
   float* const gate = arena.Take(num_rows * GateWidth(plan));
-  std::array<MatMulJob, 5> jobs = {Pass::Job(w.q, q, false)};
+  const bool is_added = adapters != nullptr;
+  for (size_t i = 0; is_added && i < 3; ++i) {
+    const MatMulJob job = Pass::Job(adapters[i].up[0], i == 0 ? q : i == 1 ? k : v, false);
+    pass.LowRankProducts(adapters[i], input, {&job, 1}, arena);
+  }
+  std::array<MatMulJob, 5> jobs = {Pass::Job(w.q, q, is_added)};
   size_t num_jobs = 1;
-  if (!w.k.empty()) jobs[num_jobs++] = Pass::Job(w.k, k, false);
-  if (!w.v.empty()) jobs[num_jobs++] = Pass::Job(w.v, v, false);
+  if (!w.k.empty()) jobs[num_jobs++] = Pass::Job(w.k, k, is_added);
+  if (!w.v.empty()) jobs[num_jobs++] = Pass::Job(w.v, v, is_added);
   if (!w.gate.empty()) jobs[num_jobs++] = Pass::Job(w.gate, gate, false);
   if (has_write_gate) jobs[num_jobs++] = Pass::Job(w.memory_write, write_gate, false);
   pass.Linear("q, k, v", input, num_rows, {jobs.data(), num_jobs});
@@ -154,6 +158,12 @@ void RunAttention(const AttentionPlan& plan, const AttentionWeights& w, const No
   pass.device.Attend(pass.attend_calls, pass.attend_scratch);
   for (const ForwardChunk& chunk : pass.chunks) chunk.context->Finish(index, pass.device);
   if (!w.gate.empty()) GateOutputs(plan, gate, attended, pass);
+  return attended;
+}
+
+void RunAttention(const AttentionPlan& plan, const AttentionWeights& w, const NormWeights& post_norm,
+                  size_t index, const float* input, Pass& pass) {
+  const float* const attended = RunHeads(plan, w, nullptr, index, input, Arena(pass.arena), pass);
   pass.AddProduct("attention output", w.o, attended, post_norm);
 }
 

@@ -44,6 +44,10 @@ void GrowQueries(const AttentionPlan& plan, float* q, float* growth, Pass& pass)
 // Floats of the arena that `num_rows` rows need.
 size_t AttentionFloats(const ModelPlan& model, const AttentionPlan& plan, size_t num_rows);
 
+// What the heads make of `input`, [num_rows, num_heads * value_dim] in the arena: attention but for the last
+// product. adapters: what is added to the matrices of queries, keys and values; null: nothing.
+float* RunHeads(const AttentionPlan& plan, const AttentionWeights& weights, const LowRank* adapters,
+                size_t index, const float* input, Arena arena, Pass& pass);
 // pass.x += attention over `input` [num_rows, model_dim]. index: of the layer among those with attention, as
 // contexts count them. input may be pass.x.
 void RunAttention(const AttentionPlan& plan, const AttentionWeights& weights, const NormWeights& post_norm,

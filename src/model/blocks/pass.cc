@@ -52,6 +52,13 @@ void Pass::LinearOfColumns(std::string_view label, const float* from, size_t str
                  .scratch = linear_scratch});
 }
 
+void Pass::LowRankProducts(const LowRank& w, const float* from, std::span<const MatMulJob> jobs,
+                           Arena arena) {
+  const MatMulJob down = Job(w.down, arena.Take(num_rows * w.down.weights.num_rows()), false);
+  Linear("low rank, down", from, num_rows, {&down, 1});
+  Linear("low rank, up", down.out, num_rows, jobs);
+}
+
 void Pass::Recur(size_t index, const RecurWeights& weights, const RecurRows& rows, Arena arena) {
   recur_calls.clear();
   size_t row = 0;

@@ -56,10 +56,11 @@ struct Pass {
   const ModelPlan& plan;
   Device& device;
   std::span<const ForwardChunk> chunks = {};
-  size_t num_rows = 0;      // of all chunks
-  float* x = nullptr;       // [num_rows, model_dim], what layers add to
-  float* branch = nullptr;  // as large, for whoever needs it
-  float* arena = nullptr;   // a block's own activations; free again when it returns
+  size_t num_rows = 0;         // of all chunks
+  float* x = nullptr;          // [num_rows, model_dim], what layers add to
+  float* branch = nullptr;     // as large, for whoever needs it
+  float* embedding = nullptr;  // as large: of the tokens, where a layer reads it (zamba2)
+  float* arena = nullptr;      // a block's own activations; free again when it returns
   uint8_t* linear_scratch = nullptr;
   uint8_t* attend_scratch = nullptr;
   std::vector<AttendCall> attend_calls = {};  // of all chunks, in one layer
@@ -78,6 +79,8 @@ struct Pass {
   // Of the columns from `from` on, rows stride apart, as many as the matrices read.
   void LinearOfColumns(std::string_view label, const float* from, size_t stride,
                        std::span<const MatMulJob> jobs);
+  // The jobs with the rows' products with w.down, which go into the arena.
+  void LowRankProducts(const LowRank& w, const float* from, std::span<const MatMulJob> jobs, Arena arena);
   // The rows of all chunks through a state of a layer. index: of the state, as contexts count them. arena:
   // whose rest is RecurScratchFloats long.
   void Recur(size_t index, const RecurWeights& weights, const RecurRows& rows, Arena arena);

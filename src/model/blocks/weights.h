@@ -1,6 +1,7 @@
 // What the weights of all blocks are made of, and who goes through them.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <span>
 #include <string_view>
@@ -31,6 +32,13 @@ struct LinearLayer {
   const float* bias_or_null() const { return bias.empty() ? nullptr : bias.data(); }
 };
 
+// A matrix of low rank, up times down, that is added to another, or to two that read the same rows.
+struct LowRank {
+  LinearLayer down;               // [rank, num_cols]
+  std::array<LinearLayer, 2> up;  // [num_rows, rank] each; empty: no such matrix
+  bool empty() const { return down.empty(); }
+};
+
 // Goes through the weights of one layer, each under its canonical name ("attn_q"): to load them, to write
 // them into another container. So a block is described once. Functions throw as TensorMap does.
 class WeightVisitor {
@@ -48,6 +56,9 @@ class WeightVisitor {
   // A matrix whose rows are those of several, in order, and its bias where the file has one.
   virtual void Parts(std::string_view name, std::span<const size_t> num_rows, size_t num_cols,
                      std::span<LinearLayer* const> parts) = 0;
+  // Likewise without a bias, of a matrix that folders keep with the layer `source`, under a number.
+  virtual void Adapter(std::string_view name, size_t source, size_t number, std::span<const size_t> num_rows,
+                       size_t num_cols, std::span<LinearLayer* const> parts) = 0;
   // The taps of a short convolution, as RecurCall has them, and its bias where the file has one.
   virtual void Convolution(std::string_view name, const RecurShape& shape, std::vector<float>* taps,
                            std::vector<float>* bias) = 0;

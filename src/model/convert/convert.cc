@@ -280,6 +280,13 @@ class Converter : private WeightVisitor {
     Matrix(name, std::accumulate(num_rows.begin(), num_rows.end(), size_t{0}), num_cols, nullptr);
   }
 
+  void Adapter(std::string_view name, size_t source, size_t number, std::span<const size_t> num_rows,
+               size_t num_cols, std::span<LinearLayer* const>) override {
+    const size_t total = std::accumulate(num_rows.begin(), num_rows.end(), size_t{0});
+    AddMatrix(Name(name, "weight"),
+              map_->FindAdapter(name, layer_, source, number, total, num_cols, 0, total));
+  }
+
   void Convolution(std::string_view name, const RecurShape& shape, std::vector<float>*,
                    std::vector<float>*) override {
     const size_t channels = shape.num_channels(), width = shape.conv_width;

@@ -64,6 +64,7 @@ extern const Family kJamba;
 extern const Family kGriffin;
 extern const Family kMamba2;
 extern const Family kRwkv;
+extern const Family kZamba2;
 extern const Family kGraniteHybrid;
 extern const Family kNemotronH;
 extern const Family kNemotronHMoe;
@@ -86,7 +87,7 @@ constexpr const Family* kFamilies[] = {
     &kMinimaxM2,     &kQwen3Next, &kQwen35,       &kQwen35Moe,  &kLfm2,       &kLfm2Moe,  &kMamba2,
     &kGraniteHybrid, &kNemotronH, &kNemotronHMoe, &kFalconH1,   &kOlmoHybrid, &kLfm3,     &kMamba,
     &kJamba,         &kGriffin,   &kGraniteSwa,   &kRwkv,       &kDeepseek2,  &kMistral4, &kMinicpm3,
-    &kKimiLinear,
+    &kKimiLinear,    &kZamba2,
 };
 
 }  // namespace

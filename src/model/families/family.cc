@@ -222,9 +222,10 @@ ScanPlan ReadScan(const FamilyInput& input, const ModelPlan& plan) {
   ScanPlan scan;
   RecurShape& shape = scan.shape;
   shape.rule = RecurRule::kScan;
-  shape.num_key_heads = NeededSize(input, "ssm.group_count", "mamba_n_groups|n_groups", kMostStateHeads);
-  shape.num_value_heads =
-      NeededSize(input, "ssm.time_step_rank", "mamba_n_heads|mamba_num_heads|num_heads", kMostStateHeads);
+  shape.num_key_heads =
+      NeededSize(input, "ssm.group_count", "mamba_n_groups|n_groups|mamba_ngroups", kMostStateHeads);
+  shape.num_value_heads = NeededSize(
+      input, "ssm.time_step_rank", "mamba_n_heads|mamba_num_heads|n_mamba_heads|num_heads", kMostStateHeads);
   shape.key_dim =
       NeededSize(input, "ssm.state_size", "mamba_d_state|ssm_state_size|state_size", kMostStateDim);
   shape.value_dim = ScanValueDim(input, shape.num_value_heads, plan.model_dim);
