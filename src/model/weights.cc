@@ -396,13 +396,20 @@ ModelWeights LoadWeights(const TensorSource& source, const Family& family, const
 double ProductsPerToken(const ModelPlan& plan, const ModelWeights& weights) {
   double count = 0;
   for (size_t layer = 0; layer < plan.num_layers(); ++layer) {
+    const auto size_of = [](const LinearLayer& linear) {
+      return static_cast<double>(linear.weights.num_rows()) * static_cast<double>(linear.weights.num_cols());
+    };
+    const SharedPlan* const shared = plan.layers[layer].shared();
+    if (shared != nullptr && !shared->is_source) {
+      ForEachLinearOfTransformer(*weights.layers[shared->source].shared(),
+                                 [&](const LinearLayer& linear) { count += size_of(linear); });
+    }
     const ExpertsPlan* const experts = plan.layers[layer].experts();
     ForEachLinearOfLayer(weights.layers[layer], [&](const LinearLayer& linear, bool is_expert) {
       const double share = !is_expert ? 1.0
                                       : static_cast<double>(experts->router.num_used) /
                                             static_cast<double>(experts->router.num_experts);
-      count += share * static_cast<double>(linear.weights.num_rows()) *
-               static_cast<double>(linear.weights.num_cols());
+      count += share * size_of(linear);
     });
   }
   return count;
