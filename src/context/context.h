@@ -42,9 +42,13 @@ struct LayerAttention {
   std::vector<float> alibi_slopes;  // [num_heads], or empty
   std::vector<float>
       sink_logits;  // [num_heads], or empty: a learned logit in the softmax's denominator without a value
+  // [key_dim], or empty: AttendShape::query_factors.
+  std::vector<float> query_factors;
   // The model's own sliding window (gemma2, gemma3, mistral): a query sees keys at distance < layer_window.
   // 0: none. It holds inside every context, measured in the distance that the context assigns.
   int64_t layer_window = 0;
+  // In its place a query sees keys from the last multiple of layer_window positions on (llama4).
+  bool is_chunked = false;
   // Reads the keys and values of this layer, which comes before it, and keeps none of its own; -1: its own.
   // Then the k and v of Plan are not looked at.
   int64_t kv_source = -1;

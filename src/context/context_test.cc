@@ -211,6 +211,40 @@ TEST(Context, ModelWindowsSoftCapsAndSinkLogitsHoldInsideEveryPolicy) {
   }
 }
 
+// Chunks in the place of windows: of the positions where keys and queries stand, whatever the policy.
+TEST(Context, ModelChunksHoldInsideEveryPolicy) {
+  CpuDevice device(1);
+  ContextShape shape = MakeShape(Positions::kRopeHalves, 1);
+  shape.layers[0].layer_window = 41;
+  shape.layers[0].is_chunked = true;
+  const Stream stream(shape.layers[0], 180, 4);
+  for (const Position start : {Position{0}, Position{100}}) {
+    for (const Case& test : Cases()) {
+      if (std::string_view(test.spec).starts_with("lambda")) continue;  // has keys that stand nowhere
+      ContextSettings settings = Settings(test.spec);
+      settings.start_position = start;
+      Budget budget;
+      const auto context = MakeContext(shape, settings, budget, 1);
+      const std::vector<float> out = FeedTokens(*context, stream, 0, 180, 17, device);
+      for (int64_t index = 0; index < 180; ++index) {
+        const Rule in_chunk = [&](int64_t at) {
+          std::vector<Seen> keys = test.rule(at);
+          const auto chunk = [&](int64_t place) {
+            return std::floor(static_cast<double>(start + place) / 41.0);
+          };
+          std::erase_if(keys,
+                        [&](Seen seen) { return chunk(seen.token) != chunk(seen.token + seen.distance); });
+          return keys;
+        };
+        const std::vector<double> expected = BruteForce(stream, index, in_chunk);
+        const std::span<const float> row(out.data() + static_cast<size_t>(index) * 96, 96);
+        ASSERT_LT(RelativeDifference(row, expected), kF32Tolerance)
+            << test.spec << " token " << index << " from " << start;
+      }
+    }
+  }
+}
+
 TEST(Context, PositionTwoToTheThirtyThree) {
   CpuDevice device(1);
   const ContextShape shape = MakeShape(Positions::kRopeHalves);

@@ -115,7 +115,7 @@ inline std::vector<double> BruteForce(const Stream& stream, int64_t index, const
   std::vector<double> out(layer.num_heads * layer.value_dim);
   for (size_t head = 0; head < layer.num_heads; ++head) {
     std::vector<Seen> keys = rule(index);
-    if (layer.layer_window > 0)
+    if (layer.layer_window > 0 && !layer.is_chunked)
       std::erase_if(keys, [&](Seen seen) { return seen.distance >= layer.layer_window; });
     if (top_k > 0) {
       std::vector<Seen> candidates = middle(index);

@@ -203,7 +203,10 @@ void SpanContext::AddSpan(const Layer& layer, const LayerAttention& spec, size_t
   const auto begin_of = [&](const SpanView& view) {
     if (spec.layer_window == 0) return view.begin;
     if (!has_positions) return view.query_at >= spec.layer_window ? view.end : view.begin;
-    return std::clamp(view.query_at - spec.layer_window + 1, view.begin, std::max(view.begin, view.end));
+    // In a chunk, as many as there are positions before the query.
+    const int64_t reach =
+        spec.is_chunked ? (start_position_ + view.query_at) % spec.layer_window : spec.layer_window - 1;
+    return std::clamp(view.query_at - reach, view.begin, std::max(view.begin, view.end));
   };
   int64_t base = INT64_MAX;
   for (int64_t row = 0; row < chunk_tokens_; ++row) {
@@ -253,7 +256,8 @@ AttendCall SpanContext::Plan(size_t layer_index, const float* q, const float* k,
                     .scale = spec.scale,
                     .soft_cap = spec.soft_cap,
                     .alibi_slopes = spec.alibi_slopes.empty() ? nullptr : spec.alibi_slopes.data(),
-                    .sink_logits = spec.sink_logits.empty() ? nullptr : spec.sink_logits.data()},
+                    .sink_logits = spec.sink_logits.empty() ? nullptr : spec.sink_logits.data(),
+                    .query_factors = spec.query_factors.empty() ? nullptr : spec.query_factors.data()},
           .k = k,
           .v = v,
           .writes = writes_,

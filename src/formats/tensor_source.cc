@@ -3,10 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <utility>
 
 #include "base/error.h"
+#include "formats/quant.h"
 
 namespace mneme {
 namespace {
@@ -94,10 +96,12 @@ class SafetensorsSource : public TensorSource {
   explicit SafetensorsSource(SafetensorsFolder folder)
       : TensorSource(Container::kSafetensors, folder.path()), folder_(std::move(folder)) {
     for (const SafetensorsTensor* tensor : folder_.tensors()) {
+      if (IsOfTernary(*tensor)) continue;
       if (tensor->encoding) {
         Add({tensor->name, *tensor->encoding, tensor->shape, tensor->data, tensor->bytes});
       } else {
         AddMxfp4(*tensor);
+        AddTernary(*tensor);
       }
     }
     IndexNames();
@@ -129,6 +133,37 @@ class SafetensorsSource : public TensorSource {
     }
     shape.back() *= 32;
     Add({stem, Encoding::kMXFP4, std::move(shape), blocks.data, blocks.bytes + scales->bytes, scales->data});
+  }
+
+  static constexpr std::string_view kScale = "_scale";
+
+  // The scale of ternary weights.
+  bool IsOfTernary(const SafetensorsTensor& scale) const {
+    if (!scale.name.ends_with(".weight_scale")) return false;
+    const SafetensorsTensor* weight =
+        folder_.FindTensor(scale.name.substr(0, scale.name.size() - kScale.size()));
+    return weight != nullptr && weight->dtype == "U8";
+  }
+
+  // Bytes [rows / 4, cols] with a scale as the matrix [rows, cols].
+  void AddTernary(const SafetensorsTensor& bytes) {
+    if (!bytes.name.ends_with(".weight") || bytes.dtype != "U8") return;
+    const SafetensorsTensor* scale = folder_.FindTensor(bytes.name + std::string(kScale));
+    float value = 0;
+    const bool is_number = scale != nullptr && scale->encoding && CanDecode(*scale->encoding) &&
+                           scale->bytes == EncodedBytes(*scale->encoding, 1);
+    if (is_number) DecodeBlocks(*scale->encoding, scale->data, 1, &value);
+    if (bytes.shape.size() != 2 || !is_number || !(std::abs(value) > 0) || !std::isfinite(value)) {
+      Fail(ErrorKind::kFile, "{}: tensor {} has no scale ({}_scale) that fits it", path(), bytes.name,
+           bytes.name);
+    }
+    Add({bytes.name,
+         Encoding::kQ4_0,
+         {4 * bytes.shape[0], bytes.shape[1]},
+         bytes.data,
+         bytes.bytes + scale->bytes,
+         nullptr,
+         value});
   }
 
   SafetensorsFolder folder_;

@@ -26,6 +26,10 @@ struct TensorInfo {
   // "X_scales", listed here as X): the exponents, one byte per block. `data` then is no blocks of GGUF: byte
   // i of a block has values 2i and 2i + 1.
   const uint8_t* mxfp4_scales = nullptr;
+  // Not 0 for weights that are -1, 0 or 1 of a Hugging Face folder, four in a byte, which are given as Q4_0
+  // with this in the place of its scale, or this as what divides them. `data` then is no blocks: bits 2i and
+  // 2i + 1 of byte [row, column] are the value of row i * rows / 4 + row, plus one.
+  float ternary_scale = 0;
   uint64_t num_values() const;
 };
 
@@ -48,7 +52,8 @@ class TensorSource {
   virtual size_t num_files() const { return 1; }
   // Of all its files: what of them may be resident.
   virtual size_t mapped_bytes() const = 0;
-  // File order. Tensors of U8 and BOOL are left out, but for those that together are MXFP4.
+  // File order. Tensors of U8 and BOOL are left out, but for those that together are MXFP4 and for ternary
+  // weights.
   const std::vector<TensorInfo>& tensors() const { return tensors_; }
   // Null if absent.
   const TensorInfo* Find(std::string_view name) const;

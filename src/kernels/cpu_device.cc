@@ -60,7 +60,9 @@ void ActivateOutputs(const LinearCall& call, size_t first, size_t last) {
     float* const out = job.out + row * job.out_stride + first;
     const float* const factor =
         call.jobs.size() == 1 ? nullptr : call.jobs[1].out + row * call.jobs[1].out_stride + first;
-    if (call.then->rounds_to_half) {
+    if (call.then->xielu != nullptr) {
+      ActivateXielu(*call.then->xielu, out, last - first);
+    } else if (call.then->rounds_to_half) {
       ActivateHalfGelu(out, factor, last - first);
     } else if (factor == nullptr) {
       Activate(call.then->activation, out, last - first);
@@ -135,6 +137,8 @@ void PointwiseRange(const PointwiseCall& call, size_t first, size_t count) {
       return MultiplyInPlace(x, call.y + first, count);
     case PointwiseCall::Kind::kSigmoidGate:
       return SigmoidGateInPlace(x, call.y + first, count);
+    case PointwiseCall::Kind::kSoftplus:
+      return SoftplusInPlace(x, count);
     case PointwiseCall::Kind::kClamp:
       return ClampInPlace(x, call.value, count);
     case PointwiseCall::Kind::kSoftCap:

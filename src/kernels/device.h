@@ -78,7 +78,8 @@ struct NormCall {
 // two the first's outputs become activation(first) * second.
 struct ThenActivate {
   Activation activation = Activation::kSilu;
-  bool rounds_to_half = false;  // kGeluTanh only, as ActivateHalfGelu has it
+  bool rounds_to_half = false;   // kGeluTanh only, as ActivateHalfGelu has it
+  const Xielu* xielu = nullptr;  // in place of the activation, of one matrix; null: none
 };
 
 // Several matrices on the same rows.
@@ -126,6 +127,7 @@ struct PointwiseCall {
     kScaleRows,     // x[row, :] *= gate[row]
     kAddGated,      // x[row, :] += sigmoid(gate[row]) * y[row, :]
     kSigmoidGate,   // x *= sigmoid(y)
+    kSoftplus,      // x = log(1 + exp x)
     kClamp,         // x = min(max(x, -value), value)
     kSoftCap,       // x = value * tanh(x / value)
     kWriteGate,     // x = max(0, (sigmoid(x) - value) / (1 - value)): MemoryRules::write_floor

@@ -89,6 +89,8 @@ class Golden {
     for (const std::string list : {"", "-long"}) {
       const fs::path logits = folder_ / ("logits" + list + ".f32");
       if (!fs::exists(logits)) continue;
+      // Whose long factors transformers 5.24 does not use; see LongRopeOfPhimoeHasAMagnitudeOfItsOwn.
+      if (name == "phimoe" && list == "-long") continue;
       lists_.push_back({ReadIds((root / ("tokens" + list + ".txt")).string()), ReadFloats(logits.string())});
     }
   }
@@ -150,7 +152,7 @@ TEST(Goldens, EveryFamilyIsRightOrRefusedByName) {
     }
     num_right += is_known ? 1 : 0;
   }
-  EXPECT_GE(num_right, 93u);
+  EXPECT_GE(num_right, 101u);
   std::cout << num_right << " of " << index.size() << " are computed; refused:\n" << refused;
 }
 

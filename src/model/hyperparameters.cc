@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <nlohmann/json.hpp>
 #include <variant>
@@ -34,6 +35,7 @@ const Field kFields[] = {
      "context_length",
      {"max_position_embeddings", "n_positions", "max_seq_len", "model_max_length"}},
     {&H::num_heads, "attention.head_count", {"num_attention_heads", "n_head", "n_heads", "num_heads"}},
+    {&H::layer_heads, "attention.head_count", {"num_attention_heads_per_layer"}},
     {&H::num_kv_heads,
      "attention.head_count_kv",
      {"num_key_value_heads", "num_kv_heads", "n_head_kv", "attn_config.kv_n_heads"}},
@@ -42,7 +44,7 @@ const Field kFields[] = {
     {&H::value_dim, "attention.value_length", {}},
     {&H::layer_norm_epsilon,
      "attention.layer_norm_epsilon",
-     {"layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps"}},
+     {"layer_norm_eps", "layer_norm_epsilon", "layernorm_epsilon", "norm_epsilon", "norm_eps"}},
     {&H::rms_norm_epsilon, "attention.layer_norm_rms_epsilon", {"rms_norm_eps"}},
     {&H::activation,
      "mneme.activation",
@@ -57,7 +59,7 @@ const Field kFields[] = {
       "rope_parameters.full_attention.rope_theta"}},
     {&H::rope_base_local,
      "rope.freq_base_swa",
-     {"rope_local_base_freq", "rope_parameters.sliding_attention.rope_theta"}},
+     {"rope_local_base_freq", "swa_rope_theta", "rope_parameters.sliding_attention.rope_theta"}},
     {&H::scaling_type,
      "rope.scaling.type",
      {"rope_scaling.rope_type", "rope_scaling.type", "rope_parameters.rope_type",
@@ -123,16 +125,19 @@ void ReadGgufField(const GgufFile& file, const std::string& key, const Field& fi
         T& out = hyper->*member;
         if constexpr (std::is_same_v<T, std::optional<uint64_t>>) {
           const GgufValue* value = file.FindValue(key);
+          // What may differ is read besides.
+          const bool is_heads = &out == &hyper->num_heads;
           if (value != nullptr && value->type == GgufType::kArray) {
             // The same for all layers, or not expressible here.
             const auto list = file.GetIntArray(key).value();
             for (const int64_t item : list) {
-              if (item < 0 || item != list[0]) {
+              if (item < 0 || (item != list[0] && !is_heads)) {
                 Fail(ErrorKind::kUnsupported, "{}: '{}' differs between layers, which is not supported",
                      file.path(), key);
               }
             }
-            if (!list.empty()) out = static_cast<uint64_t>(list[0]);
+            const auto first = std::find_if(list.begin(), list.end(), [](int64_t item) { return item != 0; });
+            if (!list.empty()) out = static_cast<uint64_t>(first == list.end() ? 0 : *first);
           } else {
             out = file.GetUint(key);
           }

@@ -27,6 +27,7 @@ struct Hyperparameters {
   std::optional<uint64_t> vocab_size;
   std::optional<uint64_t> trained_length;
   std::optional<uint64_t> num_heads;
+  std::vector<uint64_t> layer_heads;   // those of each layer, where layers differ in it
   std::vector<uint64_t> num_kv_heads;  // one, or one per layer
   std::vector<uint64_t> ffn_dim;       // one, or one per layer
   std::optional<uint64_t> key_dim;

@@ -34,6 +34,8 @@ void HashExperts(const ExpertsPlan& plan, Hasher* hash) {
   }
   if (!plan.is_gated) hash->Put(static_cast<uint64_t>(plan.is_gated));
   hash->Put(r.scale);
+  if (r.nearness != 0) hash->Put(r.nearness);
+  if (plan.weighs_inputs) hash->Put(uint64_t{1});
   hash->Put(plan.clamp);
 }
 
@@ -48,6 +50,11 @@ void HashLayer(const LayerPlan& layer, Hasher* hash) {
       hash->Put(value);
     }
     if (a->has_head_gate) hash->Put(static_cast<uint64_t>(a->has_head_gate));
+    if (a->softplus_gates) hash->Put(static_cast<uint64_t>(a->has_value_gate ? 2 : 3));
+    if (a->value_scale != 1.0f) hash->Put(a->value_scale);
+    if (a->has_sub_norm) hash->Put(uint64_t{4});
+    if (a->is_chunked) hash->Put(uint64_t{5});
+    if (a->query_growth_offset != 0) hash->Put(static_cast<uint64_t>(a->query_growth_offset));
     if (const LatentPlan* latent = layer.latent()) {
       for (const size_t value : {latent->query_rank, latent->plain_dim, latent->head_value_dim}) {
         hash->Put(value);
@@ -90,6 +97,7 @@ void HashLayer(const LayerPlan& layer, Hasher* hash) {
       hash->Put(value);
     }
   }
+  if (layer.dense() != nullptr && layer.dense()->is_xielu) hash->Put(uint64_t{1});
   if (const ExpertsPlan* experts = layer.experts()) HashExperts(*experts, hash);
 }
 
@@ -139,6 +147,16 @@ void HashView(const WeightView& view, Hasher* hash) {
   }
 }
 
+// The weights of norms that follow the rotation.
+std::vector<float> QueryFactors(const AttentionPlan& plan, const AttentionWeights& weights) {
+  std::vector<float> factors;
+  if (plan.qk_norm != HeadNorm::kRotated) return factors;
+  for (size_t i = 0; i < plan.key_dim; ++i) {
+    factors.push_back(weights.q_norm.weight[i] * weights.k_norm.weight[i]);
+  }
+  return factors;
+}
+
 // The layers with attention, in order: contexts know of no others.
 ContextShape MakeContextShape(const ModelPlan& plan, const ModelWeights& weights) {
   ContextShape shape;
@@ -166,7 +184,9 @@ ContextShape MakeContextShape(const ModelPlan& plan, const ModelWeights& weights
                             .rope = plan.ropes.empty() ? Rope() : plan.ropes[a->rope],
                             .alibi_slopes = plan.alibi_slopes,
                             .sink_logits = w != nullptr ? w->sink_logits : std::vector<float>(),
+                            .query_factors = w != nullptr ? QueryFactors(*a, *w) : std::vector<float>(),
                             .layer_window = a->window,
+                            .is_chunked = a->is_chunked,
                             .kv_source = kv_source,
                             .values_in_keys = plan.layers[layer].latent() != nullptr,
                             .memory_gate = w != nullptr ? w->memory_gate : std::vector<float>()});
@@ -191,14 +211,6 @@ std::unique_ptr<Tokenizer> FindTokenizer(const TensorSource& source, const Model
     }
   }
   return nullptr;
-}
-
-FamilyInput InputOf(const Hyperparameters& hyper, const TensorSource& source, const Family& family) {
-  const auto has = [&source, &family](std::string_view canonical, size_t layer, std::string_view suffix) {
-    return TensorMap::HasWeight(source, family, canonical, static_cast<int>(layer), suffix);
-  };
-  return {hyper, [has](std::string_view canonical, size_t layer) { return has(canonical, layer, "weight"); },
-          [has](std::string_view canonical, size_t layer) { return has(canonical, layer, "bias"); }};
 }
 
 }  // namespace
@@ -309,6 +321,7 @@ uint64_t LoadedModel::fingerprint() const {
         hash.PutVector(attention->sink_logits);
         hash.PutVector(attention->memory_gate);
         norms.insert(norms.end(), {&attention->q_norm, &attention->k_norm});
+        if (!attention->sub_norm.empty()) norms.push_back(&attention->sub_norm);
       }
       if (const LatentWeights* latent = layer.latent()) {
         norms.insert(norms.end(), {&latent->query_norm, &latent->latent_norm});
@@ -358,6 +371,15 @@ uint64_t LoadedModel::fingerprint() const {
       if (const ChannelMixWeights* mix = layer.channel_mix()) {
         hash.PutVector(mix->up.taps);
         hash.PutVector(mix->gate.taps);
+      }
+      if (const DenseWeights* dense = layer.dense(); dense != nullptr && !dense->sub_norm.empty()) {
+        norms.push_back(&dense->sub_norm);
+      }
+      if (const DenseWeights* dense = layer.dense(); dense != nullptr && dense->xielu.square != 0) {
+        for (const float number :
+             {dense->xielu.square, dense->xielu.bend, dense->xielu.line, dense->xielu.below}) {
+          hash.Put(number);
+        }
       }
       if (const ExpertsWeights* experts = layer.experts()) {
         hash.PutVector(experts->correction);

@@ -84,9 +84,14 @@ std::vector<AttentionPlan> ReadAttention(const Hyperparameters& hyper, size_t nu
   base.num_heads = InRange(hyper, hyper.num_heads, "number of heads", kMaxHeads);
   const std::vector<size_t> num_kv_heads =
       PerLayer(hyper, KvHeads(hyper, base.num_heads), "number of KV heads", num_layers, kMaxHeads);
-  for (const size_t count : num_kv_heads) {
-    if (count != 0 && base.num_heads % count != 0) {
-      Fail(ErrorKind::kFile, "{}: {} heads cannot share {} KV heads evenly", hyper.path, base.num_heads,
+  std::vector<size_t> num_heads(num_layers, base.num_heads);
+  if (hyper.layer_heads.size() > 1) {
+    num_heads = PerLayer(hyper, hyper.layer_heads, "number of heads", num_layers, kMaxHeads);
+  }
+  for (size_t layer = 0; layer < num_layers; ++layer) {
+    const size_t count = num_kv_heads[layer];
+    if (count != 0 && num_heads[layer] % count != 0) {
+      Fail(ErrorKind::kFile, "{}: {} heads cannot share {} KV heads evenly", hyper.path, num_heads[layer],
            count);
     }
   }
@@ -106,7 +111,10 @@ std::vector<AttentionPlan> ReadAttention(const Hyperparameters& hyper, size_t nu
   base.soft_cap = PositiveOrZero(hyper, hyper.attention_soft_cap, "soft cap of attention");
   base.clamp_qkv = PositiveOrZero(hyper, hyper.clamp_qkv, "clamp of Q, K and V");
   std::vector<AttentionPlan> plans(num_layers, base);
-  for (size_t layer = 0; layer < num_layers; ++layer) plans[layer].num_kv_heads = num_kv_heads[layer];
+  for (size_t layer = 0; layer < num_layers; ++layer) {
+    plans[layer].num_heads = num_heads[layer];
+    plans[layer].num_kv_heads = num_kv_heads[layer];
+  }
   return plans;
 }
 
@@ -168,7 +176,7 @@ void ReadActivation(const Hyperparameters& hyper, bool is_gated, Activation* act
 
 void ReadActivations(const Hyperparameters& hyper, ModelPlan* plan) {
   for (LayerPlan& layer : plan->layers) {
-    if (DensePlan* dense = layer.dense()) {
+    if (DensePlan* dense = layer.dense(); dense != nullptr && !dense->is_xielu) {
       ReadActivation(hyper, dense->is_gated, &dense->activation);
       dense->half_gelu = hyper.container == Container::kGguf && hyper.activation.empty() &&
                          dense->activation == Activation::kGeluTanh;
@@ -234,6 +242,8 @@ void AddRopes(const Family& family, const Hyperparameters& hyper, int64_t length
                    rotation.base != 0 ? rotation.base : base, !rotation.is_plain, length, family.rounds_yarn);
       if (rotation.magnitude != 0) rope.magnitude = rotation.magnitude;
     }
+    // A norm takes the magnitude out again.
+    if (attention.qk_norm == HeadNorm::kRotated) rope.magnitude = 1;
     attention.rope = IndexOf(std::move(rope), &plan->ropes);
   });
 }
@@ -271,10 +281,11 @@ void CheckSizes(const Hyperparameters& hyper, const ModelPlan& plan) {
   }
 }
 
-// Some files call that of RMS norms as others call that of the plain ones.
+// Some files call that of RMS norms as others call that of the plain ones, and the other way round.
 std::optional<double> Epsilon(const Hyperparameters& hyper, NormKind norm) {
-  const bool is_own = norm == NormKind::kRms && hyper.rms_norm_epsilon.has_value();
-  return is_own ? hyper.rms_norm_epsilon : hyper.layer_norm_epsilon;
+  const auto& own = norm == NormKind::kRms ? hyper.rms_norm_epsilon : hyper.layer_norm_epsilon;
+  const auto& other = norm == NormKind::kRms ? hyper.layer_norm_epsilon : hyper.rms_norm_epsilon;
+  return own ? own : other;
 }
 
 }  // namespace
@@ -285,6 +296,8 @@ ModelPlan MakePlan(const Family& family, const FamilyInput& input, int64_t lengt
   plan.family = family.name;
   plan.name = Printable(hyper.name, 200);  // only ever shown
   ReadSizes(family, hyper, &plan);
+  plan.ternary_divides =
+      hyper.settings.Text("", "quantization_config.linear_class").value_or("bitlinear") == "bitlinear";
   plan.final_soft_cap = PositiveOrZero(hyper, hyper.final_soft_cap, "soft cap of the logits");
   family.plan(input, &plan);
   CheckSizes(hyper, plan);
@@ -342,7 +355,7 @@ void WriteAttention(const ModelPlan& plan, Hyperparameters* out) {
 std::string_view ActivationForGguf(const ModelPlan& plan) {
   for (size_t layer = plan.num_layers(); layer-- > 0;) {
     if (const DensePlan* dense = plan.layers[layer].dense()) {
-      return dense->half_gelu ? "" : ActivationName(dense->activation);
+      return dense->half_gelu || dense->is_xielu ? "" : ActivationName(dense->activation);
     }
     if (const ExpertsPlan* experts = plan.layers[layer].experts()) return ActivationName(experts->activation);
   }
@@ -393,8 +406,13 @@ Hyperparameters HyperparametersForGguf(const Family& family, const Hyperparamete
   Hyperparameters out = hyper;
   out.trained_length = hyper.trained_length.value_or(static_cast<uint64_t>(plan.trained_length));
   out.vocab_size = plan.vocab_size;
-  std::vector<uint64_t> num_kv_heads, ffn_dim;
-  ForEachAttention(plan, [&](const AttentionPlan& a) { num_kv_heads.push_back(a.num_kv_heads); });
+  std::vector<uint64_t> num_heads, num_kv_heads, ffn_dim;
+  ForEachAttention(plan, [&](const AttentionPlan& a) {
+    num_heads.push_back(a.num_heads);
+    num_kv_heads.push_back(a.num_kv_heads);
+  });
+  out.layer_heads = Collapsed(std::move(num_heads));
+  if (out.layer_heads.size() == 1) out.layer_heads.clear();
   ForEachDense(plan, [&](const DensePlan& d) { ffn_dim.push_back(d.dim); });
   out.num_kv_heads = Collapsed(std::move(num_kv_heads));
   const size_t ffn_dim_count = ffn_dim.size();

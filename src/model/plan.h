@@ -44,6 +44,8 @@ enum class HeadNorm : uint8_t {
   kNone,
   kPerHead,  // of each head (qwen3, gemma3; stablelm by LayerNorm)
   kWhole,    // over all heads together (olmo2)
+  kRotated,  // of each head, after its rotation (hunyuan)
+  kPlain,    // of each head, without weights (llama4)
 };
 
 // How a layer rotates, where it is not as the file says for all.
@@ -62,22 +64,29 @@ struct AttentionPlan {
   size_t key_dim = 0;  // per head
   size_t value_dim = 0;
   Rotation rotation = {};
-  size_t rope = 0;             // what comes of it: an index into ModelPlan::ropes
-  int64_t window = 0;          // 0: none
-  float scale = 0.0f;          // multiplies q.k
-  float soft_cap = 0.0f;       // 0: none
-  float clamp_qkv = 0.0f;      // 0: none (mpt)
+  size_t rope = 0;          // what comes of it: an index into ModelPlan::ropes
+  int64_t window = 0;       // 0: none
+  bool is_chunked = false;  // in place of a window: what begins at a multiple of so many positions (llama4)
+  float scale = 0.0f;       // multiplies q.k
+  float soft_cap = 0.0f;    // 0: none
+  float clamp_qkv = 0.0f;   // 0: none (mpt)
   bool clamps_normed = false;  // the clamp comes after the norms (olmoe)
   HeadNorm qk_norm = HeadNorm::kNone;
-  // Queries grow with their position: times 1 + growth ln(1 + floor(position / growth_length)) (mistral3).
+  // Queries grow with their position: times 1 + growth ln(1 + floor((position + growth_offset) /
+  // growth_length)) (mistral3; llama4 counts from 1).
   float query_growth = 0.0f;
   int64_t query_growth_length = 0;
+  int64_t query_growth_offset = 0;
   // Each head's output times the sigmoid of a gate, which the query matrix gives beside the head's query
   // (qwen3next).
   bool has_output_gate = false;
-  bool has_head_gate = false;  // or of one number, which a matrix of its own gives (lfm3)
-  bool value_norm = false;     // RMS norm of each head of v, without weights (gemma4)
-  bool value_is_key = false;   // v is k, before norm and rotation (gemma4)
+  bool has_head_gate = false;   // or of one number, which a matrix of its own gives (lfm3)
+  bool has_value_gate = false;  // or of each value, as a matrix of its own gives it (laguna)
+  bool softplus_gates = false;  // log(1 + exp) in the sigmoid's place (laguna)
+  float value_scale = 1.0f;     // of v (mimo2)
+  bool has_sub_norm = false;    // of all outputs together, before the output matrix (bitnet)
+  bool value_norm = false;      // RMS norm of each head of v, without weights (gemma4)
+  bool value_is_key = false;    // v is k, before norm and rotation (gemma4)
   // Reads the keys and values of this layer, and has none of its own (gemma4 E2B); -1: its own.
   int64_t kv_source = -1;
 };
@@ -188,6 +197,8 @@ struct DensePlan {
   size_t dim = 0;
   Activation activation = Activation::kSilu;
   bool is_gated = true;
+  bool has_sub_norm = false;  // of the hidden values, before the down matrix (bitnet)
+  bool is_xielu = false;  // activated by an xIELU with numbers of the layer's own, without a gate (apertus)
   // GELU as the engines that GGUF files are made for compute it: argument and result rounded to half
   // precision (a table of 65536 entries), 0 below -10, the argument itself above 10.
   bool half_gelu = false;
@@ -202,6 +213,7 @@ struct ExpertsPlan {
   bool has_shared_gate = false;   // a sigmoid of the row's product with a vector scales it (qwen2moe)
   bool has_expert_scale = false;  // each expert's result times a number of its own (gemma4)
   bool has_biases = false;        // (gpt-oss)
+  bool weighs_inputs = false;     // ExpertsCall::weighs_inputs
   bool is_gated = true;           // else experts activate what their up matrix gives (nemotron_h)
   float clamp = 0.0f;             // ExpertsCall::clamp
   Activation activation = Activation::kSilu;
@@ -340,6 +352,8 @@ struct ModelPlan {
   std::vector<Rope> ropes;          // distinct ones
   std::vector<float> alibi_slopes;  // [num_heads], or empty
 
+  // Ternary weights of a folder are divided by their scale, not multiplied with it.
+  bool ternary_divides = false;
   // What a folder's matrices are multiplied with, which GGUF files have in them (falcon-h1).
   std::vector<FolderFactors> folder_factors;
 

@@ -81,13 +81,18 @@ bool IsLongRope(const Hyperparameters& hyper) {
   return hyper.scaling_type == "longrope" || (hyper.scaling_type.empty() && !hyper.short_divisors.empty());
 }
 
-// The base grows with the length beyond the trained one. Hunyuan's has grown by a constant instead.
+// The factor by which Hunyuan's base has grown, for streams of any length.
+std::optional<double> GrownBase(const Hyperparameters& hyper) {
+  return hyper.settings.Float("", "rope_parameters.alpha|rope_scaling.alpha");
+}
+
+// The base grows with the length beyond the trained one.
 void ApplyDynamic(const Hyperparameters& hyper, double base, double factor, int64_t length, Rope* rope) {
   const double dim = static_cast<double>(rope->rotary_dim);
   const double usual = static_cast<double>(RopeLength(hyper));
   double growth = 1;
-  if (const auto alpha = hyper.settings.Float("", "rope_parameters.alpha|rope_scaling.alpha")) {
-    growth = *alpha;
+  if (const std::optional<double> grown = GrownBase(hyper)) {
+    growth = *grown;
   } else if (static_cast<double>(length) > usual) {
     growth = factor * static_cast<double>(length) / usual - (factor - 1);
   }
@@ -99,8 +104,16 @@ void ApplyDynamic(const Hyperparameters& hyper, double base, double factor, int6
 
 void ApplyLongRope(const Hyperparameters& hyper, int64_t length, Rope* rope) {
   const int64_t usual = RopeLength(hyper);
-  Divide(hyper, usual > 0 && length > usual ? hyper.long_divisors : hyper.short_divisors, rope);
-  if (hyper.attention_factor) {
+  const bool is_long = usual > 0 && length > usual;
+  Divide(hyper, is_long ? hyper.long_divisors : hyper.short_divisors, rope);
+  // Phi-3.5-MoE says them; both are asked for, so that both go into a GGUF.
+  const auto short_magnitude = hyper.settings.Float("mneme.rope.short_mscale",
+                                                    "rope_parameters.short_mscale|rope_scaling.short_mscale");
+  const auto long_magnitude =
+      hyper.settings.Float("mneme.rope.long_mscale", "rope_parameters.long_mscale|rope_scaling.long_mscale");
+  if (const std::optional<double>& magnitude = is_long ? long_magnitude : short_magnitude) {
+    rope->magnitude = static_cast<float>(*magnitude);
+  } else if (hyper.attention_factor) {
     rope->magnitude = static_cast<float>(*hyper.attention_factor);
   } else if (hyper.original_length && *hyper.original_length > 1 && hyper.trained_length) {
     const double original = static_cast<double>(*hyper.original_length);
@@ -112,7 +125,7 @@ void ApplyLongRope(const Hyperparameters& hyper, int64_t length, Rope* rope) {
 }  // namespace
 
 int64_t RopeLength(const Hyperparameters& hyper) {
-  const bool is_dynamic = hyper.scaling_type == "dynamic";
+  const bool is_dynamic = hyper.scaling_type == "dynamic" && !GrownBase(hyper);
   if (!is_dynamic && !IsLongRope(hyper)) return 0;
   const uint64_t length = hyper.original_length.value_or(hyper.trained_length.value_or(0));
   return static_cast<int64_t>(std::min<uint64_t>(length, uint64_t{1} << 40));

@@ -27,6 +27,13 @@ uint64_t ToUint(const Json& value, const std::string& path, std::string_view key
   FailType(path, key, "a whole number that is not negative");
 }
 
+// Some folders say for each layer what is the same for all.
+const Json& OneOf(const Json& value) {
+  const bool is_same = value.is_array() && !value.empty() &&
+                       std::all_of(value.begin(), value.end(), [&](const Json& v) { return v == value[0]; });
+  return is_same ? value[0] : value;
+}
+
 // A setting that changes what a model computes, and the values with which it does not.
 struct KnownSetting {
   std::string_view path;
@@ -50,9 +57,9 @@ constexpr KnownSetting kComputing[] = {
     {"dim_model_base", ""},
     {"use_qk_norm", "false"},
     {"qk_norm", "false"},
-    {"num_experts", "0"},
-    {"num_local_experts", "0"},
-    {"n_routed_experts", "0"},
+    {"num_experts", "0|1"},
+    {"num_local_experts", "0|1"},
+    {"n_routed_experts", "0|1"},
     {"no_rope_layers", "[]"},
     {"no_rope_layer_interval", ""},
     {"attention_chunk_size", ""},
@@ -67,9 +74,14 @@ constexpr KnownSetting kComputing[] = {
     {"mamba_dt_limit", R"([0.0,{"__float__":"Infinity"}])"},
     {"mamba_norm_before_gate", "false"},
     {"moe_latent_size", ""},
-    {"n_group", "1"},
+    {"n_group", "1|0|false"},
     {"num_expert_group", "1"},
     {"rope_interleave", "true"},
+    {"use_cla", "false"},
+    {"quantization_config.quantization_mode", R"("offline")"},
+    {"attention_value_scale", "1|1.0"},
+    {"moe_router_logit_softcapping", "0|0.0"},
+    {"moe_apply_router_weight_on_input", "false"},
     {"attention_in_multiplier", "1|1.0"},
     {"attention_out_multiplier", "1|1.0"},
     {"key_multiplier", "1|1.0"},
@@ -146,7 +158,7 @@ std::optional<uint64_t> Settings::Uint(std::string_view gguf, std::string_view j
   std::string key;
   const Json* const value = FindFirst(json, &key);
   if (value == nullptr) return std::nullopt;
-  const uint64_t number = ToUint(*value, path_, key);
+  const uint64_t number = ToUint(OneOf(*value), path_, key);
   if (number > UINT32_MAX) FailType(path_, key, "a number below 2^32");
   Keep(gguf, static_cast<uint32_t>(number));
   return number;

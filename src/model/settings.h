@@ -21,7 +21,8 @@ namespace mneme {
 // Names: `gguf` without the architecture before it ("expert_count"); `json` a path ("text.a"), or several
 // with
 // '|' between them, of which the first counts that is there and not null. Either may be empty: the container
-// has no such name. Functions throw Error(kFile), naming the key, for a value of another type.
+// has no such name. A list of equal numbers is one Uint. Functions throw Error(kFile), naming the key, for a
+// value of another type.
 class Settings {
  public:
   // Keeps a pointer to the file.

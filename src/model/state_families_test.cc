@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -15,7 +14,7 @@
 #include "base/random.h"
 #include "base/testing.h"
 #include "formats/gguf.h"
-#include "model/convert/convert.h"
+#include "model/golden_test_util.h"
 #include "model/test_util.h"
 #include "reference/model.h"
 
@@ -23,51 +22,8 @@ namespace mneme {
 namespace {
 
 using namespace testing;  // NOLINT: the helpers of this folder's tests
-namespace fs = std::filesystem;
 
-class StateFamilies : public ::testing::Test {
- protected:
-  void SetUp() override {
-    MNEME_REQUIRE_DATA(data);
-    root_ = data + "/goldens/";
-    if (!FileExists(root_ + "index.json")) GTEST_SKIP() << "no goldens in " << root_;
-    tokens_ = ReadIds(root_ + "tokens.txt");
-  }
-
-  nlohmann::json ConfigOf(const std::string& name) const {
-    return nlohmann::json::parse(ReadWholeFile(root_ + name + "/config.json"));
-  }
-  // The golden's weights under other settings.
-  std::string Folder(const std::string& name, const std::string& config) {
-    const std::string path = folder_ / ("hf" + std::to_string(++num_folders_));
-    fs::create_directories(path);
-    fs::create_symlink(fs::absolute(root_ + name + "/model.safetensors"), path + "/model.safetensors");
-    std::ofstream(path + "/config.json") << config;
-    return path;
-  }
-  std::string Convert(const std::string& path, Encoding encoding = Encoding::kF32) {
-    const std::string out = folder_ / ("model" + std::to_string(++num_folders_) + ".gguf");
-    CpuDevice device(1);
-    NoProgress progress;
-    ConvertModel(path, out, {.encoding = encoding, .mix = {}, .tokenizer = {}}, device.pool(), progress);
-    return out;
-  }
-  std::vector<float> Logits(const std::string& path) const { return EngineLogits(*LoadModel(path), tokens_); }
-
-  // The model, its twin in double precision, and the GGUF that is made of it agree.
-  std::vector<float> CheckAll(const std::string& path) {
-    const auto model = LoadModel(path);
-    const std::vector<float> logits = EngineLogits(*model, tokens_);
-    EXPECT_LT(RelativeDifference(logits, ReferenceLogits(*model, tokens_)), 3e-5);
-    EXPECT_LT(RelativeDifference(Logits(Convert(path)), logits), 3e-5);
-    return logits;
-  }
-
-  std::string root_;
-  std::vector<TokenId> tokens_;
-  TemporaryFolder folder_;
-  int num_folders_ = 0;
-};
+class StateFamilies : public GoldenModels {};
 
 TEST_F(StateFamilies, InfinityAsPythonWritesIt) {
   nlohmann::json config = ConfigOf("mamba2");
@@ -314,34 +270,24 @@ TEST_F(StateFamilies, WhatOtherReadersLookFor) {
 }
 
 TEST_F(StateFamilies, WhatIsNotKnownIsRefused) {
-  const auto refusal = [&](const char* name, const char* key, const nlohmann::json& value) -> std::string {
-    nlohmann::json config = ConfigOf(name);
-    config[key] = value;
-    try {
-      LoadModel(Folder(name, config.dump()));
-    } catch (const Error& error) {
-      return error.what();
-    }
-    return "";
-  };
-  EXPECT_NE(refusal("nemotron-h", "moe_latent_size", 8).find("moe_latent_size"), std::string::npos);
-  EXPECT_NE(refusal("nemotron-h", "mlp_hidden_act", "silu").find("silu"), std::string::npos);
-  EXPECT_NE(refusal("mamba2", "hidden_act", "gelu").find("gelu"), std::string::npos);
-  EXPECT_NE(refusal("falcon-h1", "ssm_multipliers", {1.0, 2.0}).find("ssm_multipliers"), std::string::npos);
-  EXPECT_NE(refusal("falcon-h1", "intermediate_size", {32, 24}).find("[32, 32]"), std::string::npos);
-  EXPECT_NE(refusal("mamba2", "n_groups", 3).find("groups"), std::string::npos);
-  EXPECT_NE(refusal("mamba", "hidden_act", "gelu").find("gelu"), std::string::npos);
-  EXPECT_NE(refusal("mamba", "state_size", 0).find("state_size"), std::string::npos);
+  EXPECT_NE(Refusal("nemotron-h", "moe_latent_size", 8).find("moe_latent_size"), std::string::npos);
+  EXPECT_NE(Refusal("nemotron-h", "mlp_hidden_act", "silu").find("silu"), std::string::npos);
+  EXPECT_NE(Refusal("mamba2", "hidden_act", "gelu").find("gelu"), std::string::npos);
+  EXPECT_NE(Refusal("falcon-h1", "ssm_multipliers", {1.0, 2.0}).find("ssm_multipliers"), std::string::npos);
+  EXPECT_NE(Refusal("falcon-h1", "intermediate_size", {32, 24}).find("[32, 32]"), std::string::npos);
+  EXPECT_NE(Refusal("mamba2", "n_groups", 3).find("groups"), std::string::npos);
+  EXPECT_NE(Refusal("mamba", "hidden_act", "gelu").find("gelu"), std::string::npos);
+  EXPECT_NE(Refusal("mamba", "state_size", 0).find("state_size"), std::string::npos);
   // What may be left to the reader is a sixteenth of the width, which is not that of these weights.
-  EXPECT_NE(refusal("mamba", "time_step_rank", "auto").find("[18, 64]"), std::string::npos);
-  EXPECT_NE(refusal("zamba2", "use_long_context", true).find("use_long_context"), std::string::npos);
-  EXPECT_NE(refusal("zamba2", "hidden_act", "relu").find("relu"), std::string::npos);
-  EXPECT_NE(refusal("zamba2", "adapter_rank", 5).find("[5, 32]"), std::string::npos);
-  EXPECT_NE(refusal("rwkv4", "attention_hidden_size", 24).find("[32, 32]"), std::string::npos);
-  EXPECT_NE(refusal("recurrent-gemma", "hidden_activation", "relu").find("relu"), std::string::npos);
-  EXPECT_NE(refusal("recurrent-gemma", "lru_width", 30).find("30 channels"), std::string::npos);
-  EXPECT_NE(refusal("recurrent-gemma", "attention_window_size", 0).find("window"), std::string::npos);
-  EXPECT_NE(refusal("mamba2", "conv_kernel", 100).find("conv_kernel"), std::string::npos);
+  EXPECT_NE(Refusal("mamba", "time_step_rank", "auto").find("[18, 64]"), std::string::npos);
+  EXPECT_NE(Refusal("zamba2", "use_long_context", true).find("use_long_context"), std::string::npos);
+  EXPECT_NE(Refusal("zamba2", "hidden_act", "relu").find("relu"), std::string::npos);
+  EXPECT_NE(Refusal("zamba2", "adapter_rank", 5).find("[5, 32]"), std::string::npos);
+  EXPECT_NE(Refusal("rwkv4", "attention_hidden_size", 24).find("[32, 32]"), std::string::npos);
+  EXPECT_NE(Refusal("recurrent-gemma", "hidden_activation", "relu").find("relu"), std::string::npos);
+  EXPECT_NE(Refusal("recurrent-gemma", "lru_width", 30).find("30 channels"), std::string::npos);
+  EXPECT_NE(Refusal("recurrent-gemma", "attention_window_size", 0).find("window"), std::string::npos);
+  EXPECT_NE(Refusal("mamba2", "conv_kernel", 100).find("conv_kernel"), std::string::npos);
 }
 
 TEST(StateFamiliesFile, AttentionWithoutKvHeadsIsRefused) {

@@ -8,8 +8,10 @@
 #include <cmath>
 #include <cstring>
 #include <map>
+#include <set>
 
 #include "base/error.h"
+#include "base/half.h"
 #include "base/text/units.h"
 #include "formats/quant.h"
 
@@ -24,12 +26,13 @@ std::string Fill(std::string_view pattern, int layer, int star = -1) {
   return name;
 }
 
-// The first existing tensor among the names that the folder may use; `star` as in Fill. *described gets the
-// name to show if none exists.
-const TensorInfo* FindInFolder(const TensorSource& source, const Family& family, std::string_view canonical,
+// The first existing tensor among the names that a table has; `star` as in Fill. *described gets the name to
+// show if none exists.
+const TensorInfo* FindInFolder(const TensorSource& source, const Family& family,
+                               std::span<const TensorName> table, std::string_view canonical,
                                std::string_view suffix, int layer, int star, std::string* described) {
   const std::string exact = fmt::format("{}.{}", canonical, suffix);
-  for (const TensorName& row : family.folder_names) {
+  for (const TensorName& row : table) {
     const bool is_exact = row.canonical == exact;
     if (row.canonical != canonical && !is_exact) continue;
     for (const std::string_view prefix : family.folder_prefixes) {
@@ -48,7 +51,12 @@ const TensorInfo* FindInFolder(const TensorSource& source, const Family& family,
 const TensorInfo* FindRaw(const TensorSource& source, const Family& family, std::string_view canonical,
                           std::string_view suffix, int layer, int star, std::string* described) {
   if (source.container() == Container::kSafetensors) {
-    return FindInFolder(source, family, canonical, suffix, layer, star, described);
+    for (const auto table : {family.folder_names, family.folder_more_names}) {
+      const TensorInfo* const tensor =
+          FindInFolder(source, family, table, canonical, suffix, layer, star, described);
+      if (tensor != nullptr) return tensor;
+    }
+    return nullptr;
   }
   const std::string name = NameInGguf(family, canonical, suffix, layer);
   if (described != nullptr) *described = name;
@@ -74,6 +82,13 @@ void CheckEncoding(const TensorSource& source, const TensorInfo& tensor) {
     Fail(ErrorKind::kUnsupported, "{}: tensor '{}' is stored as {}, which cannot be a weight", source.path(),
          tensor.name, EncodingName(tensor.encoding));
   }
+}
+
+// A vector is decoded as it lies.
+void CheckVector(const TensorSource& source, const TensorInfo& tensor) {
+  if (CanDecode(tensor.encoding) && tensor.mxfp4_scales == nullptr && tensor.ternary_scale == 0) return;
+  Fail(ErrorKind::kUnsupported, "{}: tensor '{}' is stored as {}, which cannot be a vector", source.path(),
+       tensor.name, EncodingName(tensor.encoding));
 }
 
 // The layer of a tensor, if its name tells one.
@@ -109,7 +124,7 @@ std::string_view OtherPart(std::string_view name) {
   constexpr std::string_view kPrefixes[] = {
       "vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.",
       "model.visual.", "visual.", "vision_model.", "model.vision_model.", "audio_tower.",
-      "model.audio_tower.", "model.embed_vision.", "model.embed_audio.", "mtp.",
+      "model.audio_tower.", "model.embed_vision.", "model.embed_audio.", "mtp.", "model.mtp.",
       // In files of Ollama.
       "v.", "mm."};
   for (const std::string_view prefix : kPrefixes) {
@@ -198,6 +213,7 @@ MatrixRows TensorMap::Matrix(const TensorInfo& tensor, size_t num_rows, size_t n
   // GGUF keeps a matrix of one row as a vector.
   const bool is_vector = num_rows == 1 && tensor.shape == std::vector<uint64_t>{num_cols};
   if (tensor.shape != expected && !is_vector) FailShape(source_, tensor, ShapeText(expected));
+  if (tensor.ternary_scale != 0 && !is_transposed) return JoinTernary(tensor);
   MatrixRows rows{tensor.name, tensor.encoding, num_rows, num_cols, {{tensor.data, num_rows}}, {}};
   if (is_transposed) {
     const size_t element = ElementBytes(tensor.encoding);
@@ -312,6 +328,39 @@ MatrixRows TensorMap::JoinMxfp4(const TensorInfo& tensor, size_t first, size_t s
   return {tensor.name, Encoding::kMXFP4, num_rows, num_cols, {{out, num_rows}}, {}};
 }
 
+MatrixRows TensorMap::JoinTernary(const TensorInfo& tensor) {
+  constexpr size_t kBlock = 32, kBlockBytes = 18;
+  const size_t num_rows = tensor.shape[0], num_cols = tensor.shape[1], packed_rows = num_rows / 4;
+  const float scale = plan_.ternary_divides ? 1.0f / tensor.ternary_scale : tensor.ternary_scale;
+  const uint16_t half = F32ToF16(scale);
+  const bool fits = F16ToF32(half) == scale && num_cols % kBlock == 0;
+  const auto value = [&](size_t row, size_t col) {
+    return (tensor.data[row % packed_rows * num_cols + col] >> (row / packed_rows * 2) & 3) - 1;
+  };
+  if (!fits) {
+    auto* const out = reinterpret_cast<float*>(Allocate(num_rows * num_cols * sizeof(float)));
+    for (size_t row = 0; row < num_rows; ++row) {
+      for (size_t col = 0; col < num_cols; ++col) {
+        out[row * num_cols + col] = scale * static_cast<float>(value(row, col));
+      }
+    }
+    const auto* const bytes = reinterpret_cast<const uint8_t*>(out);
+    return {tensor.name, Encoding::kF32, num_rows, num_cols, {{bytes, num_rows}}, {}};
+  }
+  uint8_t* const blocks = Allocate(num_rows * num_cols / kBlock * kBlockBytes);
+  uint8_t* out = blocks;
+  for (size_t row = 0; row < num_rows; ++row) {
+    for (size_t col = 0; col < num_cols; col += kBlock, out += kBlockBytes) {
+      std::memcpy(out, &half, sizeof(half));
+      for (size_t i = 0; i < kBlock / 2; ++i) {
+        out[2 + i] =
+            static_cast<uint8_t>((8 + value(row, col + i)) | (8 + value(row, col + i + kBlock / 2)) << 4);
+      }
+    }
+  }
+  return {tensor.name, Encoding::kQ4_0, num_rows, num_cols, {{blocks, num_rows}}, {}};
+}
+
 MatrixRows TensorMap::FindExpert(std::string_view canonical, int layer, size_t expert, size_t count,
                                  size_t num_rows, size_t num_cols) {
   bool is_fused = false;
@@ -344,7 +393,9 @@ MatrixRows TensorMap::FindExpert(std::string_view canonical, int layer, size_t e
   uint8_t* const out = Allocate(num_rows * num_cols * element);
   const uint8_t* const from = tensor.data + expert * all_rows * num_cols * element;
   for (size_t row = 0; row < num_rows; ++row) {
-    const size_t at = is_fused ? 2 * row + part : row;
+    const size_t at = !is_fused                       ? row
+                      : family_.folder_gates_in_turns ? 2 * row + part
+                                                      : part * num_rows + row;
     for (size_t col = 0; col < num_cols; ++col) {
       std::memcpy(out + (row * num_cols + col) * element, from + (col * all_rows + at) * element, element);
     }
@@ -360,7 +411,7 @@ std::vector<float> TensorMap::FindExpertBias(std::string_view canonical, int lay
   const size_t all_rows = is_fused ? 2 * num_rows : num_rows;
   const std::vector<uint64_t> expected = {count, all_rows};
   if (tensor.shape != expected) FailShape(source_, tensor, ShapeText(expected));
-  if (!CanDecode(tensor.encoding)) CheckEncoding(source_, tensor);
+  CheckVector(source_, tensor);
   std::vector<float> all(count * all_rows);
   DecodeBlocks(tensor.encoding, tensor.data, all.size(), all.data());
   std::vector<float> values(num_rows);
@@ -429,6 +480,30 @@ LatentRows TensorMap::FindLatent(const LatentPlan& plan, int layer) {
     rows.values.push_back(Select(both, {{head * of_head + plan.plain_dim, plan.head_value_dim}}));
   }
   return rows;
+}
+
+std::array<float, 4> TensorMap::FindXielu(int layer) {
+  std::array<float, 4> numbers = {};
+  for (size_t i = 0; i < numbers.size(); ++i) {
+    if (source_.gguf() == nullptr) {
+      numbers[i] = FindVector(kXieluNames[i], "", layer, 1, true)[0];
+      continue;
+    }
+    const std::string key = fmt::format("{}.{}", family_.gguf_names[0], kXieluNames[i]);
+    const GgufValue* const value = source_.gguf()->FindValue(key);
+    std::vector<float> all;
+    if (value != nullptr && value->type == GgufType::kArray) {
+      all = *source_.gguf()->GetFloatArray(key);
+    } else if (const auto one = source_.gguf()->GetFloat(key)) {
+      all.assign(plan_.num_layers(), static_cast<float>(*one));
+    }
+    if (static_cast<size_t>(layer) >= all.size()) {
+      Fail(ErrorKind::kFile, "{}: '{}' has {} numbers for {} layers", source_.path(), key, all.size(),
+           plan_.num_layers());
+    }
+    numbers[i] = all[static_cast<size_t>(layer)];
+  }
+  return numbers;
 }
 
 MatrixRows TensorMap::FindDeltaParts(const RecurShape& shape, int layer) {
@@ -550,10 +625,10 @@ std::vector<float> TensorMap::FindVector(std::string_view canonical, std::string
     FindRaw(source_, family_, canonical, suffix, layer, 0, &name);
     Fail(ErrorKind::kFile, "{}: has no tensor '{}'", source_.path(), name.empty() ? canonical : name);
   }
-  if (tensor->num_values() != counts[0] || tensor->shape.empty()) {
+  if (tensor->num_values() != counts[0]) {
     FailShape(source_, *tensor, fmt::format("[{}]", count));
   }
-  if (!CanDecode(tensor->encoding)) CheckEncoding(source_, *tensor);
+  CheckVector(source_, *tensor);
   std::vector<float> values(count);
   DecodeBlocks(tensor->encoding, tensor->data, count, values.data());
   return values;
@@ -618,7 +693,7 @@ std::vector<float> TensorMap::FindNorm(std::string_view canonical, std::string_v
       pieces.push_back(next);
     }
     for (const TensorInfo* piece : pieces) {
-      if (!CanDecode(piece->encoding)) CheckEncoding(source_, *piece);
+      CheckVector(source_, *piece);
       const size_t count = static_cast<size_t>(piece->num_values());
       values.resize(values.size() + count);
       DecodeBlocks(piece->encoding, piece->data, count, values.data() + values.size() - count);
@@ -639,8 +714,21 @@ std::vector<float> TensorMap::FindNorm(std::string_view canonical, std::string_v
 }
 
 void TensorMap::CheckAllUsed() const {
+  // Layers that read the keys of another one may have matrices for their own all the same (gemma3n).
+  std::set<const TensorInfo*> passed_over;
+  for (size_t layer = 0; layer < plan_.num_layers(); ++layer) {
+    const AttentionPlan* const attention = plan_.layers[layer].attention();
+    if (attention == nullptr || attention->kv_source < 0) continue;
+    for (const std::string_view name : {"attn_k", "attn_v", "attn_k_norm"}) {
+      for (const std::string_view suffix : {"weight", "bias"}) {
+        passed_over.insert(FindRaw(source_, family_, name, suffix, static_cast<int>(layer), 0, nullptr));
+      }
+    }
+  }
   for (const TensorInfo& tensor : source_.tensors()) {
-    if (used_.contains(&tensor) || IsBuffer(tensor.name) || !OtherPart(tensor.name).empty()) continue;
+    if (used_.contains(&tensor) || passed_over.contains(&tensor) || IsBuffer(tensor.name) ||
+        !OtherPart(tensor.name).empty())
+      continue;
     if (IsOfSkippedLayer(tensor.name, plan_)) continue;
     Fail(
         ErrorKind::kUnsupported,
@@ -706,6 +794,22 @@ std::vector<std::string> PassedOverParts(const TensorSource& source, const Model
                                 sum.num_tensors == 1 ? "tensor" : "tensors", FormatBytes(sum.bytes)));
   }
   return texts;
+}
+
+FamilyInput InputOf(const Hyperparameters& hyper, const TensorSource& source, const Family& family) {
+  const auto find = [&source, &family](std::string_view canonical, size_t layer, std::string_view suffix) {
+    return FindRaw(source, family, canonical, suffix, static_cast<int>(layer), 0, nullptr);
+  };
+  return {
+      hyper,
+      [find](std::string_view canonical, size_t layer) {
+        return find(canonical, layer, "weight") != nullptr;
+      },
+      [find](std::string_view canonical, size_t layer) { return find(canonical, layer, "bias") != nullptr; },
+      [find](std::string_view canonical, size_t layer) -> uint64_t {
+        const TensorInfo* const tensor = find(canonical, layer, "weight");
+        return tensor == nullptr || tensor->shape.empty() ? 0 : tensor->shape[0];
+      }};
 }
 
 std::vector<float> DecodeRows(const MatrixRows& rows) {

@@ -2,6 +2,7 @@
 // whatever the container calls them and however it fuses or orders them.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -79,6 +80,11 @@ class TensorMap {
   // WeightVisitor::Adapter: rows first .. first + num_rows of it. Throws as Find.
   MatrixRows FindAdapter(std::string_view canonical, int layer, size_t source, size_t number, size_t all_rows,
                          size_t num_cols, size_t first, size_t num_rows);
+  // The numbers of a layer's xIELU as files have them: alpha_p, alpha_n, beta, eps. A GGUF has them in its
+  // metadata.
+  static constexpr std::string_view kXieluNames[] = {"xielu.alpha_p", "xielu.alpha_n", "xielu.beta",
+                                                     "xielu.eps"};
+  std::array<float, 4> FindXielu(int layer);
   // WeightVisitor::PerHead, all numbers of all heads.
   std::vector<float> FindPerHead(std::string_view canonical, int layer, size_t count, bool is_rate);
   // Both in one matrix, keys as they unfold, or each in one of three dimensions, keys transposed.
@@ -126,6 +132,8 @@ class TensorMap {
   MatrixRows Matrix(const TensorInfo& tensor, size_t num_rows, size_t num_cols);
   // Every step-th row from `first` on of what a folder keeps as blocks and scales, as GGUF has it.
   MatrixRows JoinMxfp4(const TensorInfo& tensor, size_t first, size_t step, size_t num_rows, size_t num_cols);
+  // Ternary weights as blocks, or as float32 where those cannot have the scale.
+  MatrixRows JoinTernary(const TensorInfo& tensor);
   MatrixRows FindDeltaParts(const RecurShape& shape, int layer);
   std::vector<float> FindDeltaConvolution(const RecurShape& shape, int layer);
   MatrixRows Select(const MatrixRows& fused, const std::vector<Part>& parts) const;
@@ -146,6 +154,9 @@ class TensorMap {
 // The parts of the file that are no part of the language model and are passed over, each as
 // "model.visual (12 tensors, 3.0 MiB)"; empty for most files. Buffers of the model itself are not named.
 std::vector<std::string> PassedOverParts(const TensorSource& source, const ModelPlan& plan);
+
+// What a family asks of a file. All must outlive it.
+FamilyInput InputOf(const Hyperparameters& hyper, const TensorSource& source, const Family& family);
 
 // The rows as float32, row-major, times their factors.
 std::vector<float> DecodeRows(const MatrixRows& rows);

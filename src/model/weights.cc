@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 #include <tuple>
 #include <unordered_map>
@@ -224,6 +225,15 @@ class Loader : public WeightVisitor {
                 &heads[i]);
       heads[i].bias = map_.FindExpertBias(name, layer_, i, heads.size(), head_dim);
     }
+  }
+
+  void XieluOf(Xielu* xielu) override {
+    const auto softplus = [](double x) { return std::max(x, 0.0) + std::log1p(std::exp(-std::abs(x))); };
+    const auto [alpha_p, alpha_n, beta, epsilon] = map_.FindXielu(layer_);
+    *xielu = {.square = static_cast<float>(softplus(static_cast<double>(alpha_p))),
+              .bend = static_cast<float>(static_cast<double>(beta) + softplus(static_cast<double>(alpha_n))),
+              .line = beta,
+              .below = epsilon};
   }
 
   void Experts(const ExpertsPlan& plan, std::span<DenseWeights> experts) override {

@@ -45,7 +45,10 @@ double Logit(const AttendShape& shape, const KvSpan& span, const DecodedSpan& de
   const float* q = span.q + (row * shape.num_heads + head) * key_dim;
   const float* k = decoded.keys.data() + (t * shape.layout.num_kv_heads + kv_head) * key_dim;
   double dot = 0;
-  for (size_t i = 0; i < key_dim; ++i) dot += static_cast<double>(q[i]) * k[i];
+  for (size_t i = 0; i < key_dim; ++i) {
+    const double factor = shape.query_factors == nullptr ? 1 : static_cast<double>(shape.query_factors[i]);
+    dot += static_cast<double>(q[i]) * factor * k[i];
+  }
   double logit = dot * shape.scale;
   if (shape.soft_cap != 0) logit = shape.soft_cap * std::tanh(logit / shape.soft_cap);
   if (shape.alibi_slopes != nullptr) {

@@ -26,10 +26,29 @@ std::vector<size_t> Largest(std::span<const double> values, size_t count) {
   return order;
 }
 
+// One expert after the other, as the paper has it: the largest of those left, among those near it.
+std::vector<double> SparseMixer(const RouterShape& shape, std::span<const double> logits) {
+  std::vector<double> weights(logits.size());
+  std::vector<double> left(logits.begin(), logits.end());
+  for (size_t chosen = 0; chosen < shape.num_used; ++chosen) {
+    const size_t best = Largest(left, 1)[0];
+    std::vector<double> near;
+    for (size_t i = 0; i < left.size(); ++i) {
+      const double size = std::max(std::abs(logits[i]), left[best]);
+      const bool is_near = !((left[best] - logits[i]) / size > static_cast<double>(shape.nearness));
+      near.push_back(is_near ? left[i] : -HUGE_VAL);
+    }
+    weights[best] = Softmax(near)[best] * static_cast<double>(shape.scale);
+    left[best] = -HUGE_VAL;
+  }
+  return weights;
+}
+
 }  // namespace
 
 std::vector<double> ReferenceRoute(const RouterShape& shape, std::span<const double> logits,
                                    std::span<const float> correction) {
+  if (shape.score == RouterScore::kSparseMixer) return SparseMixer(shape, logits);
   std::vector<double> scores(logits.begin(), logits.end());
   if (shape.score == RouterScore::kSoftmax) scores = Softmax(logits);
   if (shape.score == RouterScore::kSigmoid) {

@@ -59,21 +59,24 @@ void RotateRows(const ModelPlan& m, const AttentionPlan& plan, size_t head_dim, 
 void Grow(const AttentionPlan& plan, Position start, Rows* q) {
   if (plan.query_growth == 0) return;
   for (size_t row = 0; row < q->size(); ++row) {
-    const Position steps = (start + static_cast<Position>(row)) / plan.query_growth_length;
+    const Position place = start + static_cast<Position>(row) + plan.query_growth_offset;
+    const Position steps = place / plan.query_growth_length;
     const double growth =
         1 + static_cast<double>(plan.query_growth) * std::log(1 + static_cast<double>(steps));
     for (double& value : (*q)[row]) value *= growth;
   }
 }
 
-void AttendHead(const ModelPlan& m, const AttentionPlan& plan, std::span<const float> sink_logits, size_t row,
-                size_t head, const Rows& q, const Rows& k, const Rows& v, Row* out) {
+void AttendHead(const ModelPlan& m, const AttentionPlan& plan, std::span<const float> sink_logits,
+                size_t start, size_t row, size_t head, const Rows& q, const Rows& k, const Rows& v,
+                Row* out) {
   const size_t kv_head = head / (plan.num_heads / plan.num_kv_heads);
   const size_t window = static_cast<size_t>(plan.window);
   std::vector<double> scores(row + 1, -std::numeric_limits<double>::infinity());
   double largest = scores[0];
   for (size_t t = 0; t <= row; ++t) {
-    if (window > 0 && row - t >= window) continue;
+    if (window > 0 && !plan.is_chunked && row - t >= window) continue;
+    if (plan.is_chunked && (start + row) / window != (start + t) / window) continue;
     double dot = 0;
     for (size_t i = 0; i < plan.key_dim; ++i)
       dot += q[row][head * plan.key_dim + i] * k[t][kv_head * plan.key_dim + i];
@@ -129,7 +132,7 @@ Rows LatentAttention(const ModelPlan& m, const LatentPlan& plan, const LatentWei
     RotateRows(m, plan.attention, query_dim, start, &q);
     for (size_t row = 0; row < num_rows; ++row) {
       Row attended(plan.head_value_dim);
-      AttendHead(m, one, {}, row, 0, q, k, values, &attended);
+      AttendHead(m, one, {}, static_cast<size_t>(start), row, 0, q, k, values, &attended);
       std::copy(attended.begin(), attended.end(),
                 out[row].begin() + static_cast<ptrdiff_t>(head * plan.head_value_dim));
     }

@@ -14,8 +14,8 @@ void RotateRows(const ModelPlan& m, const AttentionPlan& plan, size_t head_dim, 
 // Times what queries grow by with their position.
 void Grow(const AttentionPlan& plan, Position start, Rows* q);
 // One head of one row over the keys that it may see.
-void AttendHead(const ModelPlan& m, const AttentionPlan& plan, std::span<const float> sink_logits, size_t row,
-                size_t head, const Rows& q, const Rows& k, const Rows& v, Row* out);
+void AttendHead(const ModelPlan& m, const AttentionPlan& plan, std::span<const float> sink_logits,
+                size_t start, size_t row, size_t head, const Rows& q, const Rows& k, const Rows& v, Row* out);
 // As the model is written down: keys and values of all heads are unfolded, token by token.
 Rows LatentAttention(const ModelPlan& m, const LatentPlan& plan, const LatentWeights& w, Position start,
                      const Rows& input);

@@ -16,22 +16,30 @@ namespace {
 
 using namespace reference;  // NOLINT: the parts that this file puts together
 
-void NormHeads(const ModelPlan& m, const AttentionPlan& plan, const NormWeights& norm, Rows* x) {
-  if (plan.qk_norm == HeadNorm::kNone) return;
+// rotated: the heads are.
+void NormHeads(const ModelPlan& m, const AttentionPlan& plan, const NormWeights& norm, bool rotated,
+               Rows* x) {
+  if (plan.qk_norm == HeadNorm::kNone || rotated != (plan.qk_norm == HeadNorm::kRotated)) return;
   for (Row& row : *x) {
     if (plan.qk_norm == HeadNorm::kWhole) {
       NormPart(m, norm, 0, 0, row.size(), &row);
       continue;
     }
     for (size_t first = 0; first < row.size(); first += plan.key_dim) {
-      NormPart(m, norm, norm.weight.size() == plan.key_dim ? 0 : first, first, plan.key_dim, &row);
+      NormPart(m, norm, norm.weight.size() <= plan.key_dim ? 0 : first, first, plan.key_dim, &row);
     }
   }
 }
 
 double InHalf(double x) { return static_cast<double>(F16ToF32(F32ToF16(static_cast<float>(x)))); }
 
-double ActivatedIn(const DensePlan& plan, double x) {
+double ActivatedIn(const DensePlan& plan, const Xielu& xielu, double x) {
+  if (plan.is_xielu) {
+    const double line = static_cast<double>(xielu.line) * x;
+    if (x > 0) return static_cast<double>(xielu.square) * x * x + line;
+    const double below = static_cast<double>(xielu.below);
+    return static_cast<double>(xielu.bend) * (std::expm1(std::min(x, below)) - x) + line;
+  }
   if (!plan.half_gelu) return Activated(plan.activation, x);
   if (x <= -10) return 0;
   if (x >= 10) return x;
@@ -61,13 +69,14 @@ KeysAndValues MakeKeys(const ModelPlan& m, const AttentionPlan& plan, const Atte
                        const LowRank* adapters, Position start, const Rows& input) {
   KeysAndValues made{.k = ProductWith(adapters == nullptr ? nullptr : adapters + 1, w.k, input), .v = {}};
   made.v = plan.value_is_key ? made.k : ProductWith(adapters == nullptr ? nullptr : adapters + 2, w.v, input);
+  Scale(static_cast<double>(plan.value_scale), &made.v);
   const auto clamp = [&] {
     if (plan.clamp_qkv == 0) return;
     Clamp(static_cast<double>(plan.clamp_qkv), &made.k);
     Clamp(static_cast<double>(plan.clamp_qkv), &made.v);
   };
   if (!plan.clamps_normed) clamp();
-  NormHeads(m, plan, w.k_norm, &made.k);
+  NormHeads(m, plan, w.k_norm, false, &made.k);
   if (plan.clamps_normed) clamp();
   for (Row& row : made.v) {
     for (size_t first = 0; plan.value_norm && first < row.size(); first += plan.value_dim) {
@@ -75,6 +84,7 @@ KeysAndValues MakeKeys(const ModelPlan& m, const AttentionPlan& plan, const Atte
     }
   }
   RotateRows(m, plan, plan.key_dim, start, &made.k);
+  NormHeads(m, plan, w.k_norm, true, &made.k);
   return made;
 }
 
@@ -82,45 +92,44 @@ Rows Attention(const ModelPlan& m, const AttentionPlan& plan, const AttentionWei
                const LowRank* adapters, Position start, const Rows& input, const KeysAndValues& kv) {
   Rows q = ProductWith(adapters, w.q, input);
   if (plan.clamp_qkv > 0 && !plan.clamps_normed) Clamp(static_cast<double>(plan.clamp_qkv), &q);
-  NormHeads(m, plan, w.q_norm, &q);
+  NormHeads(m, plan, w.q_norm, false, &q);
   if (plan.clamp_qkv > 0 && plan.clamps_normed) Clamp(static_cast<double>(plan.clamp_qkv), &q);
   Grow(plan, start, &q);
   RotateRows(m, plan, plan.key_dim, start, &q);
+  NormHeads(m, plan, w.q_norm, true, &q);
   Rows attended(input.size(), Row(plan.num_heads * plan.value_dim));
   for (size_t row = 0; row < input.size(); ++row) {
     for (size_t head = 0; head < plan.num_heads; ++head) {
-      AttendHead(m, plan, w.sink_logits, row, head, q, kv.k, kv.v, &attended[row]);
+      AttendHead(m, plan, w.sink_logits, static_cast<size_t>(start), row, head, q, kv.k, kv.v,
+                 &attended[row]);
     }
   }
-  if (plan.has_head_gate) {
+  if (plan.has_head_gate || plan.has_value_gate || plan.has_output_gate) {
     const Rows gate = Product(w.gate, input);
     for (size_t r = 0; r < gate.size(); ++r) {
       for (size_t i = 0; i < attended[r].size(); ++i) {
-        attended[r][i] /= 1 + std::exp(-gate[r][i / plan.value_dim]);
+        const double x = gate[r][plan.has_head_gate ? i / plan.value_dim : i];
+        attended[r][i] *= plan.softplus_gates ? std::log1p(std::exp(x)) : 1 / (1 + std::exp(-x));
       }
     }
   }
-  if (plan.has_output_gate) {
-    const Rows gate = Product(w.gate, input);
-    for (size_t r = 0; r < gate.size(); ++r) {
-      for (size_t i = 0; i < gate[r].size(); ++i) attended[r][i] /= 1 + std::exp(-gate[r][i]);
-    }
-  }
+  if (plan.has_sub_norm) attended = Normed(m, w.sub_norm, std::move(attended));
   return Product(w.o, attended);
 }
 
-Rows FeedForward(const DensePlan& plan, const DenseWeights& w, const Rows& input) {
+Rows FeedForward(const ModelPlan& m, const DensePlan& plan, const DenseWeights& w, const Rows& input) {
   Rows hidden = Product(w.up, input);
   if (!plan.is_gated) {
     for (Row& row : hidden) {
-      for (double& value : row) value = ActivatedIn(plan, value);
+      for (double& value : row) value = ActivatedIn(plan, w.xielu, value);
     }
   } else {
     const Rows gate = Product(w.gate, input);
     for (size_t r = 0; r < hidden.size(); ++r) {
-      for (size_t i = 0; i < hidden[r].size(); ++i) hidden[r][i] *= ActivatedIn(plan, gate[r][i]);
+      for (size_t i = 0; i < hidden[r].size(); ++i) hidden[r][i] *= ActivatedIn(plan, w.xielu, gate[r][i]);
     }
   }
+  if (plan.has_sub_norm) hidden = Normed(m, w.sub_norm, std::move(hidden));
   return Product(w.down, hidden);
 }
 
@@ -138,7 +147,8 @@ Rows ClampedExpert(double limit, const DenseWeights& w, const Rows& input) {
   return Product(w.down, hidden);
 }
 
-Rows Experts(const ExpertsPlan& plan, const ExpertsWeights& w, const Rows& router_input, const Rows& input) {
+Rows Experts(const ModelPlan& m, const ExpertsPlan& plan, const ExpertsWeights& w, const Rows& router_input,
+             const Rows& input) {
   const DensePlan network{.dim = plan.dim, .activation = plan.activation, .is_gated = plan.is_gated};
   const Rows logits = Product(w.router, router_input);
   Rows out(input.size(), Row(input[0].size()));
@@ -146,15 +156,17 @@ Rows Experts(const ExpertsPlan& plan, const ExpertsWeights& w, const Rows& route
     const std::vector<double> weights = ReferenceRoute(plan.router, logits[r], w.correction);
     for (size_t e = 0; e < weights.size(); ++e) {
       if (weights[e] == 0) continue;
-      const Rows one = plan.clamp > 0
-                           ? ClampedExpert(static_cast<double>(plan.clamp), w.experts[e], {input[r]})
-                           : FeedForward(network, w.experts[e], {input[r]});
+      Rows read = {input[r]};
+      if (plan.weighs_inputs) Scale(weights[e], &read);
+      const Rows one = plan.clamp > 0 ? ClampedExpert(static_cast<double>(plan.clamp), w.experts[e], read)
+                                      : FeedForward(m, network, w.experts[e], read);
       const double scale = w.expert_scale.empty() ? 1 : static_cast<double>(w.expert_scale[e]);
-      for (size_t i = 0; i < out[r].size(); ++i) out[r][i] += weights[e] * scale * one[0][i];
+      const double weight = plan.weighs_inputs ? 1 : weights[e] * scale;
+      for (size_t i = 0; i < out[r].size(); ++i) out[r][i] += weight * one[0][i];
     }
   }
   if (plan.shared_dim == 0) return out;
-  const Rows shared = FeedForward(network, w.shared, input);
+  const Rows shared = FeedForward(m, network, w.shared, input);
   const Rows gate = plan.has_shared_gate ? Product(w.shared_gate, input) : Rows();
   for (size_t r = 0; r < out.size(); ++r) {
     const double open = gate.empty() ? 1 : 1 / (1 + std::exp(-gate[r][0]));
@@ -166,9 +178,9 @@ Rows Experts(const ExpertsPlan& plan, const ExpertsWeights& w, const Rows& route
 // The dense network and the experts, side by side between norms (gemma4).
 Rows Mixed(const ModelPlan& m, const MixedPlan& plan, const MixedWeights& w, const Rows& x,
            const Rows& input) {
-  Rows out = Normed(m, w.dense_post_norm, FeedForward(plan.dense, w.dense, input));
+  Rows out = Normed(m, w.dense_post_norm, FeedForward(m, plan.dense, w.dense, input));
   Add(Normed(m, w.experts_post_norm,
-             Experts(plan.experts, w.experts, Normed(m, w.router_norm, x), Normed(m, w.experts_norm, x))),
+             Experts(m, plan.experts, w.experts, Normed(m, w.router_norm, x), Normed(m, w.experts_norm, x))),
       &out);
   return out;
 }
@@ -179,8 +191,8 @@ Rows FeedForward(const ModelPlan& m, const LayerPlan& plan, const LayerWeights& 
     return Mixed(m, *mixed, *w.mixed(), x, input);
   }
   if (plan.channel_mix() != nullptr) return ChannelMix(*plan.channel_mix(), *w.channel_mix(), input);
-  return plan.experts() != nullptr ? Experts(*plan.experts(), *w.experts(), input, input)
-                                   : FeedForward(*plan.dense(), *w.dense(), input);
+  return plan.experts() != nullptr ? Experts(m, *plan.experts(), *w.experts(), input, input)
+                                   : FeedForward(m, *plan.dense(), *w.dense(), input);
 }
 
 // What each layer reads of the token besides: [row][layer * dim + i].

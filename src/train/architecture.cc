@@ -57,13 +57,17 @@ void CheckTrainable(const ModelPlan& plan) {
     // Neither latent attention nor a hybrid.
     const auto* const attention = std::get_if<AttentionPlan>(&layer.mixer);
     if (attention == nullptr) refuse("layers other than attention");
-    if (attention->qk_norm == HeadNorm::kWhole) refuse("norm over all heads together");
+    if (attention->qk_norm != HeadNorm::kNone && attention->qk_norm != HeadNorm::kPerHead) {
+      refuse("norms of queries and keys other than of each head before its rotation");
+    }
     if (attention->soft_cap != 0 || attention->clamp_qkv != 0) refuse("soft caps or clamps");
     if (attention->window > 0) refuse("sliding windows");
+    if (attention->rotation.is_none) refuse("layers without positions");
     const DensePlan* const dense = layer.dense();
     if (dense == nullptr || !dense->is_gated || dense->activation != Activation::kSilu) {
       refuse("feed-forward network other than gated SiLU");
     }
+    if (attention->has_sub_norm || dense->has_sub_norm) refuse("norms inside a sub-layer");
   }
 }
 
@@ -86,7 +90,8 @@ Architecture MakeArchitecture(const ModelSettings& s, int64_t vocab_size) {
   h.rope_base = s.rope_base;
   result.family = &FindFamily(h);
   result.plan = MakePlan(*result.family, {h, [](std::string_view, size_t) { return true; },
-                                          [](std::string_view, size_t) { return false; }});
+                                          [](std::string_view, size_t) { return false; },
+                                          [](std::string_view, size_t) { return 0; }});
   result.tied_head = s.tied_head;
   result.sink_logits = s.sink == "logit";
   result.qkv_bias = s.qkv_bias;
@@ -98,15 +103,7 @@ BaseModel::BaseModel(const std::string& path) : source_(OpenTensorSource(path)) 
   hyper_ = ReadHyperparameters(*source_);
   const Family& family = FindFamily(hyper_);
   if (!hyper_.vocab_size) hyper_.vocab_size = TensorMap::EmbeddingRows(*source_, family);
-  const FamilyInput input{hyper_,
-                          [&](std::string_view canonical, size_t layer) {
-                            return TensorMap::HasWeight(*source_, family, canonical, static_cast<int>(layer));
-                          },
-                          [&](std::string_view canonical, size_t layer) {
-                            return TensorMap::HasWeight(*source_, family, canonical, static_cast<int>(layer),
-                                                        "bias");
-                          }};
-  file_plan_ = MakePlan(family, input);
+  file_plan_ = MakePlan(family, InputOf(hyper_, *source_, family));
   for (const LayerPlan& layer : file_plan_.layers) {
     if (std::holds_alternative<AttentionPlan>(layer.mixer)) continue;
     Fail(ErrorKind::kUnsupported,

@@ -126,6 +126,10 @@ struct AttendShape {
   const float* alibi_slopes = nullptr;  // [num_heads]: logit -= slope * distance; null: none
   const float* sink_logits =
       nullptr;  // [num_heads]: one more logit without a value in the denominator; null: none
+  // [key_dim]: what every query is multiplied with, value by value, once it is rotated; null: nothing. So
+  // norms that follow the rotation are done (Hunyuan): their weights, of queries and of keys, meet in the
+  // product.
+  const float* query_factors = nullptr;
 };
 
 // The attention of one session's rows in one layer: stores what the rows bring, then one softmax over all

@@ -157,12 +157,14 @@ TEST(AttendTest, NoVisibleKeyGivesZeroAndMinusInfinity) {
   EXPECT_EQ(nothing.out[0], 0.0f);
 }
 
-TEST(AttendTest, SoftCapAlibiAndSinks) {
+TEST(AttendTest, SoftCapAlibiSinksAndFactors) {
   ThreadPool pool(1);
+  std::vector<float> factors;
+  for (int i = 0; i < 32; ++i) factors.push_back(0.5f + 0.07f * static_cast<float>(i % 9));
   const std::vector<float> slopes = {0.5f, 0.03f, 0.0f, 1.0f, 0.25f, 0.004f};
   const std::vector<float> sinks = {0.0f, 3.0f, -2.0f, 20.0f, -kInfinity, 1.0f};
   ForEachTarget([&] {
-    for (int flags = 1; flags < 16; ++flags) {
+    for (int flags = 1; flags < 32; ++flags) {
       for (const size_t rows : {1, 20}) {
         const Encoding encoding = flags & 8 ? Encoding::kBF16 : Encoding::kF32;
         AttendCase c(Layout(2, 32, 32, encoding, encoding), 3, rows, 200, 5, 9);
@@ -170,6 +172,7 @@ TEST(AttendTest, SoftCapAlibiAndSinks) {
         if (flags & 1) c.shape.soft_cap = 5.0f;
         if (flags & 2) c.shape.alibi_slopes = slopes.data();
         if (flags & 4) c.shape.sink_logits = sinks.data();
+        if (flags & 16) c.shape.query_factors = factors.data();
         c.begin[0] = c.end[0];  // the first row sees only its sink logit
         EXPECT_LE(Share(c, pool), 1) << flags << " rows " << rows;
       }
@@ -418,6 +421,9 @@ TEST(AttendTest, StoresAndRotatesWhatItThenReads) {
         Rotate(rope, tables.rows()[row], c.q.data() + at * kGroup, kKvHeads * kGroup, kDim,
                rotated_q.data() + at * kGroup);
       }
+      const std::vector<float> factors = {1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4, 5, 6, 7, 8};
+      const bool has_factors = encoding == Encoding::kF16;
+      for (size_t i = 0; has_factors && i < rotated_q.size(); ++i) rotated_q[i] *= factors[i % kDim];
       for (const size_t num_threads : {1, 2, 3}) {
         ThreadPool pool(num_threads);
         for (size_t row = 0; row < num_rows; ++row) {
@@ -431,6 +437,7 @@ TEST(AttendTest, StoresAndRotatesWhatItThenReads) {
         for (size_t row = 0; row < num_rows; ++row) c.Store(first + row, nothing.data(), nothing.data());
         AttendCall call{.shape = c.shape, .k = k.data(), .v = v.data()};
         call.shape.rope = &rope;
+        if (has_factors) call.shape.query_factors = factors.data();
         KvSpan span = c.span;
         span.rope = tables.rows();
         const KvWrite write{.blocks = c.blocks(),

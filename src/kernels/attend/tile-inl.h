@@ -423,8 +423,14 @@ class TileKernel {
     const size_t row = tile_.Row(job_, pair);
     const float* const q =
         span_->q + (row * job_.shape->num_heads + tile_.Head(job_, pair)) * layout_.key_dim;
-    if (span_->rope == nullptr) return q;
-    Rotate(*job_.shape->rope, span_->rope[row], q, 1, layout_.key_dim, scratch_.keys);
+    const float* const factors = job_.shape->query_factors;
+    if (span_->rope == nullptr && factors == nullptr) return q;
+    if (span_->rope != nullptr) {
+      Rotate(*job_.shape->rope, span_->rope[row], q, 1, layout_.key_dim, scratch_.keys);
+    } else {
+      std::copy_n(q, layout_.key_dim, scratch_.keys);
+    }
+    for (size_t i = 0; factors != nullptr && i < layout_.key_dim; ++i) scratch_.keys[i] *= factors[i];
     return scratch_.keys;
   }
 

@@ -36,6 +36,10 @@ void TopKReader::Choose(size_t row, size_t head) {
     Rotate(*shape_.rope, span_.rope[row], q, 1, shape_.layout.key_dim, q_.data());
     q = q_.data();
   }
+  if (shape_.query_factors != nullptr) {
+    for (size_t i = 0; i < q_.size(); ++i) q_[i] = q[i] * shape_.query_factors[i];
+    q = q_.data();
+  }
   const size_t kv_head = head / (shape_.num_heads / shape_.layout.num_kv_heads);
   const auto worst_first = [](const Candidate& a, const Candidate& b) { return a.Before(b); };
   float scores[kBlockTokens];

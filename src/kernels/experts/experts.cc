@@ -73,8 +73,14 @@ class Mixture {
     return e.gate == nullptr ? up : CommonForm(up, FormFor(*e.gate));
   }
 
-  // Hidden values of one row and one expert, in place of its gate, or of up where there is none.
-  void Activated(float* gate, float* up, size_t count) const {
+  // Hidden values of one row and one expert, in place of its gate, or of up where there is none. choice: of
+  // the expert, in the list of all rows' choices.
+  void Activated(size_t choice, float* gate, float* up, size_t count) const {
+    if (call_.weighs_inputs) {
+      // The products are linear in what was read.
+      if (gate != nullptr) ScaleInPlace(gate, WeightOf(choice), count);
+      ScaleInPlace(up, WeightOf(choice), count);
+    }
     if (gate == nullptr) {
       Activate(call_.activation, up, count);
     } else if (call_.clamp > 0) {
@@ -102,7 +108,7 @@ class Mixture {
                [&](size_t first, size_t last) {
                  for (size_t i = 0; i < num_used; ++i) {
                    const size_t at = i * dim_ + first;
-                   Activated(is_gated ? parts_.gate + at : nullptr, parts_.up + at, last - first);
+                   Activated(i, is_gated ? parts_.gate + at : nullptr, parts_.up + at, last - first);
                  }
                });
     const float* const hidden = is_gated ? parts_.gate : parts_.up;
@@ -127,7 +133,7 @@ class Mixture {
                [&](size_t first, size_t last) {
                  for (size_t row = 0; row < num_rows; ++row) {
                    const size_t begin = row * dim_ + first;
-                   Activated(e.gate != nullptr ? parts_.gate + begin : nullptr, parts_.up + begin,
+                   Activated(at[row], e.gate != nullptr ? parts_.gate + begin : nullptr, parts_.up + begin,
                              last - first);
                  }
                });
@@ -140,9 +146,13 @@ class Mixture {
     MatMul(Rows(hidden, num_rows, dim_, FormFor(*e.down)), {&job, 1}, pool_);
   }
 
+  float WeightOf(size_t choice) const {
+    const float weight = parts_.weights[choice];
+    return call_.expert_scale == nullptr ? weight : weight * call_.expert_scale[parts_.experts[choice]];
+  }
+
   void AddWeighted(size_t choice, const float* product) {
-    float weight = parts_.weights[choice];
-    if (call_.expert_scale != nullptr) weight *= call_.expert_scale[parts_.experts[choice]];
+    const float weight = call_.weighs_inputs ? 1.0f : WeightOf(choice);
     float* const out = call_.out + choice / call_.router.num_used * model_dim_;
     for (size_t i = 0; i < model_dim_; ++i) out[i] += weight * product[i];
   }

@@ -19,6 +19,9 @@ enum class RouterScore : uint8_t {
   kSoftmax,        // over all experts
   kSoftmaxChosen,  // over those that were chosen, by their logits (gpt-oss)
   kSigmoid,        // of each on its own (DeepSeek-V3)
+  // Softmax over the experts that come near the one that is weighed and were not chosen before it
+  // (Phi-3.5-MoE; SparseMixer-v2, arXiv 2409.12136). Without a correction.
+  kSparseMixer,
 };
 
 struct RouterShape {
@@ -27,6 +30,9 @@ struct RouterShape {
   RouterScore score = RouterScore::kSoftmax;
   bool renormalise = false;  // the chosen scores are divided by their sum
   float scale = 1.0f;        // of the weights, after that
+  // kSparseMixer: a logit is near the largest one where it is below it by at most so much of its own size, or
+  // of the largest one's.
+  float nearness = 0.0f;
   // The experts stand in so many groups, and only those of the best num_used_groups are looked at; a group is
   // as good as its best two (with a correction) or its best one. 1: no groups.
   size_t num_groups = 1;
@@ -64,6 +70,8 @@ struct ExpertsCall {
   // of gpt-oss: gate = min(gate, limit), up = clamp(up, -limit, limit), (up + 1) * gate * sigmoid(1.702 *
   // gate).
   float clamp = 0.0f;
+  // An expert's weight multiplies what it reads, not what it gives (Llama 4). Without biases.
+  bool weighs_inputs = false;
   const float* x = nullptr;  // [num_rows, model_dim]
   size_t num_rows = 0;
   float* out = nullptr;      // [num_rows, model_dim], not x: the weighted sum

@@ -35,6 +35,7 @@ std::vector<RouterShape> Shapes() {
        .num_groups = 4,
        .num_used_groups = 2},
       {.num_experts = 12, .num_used = 2, .num_groups = 3, .num_used_groups = 1},
+      {.num_experts = 16, .num_used = 2, .score = RouterScore::kSparseMixer, .nearness = 0.5f},
   };
 }
 
@@ -42,6 +43,7 @@ TEST(Experts, RoutesAsTheTwinDoes) {
   constexpr size_t kRows = 40;
   for (const RouterShape& shape : Shapes()) {
     for (const bool has_correction : {false, true}) {
+      if (has_correction && shape.score == RouterScore::kSparseMixer) continue;  // there is none
       const std::vector<float> logits = Random(kRows * shape.num_experts, 3, 2.0f);
       const std::vector<float> correction =
           has_correction ? Random(shape.num_experts, 4, 0.3f) : std::vector<float>();
@@ -113,7 +115,8 @@ struct Layer {
   }
 
   std::vector<float> Run(const RouterShape& router, float clamp, const float* scale, const float* logits,
-                         const float* x, size_t num_rows, size_t num_threads) const {
+                         const float* x, size_t num_rows, size_t num_threads,
+                         bool weighs_inputs = false) const {
     ThreadPool pool(num_threads);
     std::vector<float> out(num_rows * kModelDim, 7.0f);
     std::vector<float> scratch(ExpertsScratchFloats(num_rows, router.num_used, kDim, kModelDim));
@@ -123,6 +126,7 @@ struct Layer {
                 .expert_scale = scale,
                 .experts = matrices,
                 .clamp = clamp,
+                .weighs_inputs = weighs_inputs,
                 .x = x,
                 .num_rows = num_rows,
                 .out = out.data(),
@@ -160,6 +164,39 @@ struct Layer {
   std::vector<LinearWeights> weights;
   std::vector<ExpertMatrices> matrices;
 };
+
+TEST(Experts, WeighsWhatAnExpertReads) {
+  constexpr size_t kRows = 5, kExperts = 4;
+  const RouterShape router{.num_experts = kExperts, .num_used = 2, .score = RouterScore::kSigmoid};
+  Layer layer(kExperts);
+  for (auto& v : layer.values) {
+    for (size_t i = 3; i < 6; ++i) std::fill(v[i].begin(), v[i].end(), 0.0f);
+  }
+  for (ExpertMatrices& e : layer.matrices) e.gate_bias = e.up_bias = e.down_bias = nullptr;
+  const std::vector<float> x = Random(kRows * Layer::kModelDim, 1);
+  const std::vector<float> logits = Random(kRows * kExperts, 5, 2.0f);
+  for (const size_t num_rows : {kRows, size_t{1}}) {
+    const std::vector<float> out =
+        layer.Run(router, 0, nullptr, logits.data(), x.data(), num_rows, 1, /*weighs_inputs=*/true);
+    for (size_t row = 0; row < num_rows; ++row) {
+      const std::vector<double> in_double(logits.begin() + static_cast<ptrdiff_t>(row * kExperts),
+                                          logits.begin() + static_cast<ptrdiff_t>((row + 1) * kExperts));
+      const std::vector<double> weights = ReferenceRoute(router, in_double, {});
+      std::vector<double> exact(Layer::kModelDim);
+      for (size_t e = 0; e < kExperts; ++e) {
+        if (weights[e] == 0) continue;
+        std::vector<float> read(x.begin() + static_cast<ptrdiff_t>(row * Layer::kModelDim),
+                                x.begin() + static_cast<ptrdiff_t>((row + 1) * Layer::kModelDim));
+        for (float& value : read) value *= static_cast<float>(weights[e]);
+        const std::vector<double> one = layer.Exact(e, 0, read.data());
+        for (size_t i = 0; i < exact.size(); ++i) exact[i] += one[i];
+      }
+      for (size_t i = 0; i < exact.size(); ++i) {
+        ASSERT_NEAR(out[row * Layer::kModelDim + i], exact[i], 3 * kFloatDotError * 10);
+      }
+    }
+  }
+}
 
 TEST(Experts, MixesAsWrittenOut) {
   constexpr size_t kRows = 9, kExperts = 6;

@@ -31,7 +31,7 @@ class Router {
  private:
   void Score(const float* logits) {
     const auto at = [&](size_t i) { return static_cast<double>(logits[i]); };
-    if (shape_.score == RouterScore::kSoftmaxChosen) {
+    if (shape_.score == RouterScore::kSoftmaxChosen || shape_.score == RouterScore::kSparseMixer) {
       for (size_t i = 0; i < scores_.size(); ++i) scores_[i] = at(i);
       return;
     }
@@ -79,7 +79,29 @@ class Router {
     return end;
   }
 
+  // The weight of one of the chosen.
+  double SparseWeight(std::span<const int32_t> chosen, int32_t expert) const {
+    const double largest = scores_[static_cast<size_t>(expert)];
+    double sum = 0;
+    for (size_t i = 0; i < scores_.size(); ++i) {
+      const auto other = static_cast<int32_t>(i);
+      const bool was_before =
+          IsBetter(other, expert) && std::find(chosen.begin(), chosen.end(), other) != chosen.end();
+      const double below = (largest - scores_[i]) / std::max(std::abs(scores_[i]), largest);
+      if (was_before || below > static_cast<double>(shape_.nearness)) continue;
+      sum += std::exp(scores_[i] - largest);
+    }
+    return 1 / sum;
+  }
+
   void Weigh(const int32_t* experts, float* weights) const {
+    if (shape_.score == RouterScore::kSparseMixer) {
+      for (size_t i = 0; i < shape_.num_used; ++i) {
+        weights[i] = static_cast<float>(SparseWeight({experts, shape_.num_used}, experts[i]) *
+                                        static_cast<double>(shape_.scale));
+      }
+      return;
+    }
     std::array<double, 256> chosen;
     const size_t count = shape_.num_used;
     MNEME_CHECK(count <= chosen.size());

@@ -127,6 +127,19 @@ void ActivateImpl(Activation activation, float* x, const float* up, size_t count
   }
 }
 
+void XieluImpl(const Xielu& xielu, float* x, size_t count) {
+  const DF d;
+  const VF zero = hn::Zero(d), below = hn::Set(d, xielu.below);
+  Map(x, count, x, [=](VF v, const auto&) {
+    const VF line = hn::Mul(hn::Set(d, xielu.line), v);
+    const VF least = hn::IfThenElse(hn::Gt(v, below), below, v);  // keeps NaN
+    const VF power = Exp2MinusOne(d, hn::Mul(least, hn::Set(d, 1.44269504f)));
+    const VF bent = hn::MulAdd(hn::Set(d, xielu.bend), hn::Sub(power, v), line);
+    const VF squared = hn::MulAdd(hn::Mul(hn::Set(d, xielu.square), v), v, line);
+    return hn::IfThenElse(hn::Gt(v, zero), squared, bent);
+  });
+}
+
 void AddImpl(float* x, const float* y, size_t count) {
   Map(x, count, x, [y](VF v, const auto& load) { return hn::Add(v, load(y)); });
 }
@@ -137,6 +150,10 @@ void MultiplyImpl(float* x, const float* y, size_t count) {
 
 void SigmoidGateImpl(float* x, const float* y, size_t count) {
   Map(x, count, x, [y](VF v, const auto& load) { return hn::Mul(v, Sigmoid()(load(y))); });
+}
+
+void SoftplusImpl(float* x, size_t count) {
+  Map(x, count, x, [](VF v, const auto&) { return Softplus(v); });
 }
 
 void ScaleImpl(float* x, float factor, size_t count) {
@@ -230,9 +247,11 @@ HWY_EXPORT(RmsNormRow);
 HWY_EXPORT(GatedRmsNormRow);
 HWY_EXPORT(LayerNormRow);
 HWY_EXPORT(ActivateImpl);
+HWY_EXPORT(XieluImpl);
 HWY_EXPORT(AddImpl);
 HWY_EXPORT(MultiplyImpl);
 HWY_EXPORT(SigmoidGateImpl);
+HWY_EXPORT(SoftplusImpl);
 HWY_EXPORT(ScaleImpl);
 HWY_EXPORT(ClampImpl);
 HWY_EXPORT(SoftCapImpl);
@@ -302,6 +321,10 @@ void ActivateHalfGelu(float* x, const float* factor, size_t count) {
   }
 }
 
+void ActivateXielu(const Xielu& xielu, float* x, size_t count) {
+  HWY_DYNAMIC_DISPATCH(XieluImpl)(xielu, x, count);
+}
+
 void AddInPlace(float* x, const float* y, size_t count) { HWY_DYNAMIC_DISPATCH(AddImpl)(x, y, count); }
 
 void MultiplyInPlace(float* x, const float* y, size_t count) {
@@ -311,6 +334,8 @@ void MultiplyInPlace(float* x, const float* y, size_t count) {
 void SigmoidGateInPlace(float* x, const float* y, size_t count) {
   HWY_DYNAMIC_DISPATCH(SigmoidGateImpl)(x, y, count);
 }
+
+void SoftplusInPlace(float* x, size_t count) { HWY_DYNAMIC_DISPATCH(SoftplusImpl)(x, count); }
 
 void ScaleInPlace(float* x, float factor, size_t count) { HWY_DYNAMIC_DISPATCH(ScaleImpl)(x, factor, count); }
 

@@ -48,6 +48,18 @@ void Activate(Activation activation, float* x, size_t count);
 // gate[i] = activation(gate[i]) * up[i].
 void ActivateGated(Activation activation, float* gate, const float* up, size_t count);
 
+// xIELU (Huang & Schlag 2024, arXiv 2411.13010): square x^2 + line x above 0, and below it
+// bend (exp(min(x, below)) - 1 - x) + line x.
+struct Xielu {
+  float square = 0;
+  float bend = 0;
+  float line = 0;
+  float below = 0;  // a number just under 0
+};
+// x[i] = xielu(x[i]). Error at most 4e-6 of |x| or |below| times the sum of the factors' magnitudes, or
+// relative to x^2.
+void ActivateXielu(const Xielu& xielu, float* x, size_t count);
+
 // x[i] = 0.5 x (1 + tanh(...)) as kGeluTanh, times factor[i] unless factor is null, as the engines that GGUF
 // files are made for compute it: argument and result rounded to half precision (their table has 65536
 // entries), 0 below -10, the argument itself above 10.
@@ -56,6 +68,7 @@ void ActivateHalfGelu(float* x, const float* factor, size_t count);
 void AddInPlace(float* x, const float* y, size_t count);          // x += y
 void MultiplyInPlace(float* x, const float* y, size_t count);     // x *= y
 void SigmoidGateInPlace(float* x, const float* y, size_t count);  // x *= sigmoid(y)
+void SoftplusInPlace(float* x, size_t count);                     // x = log(1 + exp x), to 1e-6 relative
 void ScaleInPlace(float* x, float factor, size_t count);          // x *= factor
 void ClampInPlace(float* x, float limit, size_t count);           // x = min(max(x, -limit), limit)
 void SoftCapInPlace(float* x, float cap, size_t count);           // x = cap * tanh(x / cap)

@@ -131,6 +131,25 @@ TEST(ElementwiseTest, ActivationsOverTheWholeRange) {
   });
 }
 
+TEST(ElementwiseTest, XieluOverTheWholeRange) {
+  const Xielu xielu{.square = 1.17f, .bend = 0.83f, .line = 0.5f, .below = -1e-6f};
+  std::vector<float> x = {0.0f, 1e-30f, -1e-30f, -5e-7f, -1e-6f, -2e-6f, -90.0f, 1e10f, -1e30f, -3e38f};
+  for (float v = -12; v < 12; v += 0.00173f) x.push_back(v);
+  ForEachTarget([&] {
+    std::vector<float> y = x;
+    ActivateXielu(xielu, y.data(), y.size());
+    for (size_t i = 0; i < x.size(); ++i) {
+      const double v = x[i];
+      const double bent = double{xielu.bend} * (std::expm1(std::min(v, double{xielu.below})) - v);
+      const double exact = (v > 0 ? double{xielu.square} * v * v : bent) + double{xielu.line} * v;
+      ASSERT_NEAR(y[i], exact, 4e-6 * std::max({std::abs(v) * 2.5, v > 0 ? v * v : 0, 2.5e-6})) << "at " << v;
+    }
+    float bad = NAN;
+    ActivateXielu(xielu, &bad, 1);
+    EXPECT_TRUE(std::isnan(bad));
+  });
+}
+
 double Sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
 
 TEST(ElementwiseTest, GatedRmsNorm) {
@@ -162,6 +181,19 @@ TEST(ElementwiseTest, GatedRmsNorm) {
         }
         EXPECT_EQ(out[cols], x[cols]) << "wrote between rows";
       }
+    }
+  });
+}
+
+TEST(ElementwiseTest, SoftplusOverTheWholeRange) {
+  std::vector<float> x = {0.0f, 1e-30f, -1e-30f, 90.0f, -80.0f, 1e30f, -1e30f};
+  for (float v = -12; v < 12; v += 0.0173f) x.push_back(v);
+  ForEachTarget([&] {
+    std::vector<float> y = x;
+    SoftplusInPlace(y.data(), y.size());
+    for (size_t i = 0; i < x.size(); ++i) {
+      const double exact = std::max(double{x[i]}, 0.0) + std::log1p(std::exp(-std::abs(double{x[i]})));
+      ASSERT_NEAR(y[i], exact, 1e-6 * exact) << "at " << x[i];
     }
   });
 }

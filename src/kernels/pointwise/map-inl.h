@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cstddef>
 
+#include "hwy/contrib/math/math-inl.h"
 #include "hwy/highway.h"
 #include "kernels/simd/math-inl.h"
 #include "kernels/simd/vectors-inl.h"
@@ -93,6 +94,13 @@ struct Sigmoid {
     return hn::Div(hn::Set(d, 1.0f), hn::Add(e, hn::Set(d, 2.0f)));
   }
 };
+
+// log(1 + exp x), also where exp x is far below 1 or above the range of float32.
+HWY_INLINE VF Softplus(VF x) {
+  const DF d;
+  const VF small = hn::Log1p(d, Exp2F32(d, hn::Mul(hn::Abs(x), hn::Set(d, -1.44269504f))));
+  return hn::Add(hn::IfThenElse(hn::Gt(x, hn::Zero(d)), x, hn::Zero(d)), small);
+}
 
 }  // namespace HWY_NAMESPACE
 }  // namespace mneme

@@ -9,7 +9,6 @@
 #define HWY_TARGET_INCLUDE "kernels/recur/gates.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 //
-#include "hwy/contrib/math/math-inl.h"
 #include "hwy/highway.h"
 #include "kernels/pointwise/map-inl.h"
 
@@ -17,13 +16,6 @@ HWY_BEFORE_NAMESPACE();
 namespace mneme {
 namespace HWY_NAMESPACE {
 namespace {
-
-// log(1 + exp x), also where exp x is far below 1 or above the range of float32.
-HWY_INLINE VF Softplus(VF x) {
-  const DF d;
-  const VF small = hn::Log1p(d, Exp2F32(d, hn::Mul(hn::Abs(x), hn::Set(d, -1.44269504f))));
-  return hn::Add(hn::IfThenElse(hn::Gt(x, hn::Zero(d)), x, hn::Zero(d)), small);
-}
 
 // Keeps NaN.
 HWY_INLINE VF Between(VF x, float low, float high) {

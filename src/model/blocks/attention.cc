@@ -17,20 +17,29 @@ void Clamp(float limit, size_t count, float* values, Pass& pass) {
 
 // Of the gates of a row's outputs.
 size_t GateWidth(const AttentionPlan& plan) {
-  return plan.has_head_gate ? plan.num_heads : plan.has_output_gate ? plan.num_heads * plan.value_dim : 0;
+  if (plan.has_head_gate) return plan.num_heads;
+  return plan.has_output_gate || plan.has_value_gate ? plan.num_heads * plan.value_dim : 0;
 }
 
-// out [num_rows, num_heads, value_dim] times the sigmoids of the gates, which become these where they are of
-// the heads.
+// out [num_rows, num_heads, value_dim] times the functions of the gates, which become these but for sigmoids
+// of values.
 void GateOutputs(const AttentionPlan& plan, float* gate, float* out, Pass& pass) {
   const size_t num_heads = pass.num_rows * plan.num_heads;
   const size_t count = num_heads * plan.value_dim;
+  const size_t num_gates = plan.has_head_gate ? num_heads : count;
+  if (plan.softplus_gates) {
+    pass.device.Pointwise({.kind = PointwiseCall::Kind::kSoftplus, .x = gate, .count = num_gates});
+  }
   if (!plan.has_head_gate) {
-    pass.device.Pointwise({.kind = PointwiseCall::Kind::kSigmoidGate, .x = out, .y = gate, .count = count});
+    const auto kind =
+        plan.softplus_gates ? PointwiseCall::Kind::kMultiply : PointwiseCall::Kind::kSigmoidGate;
+    pass.device.Pointwise({.kind = kind, .x = out, .y = gate, .count = count});
     return;
   }
-  pass.device.Pointwise(
-      {.kind = PointwiseCall::Kind::kWriteGate, .x = gate, .value = 0.0f, .count = num_heads});
+  if (!plan.softplus_gates) {
+    pass.device.Pointwise(
+        {.kind = PointwiseCall::Kind::kWriteGate, .x = gate, .value = 0.0f, .count = num_heads});
+  }
   pass.device.Pointwise({.kind = PointwiseCall::Kind::kScaleRows,
                          .x = out,
                          .count = count,
@@ -45,7 +54,8 @@ void GrowQueries(const AttentionPlan& plan, float* q, float* growth, Pass& pass)
   for (const ForwardChunk& chunk : pass.chunks) {
     const Position first = chunk.context->next_position();
     for (size_t i = 0; i < chunk.tokens.size(); ++i) {
-      const Position steps = (first + static_cast<Position>(i)) / plan.query_growth_length;
+      const Position place = first + static_cast<Position>(i) + plan.query_growth_offset;
+      const Position steps = place / plan.query_growth_length;
       growth[row++] = 1.0f + plan.query_growth * std::log(1.0f + static_cast<float>(steps));
     }
   }
@@ -67,12 +77,19 @@ void VisitAttention(const ModelPlan& model, const AttentionPlan& plan, WeightVis
     const size_t k_counts[] = {plan.key_dim, k_size};
     visitor.Norm("attn_q_norm", q_counts, true, &w->q_norm);
     if (plan.kv_source < 0) visitor.Norm("attn_k_norm", k_counts, true, &w->k_norm);
+  } else if (plan.qk_norm == HeadNorm::kRotated) {
+    visitor.Norm("attn_q_norm", {&plan.key_dim, 1}, true, &w->q_norm);
+    visitor.Norm("attn_k_norm", {&plan.key_dim, 1}, true, &w->k_norm);
   } else if (plan.qk_norm == HeadNorm::kWhole) {
     visitor.Norm("attn_q_norm", {&q_size, 1}, true, &w->q_norm);
     visitor.Norm("attn_k_norm", {&k_size, 1}, true, &w->k_norm);
   }
   visitor.Qkv(plan, &w->q, &w->k, &w->v, &w->gate);
-  if (plan.has_head_gate) visitor.Matrix("attn_gate", plan.num_heads, model.model_dim, &w->gate);
+  if (plan.has_head_gate || plan.has_value_gate) {
+    visitor.Matrix("attn_gate", GateWidth(plan), model.model_dim, &w->gate);
+  }
+  const size_t out_size = plan.num_heads * plan.value_dim;
+  if (plan.has_sub_norm) visitor.Norm("attn_sub_norm", {&out_size, 1}, true, &w->sub_norm);
   visitor.Matrix("attn_output", model.model_dim, plan.num_heads * plan.value_dim, &w->o);
   visitor.Vector("attn_sinks", "weight", plan.num_heads, false, &w->sink_logits);
   if (model.memory.segment == 0) return;
@@ -121,6 +138,10 @@ float* RunHeads(const AttentionPlan& plan, const AttentionWeights& w, const LowR
   if (plan.value_is_key) {
     pass.device.Pointwise({.kind = PointwiseCall::Kind::kCopy, .x = v, .y = k, .count = num_rows * v_row});
   }
+  if (plan.value_scale != 1.0f) {
+    pass.device.Pointwise(
+        {.kind = PointwiseCall::Kind::kScale, .x = v, .value = plan.value_scale, .count = num_rows * v_row});
+  }
   if (has_write_gate) {
     pass.device.Pointwise({.kind = PointwiseCall::Kind::kWriteGate,
                            .x = write_gate,
@@ -158,6 +179,7 @@ float* RunHeads(const AttentionPlan& plan, const AttentionWeights& w, const LowR
   pass.device.Attend(pass.attend_calls, pass.attend_scratch);
   for (const ForwardChunk& chunk : pass.chunks) chunk.context->Finish(index, pass.device);
   if (!w.gate.empty()) GateOutputs(plan, gate, attended, pass);
+  if (plan.has_sub_norm) pass.Norm(w.sub_norm, attended, num_rows, attended);
   return attended;
 }
 

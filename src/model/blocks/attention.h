@@ -18,6 +18,7 @@ struct AttentionWeights {
   LinearLayer gate;    // [num_heads * value_dim, model_dim], or of the heads [num_heads, ...]; empty: none
   NormWeights q_norm;  // [key_dim], [num_heads * key_dim], or empty
   NormWeights k_norm;
+  NormWeights sub_norm;            // [num_heads * value_dim], or empty
   LinearLayer o;                   // [model_dim, num_heads * value_dim]
   std::vector<float> sink_logits;  // [num_heads]: a learned logit without a value; empty: none
   // Infini-attention: the gate logits [num_heads], and the write gate [num_kv_heads, model_dim] of

@@ -10,6 +10,8 @@ void VisitDense(const ModelPlan& model, const DensePlan& plan, WeightVisitor& vi
   } else {
     visitor.Matrix("ffn_up", plan.dim, model.model_dim, &w->up);
   }
+  if (plan.has_sub_norm) visitor.Norm("ffn_sub_norm", {&plan.dim, 1}, true, &w->sub_norm);
+  if (plan.is_xielu) visitor.XieluOf(&w->xielu);
   visitor.Matrix("ffn_down", model.model_dim, plan.dim, &w->down);
 }
 
@@ -28,7 +30,10 @@ float* Hidden(const DensePlan& plan, const DenseWeights& w, const float* input, 
   if (plan.is_gated) jobs[num_jobs++] = Pass::Job(w.gate, arena.Take(pass.num_rows * plan.dim), false);
   jobs[num_jobs++] = Pass::Job(w.up, up, false);
   pass.Linear(plan.is_gated ? "gate, up" : "up", input, pass.num_rows, {jobs.data(), num_jobs},
-              ThenActivate{.activation = plan.activation, .rounds_to_half = plan.half_gelu});
+              ThenActivate{.activation = plan.activation,
+                           .rounds_to_half = plan.half_gelu,
+                           .xielu = plan.is_xielu ? &w.xielu : nullptr});
+  if (plan.has_sub_norm) pass.Norm(w.sub_norm, jobs[0].out, pass.num_rows, jobs[0].out);
   return jobs[0].out;
 }
 

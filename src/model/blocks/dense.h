@@ -10,9 +10,11 @@
 namespace mneme {
 
 struct DenseWeights {
-  LinearLayer gate;  // [dim, model_dim]; empty without gating
-  LinearLayer up;    // [dim, model_dim]
-  LinearLayer down;  // [model_dim, dim]
+  LinearLayer gate;      // [dim, model_dim]; empty without gating
+  LinearLayer up;        // [dim, model_dim]
+  LinearLayer down;      // [model_dim, dim]
+  NormWeights sub_norm;  // [dim], or empty
+  Xielu xielu;           // where the plan has one
 };
 
 void VisitDense(const ModelPlan& model, const DensePlan& plan, WeightVisitor& visitor, DenseWeights* weights);

@@ -95,6 +95,7 @@ void RunExpertsInto(const ExpertsPlan& plan, const ExpertsWeights& w, const floa
                        .experts = w.matrices,
                        .activation = plan.activation,
                        .clamp = plan.clamp,
+                       .weighs_inputs = plan.weighs_inputs,
                        .x = input,
                        .num_rows = num_rows,
                        .out = out,

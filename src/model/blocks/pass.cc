@@ -5,14 +5,14 @@ namespace mneme {
 NormCall Pass::CallOf(const NormWeights& norm) const {
   return {.kind = plan.norm,
           .epsilon = plan.norm_epsilon,
-          .weight = norm.weight.data(),
+          .weight = DataOrNull(norm.weight),
           .bias = norm.bias.empty() ? nullptr : norm.bias.data()};
 }
 
 void Pass::Norm(const NormWeights& norm, const float* from, size_t count, float* out) {
   NormCall call = CallOf(norm);
   call.num_rows = count;
-  call.num_cols = plan.model_dim;
+  call.num_cols = norm.empty() ? plan.model_dim : norm.weight.size();
   call.x = from;
   call.out = out;
   device.Norm(call);
@@ -21,11 +21,12 @@ void Pass::Norm(const NormWeights& norm, const float* from, size_t count, float*
 void Pass::NormHeads(HeadNorm kind, const NormWeights& norm, size_t num_heads, size_t head_dim,
                      float* heads) {
   if (kind == HeadNorm::kNone) return;
-  NormCall call = CallOf(norm);
+  const NormWeights none;
+  NormCall call = CallOf(kind == HeadNorm::kRotated ? none : norm);
   call.num_rows = num_rows;
   call.num_parts = kind == HeadNorm::kWhole ? 1 : num_heads;
   call.num_cols = num_heads * head_dim / call.num_parts;
-  call.has_weights_per_part = norm.weight.size() != call.num_cols;
+  call.has_weights_per_part = call.weight != nullptr && norm.weight.size() != call.num_cols;
   call.x = call.out = heads;
   device.Norm(call);
 }

@@ -66,9 +66,10 @@ struct Pass {
   std::vector<AttendCall> attend_calls = {};  // of all chunks, in one layer
   std::vector<RecurCall> recur_calls = {};
 
-  // A norm of `count` rows of the model's width.
+  // A norm of `count` rows of the model's width, or of as many values as it has weights.
   void Norm(const NormWeights& norm, const float* from, size_t count, float* out);
-  // Norms of queries or keys [num_rows, num_heads, head_dim], in place.
+  // Norms of queries or keys [num_rows, num_heads, head_dim], in place. Those that follow the rotation are
+  // done before it, which changes no sum of squares, and their weights are left to what rotates.
   void NormHeads(HeadNorm kind, const NormWeights& norm, size_t num_heads, size_t head_dim, float* heads);
   static MatMulJob Job(const LinearLayer& linear, float* out, bool accumulate) {
     return {&linear.weights, linear.bias_or_null(), out, linear.weights.num_rows(), accumulate};

@@ -76,6 +76,8 @@ class WeightVisitor {
   virtual void Delta(const DeltaPlan& plan, DeltaWeights* weights) = 0;
   // Gate and up matrix [dim, model_dim] of a gated feed-forward network, alone or fused.
   virtual void GateUp(size_t dim, LinearLayer* gate, LinearLayer* up) = 0;
+  // The numbers of a layer's xIELU.
+  virtual void XieluOf(Xielu* xielu) = 0;
   // A square matrix for each head, over its own columns alone, and a bias for each; all in one tensor.
   virtual void Heads(std::string_view name, size_t head_dim, std::span<LinearLayer> heads) = 0;
   // All experts of a mixture, each with matrices of its own or all in one tensor of three dimensions.

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <exception>
 #include <map>
@@ -191,15 +192,7 @@ class Converter : private WeightVisitor {
     Hyperparameters hyper = ReadHyperparameters(*source_);
     family_ = &FindFamily(hyper);
     if (!hyper.vocab_size) hyper.vocab_size = TensorMap::EmbeddingRows(*source_, *family_);
-    const FamilyInput input{
-        hyper,
-        [&](std::string_view canonical, size_t layer) {
-          return TensorMap::HasWeight(*source_, *family_, canonical, static_cast<int>(layer));
-        },
-        [&](std::string_view canonical, size_t layer) {
-          return TensorMap::HasWeight(*source_, *family_, canonical, static_cast<int>(layer), "bias");
-        }};
-    plan_ = MakePlan(*family_, input);
+    plan_ = MakePlan(*family_, InputOf(hyper, *source_, *family_));
     map_ = std::make_unique<TensorMap>(*source_, *family_, plan_);
     const Hyperparameters out = HyperparametersForGguf(*family_, hyper, plan_);
     WriteHyperparameters(out, family_->gguf_names[0], &writer_);
@@ -224,6 +217,9 @@ class Converter : private WeightVisitor {
       VisitLayer(plan_, layer, *this, &unused);
     }
     layer_ = -1;
+    for (size_t i = 0; i < xielu_.size() && !xielu_[i].empty(); ++i) {
+      writer_.SetArray(fmt::format("{}.{}", family_->gguf_names[0], TensorMap::kXieluNames[i]), xielu_[i]);
+    }
     if (plan_.norms_have_weights) Norm("output_norm", {&dim, 1}, true, nullptr);
     if (plan_.has_embedding_norm) Norm("token_embd_norm", {&dim, 1}, true, nullptr);
     if (has_output) {
@@ -502,6 +498,11 @@ class Converter : private WeightVisitor {
     AddAll(name, heads.size(), head_dim, head_dim, /*has_biases=*/true);
   }
 
+  void XieluOf(Xielu*) override {
+    const std::array<float, 4> numbers = map_->FindXielu(layer_);
+    for (size_t i = 0; i < numbers.size(); ++i) xielu_[i].push_back(numbers[i]);
+  }
+
   void Experts(const ExpertsPlan& plan, std::span<DenseWeights> experts) override {
     const auto add = [&](std::string_view name, size_t num_rows, size_t num_cols) {
       AddAll(name, experts.size(), num_rows, num_cols, plan.has_biases);
@@ -704,6 +705,7 @@ class Converter : private WeightVisitor {
   std::map<std::pair<size_t, std::string_view>, size_t> others_;
   int layer_ = -1;  // -1: outside layers
   std::unique_ptr<TensorMap> map_;
+  std::array<std::vector<float>, 4> xielu_;                     // of the layers, in the order of FindXielu
   std::vector<std::unique_ptr<std::vector<uint8_t>>> columns_;  // matrices whose columns were reordered
   GgufWriter writer_;
   ConvertReport report_;

@@ -74,6 +74,14 @@ extern const Family kDeepseek2;
 extern const Family kMistral4;
 extern const Family kMinicpm3;
 extern const Family kKimiLinear;
+extern const Family kHunyuan;
+extern const Family kHunyuanMoe;
+extern const Family kApertus;
+extern const Family kPhimoe;
+extern const Family kLaguna;
+extern const Family kMimo2;
+extern const Family kBitnet;
+extern const Family kLlama4;
 
 namespace {
 
@@ -87,7 +95,8 @@ constexpr const Family* kFamilies[] = {
     &kMinimaxM2,     &kQwen3Next, &kQwen35,       &kQwen35Moe,  &kLfm2,       &kLfm2Moe,  &kMamba2,
     &kGraniteHybrid, &kNemotronH, &kNemotronHMoe, &kFalconH1,   &kOlmoHybrid, &kLfm3,     &kMamba,
     &kJamba,         &kGriffin,   &kGraniteSwa,   &kRwkv,       &kDeepseek2,  &kMistral4, &kMinicpm3,
-    &kKimiLinear,    &kZamba2,
+    &kKimiLinear,    &kZamba2,    &kHunyuan,      &kHunyuanMoe, &kApertus,    &kPhimoe,   &kLaguna,
+    &kMimo2,         &kBitnet,    &kLlama4,
 };
 
 }  // namespace

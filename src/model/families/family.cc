@@ -72,12 +72,12 @@ ExpertsPlan ReadExperts(const FamilyInput& input, bool renormalise) {
       "number of experts", kMaxExperts);
   plan.router.num_used = Checked(
       hyper,
-      settings.Uint("expert_used_count", "num_experts_per_tok|num_experts_per_token|top_k_experts|moe_k"),
+      settings.Uint("expert_used_count", "num_experts_per_tok|num_experts_per_token|top_k_experts|moe_k|moe_topk"),
       "number of experts per token", std::min<uint64_t>(plan.router.num_experts, kMaxUsedExperts));
   plan.router.renormalise =
       settings.Bool("expert_weights_norm", "norm_topk_prob|moe_renormalize").value_or(renormalise);
   plan.router.scale =
-      static_cast<float>(settings.Float("expert_weights_scale", "routed_scaling_factor").value_or(1));
+      static_cast<float>(settings.Float("expert_weights_scale", "routed_scaling_factor|moe_routed_scaling_factor").value_or(1));
   std::optional<uint64_t> dim = settings.Uint("expert_feed_forward_length", "moe_intermediate_size");
   if (!dim && !hyper.ffn_dim.empty()) dim = hyper.ffn_dim[0];
   plan.dim = Checked(hyper, dim, "width of an expert", uint64_t{1} << 24);
@@ -358,6 +358,59 @@ void WriteKvHeadsByLayer(const ModelPlan& plan, Hyperparameters* hyper) {
     const AttentionPlan* const attention = layer.attention();
     hyper->num_kv_heads.push_back(attention == nullptr ? 0 : attention->num_kv_heads);
   }
+}
+
+void UseUnrotatedLayers(const FamilyInput& input, ModelPlan* plan) {
+  const Settings& settings = input.hyper.settings;
+  // 1 where a layer rotates; readers of GGUF know that every fourth does not.
+  const std::vector<uint64_t> rotates = settings.Uints("", "no_rope_layers");
+  const uint64_t interval = settings.Uint("", "no_rope_layer_interval").value_or(4);
+  for (size_t layer = 0; layer < plan->num_layers(); ++layer) {
+    const bool is_listed = layer < rotates.size();
+    plan->layers[layer].attention()->rotation.is_none =
+        is_listed ? rotates[layer] == 0 : interval > 0 && (layer + 1) % interval == 0;
+  }
+}
+
+void UsePartialRotations(const FamilyInput& input, double usual, ModelPlan* plan) {
+  const Settings& settings = input.hyper.settings;
+  const auto local_dim = settings.Uint("rope.dimension_count_swa", "");
+  ForEachAttention(*plan, [&](AttentionPlan& attention) {
+    const bool is_local = attention.window > 0;
+    if (!IsFolder(input)) {
+      if (is_local && local_dim) attention.rotation.dim = *local_dim;
+      return;
+    }
+    const double part =
+        settings
+            .Float("", is_local
+                           ? "rope_parameters.sliding_attention.partial_rotary_factor|partial_rotary_factor"
+                           : "rope_parameters.full_attention.partial_rotary_factor|partial_rotary_factor")
+            .value_or(usual);
+    if (!(part > 0 && part <= 1)) {
+      Fail(ErrorKind::kFile, "{}: {} of each head rotates", input.hyper.path, part);
+    }
+    attention.rotation.dim = static_cast<size_t>(part * static_cast<double>(attention.key_dim));
+  });
+}
+
+void WriteLocalLayers(const ModelPlan& plan, Hyperparameters* hyper) {
+  const auto set = [&](std::string_view key, size_t value) {
+    hyper->settings.SetForGguf(key, static_cast<uint32_t>(value));
+  };
+  ForEachAttention(plan, [&](const AttentionPlan& attention) {
+    if (attention.window == 0) return;
+    hyper->sliding_window = static_cast<uint64_t>(attention.window);
+    set("rope.dimension_count_swa", plan.ropes[attention.rope].rotary_dim);
+  });
+  size_t num_dense = 0;
+  while (num_dense < plan.num_layers() && plan.layers[num_dense].experts() == nullptr) ++num_dense;
+  if (num_dense == plan.num_layers()) return;
+  const ExpertsPlan& experts = *plan.layers[num_dense].experts();
+  set("leading_dense_block_count", num_dense);
+  set("expert_feed_forward_length", experts.dim);
+  set("expert_gating_func", 2);  // sigmoid
+  hyper->settings.SetForGguf("expert_weights_norm", experts.router.renormalise);
 }
 
 void UseAlibi(double max_bias, ModelPlan* plan) {

@@ -36,6 +36,8 @@ struct FamilyInput {
   // Whether a layer has this weight ("ffn_norm").
   std::function<bool(std::string_view canonical, size_t layer)> has_weight;
   std::function<bool(std::string_view canonical, size_t layer)> has_bias;
+  // Of a layer's matrix; 0: it has none.
+  std::function<uint64_t(std::string_view canonical, size_t layer)> num_rows;
 };
 
 struct Family {
@@ -45,11 +47,14 @@ struct Family {
   void (*plan)(const FamilyInput& input, ModelPlan* plan);
   std::span<const TensorName> folder_names;
   std::span<const std::string_view> folder_prefixes;
+  std::span<const TensorName> folder_more_names =
+      {};  // what folder_names leaves to a table that families share
   FusedQkv folder_qkv = FusedQkv::kConcatenated;
-  bool folder_norms_minus_one = false;  // gemma stores norm weights minus one; GGUF does not
-  bool folder_transposed = false;       // gpt2's Conv1D: [inputs, outputs]
-  // Experts as [experts, inputs, outputs], gate and up in turns (gpt-oss).
-  bool folder_transposed_experts = false;
+  bool folder_norms_minus_one = false;     // gemma stores norm weights minus one; GGUF does not
+  bool folder_transposed = false;          // gpt2's Conv1D: [inputs, outputs]
+  bool folder_transposed_experts = false;  // as [experts, inputs, outputs] (gpt-oss, llama4)
+  // Gate and up of those, output by output (gpt-oss); else one behind the other.
+  bool folder_gates_in_turns = false;
   // Names that GGUF files of this family have for others' ("ffn_norm" is "post_attention_norm"); as in
   // folder_names, a canonical name with its suffix stands for one without.
   std::span<const TensorName> gguf_tensors = {};
@@ -158,6 +163,14 @@ void UseExpertGroups(const FamilyInput& input, ModelPlan* plan);
 void WriteExperts(const ModelPlan& plan, Hyperparameters* hyper);
 // Queries that grow with their position, where the file says so (mistral3).
 void UseQueryGrowth(const FamilyInput& input, ModelPlan* plan);
+// Every so-many-th layer has no positions (NoPE, arXiv 2501.18795): those that the folder lists, else every
+// fourth.
+void UseUnrotatedLayers(const FamilyInput& input, ModelPlan* plan);
+// Only a part of each head rotates, in a folder another part in layers with a window; `usual` where it does
+// not say.
+void UsePartialRotations(const FamilyInput& input, double usual, ModelPlan* plan);
+// What GGUF files say of layers with a window, and of experts behind dense layers.
+void WriteLocalLayers(const ModelPlan& plan, Hyperparameters* hyper);
 // ALiBi (arXiv 2108.12409) with slopes from max_bias on.
 void UseAlibi(double max_bias, ModelPlan* plan);
 // Every layer also reads an embedding of its own of the token, with so many values; 0: none (gemma4 E2B).

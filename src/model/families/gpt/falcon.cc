@@ -1,5 +1,4 @@
-// Falcon (arXiv 2311.16867).
-#include "base/error.h"
+// Falcon (arXiv 2311.16867), and Falcon-RW (arXiv 2306.01116), which has ALiBi.
 #include "model/families/family.h"
 
 namespace mneme {
@@ -14,6 +13,7 @@ constexpr TensorName kTensorNames[] = {
     {"attn_norm_2", "h.{}.ln_attn"},
     {"attn_qkv", "h.{}.self_attention.query_key_value"},
     {"attn_output", "h.{}.self_attention.dense"},
+    {"ffn_norm", "h.{}.post_attention_layernorm"},
     {"ffn_up", "h.{}.mlp.dense_h_to_4h"},
     {"ffn_down", "h.{}.mlp.dense_4h_to_h"},
 };
@@ -26,13 +26,12 @@ void PlanFalcon(const FamilyInput& input, ModelPlan* plan) {
   const Hyperparameters& hyper = input.hyper;
   UseLayerNorm(plan);
   SetActivation(IsFolder(input) ? Activation::kGelu : Activation::kGeluTanh, plan);
-  SetWiring(Wiring::kParallel, plan);
-  if (hyper.alibi.value_or(false)) {
-    Fail(ErrorKind::kUnsupported, "{}: falcon with ALiBi is not supported", hyper.path);
-  }
-  if (!hyper.parallel_residual.value_or(true) && !hyper.new_decoder_architecture.value_or(false)) {
-    Fail(ErrorKind::kUnsupported, "{}: falcon without parallel attention is not supported", hyper.path);
-  }
+  // Falcon-RW has a norm before each part.
+  if (!input.has_weight("ffn_norm", 0)) SetWiring(Wiring::kParallel, plan);
+  if (!hyper.alibi.value_or(false) && !hyper.max_alibi_bias) return;
+  // What the bias is added to is scaled after that.
+  UseAlibi(hyper.max_alibi_bias.value_or(8), plan);
+  for (float& slope : plan->alibi_slopes) slope *= plan->layers[0].attention()->scale;
 }
 
 }  // namespace

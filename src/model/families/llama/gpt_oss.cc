@@ -65,6 +65,7 @@ extern constinit const Family kGptOss = {
     .folder_names = kTensorNames,
     .folder_prefixes = kModelPrefixes,
     .folder_transposed_experts = true,
+    .folder_gates_in_turns = true,
     .gguf_tensors = kGgufNames,
     .rounds_yarn = false,
     .for_gguf = WriteGptOss,

@@ -11,15 +11,6 @@ constexpr std::string_view kMistralType[] = {"mistral"};
 constexpr std::string_view kMixtralType[] = {"mixtral"};
 
 constexpr TensorName kMixtralNames[] = {
-    {"token_embd", "embed_tokens"},
-    {"output_norm", "norm"},
-    {"output", "/lm_head"},
-    {"attn_norm", "layers.{}.input_layernorm"},
-    {"attn_q", "layers.{}.self_attn.q_proj"},
-    {"attn_k", "layers.{}.self_attn.k_proj"},
-    {"attn_v", "layers.{}.self_attn.v_proj"},
-    {"attn_output", "layers.{}.self_attn.o_proj"},
-    {"ffn_norm", "layers.{}.post_attention_layernorm"},
     {"ffn_gate_inp", "layers.{}.block_sparse_moe.gate"},
     {"ffn_gate_exps", "layers.{}.block_sparse_moe.experts.*.w1"},
     {"ffn_up_exps", "layers.{}.block_sparse_moe.experts.*.w3"},
@@ -67,6 +58,7 @@ extern constinit const Family kMixtral = {
     .plan = PlanMixtral,
     .folder_names = kMixtralNames,
     .folder_prefixes = kModelPrefixes,
+    .folder_more_names = kLlamaTensorNames,
     .gguf_interleaved_rope = true,
 };
 

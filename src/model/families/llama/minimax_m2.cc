@@ -7,17 +7,6 @@ namespace {
 constexpr std::string_view kGgufName[] = {"minimax-m2"};
 constexpr std::string_view kType[] = {"minimax_m2"};
 constexpr TensorName kTensorNames[] = {
-    {"token_embd", "embed_tokens"},
-    {"output_norm", "norm"},
-    {"output", "/lm_head"},
-    {"attn_norm", "layers.{}.input_layernorm"},
-    {"attn_q", "layers.{}.self_attn.q_proj"},
-    {"attn_k", "layers.{}.self_attn.k_proj"},
-    {"attn_v", "layers.{}.self_attn.v_proj"},
-    {"attn_q_norm", "layers.{}.self_attn.q_norm"},
-    {"attn_k_norm", "layers.{}.self_attn.k_norm"},
-    {"attn_output", "layers.{}.self_attn.o_proj"},
-    {"ffn_norm", "layers.{}.post_attention_layernorm"},
     {"ffn_gate_inp", "layers.{}.block_sparse_moe.gate"},
     {"exp_probs_b.bias", "layers.{}.block_sparse_moe.e_score_correction_bias"},
     {"ffn_gate_exps", "layers.{}.block_sparse_moe.experts.*.w1"},
@@ -40,6 +29,7 @@ extern constinit const Family kMinimaxM2 = {
     .plan = PlanMinimaxM2,
     .folder_names = kTensorNames,
     .folder_prefixes = kModelPrefixes,
+    .folder_more_names = kLlamaTensorNames,
 };
 
 }  // namespace mneme

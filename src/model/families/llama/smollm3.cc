@@ -1,4 +1,4 @@
-// SmolLM3: every so-many-th layer has no positions (NoPE, arXiv 2501.18795).
+// SmolLM3: every so-many-th layer has no positions.
 #include "model/families/family.h"
 
 namespace mneme {
@@ -8,15 +8,7 @@ constexpr std::string_view kName[] = {"smollm3"};
 
 void PlanSmolLm3(const FamilyInput& input, ModelPlan* plan) {
   UseOptionalWindow(input, plan);
-  const Settings& settings = input.hyper.settings;
-  // 1 where a layer rotates; readers of GGUF know that every fourth does not.
-  const std::vector<uint64_t> rotates = settings.Uints("", "no_rope_layers");
-  const uint64_t interval = settings.Uint("", "no_rope_layer_interval").value_or(4);
-  for (size_t layer = 0; layer < plan->num_layers(); ++layer) {
-    const bool is_listed = layer < rotates.size();
-    plan->layers[layer].attention()->rotation.is_none =
-        is_listed ? rotates[layer] == 0 : interval > 0 && (layer + 1) % interval == 0;
-  }
+  UseUnrotatedLayers(input, plan);
 }
 
 }  // namespace
