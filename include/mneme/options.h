@@ -37,8 +37,8 @@ enum class PackMode : uint8_t {
   kInt16,     // as kAlways; float weights, with the activations that they meet, as blocks of 14-bit integers
   kBFloat16,  // as kAlways; float weights, with the activations that they meet, as bfloat16 (8 significant
               // bits)
-  kExact,     // all weights decoded to float32 at load, products in float32: what the file says, to compare
-              // with; takes 4 bytes a weight, and is slow
+  kExact,     // all weights decoded to float32 at load, products in float32, no activation rounded: what the
+              // file says, to compare with; takes 4 bytes a weight, and is slow
 };
 
 struct ModelOptions {

@@ -250,6 +250,7 @@ std::shared_ptr<const LoadedModel> LoadedModel::Load(const std::string& path, co
   impl.family = &family;
   if (!hyper.vocab_size) hyper.vocab_size = TensorMap::EmbeddingRows(*impl.source, family);
   impl.plan = MakePlan(family, InputOf(hyper, *impl.source, family));
+  impl.plan.is_exact = options.pack == PackMode::kExact;
   if (const GgufFile* gguf = impl.source->gguf()) ReadMemoryMetadata(*gguf, &impl.plan);
   impl.weights =
       LoadWeights(*impl.source, family, impl.plan, hyper.tied_head.value_or(false), options.pack, device);

@@ -200,7 +200,8 @@ struct DensePlan {
   bool has_sub_norm = false;  // of the hidden values, before the down matrix (bitnet)
   bool is_xielu = false;  // activated by an xIELU with numbers of the layer's own, without a gate (apertus)
   // GELU as the engines that GGUF files are made for compute it: argument and result rounded to half
-  // precision (a table of 65536 entries), 0 below -10, the argument itself above 10.
+  // precision (a table of 65536 entries), 0 below -10, the argument itself above 10. Not of a model that is
+  // exact (ModelPlan::is_exact).
   bool half_gelu = false;
 };
 
@@ -330,6 +331,7 @@ struct ModelPlan {
   size_t model_dim = 0;
   size_t vocab_size = 0;
   int64_t trained_length = 0;
+  bool is_exact = false;  // loaded to round nothing (PackMode::kExact)
   // Rotations are made for streams up to this length; longer ones need others (longrope). 0: for all.
   int64_t rope_length = 0;
   std::vector<LayerPlan> layers;

@@ -33,14 +33,14 @@ void NormHeads(const ModelPlan& m, const AttentionPlan& plan, const NormWeights&
 
 double InHalf(double x) { return static_cast<double>(F16ToF32(F32ToF16(static_cast<float>(x)))); }
 
-double ActivatedIn(const DensePlan& plan, const Xielu& xielu, double x) {
+double ActivatedIn(const ModelPlan& m, const DensePlan& plan, const Xielu& xielu, double x) {
   if (plan.is_xielu) {
     const double line = static_cast<double>(xielu.line) * x;
     if (x > 0) return static_cast<double>(xielu.square) * x * x + line;
     const double below = static_cast<double>(xielu.below);
     return static_cast<double>(xielu.bend) * (std::expm1(std::min(x, below)) - x) + line;
   }
-  if (!plan.half_gelu) return Activated(plan.activation, x);
+  if (!plan.half_gelu || m.is_exact) return Activated(plan.activation, x);
   if (x <= -10) return 0;
   if (x >= 10) return x;
   return InHalf(Activated(plan.activation, InHalf(x)));
@@ -121,12 +121,12 @@ Rows FeedForward(const ModelPlan& m, const DensePlan& plan, const DenseWeights& 
   Rows hidden = Product(w.up, input);
   if (!plan.is_gated) {
     for (Row& row : hidden) {
-      for (double& value : row) value = ActivatedIn(plan, w.xielu, value);
+      for (double& value : row) value = ActivatedIn(m, plan, w.xielu, value);
     }
   } else {
     const Rows gate = Product(w.gate, input);
     for (size_t r = 0; r < hidden.size(); ++r) {
-      for (size_t i = 0; i < hidden[r].size(); ++i) hidden[r][i] *= ActivatedIn(plan, w.xielu, gate[r][i]);
+      for (size_t i = 0; i < hidden[r].size(); ++i) hidden[r][i] *= ActivatedIn(m, plan, w.xielu, gate[r][i]);
     }
   }
   if (plan.has_sub_norm) hidden = Normed(m, w.sub_norm, std::move(hidden));

@@ -31,7 +31,7 @@ float* Hidden(const DensePlan& plan, const DenseWeights& w, const float* input, 
   jobs[num_jobs++] = Pass::Job(w.up, up, false);
   pass.Linear(plan.is_gated ? "gate, up" : "up", input, pass.num_rows, {jobs.data(), num_jobs},
               ThenActivate{.activation = plan.activation,
-                           .rounds_to_half = plan.half_gelu,
+                           .rounds_to_half = plan.half_gelu && !pass.plan.is_exact,
                            .xielu = plan.is_xielu ? &w.xielu : nullptr});
   if (plan.has_sub_norm) pass.Norm(w.sub_norm, jobs[0].out, pass.num_rows, jobs[0].out);
   return jobs[0].out;
