@@ -281,5 +281,21 @@ TEST_F(AttentionFamilies, WhatIsNotKnownIsRefused) {
   EXPECT_EQ(Refusal("hunyuan-dense", "num_experts", 1), "");  // as some dense ones say
 }
 
+// config.json need not say it: transformers has a number for each family.
+TEST_F(AttentionFamilies, AHeadRotatesAsFarAsItsFamilyDoesWhereNothingIsSaid) {
+  for (const char* name : {"qwen3_5", "qwen3_5-moe", "qwen3-next", "glm4", "glm4-moe", "nemotron", "phi",
+                           "stablelm-bias", "recurrent-gemma"}) {
+    nlohmann::json config = ConfigOf(name);
+    for (const char* part : {"rope_parameters", "partial_rotary_factor"}) {
+      if (config.contains(part) && config[part].is_object()) {
+        config[part].erase("partial_rotary_factor");
+      } else {
+        config.erase(part);
+      }
+    }
+    EXPECT_EQ(Logits(Folder(name, config.dump())), Logits(root_ + name)) << name;
+  }
+}
+
 }  // namespace
 }  // namespace mneme

@@ -201,14 +201,15 @@ std::string_view ActivationName(Activation activation) {
   return "";
 }
 
-size_t RotaryDim(const Hyperparameters& hyper, size_t given, size_t key_dim) {
+// fraction: of a head, where neither the layer nor the file gives a number.
+size_t RotaryDim(const Hyperparameters& hyper, size_t given, double fraction, size_t key_dim) {
   double dim = static_cast<double>(key_dim);
   if (given > 0) {
     dim = static_cast<double>(given);
   } else if (hyper.rotary_dim) {
     dim = static_cast<double>(*hyper.rotary_dim);
-  } else if (hyper.rotary_fraction) {
-    dim = std::floor(dim * *hyper.rotary_fraction);
+  } else {
+    dim = std::floor(dim * hyper.rotary_fraction.value_or(fraction));
   }
   if (!(dim >= 2) || dim > static_cast<double>(key_dim) || std::fmod(dim, 2) != 0) {
     Fail(ErrorKind::kFile, "{}: {} rotated dimensions of a head of {}", hyper.path, dim, key_dim);
@@ -224,8 +225,9 @@ size_t IndexOf(Rope rope, std::vector<Rope>* ropes) {
 }
 
 void AddRopes(const Family& family, const Hyperparameters& hyper, int64_t length, ModelPlan* plan) {
-  const bool is_interleaved = hyper.container == Container::kSafetensors ? family.folder_interleaved_rope
-                                                                         : family.gguf_interleaved_rope;
+  const bool is_folder = hyper.container == Container::kSafetensors;
+  const bool is_interleaved = is_folder ? family.folder_interleaved_rope : family.gguf_interleaved_rope;
+  const double fraction = is_folder ? family.folder_rotary_fraction : 1;
   const RopeLayout layout = is_interleaved ? RopeLayout::kInterleaved : RopeLayout::kHalves;
   const double base = hyper.rope_base.value_or(10000.0);
   const double local_base = hyper.rope_base_local.value_or(family.local_rope_base);
@@ -238,7 +240,7 @@ void AddRopes(const Family& family, const Hyperparameters& hyper, int64_t length
     Rope rope;
     if (!rotation.is_none) {
       rope =
-          MakeRope(hyper, layout, RotaryDim(hyper, rotation.dim, attention.key_dim),
+          MakeRope(hyper, layout, RotaryDim(hyper, rotation.dim, fraction, attention.key_dim),
                    rotation.base != 0 ? rotation.base : base, !rotation.is_plain, length, family.rounds_yarn);
       if (rotation.magnitude != 0) rope.magnitude = rotation.magnitude;
     }

@@ -70,14 +70,15 @@ ExpertsPlan ReadExperts(const FamilyInput& input, bool renormalise) {
   plan.router.num_experts = Checked(
       hyper, settings.Uint("expert_count", "num_experts|num_local_experts|n_routed_experts|moe_num_experts"),
       "number of experts", kMaxExperts);
-  plan.router.num_used = Checked(
-      hyper,
-      settings.Uint("expert_used_count", "num_experts_per_tok|num_experts_per_token|top_k_experts|moe_k|moe_topk"),
-      "number of experts per token", std::min<uint64_t>(plan.router.num_experts, kMaxUsedExperts));
+  plan.router.num_used =
+      Checked(hyper,
+              settings.Uint("expert_used_count",
+                            "num_experts_per_tok|num_experts_per_token|top_k_experts|moe_k|moe_topk"),
+              "number of experts per token", std::min<uint64_t>(plan.router.num_experts, kMaxUsedExperts));
   plan.router.renormalise =
       settings.Bool("expert_weights_norm", "norm_topk_prob|moe_renormalize").value_or(renormalise);
-  plan.router.scale =
-      static_cast<float>(settings.Float("expert_weights_scale", "routed_scaling_factor|moe_routed_scaling_factor").value_or(1));
+  plan.router.scale = static_cast<float>(
+      settings.Float("expert_weights_scale", "routed_scaling_factor|moe_routed_scaling_factor").value_or(1));
   std::optional<uint64_t> dim = settings.Uint("expert_feed_forward_length", "moe_intermediate_size");
   if (!dim && !hyper.ffn_dim.empty()) dim = hyper.ffn_dim[0];
   plan.dim = Checked(hyper, dim, "width of an expert", uint64_t{1} << 24);
@@ -169,7 +170,7 @@ constexpr std::string_view kMinStep = "mneme.ssm.min_step", kMaxStep = "mneme.ss
 
 // One end of "time_step_limit"; infinity is written in an object, which JSON has no number for.
 float StepLimit(const Hyperparameters& hyper, const nlohmann::json& value) {
-  if (value.is_object() && value.value("__float__", "") == "Infinity") {
+  if (value.is_object() && value.contains("__float__") && value["__float__"] == "Infinity") {
     return std::numeric_limits<float>::infinity();
   }
   const float limit = value.is_number() ? value.get<float>() : -1.0f;
@@ -444,8 +445,10 @@ void UseQueryGrowth(const FamilyInput& input, ModelPlan* plan) {
   });
 }
 
-void UsePerLayerInputs(uint64_t dim, ModelPlan* plan) {
-  if (dim > (1 << 20)) Fail(ErrorKind::kFile, "{}: an input of {} values for each layer", plan->name, dim);
+void UsePerLayerInputs(const FamilyInput& input, uint64_t dim, ModelPlan* plan) {
+  if (dim > (1 << 20)) {
+    Fail(ErrorKind::kFile, "{}: an input of {} values for each layer", input.hyper.path, dim);
+  }
   plan->per_layer_dim = dim;
 }
 

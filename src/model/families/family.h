@@ -50,6 +50,7 @@ struct Family {
   std::span<const TensorName> folder_more_names =
       {};  // what folder_names leaves to a table that families share
   FusedQkv folder_qkv = FusedQkv::kConcatenated;
+  double folder_rotary_fraction = 1;  // so much of a head rotates, where config.json does not say
   bool folder_norms_minus_one = false;     // gemma stores norm weights minus one; GGUF does not
   bool folder_transposed = false;          // gpt2's Conv1D: [inputs, outputs]
   bool folder_transposed_experts = false;  // as [experts, inputs, outputs] (gpt-oss, llama4)
@@ -174,7 +175,7 @@ void WriteLocalLayers(const ModelPlan& plan, Hyperparameters* hyper);
 // ALiBi (arXiv 2108.12409) with slopes from max_bias on.
 void UseAlibi(double max_bias, ModelPlan* plan);
 // Every layer also reads an embedding of its own of the token, with so many values; 0: none (gemma4 E2B).
-void UsePerLayerInputs(uint64_t dim, ModelPlan* plan);
+void UsePerLayerInputs(const FamilyInput& input, uint64_t dim, ModelPlan* plan);
 // For families whose window, if the file has one, holds in all layers.
 void UseOptionalWindow(const FamilyInput& input, ModelPlan* plan);
 

@@ -143,6 +143,7 @@ void PlanGemma4(const FamilyInput& input, ModelPlan* plan) {
   SetActivation(Activation::kGeluTanh, plan);
   plan->embedding_scale = std::sqrt(static_cast<float>(plan->model_dim));
   UsePerLayerInputs(
+      input,
       hyper.settings.Uint("embedding_length_per_layer_input", "hidden_size_per_layer_input").value_or(0),
       plan);
 }

@@ -66,11 +66,6 @@ float EmbeddingScale(size_t model_dim) {
   return std::bit_cast<float>((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000u);
 }
 
-// Half of a head rotates where config.json does not say how much.
-void SetRotation(const FamilyInput& input, AttentionPlan* attention) {
-  if (IsFolder(input) && !input.hyper.rotary_fraction) attention->rotation.dim = attention->key_dim / 2;
-}
-
 void PlanRecurrentGemma(const FamilyInput& input, ModelPlan* plan) {
   const Hyperparameters& hyper = input.hyper;
   SetActivation(Activation::kGeluTanh, plan);
@@ -87,10 +82,7 @@ void PlanRecurrentGemma(const FamilyInput& input, ModelPlan* plan) {
   for (size_t layer = 0; layer < plan->num_layers(); ++layer) {
     // The file counts gate and up matrix together.
     if (IsFolder(input)) plan->layers[layer].dense()->dim /= 2;
-    if (!input.has_weight("ssm_conv1d", layer)) {
-      SetRotation(input, plan->layers[layer].attention());
-      continue;
-    }
+    if (!input.has_weight("ssm_conv1d", layer)) continue;
     if (!lru) lru = ReadLru(input, *plan);
     plan->layers[layer].mixer = *lru;
   }
@@ -117,6 +109,7 @@ extern constinit const Family kGriffin = {
     .plan = PlanRecurrentGemma,
     .folder_names = kTensorNames,
     .folder_prefixes = kModelPrefixes,
+    .folder_rotary_fraction = 0.5,
     .folder_norms_minus_one = true,
     .folder_transposed_experts = true,
     .for_gguf = WriteRecurrentGemma,

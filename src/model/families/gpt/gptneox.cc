@@ -37,6 +37,7 @@ extern constinit const Family kGptNeox = {
     .folder_names = kTensorNames,
     .folder_prefixes = kPrefixes,
     .folder_qkv = FusedQkv::kPerKvHead,
+    .folder_rotary_fraction = 0.25,
     .gguf_fused_qkv = true,
 };
 

@@ -20,6 +20,7 @@ extern constinit const Family kNemotron = {
     .plan = PlanNemotron,
     .folder_names = kLlamaTensorNames,
     .folder_prefixes = kModelPrefixes,
+    .folder_rotary_fraction = 0.5,
     .folder_norms_minus_one = true,
 };
 

@@ -39,6 +39,7 @@ extern constinit const Family kPhi = {
     .plan = PlanPhi,
     .folder_names = kTensorNames,
     .folder_prefixes = kModelPrefixes,
+    .folder_rotary_fraction = 0.5,
 };
 
 }  // namespace mneme

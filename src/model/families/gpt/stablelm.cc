@@ -40,6 +40,7 @@ extern constinit const Family kStablelm = {
     .plan = PlanStablelm,
     .folder_names = kTensorNames,
     .folder_prefixes = kModelPrefixes,
+    .folder_rotary_fraction = 0.25,
 };
 
 }  // namespace mneme

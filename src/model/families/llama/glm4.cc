@@ -69,6 +69,7 @@ extern constinit const Family kGlm4 = {
     .plan = PlanGlm4,
     .folder_names = kGlm4Names,
     .folder_prefixes = kModelPrefixes,
+    .folder_rotary_fraction = 0.5,
     .gguf_fused_gate_up = true,
     .gguf_interleaved_rope = true,
     .folder_interleaved_rope = true,
@@ -81,6 +82,7 @@ extern constinit const Family kGlm4Moe = {
     .plan = PlanGlm4Moe,
     .folder_names = kMoeNames,
     .folder_prefixes = kModelPrefixes,
+    .folder_rotary_fraction = 0.5,
     .gguf_tensors = kMoeGgufTensors,
 };
 
