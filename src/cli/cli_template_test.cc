@@ -40,6 +40,9 @@ TEST_F(CliTest, TemplateOfItsOwnFile) {
   EXPECT_EQ(RunProgram({"template", jinja, "--conversation", talk, "--template-arg", "x"}).code, 2);
   EXPECT_EQ(RunProgram({"template", jinja, "--conversation", talk, "--now", "yesterday"}).code, 1);
   EXPECT_EQ(RunProgram({"template", jinja}).code, 2);
+  const Outcome empty = RunProgram({"template", jinja, "--conversation", Write("empty.json", "{}")});
+  EXPECT_EQ(empty.code, 1);
+  EXPECT_NE(empty.err.find("empty.json"), std::string::npos) << empty.err;
 }
 
 TEST_F(CliTest, TemplateOfAModelWithIds) {

@@ -43,6 +43,14 @@ std::string ReadAll(const std::string& path) {
   return text;
 }
 
+// A text of `messages` that are not there would be an empty prompt.
+void CheckConversation(const std::string& conversation, const std::string& path) {
+  const auto json = nlohmann::json::parse(conversation, nullptr, /*allow_exceptions=*/false);
+  if (json.is_object() && json.contains("messages") && json["messages"].is_array()) return;
+  Fail(ErrorKind::kInput, "{}: the conversation is no JSON object with a list of `messages`",
+       path == "-" ? "standard input" : path);
+}
+
 bool HasTools(const std::string& conversation) {
   const auto json = nlohmann::json::parse(conversation, nullptr, /*allow_exceptions=*/false);
   return json.is_object() && json.contains("tools") && !json["tools"].is_null() && !json["tools"].empty();
@@ -71,6 +79,7 @@ void WriteIds(const Tokenizer& tokenizer, const std::vector<Segment>& segments) 
 
 int PrintPrompt(const TemplateArguments& arguments) {
   const std::string conversation = ReadAll(arguments.conversation);
+  CheckConversation(conversation, arguments.conversation);
   const bool is_file = arguments.model.ends_with(".jinja");
   std::optional<Tokenizer> tokenizer;
   if (!is_file || !arguments.tokenizer.empty()) {

@@ -281,6 +281,18 @@ TEST_F(AttentionFamilies, WhatIsNotKnownIsRefused) {
   EXPECT_EQ(Refusal("hunyuan-dense", "num_experts", 1), "");  // as some dense ones say
 }
 
+TEST_F(AttentionFamilies, SettingsOfAnotherTypeAreRefused) {
+  EXPECT_NE(Refusal("gpt-oss", "rope_parameters", 1).find("rope_parameters"), std::string::npos);
+  EXPECT_NE(Refusal("lfm3", "sliding_window", true).find("sliding_window"), std::string::npos);
+  EXPECT_NE(Refusal("mamba2", "time_step_limit", 0.1).find("time_step_limit"), std::string::npos);
+  EXPECT_NE(Refusal("mamba2", "time_step_limit", {0, {{"__float__", 5}}}).find("time_step_limit"),
+            std::string::npos);
+  nlohmann::json config = ConfigOf("gemma4-31b");
+  nlohmann::json& text = config.contains("text_config") ? config["text_config"] : config;
+  text["rope_parameters"]["full_attention"]["partial_rotary_factor"] = 7;
+  EXPECT_THROW(LoadModel(Folder("gemma4-31b", config.dump())), Error);
+}
+
 // config.json need not say it: transformers has a number for each family.
 TEST_F(AttentionFamilies, AHeadRotatesAsFarAsItsFamilyDoesWhereNothingIsSaid) {
   for (const char* name : {"qwen3_5", "qwen3_5-moe", "qwen3-next", "glm4", "glm4-moe", "nemotron", "phi",

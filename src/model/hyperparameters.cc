@@ -329,13 +329,18 @@ void ReadFolder(const TensorSource& source, H* hyper) {
       if (key.empty()) break;
       if (const Json* value = settings.Find(key)) {
         // gptneox says hidden_act where others say an object; sliding_window may be false in old files.
-        if (value->is_boolean() && !std::holds_alternative<std::optional<bool> H::*>(field.member)) continue;
+        if (value->is_boolean() && !std::holds_alternative<std::optional<bool> H::*>(field.member)) {
+          if (key == "sliding_window" && value->get<bool>()) FailJson(path, key, "a number");
+          continue;
+        }
         ReadJsonField(*value, path, key, field, hyper);
         break;
       }
     }
   }
   for (const char* parent : {"rope_scaling", "rope_parameters"}) {
+    const Json scaling = settings.json() == nullptr ? Json() : settings.json()->value(parent, Json());
+    if (!scaling.is_null() && !scaling.is_object()) FailJson(path, parent, "an object");
     if (hyper->short_divisors.empty()) {
       hyper->short_divisors = JsonFloats(settings, fmt::format("{}.short_factor", parent), path);
       hyper->long_divisors = JsonFloats(settings, fmt::format("{}.long_factor", parent), path);

@@ -161,7 +161,12 @@ Rope MakeRope(const Hyperparameters& hyper, RopeLayout layout, size_t rotary_dim
   } else if (type == "llama3") {
     ApplyLlama3(hyper, factor, &rope);
   } else if (type == "proportional") {
-    const double rotated = hyper.rotary_proportion.value_or(1) * static_cast<double>(rotary_dim) / 2;
+    const double proportion = hyper.rotary_proportion.value_or(1);
+    if (!(proportion > 0 && proportion <= 1)) {
+      Fail(ErrorKind::kFile, "{}: {} of a head rotates; it must be above 0 and at most 1", hyper.path,
+           proportion);
+    }
+    const double rotated = proportion * static_cast<double>(rotary_dim) / 2;
     for (size_t i = 0; i < rope.frequencies.size(); ++i) {
       rope.frequencies[i] = static_cast<double>(i) < std::floor(rotated) ? rope.frequencies[i] / factor : 0;
     }

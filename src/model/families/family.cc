@@ -191,7 +191,10 @@ void ReadStepLimits(const FamilyInput& input, ScanPlan* plan) {
       static_cast<float>(settings.Float(kMaxStep, "").value_or(std::numeric_limits<double>::infinity()));
   const nlohmann::json* limits = settings.Find("time_step_limit");
   if (limits == nullptr) limits = settings.Find("mamba_dt_limit");
-  if (limits != nullptr && limits->is_array() && limits->size() == 2) {
+  if (limits != nullptr && !limits->is_null()) {
+    if (!limits->is_array() || limits->size() != 2) {
+      Fail(ErrorKind::kFile, "{}: 'time_step_limit' must be a list of two numbers", input.hyper.path);
+    }
     plan->min_step = StepLimit(input.hyper, (*limits)[0]);
     plan->max_step = StepLimit(input.hyper, (*limits)[1]);
   }

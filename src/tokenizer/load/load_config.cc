@@ -88,10 +88,18 @@ void ApplyTokenizerConfig(std::string_view config_json, VocabularySpec* spec) {
   apply_flag("add_eos_token", &spec->adds_eos);
   if (!config.contains("chat_template")) return;
   const Json& chat = config["chat_template"];
-  if (chat.is_string()) spec->chat_template = chat.get<std::string>();
-  if (!chat.is_array()) return;
+  if (chat.is_null()) return;
+  if (chat.is_string()) {
+    spec->chat_template = chat.get<std::string>();
+    return;
+  }
+  // Another one in its place would be worse than none.
+  const auto fail = [] {
+    Fail(ErrorKind::kFile, "tokenizer_config.json: chat_template is neither a text nor a list of named ones");
+  };
+  if (!chat.is_array()) fail();
   for (const Json& entry : chat) {
-    if (!entry.is_object() || !entry.contains("template") || !entry["template"].is_string()) continue;
+    if (!entry.is_object() || !entry.contains("template") || !entry["template"].is_string()) fail();
     const std::string text = entry["template"].get<std::string>();
     const Json name = entry.value("name", Json());
     if (spec->chat_template.empty() || name == Json("default")) spec->chat_template = text;

@@ -63,7 +63,10 @@ std::string WithTemplateFiles(const std::string& folder, std::string config) {
   };
   const std::string jinja = folder + "/chat_template.jinja", json = folder + "/chat_template.json";
   if (FileExists(jinja)) {
-    add("default", ReadWholeFile(jinja));
+    const std::string text = ReadWholeFile(jinja);
+    if (text.empty())
+      Fail(ErrorKind::kFile, "{} is empty; a model without a template has no such file", jinja);
+    add("default", text);
   } else if (FileExists(json)) {
     const Json parsed = Json::parse(ReadWholeFile(json), nullptr, /*allow_exceptions=*/false);
     if (!parsed.is_object()) Fail(ErrorKind::kFile, "{} is not a JSON object", json);

@@ -63,6 +63,21 @@ TEST_F(SettingsTest, EndsOfGenerationFromEveryFile) {
   EXPECT_THROW(Ends(), Error);
 }
 
+// A template that cannot be read is not the absence of one.
+TEST_F(SettingsTest, AChatTemplateThatIsNoneIsRefused) {
+  Write("tokenizer.json", ByteLevelJson("null"));
+  for (const char* text : {R"({"chat_template": 5})", R"({"chat_template": [{"name": "default"}]})"}) {
+    Write("tokenizer_config.json", text);
+    EXPECT_THROW(LoadTokenizerFolder(folder_.string()), Error) << text;
+  }
+  Write("tokenizer_config.json", R"({"chat_template": null})");
+  EXPECT_EQ(LoadTokenizerFolder(folder_.string()).chat_template(), "");
+  Write("tokenizer_config.json", R"({"chat_template": "{{ 1 }}"})");
+  EXPECT_EQ(LoadTokenizerFolder(folder_.string()).chat_template(), "{{ 1 }}");
+  Write("chat_template.jinja", "");
+  EXPECT_THROW(LoadTokenizerFolder(folder_.string()), Error);
+}
+
 TEST_F(SettingsTest, AnEndBetweenThePartsOfAReplyIsNone) {
   Write("tokenizer.json", ByteLevelJson("null"));
   EXPECT_EQ(Ends(), Ids{5});  // <|return|>; <|call|> is the files' to name
