@@ -47,7 +47,8 @@ struct SpeedEstimate {
 };
 // Reads chunks at the beginning of a stream and at a depth, in turns, for about max_seconds and at least
 // three times each, through a dense context with f16 keys and values, beside the cap: at most 128 MiB. The
-// depth is filled without being read.
+// depth is filled without being read. Leaves the engine as it was. Throws Error(kFile) where the model's file
+// has changed.
 MNEME_API SpeedEstimate MeasureSpeed(const Model& model, double max_seconds = 2);
 
 // One context of the table.

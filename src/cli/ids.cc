@@ -19,6 +19,12 @@ std::vector<TokenId> ParseIds(std::string_view text, std::string_view where, int
   while ((begin = text.find_first_not_of(kSpace, begin)) != std::string_view::npos) {
     const size_t end = std::min(text.find_first_of(kSpace, begin), text.size());
     const std::string_view word = text.substr(begin, end - begin);
+    if (word.find('\0') != std::string_view::npos) {
+      Fail(ErrorKind::kInput,
+           "{}: token ids are read as text, and this is none; `mneme tokenize` without --ids-out writes them "
+           "so",
+           where);
+    }
     TokenId id = 0;
     const auto [stop, error] = std::from_chars(word.data(), word.data() + word.size(), id);
     if (error != std::errc() || stop != word.data() + word.size() || id < 0 || id >= vocab_size) {

@@ -43,7 +43,8 @@ std::optional<SamplerOptions> OfFolder(const std::string& folder) {
   if (!config.is_object()) Fail(ErrorKind::kFile, "{} is not a JSON object", path);
   const auto get = [&](std::string_view key) -> std::optional<double> {
     const auto found = config.find(key);
-    if (found == config.end() || !found->is_number()) return std::nullopt;
+    if (found == config.end() || found->is_null()) return std::nullopt;
+    if (!found->is_number()) Fail(ErrorKind::kFile, "{}: {} is not a number", path, key);
     return found->get<double>();
   };
   const Json does = config.value("do_sample", Json());

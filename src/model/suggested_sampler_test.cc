@@ -54,7 +54,8 @@ TEST_F(SuggestedSamplerTest, OfAFolder) {
   // transformers takes the 50 likeliest where nothing is said.
   EXPECT_EQ(*OfFolder(R"({"temperature": 0.6})"), (SamplerOptions{.temperature = 0.6f, .top_k = 50}));
   EXPECT_EQ(*OfFolder(R"({"do_sample": false, "temperature": 0.6})"), SamplerOptions{});
-  for (const char* bad : {"[]", R"({"temperature": -1})", R"({"top_p": 1.5})", R"({"top_k": 1e30})"})
+  for (const char* bad : {"[]", R"({"temperature": "hot"})", R"({"temperature": -1})", R"({"top_p": 1.5})",
+                          R"({"top_k": 1e30})"})
     EXPECT_THROW(OfFolder(bad), Error) << bad;
 }
 
