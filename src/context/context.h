@@ -22,7 +22,7 @@
 #include "base/checked.h"
 #include "base/files/serial.h"
 #include "base/types.h"
-#include "context/recurrent_state.h"
+#include "context/recurrent/recurrent_state.h"
 #include "kernels/attend/rope.h"
 #include "kernels/device.h"
 #include "kernels/memory/memory.h"

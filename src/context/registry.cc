@@ -11,9 +11,9 @@
 
 #include "base/error.h"
 #include "base/text/units.h"
-#include "context/hybrid.h"
 #include "context/infini.h"
 #include "context/policy.h"
+#include "context/recurrent/hybrid.h"
 #include "context/span_context.h"
 
 namespace mneme {

@@ -16,7 +16,7 @@
 #include "model/families/family.h"
 #include "model/hyperparameters.h"
 #include "model/suggested_sampler.h"
-#include "model/tensor_map.h"
+#include "model/tensors/tensor_map.h"
 #include "model/weights.h"
 #include "tokenizer/load/load_gguf.h"
 

@@ -11,7 +11,7 @@
 #include <utility>
 
 #include "base/error.h"
-#include "model/tensor_map.h"
+#include "model/tensors/tensor_map.h"
 
 namespace mneme {
 namespace {

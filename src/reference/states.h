@@ -2,13 +2,13 @@
 // begins with these rows [num_rows, model_dim]. What a layer adds to them comes back.
 #pragma once
 
-#include "model/blocks/channel_delta.h"
-#include "model/blocks/delta.h"
-#include "model/blocks/lru.h"
-#include "model/blocks/rwkv_mix.h"
-#include "model/blocks/scan.h"
-#include "model/blocks/selective.h"
-#include "model/blocks/short_conv.h"
+#include "model/blocks/state/channel_delta.h"
+#include "model/blocks/state/delta.h"
+#include "model/blocks/state/lru.h"
+#include "model/blocks/state/rwkv_mix.h"
+#include "model/blocks/state/scan.h"
+#include "model/blocks/state/selective.h"
+#include "model/blocks/state/short_conv.h"
 #include "reference/rows.h"
 
 namespace mneme::reference {

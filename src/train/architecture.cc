@@ -8,7 +8,7 @@
 #include "base/error.h"
 #include "base/files/file.h"
 #include "formats/gguf.h"
-#include "model/tensor_map.h"
+#include "model/tensors/tensor_map.h"
 #include "tokenizer/load/load_gguf.h"
 #include "train/data/vocabulary.h"
 

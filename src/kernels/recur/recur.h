@@ -138,9 +138,9 @@ struct RecurShape {
 };
 
 // Where the state of one stream lies in one layer, and which parts a chunk reads and writes. Slots are places
-// for one border, one block or one row of inputs, whichever is free (context/recurrent_state.h chooses them).
-// What a chunk writes is never what it was given to read, but for what it appends to the block that it begins
-// in.
+// for one border, one block or one row of inputs, whichever is free (context/recurrent/recurrent_state.h
+// chooses them). What a chunk writes is never what it was given to read, but for what it appends to the block
+// that it begins in.
 struct RecurStream {
   int64_t first_index = 0;  // of the chunk's first row in the stream
   // [slots][state_floats]. S at the last border at or before first_index; where S goes after each block that

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "model/blocks/attention.h"
-#include "model/blocks/scan.h"
+#include "model/blocks/state/scan.h"
 
 namespace mneme {
 

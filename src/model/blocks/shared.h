@@ -9,7 +9,7 @@
 
 #include "model/blocks/attention.h"
 #include "model/blocks/pass.h"
-#include "model/blocks/scan.h"
+#include "model/blocks/state/scan.h"
 #include "model/blocks/weights.h"
 #include "model/plan.h"
 

@@ -50,7 +50,7 @@ struct Family {
   std::span<const TensorName> folder_more_names =
       {};  // what folder_names leaves to a table that families share
   FusedQkv folder_qkv = FusedQkv::kConcatenated;
-  double folder_rotary_fraction = 1;  // so much of a head rotates, where config.json does not say
+  double folder_rotary_fraction = 1;       // so much of a head rotates, where config.json does not say
   bool folder_norms_minus_one = false;     // gemma stores norm weights minus one; GGUF does not
   bool folder_transposed = false;          // gpt2's Conv1D: [inputs, outputs]
   bool folder_transposed_experts = false;  // as [experts, inputs, outputs] (gpt-oss, llama4)

@@ -1,4 +1,4 @@
-#include "model/blocks/lru.h"
+#include "model/blocks/state/lru.h"
 
 #include <algorithm>
 #include <array>

@@ -1,7 +1,7 @@
 // mneme template: prompts as text and as ids, from a template on its own and from a model's files.
 #include <nlohmann/json.hpp>
 
-#include "cli/cli_test_util.h"
+#include "cli/tests/cli_test_util.h"
 
 namespace mneme {
 namespace {

@@ -1,4 +1,4 @@
-#include "context/recurrent_state.h"
+#include "context/recurrent/recurrent_state.h"
 
 #include <algorithm>
 #include <cstring>

@@ -1,4 +1,4 @@
-#include "model/blocks/scan.h"
+#include "model/blocks/state/scan.h"
 
 #include <array>
 

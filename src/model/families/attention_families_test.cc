@@ -15,7 +15,7 @@
 #include "formats/gguf.h"
 #include "formats/quant.h"
 #include "formats/tensor_source.h"
-#include "model/golden_test_util.h"
+#include "model/families/golden_test_util.h"
 #include "model/test_util.h"
 #include "reference/model.h"
 

@@ -1,5 +1,5 @@
 // A model's layers with a state beside its attention, or alone.
-#include "context/hybrid.h"
+#include "context/recurrent/hybrid.h"
 
 #include <gtest/gtest.h>
 

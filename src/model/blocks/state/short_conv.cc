@@ -1,4 +1,4 @@
-#include "model/blocks/short_conv.h"
+#include "model/blocks/state/short_conv.h"
 
 #include <array>
 

@@ -2,7 +2,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
-#include "cli/cli_test_util.h"
+#include "cli/tests/cli_test_util.h"
 #include "formats/gguf.h"
 
 namespace mneme {

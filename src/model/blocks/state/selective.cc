@@ -1,4 +1,4 @@
-#include "model/blocks/selective.h"
+#include "model/blocks/state/selective.h"
 
 #include <algorithm>
 #include <array>

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "context/context.h"
-#include "context/recurrent_state.h"
+#include "context/recurrent/recurrent_state.h"
 
 namespace mneme {
 

@@ -1,4 +1,4 @@
-#include "model/blocks/delta.h"
+#include "model/blocks/state/delta.h"
 
 #include <array>
 

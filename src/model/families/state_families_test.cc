@@ -14,7 +14,7 @@
 #include "base/random.h"
 #include "base/testing.h"
 #include "formats/gguf.h"
-#include "model/golden_test_util.h"
+#include "model/families/golden_test_util.h"
 #include "model/test_util.h"
 #include "reference/model.h"
 

@@ -1,4 +1,4 @@
-#include "model/blocks/rwkv_mix.h"
+#include "model/blocks/state/rwkv_mix.h"
 
 #include <algorithm>
 #include <cmath>

@@ -1,4 +1,4 @@
-#include "model/blocks/channel_delta.h"
+#include "model/blocks/state/channel_delta.h"
 
 #include <algorithm>
 #include <array>

@@ -1,4 +1,4 @@
-#include "context/hybrid.h"
+#include "context/recurrent/hybrid.h"
 
 #include <algorithm>
 #include <utility>

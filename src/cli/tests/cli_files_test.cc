@@ -1,7 +1,7 @@
 // The program where files, streams and other processes do not do as they should: work may not be lost.
 #include <csignal>
 
-#include "cli/cli_test_util.h"
+#include "cli/tests/cli_test_util.h"
 
 namespace mneme {
 namespace {
