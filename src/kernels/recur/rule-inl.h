@@ -1,6 +1,7 @@
 // The rule: u, o and the next S of one value head, block by block. Included by recur.cc once per target.
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 
 #include "kernels/recur/job.h"
 
@@ -138,31 +139,119 @@ inline void DecayRows(const HeadBlock& block, const double* HWY_RESTRICT sums, f
   }
 }
 
-// weights[token][q] = sum over channels of e^{G_t - G_i} k_i q_t, and that of k with its sign turned.
-inline void SetChannelWeights(const float* HWY_RESTRICT keys, const HeadBlock& block,
-                              const double* HWY_RESTRICT sums, float* HWY_RESTRICT weights) {
+// Decays by channel: the weights of a token are sums over channels of e^{G_t - G_i} k_i q_t, one exponential
+// for each pair of tokens and channel. So blocks are cut into parts of so many tokens. For a key of an
+// earlier part e^{G_t - G_i} = e^{G_t - G_r} e^{G_r - G_i} with r the last token before t's part: neither
+// factor exceeds 1, each belongs to one token, and what remains is a product of matrices.
+constexpr size_t kPartTokens = 16;
+
+// Tokens of the chunk in one part of the block, by place.
+struct BlockPart {
+  BlockPart(const BlockRows& rows, size_t first_place)
+      : first(first_place),
+        begin(std::max(rows.offset, first)),
+        end(std::min(rows.offset + rows.count(), first + kPartTokens)) {}
+  size_t first;  // of the part
+  size_t begin, end;
+};
+
+// The keys of earlier parts as those after the last of them see them: [key_dim][64].
+inline void DecayEarlierKeys(const float* HWY_RESTRICT keys, size_t key_dim, const BlockPart& part,
+                             const double* HWY_RESTRICT sums, float* HWY_RESTRICT decayed) {
+  const DF d;
+  HWY_ALIGN float decay[kRecurBlockTokens];
+  for (size_t channel = 0; channel < key_dim; ++channel) {
+    const size_t at = channel * kRecurBlockTokens;
+    Weights(sums[at + part.first - 1], sums + at, part.first, decay);
+    for (size_t i = 0; i < part.first; i += kLanes) {
+      hn::Store(hn::Mul(hn::Load(d, decay + i), hn::Load(d, keys + at + i)), d, decayed + at + i);
+    }
+  }
+}
+
+// What meets those: of each token of the part k, its sign turned, and q, each channel times its e^{G_t -
+// G_r}.
+inline void DecayPartRows(const HeadBlock& block, const BlockPart& part, const double* HWY_RESTRICT sums,
+                          float* HWY_RESTRICT decays, float* HWY_RESTRICT rows) {
+  for (size_t place = part.begin; place < part.end; ++place, rows += 2 * block.key_dim) {
+    for (size_t channel = 0; channel < block.key_dim; ++channel) {
+      const double* const of_channel = sums + channel * kRecurBlockTokens;
+      decays[channel] = static_cast<float>(of_channel[place] - of_channel[part.first - 1]);
+    }
+    Exponentials(decays, block.key_dim);
+    const float* const k = block.x + (place - block.rows.offset) * 2 * block.key_dim;
+    for (size_t channel = 0; channel < block.key_dim; ++channel) {
+      rows[channel] = -decays[channel] * k[channel];
+      rows[block.key_dim + channel] = decays[channel] * k[block.key_dim + channel];
+    }
+  }
+}
+
+// to[row][i] = rows[row] . keys[i] for the keys before the part.
+inline void PartTimesKeys(const float* rows, size_t num_rows, size_t key_dim, const float* keys,
+                          size_t num_keys, float* to) {
+  const auto columns = [&](auto vectors, size_t column) HWY_ATTR {
+    constexpr size_t kVectors = decltype(vectors)::value;
+    size_t row = 0;
+    const auto tile = [&](auto step) HWY_ATTR {
+      constexpr size_t kStep = decltype(step)::value;
+      for (; row + kStep <= num_rows; row += kStep) {
+        StoreProducts<kStep, kVectors>(rows + row * key_dim, key_dim, keys + column, key_dim,
+                                       to + row * kRecurPanel + column);
+      }
+    };
+    tile(std::integral_constant<size_t, kTileRows>());
+    tile(std::integral_constant<size_t, 2>());
+  };
+  size_t column = 0;
+  for (; column + 2 * kLanes <= num_keys; column += 2 * kLanes) {
+    columns(std::integral_constant<size_t, 2>(), column);
+  }
+  for (; column < num_keys; column += kLanes) columns(std::integral_constant<size_t, 1>(), column);
+}
+
+// The weights of the keys in the token's own part, as above: [2][64] at `to`.
+inline void SetNearWeights(const float* HWY_RESTRICT keys, const HeadBlock& block,
+                           const double* HWY_RESTRICT sums, size_t first, size_t place,
+                           float* HWY_RESTRICT to) {
   const DF d;
   HWY_ALIGN float difference[kLanes];
-  for (size_t token = 0; token < block.rows.count(); ++token) {
-    const size_t place = block.rows.offset + token;
-    const float* const k = block.x + token * 2 * block.key_dim;
-    const float* const q = k + block.key_dim;
-    float* const to = weights + token * 2 * kRecurBlockTokens;
-    for (size_t i = 0; i <= place; i += kLanes) {
-      VF of_k = hn::Zero(d), of_q = hn::Zero(d);
-      for (size_t channel = 0; channel < block.key_dim; ++channel) {
-        const size_t at = channel * kRecurBlockTokens;
-        const double sum = sums[at + place];
-        for (size_t lane = 0; lane < kLanes; ++lane) {
-          difference[lane] = static_cast<float>(sum - sums[at + i + lane]);
-        }
-        const VF decay = Exp2F32(d, hn::Mul(hn::Load(d, difference), hn::Set(d, kLog2E)));
-        const VF key = hn::Mul(decay, hn::Load(d, keys + at + i));
-        of_k = hn::MulAdd(hn::Set(d, k[channel]), key, of_k);
-        of_q = hn::MulAdd(hn::Set(d, q[channel]), key, of_q);
+  const float* const k = block.x + (place - block.rows.offset) * 2 * block.key_dim;
+  const float* const q = k + block.key_dim;
+  for (size_t i = first; i <= place; i += kLanes) {
+    VF of_k = hn::Zero(d), of_q = hn::Zero(d);
+    for (size_t channel = 0; channel < block.key_dim; ++channel) {
+      const size_t at = channel * kRecurBlockTokens;
+      const double sum = sums[at + place];
+      for (size_t lane = 0; lane < kLanes; ++lane) {
+        difference[lane] = static_cast<float>(sum - sums[at + i + lane]);
       }
-      hn::Store(hn::Neg(of_k), d, to + i);
-      hn::Store(of_q, d, to + kRecurBlockTokens + i);
+      const VF decay = Exp2F32(d, hn::Mul(hn::Load(d, difference), hn::Set(d, kLog2E)));
+      const VF key = hn::Mul(decay, hn::Load(d, keys + at + i));
+      of_k = hn::MulAdd(hn::Set(d, k[channel]), key, of_k);
+      of_q = hn::MulAdd(hn::Set(d, q[channel]), key, of_q);
+    }
+    hn::Store(hn::Neg(of_k), d, to + i);
+    hn::Store(of_q, d, to + kRecurBlockTokens + i);
+  }
+}
+
+// weights[token][q] = sum over channels of e^{G_t - G_i} k_i q_t, and that of k with its sign turned. Uses
+// the scratch's decayed keys and rows.
+inline void SetChannelWeights(const float* HWY_RESTRICT keys, const HeadBlock& block,
+                              const double* HWY_RESTRICT sums, const RecurThreadScratch& scratch) {
+  const size_t first = block.rows.offset / kPartTokens * kPartTokens;
+  for (size_t begin = first; begin < block.rows.offset + block.rows.count(); begin += kPartTokens) {
+    const BlockPart part(block.rows, begin);
+    float* const to = scratch.weights + (part.begin - block.rows.offset) * 2 * kRecurBlockTokens;
+    if (part.first > 0) {
+      DecayEarlierKeys(keys, block.key_dim, part, sums, scratch.decayed_keys);
+      DecayPartRows(block, part, sums, scratch.decays, scratch.decayed_rows);
+      PartTimesKeys(scratch.decayed_rows, 2 * (part.end - part.begin), block.key_dim, scratch.decayed_keys,
+                    part.first, to);
+    }
+    for (size_t place = part.begin; place < part.end; ++place) {
+      SetNearWeights(keys, block, sums, part.first, place, to + (place - part.begin) * 2 * kRecurBlockTokens);
     }
   }
 }
@@ -365,7 +454,7 @@ inline HeadBlock MakeBlock(const RecurJob& job, size_t index, size_t head,
   if (shape.decays_by_channel) {
     double* const sums = ChannelSums(job, index, head, scratch);
     SetChannelGates(call, head, block, sums);
-    SetChannelWeights(job.KeysOf(index, key_head), block, sums, scratch.weights);
+    SetChannelWeights(job.KeysOf(index, key_head), block, sums, scratch);
     DecayRows(block, sums, scratch.decays, scratch.decayed_rows);
     block.x = scratch.decayed_rows;
     return block;
