@@ -190,6 +190,7 @@ void CpuDevice::Norm(const NormCall& call) {
 void CpuDevice::Linear(const LinearCall& call) {
   ActivationForm form;
   for (const MatMulJob& job : call.jobs) form = CommonForm(form, FormFor(*job.weights));
+  if (call.job_step != 0) return LinearApart(call, form);
   ActivationRows rows(call.scratch, call.num_rows, call.num_cols, form);
   const size_t stride = call.x_stride == 0 ? call.num_cols : call.x_stride;
   rows.Set(call.x, call.num_rows, call.num_cols, stride, form, pool_);
@@ -199,6 +200,17 @@ void CpuDevice::Linear(const LinearCall& call) {
   }
   MNEME_CHECK(call.jobs.size() <= 2);
   MatMulThen(rows, call.jobs, pool_, [&](size_t first, size_t last) { ActivateOutputs(call, first, last); });
+}
+
+void CpuDevice::LinearApart(const LinearCall& call, ActivationForm form) {
+  MNEME_CHECK(!call.then);
+  const size_t bytes = ActivationRows::Bytes(call.num_rows, call.num_cols, form);
+  const size_t stride = call.x_stride == 0 ? call.num_cols : call.x_stride;
+  pool_.Run(call.jobs.size(), [&](size_t i, size_t thread) {
+    ActivationRows rows(call.scratch + thread * bytes, call.num_rows, call.num_cols, form);
+    rows.Set(call.x + i * call.job_step, call.num_rows, call.num_cols, stride, form, caller_);
+    MatMul(rows, call.jobs.subspan(i, 1), caller_);
+  });
 }
 
 void CpuDevice::Attend(std::span<const AttendCall> calls, uint8_t* scratch) {

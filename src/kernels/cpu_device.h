@@ -40,7 +40,11 @@ class CpuDevice : public Device {
   template <typename Fn>
   void ForRanges(size_t count, size_t size, const Fn& fn);
 
+  // A matrix to a thread: of a head's size they are not worth sharing.
+  void LinearApart(const LinearCall& call, ActivationForm form);
+
   ThreadPool pool_;
+  ThreadPool caller_{1};  // what a task calls its own pool: runs where it is called
 };
 
 }  // namespace mneme

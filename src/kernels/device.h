@@ -82,16 +82,20 @@ struct ThenActivate {
   const Xielu* xielu = nullptr;  // in place of the activation, of one matrix; null: none
 };
 
-// Several matrices on the same rows.
+// Several matrices on the same rows, or on parts of them.
 struct LinearCall {
   std::string_view label = {};  // for reports: "q, k, v"
   const float* x = nullptr;     // [num_rows, num_cols]
   size_t num_rows = 0;
   size_t num_cols = 0;
   size_t x_stride = 0;  // rows of x are so far apart; 0: num_cols
+  // Not 0: each matrix has columns of its own (a head's), and that of job i reads x + i * job_step; without
+  // `then`.
+  size_t job_step = 0;
   std::span<const MatMulJob> jobs = {};
   std::optional<ThenActivate> then = {};
-  uint8_t* scratch = nullptr;  // ActivationRows::Bytes of at least so many rows and columns
+  // ActivationRows::Bytes of at least so many rows and columns; with job_step as many for every thread.
+  uint8_t* scratch = nullptr;
 };
 
 // Infini-attention: a finished segment goes into a memory, then rows read it and are mixed with what local

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/random.h"
+#include "formats/quant.h"
 #include "kernels/cpu_device.h"
 #include "kernels/timing_device.h"
 
@@ -182,6 +183,48 @@ TEST(CpuDevice, LinearReadsRowsThatLieApart) {
     return out;
   };
   EXPECT_EQ(run(x.data() + 5 * kHead, kCols), run(heads.data(), 0));
+}
+
+// Matrices that have columns of their own, side by side and one after the other.
+TEST(CpuDevice, LinearOfHeadsIsThatOfEachHead) {
+  constexpr size_t kHeads = 12, kHead = kCols / kHeads, kOut = 40;
+  const std::vector<float> x = RandomFloats(kRows * kCols, 1);
+  std::vector<std::vector<uint8_t>> encoded(kHeads);
+  std::vector<LinearWeights> weights;
+  for (size_t head = 0; head < kHeads; ++head) {
+    const std::vector<float> values = RandomFloats(kOut * kHead, 2 + head);
+    encoded[head].resize(EncodedBytes(Encoding::kQ8_0, values.size()));
+    EncodeBlocks(Encoding::kQ8_0, values.data(), values.size(), encoded[head].data());
+    weights.push_back(LinearWeights::InPlace({Encoding::kQ8_0, kOut, kHead, encoded[head].data()}));
+  }
+  const auto run = [&](size_t num_threads, bool together) {
+    CpuDevice device(num_threads);
+    std::vector<float> out(kRows * kHeads * kOut);
+    std::vector<MatMulJob> jobs;
+    for (size_t head = 0; head < kHeads; ++head) {
+      jobs.push_back({&weights[head], nullptr, out.data() + head * kOut, kHeads * kOut, false});
+    }
+    const DeviceMemory scratch = device.Allocate(
+        num_threads * ActivationRows::Bytes(kRows, kHead, ActivationForm::kBlocks32), DeviceMemoryUse::kWork);
+    LinearCall call{.x = x.data(), .num_rows = kRows, .num_cols = kHead, .x_stride = kCols};
+    call.scratch = static_cast<uint8_t*>(scratch.get());
+    call.job_step = kHead;
+    call.jobs = jobs;
+    if (together) {
+      device.Linear(call);
+      return out;
+    }
+    call.job_step = 0;
+    for (size_t head = 0; head < kHeads; ++head) {
+      call.x = x.data() + head * kHead;
+      call.jobs = {&jobs[head], 1};
+      device.Linear(call);
+    }
+    return out;
+  };
+  const std::vector<float> expected = run(1, false);
+  EXPECT_EQ(run(1, true), expected);
+  EXPECT_EQ(run(3, true), expected);
 }
 
 TEST(CpuDevice, CopiedRowsLeaveWhatLiesBetween) {

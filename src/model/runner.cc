@@ -31,7 +31,8 @@ struct Layout {
   size_t logit_rows = 0;
   size_t vocab_size = 0;
   size_t attend_bytes = 0;  // scratch
-  ActivationForm form;      // all that products of the model read
+  size_t linear_bytes = 0;
+  ActivationForm form;  // all that products of the model read
 
   Layout(const LoadedModel& model, int64_t rows, size_t num_threads) : max_rows(static_cast<size_t>(rows)) {
     const ModelPlan& plan = model.plan();
@@ -93,14 +94,19 @@ struct Layout {
       form = CommonForm(form, FormFor(linear.weights));
       max_cols = std::max(max_cols, linear.weights.num_cols());
     });
+    linear_bytes = ActivationRows::Bytes(max_rows, max_cols, form);
+    for (const LayerPlan& layer : plan.layers) {
+      if (const LatentPlan* latent = layer.latent()) {
+        linear_bytes = std::max(linear_bytes, LatentLinearBytes(*latent, max_rows, form, num_threads));
+      }
+    }
   }
 
   size_t float_count() const {
     return 3 * Arena::Rounded(max_rows * model_dim) + Arena::Rounded(logit_rows * vocab_size) + per_layer +
            embedding + arena;
   }
-  size_t linear_bytes() const { return ActivationRows::Bytes(max_rows, max_cols, form); }
-  size_t bytes() const { return float_count() * sizeof(float) + linear_bytes() + attend_bytes; }
+  size_t bytes() const { return float_count() * sizeof(float) + linear_bytes + attend_bytes; }
 };
 
 }  // namespace
@@ -115,7 +121,7 @@ struct Runner::Impl {
         lease(budget.Reserve(MemoryTag::kScratch, layout.bytes(),
                              fmt::format("activations of {} rows", layout.max_rows))),
         floats(device.Allocate(layout.float_count() * sizeof(float), DeviceMemoryUse::kShared)),
-        linear_scratch(device.Allocate(layout.linear_bytes(), DeviceMemoryUse::kWork)),
+        linear_scratch(device.Allocate(layout.linear_bytes, DeviceMemoryUse::kWork)),
         attend_scratch(device.Allocate(layout.attend_bytes, DeviceMemoryUse::kWork)),
         pass{.plan = plan, .device = device} {
     Arena arena(static_cast<float*>(floats.get()));

@@ -1,5 +1,6 @@
 #include "model/blocks/latent.h"
 
+#include <algorithm>
 #include <array>
 
 #include "model/blocks/attention.h"
@@ -94,14 +95,14 @@ void Project(const LatentPlan& plan, const LatentWeights& w, const float* input,
 void RunHeads(std::string_view label, const std::vector<LinearLayer>& matrices, const float* x,
               size_t x_stride, float* out, size_t out_stride, Pass& pass) {
   const size_t num_heads = matrices.size();
+  pass.head_jobs.clear();
   for (size_t head = 0; head < num_heads; ++head) {
-    const LinearWeights& matrix = matrices[head].weights;
-    const MatMulJob job = {.weights = &matrix,
-                           .out = out + head * out_stride,
-                           .out_stride = num_heads * out_stride,
-                           .accumulate = false};
-    pass.LinearOfColumns(label, x + head * x_stride, num_heads * x_stride, {&job, 1});
+    pass.head_jobs.push_back({.weights = &matrices[head].weights,
+                              .out = out + head * out_stride,
+                              .out_stride = num_heads * out_stride,
+                              .accumulate = false});
   }
+  pass.LinearOfColumns(label, x, num_heads * x_stride, pass.head_jobs, x_stride);
 }
 
 // Queries as the latent meets them.
@@ -128,6 +129,10 @@ size_t LatentFloats(const LatentPlan& plan, size_t num_rows) {
       plan.attention.num_heads * of_head + plan.query_rank + plan.attention.key_dim + plan.rank() + 1;
   // Each of the eight parts may be rounded up.
   return num_rows * of_row + 8 * Arena::Rounded(1);
+}
+
+size_t LatentLinearBytes(const LatentPlan& plan, size_t num_rows, ActivationForm form, size_t num_threads) {
+  return num_threads * ActivationRows::Bytes(num_rows, std::max(plan.plain_dim, plan.rank()), form);
 }
 
 void RunLatent(const LatentPlan& plan, const LatentWeights& w, const NormWeights& post_norm, size_t index,

@@ -43,8 +43,10 @@ void ForEachLinearOfLatent(Weights& w, const Fn& fn) {
   fn(w.o);
 }
 
-// Floats of the arena that `num_rows` rows need.
+// Floats of the arena that `num_rows` rows need, and bytes of pass.linear_scratch: heads are multiplied side
+// by side.
 size_t LatentFloats(const LatentPlan& plan, size_t num_rows);
+size_t LatentLinearBytes(const LatentPlan& plan, size_t num_rows, ActivationForm form, size_t num_threads);
 
 // pass.x += attention over `input` [num_rows, model_dim]. index: of the layer among those with attention, as
 // contexts count them. input may be pass.x.

@@ -43,12 +43,13 @@ void Pass::Linear(std::string_view label, const float* from, size_t count, std::
 }
 
 void Pass::LinearOfColumns(std::string_view label, const float* from, size_t stride,
-                           std::span<const MatMulJob> jobs) {
+                           std::span<const MatMulJob> jobs, size_t job_step) {
   device.Linear({.label = label,
                  .x = from,
                  .num_rows = num_rows,
                  .num_cols = jobs.front().weights->num_cols(),
                  .x_stride = stride,
+                 .job_step = job_step,
                  .jobs = jobs,
                  .scratch = linear_scratch});
 }

@@ -65,6 +65,7 @@ struct Pass {
   uint8_t* attend_scratch = nullptr;
   std::vector<AttendCall> attend_calls = {};  // of all chunks, in one layer
   std::vector<RecurCall> recur_calls = {};
+  std::vector<MatMulJob> head_jobs = {};  // of all heads, where each has a matrix
 
   // A norm of `count` rows of the model's width, or of as many values as it has weights.
   void Norm(const NormWeights& norm, const float* from, size_t count, float* out);
@@ -77,9 +78,10 @@ struct Pass {
   // The product of `count` rows of `from` with each job's matrix.
   void Linear(std::string_view label, const float* from, size_t count, std::span<const MatMulJob> jobs,
               std::optional<ThenActivate> then = std::nullopt);
-  // Of the columns from `from` on, rows stride apart, as many as the matrices read.
+  // Of the columns from `from` on, rows stride apart, as many as the matrices read; job i from column
+  // i * job_step on.
   void LinearOfColumns(std::string_view label, const float* from, size_t stride,
-                       std::span<const MatMulJob> jobs);
+                       std::span<const MatMulJob> jobs, size_t job_step = 0);
   // The jobs with the rows' products with w.down, which go into the arena.
   void LowRankProducts(const LowRank& w, const float* from, std::span<const MatMulJob> jobs, Arena arena);
   // The rows of all chunks through a state of a layer. index: of the state, as contexts count them. arena:
