@@ -64,6 +64,10 @@ const Field kFields[] = {
      "rope.scaling.type",
      {"rope_scaling.rope_type", "rope_scaling.type", "rope_parameters.rope_type",
       "rope_parameters.full_attention.rope_type"}},
+    {&H::dynamic_factor, "mneme.rope.dynamic_factor", {}},
+    {&H::rope_sections,
+     "rope.dimension_sections",
+     {"rope_scaling.mrope_section", "rope_parameters.mrope_section"}},
     {&H::yarn_truncates,
      "mneme.rope.yarn_truncates",
      {"rope_scaling.truncate", "rope_parameters.truncate", "rope_parameters.full_attention.truncate"}},
@@ -189,6 +193,10 @@ void ReadGguf(const TensorSource& source, H* hyper) {
   }
   if (!hyper->scaling_factor) {
     hyper->scaling_factor = file.GetFloat(fmt::format("{}.rope.scale_linear", *architecture));
+  }
+  if (hyper->dynamic_factor) {
+    hyper->scaling_type = "dynamic";
+    hyper->scaling_factor = hyper->dynamic_factor;
   }
   // An interval, or one truth value per layer.
   const std::string pattern_key = fmt::format("{}.attention.sliding_window_pattern", *architecture);

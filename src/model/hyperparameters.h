@@ -47,6 +47,8 @@ struct Hyperparameters {
       attention_factor;  // on q and k, besides what YaRN gives by itself (GGUF) or in its place
   std::optional<double> beta_fast;
   std::optional<double> beta_slow;
+  std::optional<double> dynamic_factor;     // of a GGUF: dynamic NTK scaling, for which GGUF has no name
+  std::vector<uint64_t> rope_sections;      // of the rotated pairs, by axis; text has one position for all
   std::optional<bool> yarn_truncates;       // YaRN's bounds are whole numbers (unless said: they are)
   std::optional<double> rotary_proportion;  // "proportional": of a head's frequencies, so many rotate
   std::optional<double> mscale;

@@ -434,6 +434,12 @@ Hyperparameters HyperparametersForGguf(const Family& family, const Hyperparamete
     if (plan.position == PositionKind::kRope) WriteScaling(hyper, GlobalRope(plan), &out);
     if (family.for_gguf != nullptr) family.for_gguf(plan, &out);
   }
+  // Other readers of a GGUF end at a type that they do not know. Up to the trained length none is right.
+  if (out.scaling_type == "dynamic") {
+    out.dynamic_factor = out.scaling_factor.value_or(1);
+    out.scaling_type = "none";
+    out.scaling_factor.reset();
+  }
   return out;
 }
 

@@ -218,7 +218,7 @@ class Converter : private WeightVisitor {
     }
     layer_ = -1;
     for (size_t i = 0; i < xielu_.size() && !xielu_[i].empty(); ++i) {
-      writer_.SetArray(fmt::format("{}.{}", family_->gguf_names[0], TensorMap::kXieluNames[i]), xielu_[i]);
+      writer_.SetArray(TensorMap::kXieluNames[i], xielu_[i]);
     }
     if (plan_.norms_have_weights) Norm("output_norm", {&dim, 1}, true, nullptr);
     if (plan_.has_embedding_norm) Norm("token_embd_norm", {&dim, 1}, true, nullptr);

@@ -258,8 +258,27 @@ TEST_F(AttentionFamilies, WhatOtherReadersLookFor) {
   const GgufFile apertus(Convert(root_ + "apertus"));
   const size_t num_layers = *apertus.GetUint("apertus.block_count");
   for (const char* name : {"alpha_n", "alpha_p", "beta", "eps"}) {
-    EXPECT_EQ(apertus.GetFloatArray(std::string("apertus.xielu.") + name)->size(), num_layers) << name;
+    EXPECT_EQ(apertus.GetFloatArray(std::string("xielu.") + name)->size(), num_layers) << name;
   }
+  for (const char* name : {"qwen3_5", "qwen3_5-moe"}) {
+    const GgufFile qwen(Convert(root_ + name));
+    const std::string key = std::string(*qwen.GetString("general.architecture")) + ".rope.dimension_sections";
+    ASSERT_TRUE(qwen.GetIntArray(key)) << name;
+    EXPECT_EQ(qwen.GetIntArray(key)->size(), 4u) << name;
+  }
+  const GgufFile minimax(Convert(root_ + "minimax-m2"));
+  EXPECT_EQ(minimax.GetUint("minimax-m2.expert_feed_forward_length"), 12u);
+  EXPECT_EQ(minimax.GetUint("minimax-m2.expert_gating_func"), 2u);
+  const GgufFile glm(Convert(root_ + "glm4-moe"));
+  EXPECT_EQ(glm.GetUint("glm4moe.leading_dense_block_count"), 1u);
+  const GgufFile ernie(Convert(root_ + "ernie4_5-moe"));
+  EXPECT_EQ(ernie.GetUint("ernie4_5-moe.interleave_moe_layer_step"), 1u);
+  EXPECT_EQ(ernie.GetUint("ernie4_5-moe.leading_dense_block_count"), 1u);
+  EXPECT_EQ(ernie.GetUint("ernie4_5-moe.expert_shared_feed_forward_length"), 16u);
+  // No type of scaling that they end at.
+  const GgufFile internlm(Convert(root_ + "internlm3"));
+  EXPECT_EQ(internlm.GetString("llama.rope.scaling.type"), "none");
+  EXPECT_TRUE(internlm.GetFloat("llama.rope.scaling.factor") == std::nullopt);
   const GgufFile mimo(Convert(root_ + "mimo-v2-flash"));
   EXPECT_EQ(mimo.GetUint("mimo2.attention.sliding_window"), 16u);
   EXPECT_EQ(mimo.GetUint("mimo2.attention.value_length"), 8u);

@@ -143,6 +143,8 @@ void WriteExperts(const ModelPlan& plan, Hyperparameters* hyper) {
   hyper->settings.SetForGguf("expert_gating_func",
                              router.score == RouterScore::kSigmoid ? kSigmoid : kSoftmax);
   hyper->settings.SetForGguf("expert_weights_norm", router.renormalise);
+  hyper->settings.SetForGguf("expert_feed_forward_length",
+                             static_cast<uint32_t>(with_experts->experts()->dim));
 }
 
 void UseSharedExpert(const FamilyInput& input, std::optional<uint64_t> dim, bool has_gate, ModelPlan* plan) {

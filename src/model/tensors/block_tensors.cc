@@ -36,7 +36,7 @@ std::array<float, 4> TensorMap::FindXielu(int layer) {
       numbers[i] = FindVector(kXieluNames[i], "", layer, 1, true)[0];
       continue;
     }
-    const std::string key = fmt::format("{}.{}", family_.gguf_names[0], kXieluNames[i]);
+    const std::string key(kXieluNames[i]);
     const GgufValue* const value = source_.gguf()->FindValue(key);
     std::vector<float> all;
     if (value != nullptr && value->type == GgufType::kArray) {

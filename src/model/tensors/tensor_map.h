@@ -81,7 +81,7 @@ class TensorMap {
   MatrixRows FindAdapter(std::string_view canonical, int layer, size_t source, size_t number, size_t all_rows,
                          size_t num_cols, size_t first, size_t num_rows);
   // The numbers of a layer's xIELU as files have them: alpha_p, alpha_n, beta, eps. A GGUF has them in its
-  // metadata.
+  // metadata, under names without the architecture.
   static constexpr std::string_view kXieluNames[] = {"xielu.alpha_p", "xielu.alpha_n", "xielu.beta",
                                                      "xielu.eps"};
   std::array<float, 4> FindXielu(int layer);

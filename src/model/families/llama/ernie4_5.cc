@@ -22,6 +22,17 @@ void PlanErnieMoe(const FamilyInput& input, ModelPlan* plan) {
   UseSharedExperts(input, plan);
 }
 
+// What readers of these files look for beside the keys that were read.
+void WriteErnieMoe(const ModelPlan& plan, Hyperparameters* hyper) {
+  WriteExperts(plan, hyper);
+  hyper->settings.SetForGguf("interleave_moe_layer_step", uint32_t{1});
+  for (const LayerPlan& layer : plan.layers) {
+    if (layer.experts() == nullptr || layer.experts()->shared_dim == 0) continue;
+    hyper->settings.SetForGguf("expert_shared_feed_forward_length",
+                               static_cast<uint32_t>(layer.experts()->shared_dim));
+  }
+}
+
 }  // namespace
 
 extern constinit const Family kErnie = {
@@ -45,6 +56,7 @@ extern constinit const Family kErnieMoe = {
     .folder_more_names = kLlamaTensorNames,
     .gguf_interleaved_rope = true,
     .folder_interleaved_rope = true,
+    .for_gguf = WriteErnieMoe,
 };
 
 }  // namespace mneme

@@ -84,6 +84,7 @@ extern constinit const Family kGlm4Moe = {
     .folder_prefixes = kModelPrefixes,
     .folder_rotary_fraction = 0.5,
     .gguf_tensors = kMoeGgufTensors,
+    .for_gguf = WriteExperts,
 };
 
 }  // namespace mneme

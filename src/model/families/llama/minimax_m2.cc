@@ -30,6 +30,7 @@ extern constinit const Family kMinimaxM2 = {
     .folder_names = kTensorNames,
     .folder_prefixes = kModelPrefixes,
     .folder_more_names = kLlamaTensorNames,
+    .for_gguf = WriteExperts,
 };
 
 }  // namespace mneme

@@ -100,6 +100,15 @@ void WriteShape(const ModelPlan& plan, Hyperparameters* hyper) {
   hyper->settings.SetForGguf("full_attention_interval", interval);
 }
 
+// Sections of the rotated pairs for time, height and width of what is seen; of text any will do.
+void WriteShapeOf35(const ModelPlan& plan, Hyperparameters* hyper) {
+  WriteShape(plan, hyper);
+  if (hyper->rope_sections.empty() && !plan.ropes.empty()) {
+    hyper->rope_sections.push_back(plan.ropes[0].rotary_dim / 2);
+  }
+  hyper->rope_sections.resize(4);
+}
+
 }  // namespace
 
 extern constinit const Family kQwen3Next = {
@@ -126,7 +135,7 @@ extern constinit const Family kQwen35 = {
     .folder_norms_minus_one = true,
     .gguf_tensors = kGgufTensors,
     .gguf_tiled_value_heads = true,
-    .for_gguf = WriteShape,
+    .for_gguf = WriteShapeOf35,
 };
 
 extern constinit const Family kQwen35Moe = {
@@ -140,7 +149,7 @@ extern constinit const Family kQwen35Moe = {
     .folder_norms_minus_one = true,
     .gguf_tensors = kGgufTensors,
     .gguf_tiled_value_heads = true,
-    .for_gguf = WriteShape,
+    .for_gguf = WriteShapeOf35,
 };
 
 }  // namespace mneme
