@@ -87,7 +87,7 @@ void Stream::PrintStart(const EngineOptions& asked) const {
   const ModelInfo& info = session.model().info();
   PrintMessage("model: {} ({}), {} of weights{}\n", info.name, info.family, FormatBytes(info.weight_bytes),
                info.packed_bytes > 0
-                   ? fmt::format(", {} repacked for speed (--pack never)", FormatBytes(info.packed_bytes))
+                   ? fmt::format(", {} repacked for speed (not with --pack never)", FormatBytes(info.packed_bytes))
                    : "");
   for (const std::string& note : info.notes) PrintMessage("note: {}\n", note);
   const std::string& context = session.options().context;

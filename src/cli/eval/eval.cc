@@ -62,10 +62,16 @@ int Logits(const LogitsArguments& arguments) {
   Stream stream(opened.model, settings);
   stream.PrintStart(arguments.context.engine);
   IdReader reader(arguments.ids, vocab_size, UserStop());
-  const int64_t num_ids = WriteLogits(
+  const WrittenLogits written = WriteLogits(
       stream.session, [&](std::vector<TokenId>* ids) { return reader.Read(ids); }, arguments.out, UserStop());
-  if (StopRequested()) Fail(ErrorKind::kInterrupted, "interrupted after {} tokens", num_ids);
-  PrintMessage("{}: float32 [{}, {}]\n", arguments.out, num_ids, vocab_size);
+  if (StopRequested()) Fail(ErrorKind::kInterrupted, "interrupted after {} tokens", written.num_ids);
+  PrintMessage("{}: float32 [{}, {}]\n", arguments.out, written.num_ids, vocab_size);
+  if (written.num_broken > 0) {
+    PrintMessage(
+        "mneme: {} of the rows hold logits that are not numbers, the first of them row {}: look at the "
+        "model's weights\n",
+        written.num_broken, written.first_broken);
+  }
   return 0;
 }
 

@@ -158,7 +158,12 @@ std::set<std::string> SpecialTexts(const std::string& folder, const nlohmann::js
 void AddEnds(const std::string& path, const nlohmann::json& config, std::vector<int64_t>* ids) {
   if (!config.is_object()) Fail(ErrorKind::kFile, "{} is not a JSON object", path);
   const auto add = [&](const nlohmann::json& id) {
-    if (id.is_number_integer()) ids->push_back(id.get<int64_t>());
+    if (id.is_null()) return;
+    if (!id.is_number_integer()) {
+      Fail(ErrorKind::kFile, "{}: eos_token_id is {}; a token's id or a list of ids stands there", path,
+           id.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).substr(0, 40));
+    }
+    ids->push_back(id.get<int64_t>());
   };
   const auto found = config.find("eos_token_id");
   if (found != config.end() && found->is_array()) {

@@ -61,6 +61,10 @@ TEST_F(SettingsTest, EndsOfGenerationFromEveryFile) {
   EXPECT_EQ(Ends(), (Ids{3, 5}));
   Write("generation_config.json", "[");
   EXPECT_THROW(Ends(), Error);
+  for (const char* wrong : {R"("4")", "true", "4.5", R"([4, "5"])", "{}"}) {
+    Write("generation_config.json", std::string(R"({"eos_token_id": )") + wrong + "}");
+    EXPECT_THROW(Ends(), Error) << wrong;
+  }
 }
 
 // A template that cannot be read is not the absence of one.
