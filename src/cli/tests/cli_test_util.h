@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -52,6 +53,7 @@ class CliTest : public ::testing::Test {
     const std::string in = Write("stdin", input);
     const pid_t child = fork();
     if (child != 0) return child;
+    std::signal(SIGHUP, SIG_DFL);  // also where the tests run under nohup
     std::vector<char*> argv = {const_cast<char*>(MNEME_PROGRAM)};
     for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
     argv.push_back(nullptr);
