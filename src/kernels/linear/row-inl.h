@@ -2,7 +2,7 @@
 // Memory sets its pace, so it does nothing but read on: no calls, no scratch.
 // Included by linear.cc once per target.
 //
-// Order of operations as in linear_tile-inl.h, so the bits are those of any other number of rows.
+// Order of operations as in tile-inl.h, so the bits are those of any other number of rows.
 #include <array>
 #include <type_traits>
 #include <utility>
@@ -29,13 +29,11 @@ namespace mneme::linear::HWY_NAMESPACE {
 
 #if HWY_TARGET != HWY_SCALAR
 
-// How far ahead of its reads a decoding thread asks for memory. Where every load moves on by the same
-// distance each time, below 2 KB, prefetchers follow by themselves; q4_k, which reaches ahead for factors
-// once per super-block, and q6_k with its long units they lose.
+// How far ahead of its reads a decoding thread asks for memory: what 16 blocks take. With q8_0, whose lines
+// take the fewest instructions, a core's prefetchers keep up by themselves; with the others they fall behind
+// by a sixth, and by two fifths where units are long.
 template <ChunkLayout kLayout>
-constexpr size_t kAheadBytes = kLayout == ChunkLayout::kQ4_K   ? 8 * UnitBytes(kLayout)
-                               : kLayout == ChunkLayout::kQ6_K ? UnitBytes(kLayout)
-                                                               : 0;
+constexpr size_t kAheadBytes = kLayout == ChunkLayout::kQ8_0 ? 0 : BlockShareBytes(kLayout) * kChunkBlocks;
 
 // Asks for the line that is read kAheadBytes after `from`.
 template <ChunkLayout kLayout>
@@ -52,14 +50,8 @@ HWY_INLINE void AskAheadForStep(const uint8_t* block, size_t step) {
     AskAhead<kLayout>(block + line * 64);
 }
 
-// Lines whose two steps are taken from a register. Left alone, compilers read them twice, as operands; while
-// memory is awaited that takes two places in the queue of loads, which q4_k, whose blocks take the most
-// instructions, pays for with a twentieth of its speed. The others are as fast either way, or faster as they
-// are.
-template <ChunkLayout kLayout>
-constexpr bool kReadsOnce = kLayout == ChunkLayout::kQ4_K;
-
-// Hides from the compiler that `v` lies in memory too.
+// Hides from the compiler that `v` lies in memory too. Left alone, compilers read a line again for each of
+// its steps, as an operand; while memory is awaited that takes more places in the queue of loads.
 HWY_INLINE void KeepInRegister(VU8& v) {
 #if HWY_ARCH_X86 && !HWY_COMPILER_MSVC && HWY_TARGET != HWY_EMU128
 #if HWY_TARGET <= HWY_AVX3
@@ -133,11 +125,11 @@ HWY_INLINE VI DotOfPart(const uint8_t* HWY_RESTRICT weights, size_t lane, const 
     if (lane == 0) AskAheadForStep<kLayout>(weights, step);
     if (step % HWY_MIN(kSteps, StepsPerLine(kTraits.low_bits)) == 0) {
       low = LoadLow<kLayout>(weights, step, lane * 4);
-      if constexpr (kReadsOnce<kLayout>) KeepInRegister(low);
+      if constexpr (kTraits.low_bits < 8) KeepInRegister(low);
     }
     if (step % HWY_MIN(kSteps, StepsPerLine(kTraits.high_bits)) == 0) {
       high = LoadHigh<kLayout>(weights, step, lane * 4);
-      if constexpr (kReadsOnce<kLayout>) KeepInRegister(high);
+      if constexpr (kTraits.high_bits != 0) KeepInRegister(high);
     }
     const DotType prepared(StepOf<kLayout>(low, high, step));
     dot = prepared.Add(dot, hn::Set(di, LoadWord(values + step * 4)));
