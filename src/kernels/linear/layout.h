@@ -69,33 +69,148 @@ struct BlockKind {
   bool minimum = false;
 };
 
-inline BlockKind KindOf(Encoding encoding) {
-  switch (encoding) {
-    case Encoding::kQ4_1:
-    case Encoding::kQ5_1:
-    case Encoding::kQ4_K:
-    case Encoding::kQ5_K:
-      return {.halves = false, .minimum = true};
-    case Encoding::kQ2_K:
-      return {.halves = true, .minimum = true};
-    case Encoding::kQ3_K:
-    case Encoding::kQ6_K:
-      return {.halves = true, .minimum = false};
-    default:
+// How the weights of a chunk lie when a kernel reads them.
+enum class ChunkLayout {
+  kBytes,  // [block][8 steps][16 rows][4 columns], scales and minimums apart as float
+  // Packed, see pack.cc: units of some blocks, their factors and scales in front of their weights. Memory
+  // then is one run of whole cache lines, which a core reads faster than two that alternate.
+  kQ8_0,
+  kQ4_0,
+  kQ4_1,
+  kQ5_0,
+  kQ5_1,
+  kQ2_K,
+  kQ3_K,
+  kQ4_K,
+  kQ5_K,
+  kQ6_K,
+  kMXFP4,
+  kIQ4_NL,
+  kIQ4_XS,
+};
+
+// The packed ones by number, from 0.
+inline constexpr size_t kNumPackedLayouts = static_cast<size_t>(ChunkLayout::kIQ4_XS);
+inline constexpr ChunkLayout PackedLayoutAt(size_t index) { return static_cast<ChunkLayout>(index + 1); }
+inline constexpr size_t PackedIndex(ChunkLayout layout) { return static_cast<size_t>(layout) - 1; }
+
+// What lies in front of a unit's weights, in whole cache lines.
+enum class UnitHead {
+  kNone,
+  kFactors,          // [2 blocks][16] half-precision d
+  kFactorsMinimums,  // the same, then [2 blocks][16] half-precision minimums
+  kPowers,           // [4 blocks][16] bytes e, of 2^(e - 128)
+  kSixBits,          // scales and minimums of 2 blocks, a part of the factors of 8 (pack.cc)
+  kNibbles,  // [16] d, [16] dmin, [16 halves of blocks][16] bytes: low nibble the scale, high the minimum
+  kBytes,    // [16] d, nothing up to 64, [8 blocks, or 16 halves][16] signed scales
+};
+
+// 128 + each of the 16 levels that nibbles choose from.
+struct ByteLevels {
+  explicit constexpr ByteLevels(const int8_t* levels) {
+    for (size_t i = 0; i < 16; ++i) bytes[i] = static_cast<uint8_t>(levels[i] + 128);
+  }
+  alignas(16) uint8_t bytes[16] = {};
+};
+inline constexpr ByteLevels kMxfp4Bytes(kMxfp4Levels);
+inline constexpr ByteLevels kIq4Bytes(kIq4Levels);
+
+// What is to be known of a layout; everything else follows from it.
+struct LayoutTraits {
+  UnitHead head = UnitHead::kNone;
+  BlockKind kind;
+  // Bits of a weight: in bytes, nibbles or fields of two, and in a plane of higher ones behind those.
+  size_t low_bits = 8;
+  size_t high_bits = 0;
+  // What the bytes that kernels make of them exceed the signed value by.
+  int offset = 128;
+  const ByteLevels* levels = nullptr;  // what nibbles choose from, or null where they are the value
+  bool has_tile_kernel = false;        // or several rows of activations meet it as bytes
+};
+
+inline constexpr LayoutTraits TraitsOf(ChunkLayout layout) {
+  switch (layout) {
+    case ChunkLayout::kBytes:
       return {};
+    case ChunkLayout::kQ8_0:
+      return {.head = UnitHead::kFactors, .kind = {}, .has_tile_kernel = true};
+    case ChunkLayout::kQ4_0:
+      return {.head = UnitHead::kFactors, .kind = {}, .low_bits = 4, .offset = 8, .has_tile_kernel = true};
+    case ChunkLayout::kQ4_1:
+      return {.head = UnitHead::kFactorsMinimums, .kind = {.minimum = true}, .low_bits = 4, .offset = 0};
+    case ChunkLayout::kQ5_0:
+      return {.head = UnitHead::kFactors, .kind = {}, .low_bits = 4, .high_bits = 1, .offset = 16};
+    case ChunkLayout::kQ5_1:
+      return {.head = UnitHead::kFactorsMinimums,
+              .kind = {.minimum = true},
+              .low_bits = 4,
+              .high_bits = 1,
+              .offset = 0};
+    case ChunkLayout::kQ2_K:
+      return {
+          .head = UnitHead::kNibbles, .kind = {.halves = true, .minimum = true}, .low_bits = 2, .offset = 0};
+    case ChunkLayout::kQ3_K:
+      return {.head = UnitHead::kBytes, .kind = {.halves = true}, .low_bits = 2, .high_bits = 1, .offset = 4};
+    case ChunkLayout::kQ4_K:
+      return {.head = UnitHead::kSixBits,
+              .kind = {.minimum = true},
+              .low_bits = 4,
+              .offset = 0,
+              .has_tile_kernel = true};
+    case ChunkLayout::kQ5_K:
+      return {
+          .head = UnitHead::kSixBits, .kind = {.minimum = true}, .low_bits = 4, .high_bits = 1, .offset = 0};
+    case ChunkLayout::kQ6_K:
+      return {.head = UnitHead::kBytes,
+              .kind = {.halves = true},
+              .low_bits = 4,
+              .high_bits = 2,
+              .offset = 32,
+              .has_tile_kernel = true};
+    case ChunkLayout::kMXFP4:
+      return {.head = UnitHead::kPowers, .kind = {}, .low_bits = 4, .levels = &kMxfp4Bytes};
+    case ChunkLayout::kIQ4_NL:
+      return {.head = UnitHead::kFactors, .kind = {}, .low_bits = 4, .levels = &kIq4Bytes};
+    case ChunkLayout::kIQ4_XS:
+      return {.head = UnitHead::kBytes, .kind = {}, .low_bits = 4, .levels = &kIq4Bytes};
+  }
+  return {};
+}
+
+inline constexpr ChunkLayout PackedLayout(Encoding encoding) {
+  switch (encoding) {
+    case Encoding::kQ8_0:
+      return ChunkLayout::kQ8_0;
+    case Encoding::kQ4_0:
+      return ChunkLayout::kQ4_0;
+    case Encoding::kQ4_1:
+      return ChunkLayout::kQ4_1;
+    case Encoding::kQ5_0:
+      return ChunkLayout::kQ5_0;
+    case Encoding::kQ5_1:
+      return ChunkLayout::kQ5_1;
+    case Encoding::kQ2_K:
+      return ChunkLayout::kQ2_K;
+    case Encoding::kQ3_K:
+      return ChunkLayout::kQ3_K;
+    case Encoding::kQ4_K:
+      return ChunkLayout::kQ4_K;
+    case Encoding::kQ5_K:
+      return ChunkLayout::kQ5_K;
+    case Encoding::kQ6_K:
+      return ChunkLayout::kQ6_K;
+    case Encoding::kMXFP4:
+      return ChunkLayout::kMXFP4;
+    case Encoding::kIQ4_NL:
+      return ChunkLayout::kIQ4_NL;
+    case Encoding::kIQ4_XS:
+      return ChunkLayout::kIQ4_XS;
+    default:
+      return ChunkLayout::kBytes;
   }
 }
 
-// How the weights of a chunk lie when a tile kernel reads them.
-enum class ChunkLayout {
-  kBytes,  // [block][8 steps][16 rows][4 columns], scales and minimums apart as float
-  // Packed, see linear_pack.cc: units of some blocks, their factors and scales in front of their weights.
-  // Memory then is one run of whole cache lines, which a core reads faster than two that alternate.
-  kQ8_0,
-  kQ4_0,
-  kQ4_K,
-  kQ6_K,
-};
+inline BlockKind KindOf(Encoding encoding) { return TraitsOf(PackedLayout(encoding)).kind; }
 
 // One chunk of one group as the tile kernels read it.
 struct UnpackedChunk {
@@ -114,45 +229,38 @@ struct UnpackScratch {
   alignas(64) uint8_t rows[kGroupRows * kMaxChunkCols];
 };
 
-inline ChunkLayout PackedLayout(Encoding encoding) {
-  switch (encoding) {
-    case Encoding::kQ8_0:
-      return ChunkLayout::kQ8_0;
-    case Encoding::kQ4_0:
-      return ChunkLayout::kQ4_0;
-    case Encoding::kQ4_K:
-      return ChunkLayout::kQ4_K;
-    case Encoding::kQ6_K:
-      return ChunkLayout::kQ6_K;
-    default:
-      return ChunkLayout::kBytes;
-  }
-}
-
 // Up to so many rows of activations the memory's own prefetchers keep up.
 inline constexpr size_t RowsOfPrefetchers(ChunkLayout layout) { return layout == ChunkLayout::kQ8_0 ? 2 : 1; }
 
+// Bytes of a plane of the weights of one block of one group.
+inline constexpr size_t PlaneBytes(size_t bits) { return kBlockBytes / 8 * bits; }
+
 // Bytes of the weights of one block of one group.
 inline constexpr size_t LayoutBlockBytes(ChunkLayout layout) {
-  switch (layout) {
-    case ChunkLayout::kQ4_0:
-    case ChunkLayout::kQ4_K:
-      return kBlockBytes / 2;
-    case ChunkLayout::kQ6_K:
-      return kBlockBytes / 4 * 3;
-    default:
-      return kBlockBytes;
-  }
+  return PlaneBytes(TraitsOf(layout).low_bits + TraitsOf(layout).high_bits);
 }
 
 // Blocks of a unit of a packed layout; the last unit of a row may have fewer.
-inline constexpr size_t UnitBlocks(ChunkLayout layout) { return layout == ChunkLayout::kQ6_K ? 8 : 2; }
+inline constexpr size_t UnitBlocks(ChunkLayout layout) {
+  switch (TraitsOf(layout).head) {
+    case UnitHead::kPowers:
+      return 4;
+    case UnitHead::kNibbles:
+    case UnitHead::kBytes:
+      return 8;
+    default:
+      return 2;
+  }
+}
 
-// Blocks and units whose factors q4_k stores once.
+// Parts of a block that have a scale of their own.
+inline constexpr size_t PartsOf(ChunkLayout layout) { return TraitsOf(layout).kind.halves ? 2 : 1; }
+
+// Blocks and units whose factors q4_k and q5_k store once.
 inline constexpr size_t kSuperBlocks = 8;
-inline constexpr size_t kSuperUnits = kSuperBlocks / UnitBlocks(ChunkLayout::kQ4_K);
+inline constexpr size_t kSuperUnits = kSuperBlocks / 2;
 // Of the [16] d and [16] dmin of a super-block, what one of its units holds.
-inline constexpr size_t kUnitFactorsQ4_K = 2 * kGroupRows / kSuperUnits;
+inline constexpr size_t kUnitSuperFactors = 2 * kGroupRows / kSuperUnits;
 static_assert(kChunkBlocks % kSuperBlocks == 0);  // chunks begin with a super-block
 
 // A cache line of half-precision factors of the 16 rows.
@@ -160,16 +268,22 @@ inline constexpr size_t kUnitFactorBytes = 64;
 
 // Factors and integer scales in front of a unit's weights.
 inline constexpr size_t UnitHeadBytes(ChunkLayout layout) {
-  switch (layout) {
-    case ChunkLayout::kBytes:
+  switch (TraitsOf(layout).head) {
+    case UnitHead::kNone:
       return 0;
-    case ChunkLayout::kQ4_K:
-      return 3 * kGroupRows + 2 * kUnitFactorsQ4_K;
-    case ChunkLayout::kQ6_K:
-      return kUnitFactorBytes + 16 * kGroupRows;
-    default:
+    case UnitHead::kFactors:
       return kUnitFactorBytes;
+    case UnitHead::kFactorsMinimums:
+      return 2 * kUnitFactorBytes;
+    case UnitHead::kPowers:
+      return 4 * kGroupRows;
+    case UnitHead::kSixBits:
+      return 3 * kGroupRows + 2 * kUnitSuperFactors;
+    case UnitHead::kNibbles:
+    case UnitHead::kBytes:
+      return kUnitFactorBytes + UnitBlocks(layout) * PartsOf(layout) * kGroupRows;
   }
+  return 0;
 }
 
 inline constexpr size_t UnitBytes(ChunkLayout layout) {
@@ -188,15 +302,15 @@ inline constexpr size_t BlockOffset(ChunkLayout layout, size_t block) {
   return block / unit * UnitBytes(layout) + UnitHeadBytes(layout) + block % unit * LayoutBlockBytes(layout);
 }
 
-// q4_k: distance of factor `i` of a super-block, [16] d and [16] dmin, from the super-block's first byte.
-inline constexpr size_t FactorOffsetQ4_K(size_t i) {
-  constexpr size_t kPart = kUnitFactorsQ4_K;
-  return i / kPart * UnitBytes(ChunkLayout::kQ4_K) + 3 * kGroupRows + i % kPart * 2;
+// q4_k, q5_k: distance of factor `i` of a super-block, [16] d and [16] dmin, from the super-block's first
+// byte.
+inline constexpr size_t SuperFactorOffset(ChunkLayout layout, size_t i) {
+  return i / kUnitSuperFactors * UnitBytes(layout) + 3 * kGroupRows + i % kUnitSuperFactors * 2;
 }
 
+// Floats, and every encoding in blocks of integers.
 inline bool HasPackedForm(Encoding encoding) {
-  return IsFloat(encoding) || encoding == Encoding::kQ8_0 || encoding == Encoding::kQ4_0 ||
-         encoding == Encoding::kQ4_K || encoding == Encoding::kQ6_K;
+  return IsFloat(encoding) || PackedLayout(encoding) != ChunkLayout::kBytes;
 }
 
 inline size_t PackedChunkBytes(Encoding encoding, size_t blocks) {

@@ -90,7 +90,7 @@ void UnpackGroup(const LinearWeights& weights, const PackedStrides& strides, siz
   const uint8_t* packed =
       weights.packed() + group * strides.group_stride + first_block / kChunkBlocks * strides.chunk_bytes;
   if (to_bytes) {
-    UnpackPacked(weights.encoding(), packed, blocks, scratch, chunk);
+    UnpackPacked(PackedLayout(weights.encoding()), packed, blocks, scratch, chunk);
   } else {
     chunk.weights = packed;
   }
@@ -103,8 +103,11 @@ void UnpackGroup(const LinearWeights& weights, const PackedStrides& strides, siz
 // asked for so, and a few at a time, from that thread's cache, if the first products wait for them.
 void AskForRow(const ActivationRows& x, ChunkLayout layout) {
   const ActTileView tile = TileOf(x, 0);
-  const bool has_sums = layout == ChunkLayout::kQ4_K || layout == ChunkLayout::kQ6_K;
-  const uint8_t* const end = has_sums ? tile.half_sums(0) : tile.halves(0);
+  const BlockKind kind = TraitsOf(layout).kind;
+  const uint8_t* const end = kind.halves && kind.minimum ? tile.half_sums(tile.blocks)
+                             : kind.minimum              ? tile.half_sums(0)
+                             : kind.halves               ? tile.sums(0)
+                                                         : tile.halves(0);
   for (const uint8_t* line = tile.values(0); line < end; line += 64) hwy::Prefetch(line);
 }
 
@@ -129,9 +132,11 @@ void MultiplyOneRow(const JobGroups& groups, const ActivationRows& x, size_t beg
 void MultiplyFewTiles(const JobGroups& groups, const ActivationRows& x, size_t begin, size_t end) {
   const LinearWeights& weights = *groups.jobs()[0].weights;  // the others are like it
   const BlockKind kind = KindOf(weights.encoding());
-  // Packed weights are taken apart in registers; the scalar kernel reads bytes.
-  const bool to_bytes = !weights.is_packed() || HWY_TARGET == HWY_SCALAR;
-  const ChunkLayout layout = to_bytes ? ChunkLayout::kBytes : PackedLayout(weights.encoding());
+  // Packed weights are taken apart in registers where a tile kernel does that; the scalar kernel reads bytes.
+  const ChunkLayout packed_layout = PackedLayout(weights.encoding());
+  const bool to_bytes =
+      !weights.is_packed() || HWY_TARGET == HWY_SCALAR || !TraitsOf(packed_layout).has_tile_kernel;
+  const ChunkLayout layout = to_bytes ? ChunkLayout::kBytes : packed_layout;
   const size_t num_blocks = x.num_cols() / kBlockCols;
   const size_t num_tiles = CeilDivide(x.num_rows(), kActTile);
   const bool asks = weights.is_packed() && x.num_rows() > RowsOfPrefetchers(layout);

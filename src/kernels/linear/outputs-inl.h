@@ -126,9 +126,8 @@ class OutputTiles {
 };
 
 // The groups of a task in kGroups streams, each the groups of one part of the task in order: memory is read
-// as so many runs without a jump, which is what hardware prefetchers follow. With one row of activations
-// prefetches of our own only take their place in the queue of misses, but for q4_k and q6_k
-// (linear_row-inl.h).
+// as so many runs without a jump, which is what hardware prefetchers follow. What they do not follow is asked
+// for by the kernel (row-inl.h).
 struct Streams {
   Streams(size_t task_begin, size_t task_end)
       : begin(task_begin), end(task_end), length(CeilDivide(task_end - task_begin, kGroups)) {}

@@ -1,20 +1,36 @@
-// Packed form of weights: groups of 16 rows, interleaved; the same number of bytes as stored, but for
-// padding (q6_k 1%, q8_0 and q4_0 32 bytes per group where the number of blocks is odd) and for floats as
-// bfloat16 (two bytes each) or as int16 (two bytes and 1/64, columns padded to 32).
+// Packed form of weights: groups of 16 rows, interleaved; the same number of bytes as stored, but for padding
+// (q3_k 5%, iq4_xs 3%, q6_k 1%; where a row's blocks leave a part of the last unit empty, that part of one
+// head per group) and for floats as bfloat16 (two bytes each) or as int16 (two bytes and 1/64, columns padded
+// to 32).
 //
-// Per group, units of 2 blocks (q6_k: of a super-block, 8 blocks): a head of whole cache lines with
-// half-precision factors and scales, then the weights of each block:
-//   q8_0  [2 blocks][16] d;  [8 steps][16 rows][4] bytes q + 128
-//   q4_0  [2 blocks][16] d;  [4][16 rows][4] nibbles: step 2j low, step 2j + 1 high
-//   q4_k  [3][16 rows] bytes, 8 of the super-block's [16] d, [16] dmin; nibbles as in q4_0. Low six bits of
-//         the bytes: scale of block 0, scale of block 1, minimum of block 0; high two bits, the lowest first:
-//         minimum of block 1. Units are alike so that loads of weights and scales move on by the same
-//         distance each time, which a core's prefetchers follow.
-//   q6_k  [16] d; [16 sub-blocks][16 rows] scales; nibbles as in q4_0, [2][16 rows][4] bytes of four 2-bit
-//         fields, field t for step 4e + t
-//   f32, f16, bf16  [column][16 rows]; as bfloat16 products [pair of columns][16 rows][2] bfloat16; as int16
-//         products, per group, [strips of 8 blocks][16] float scales, then [blocks][16 pairs of columns]
-//         [16 rows][2] int16
+// Per group, units of some blocks: a head of whole cache lines with half-precision factors and scales, then
+// the weights of each block.
+//
+// Heads, and blocks of their units:
+//   q8_0, q4_0, q5_0, iq4_nl  2  [2 blocks][16] d
+//   q4_1, q5_1                2  [2 blocks][16] d; [2 blocks][16] -m
+//   mxfp4                     4  [4 blocks][16] e
+//   q4_k, q5_k                2  [3][16 rows] bytes, 8 of the super-block's [16] d, [16] dmin. Low six bits
+//   of the
+//                                bytes: scale of block 0, scale of block 1, minimum of block 0; high two
+//                                bits, the lowest first: minimum of block 1. Units are alike so that loads of
+//                                weights and scales move on by the same distance each time, which a core's
+//                                prefetchers follow.
+//   q2_k                      8  [16] d, [16] dmin; [16 sub-blocks][16] bytes, low nibble the scale, high the
+//   minimum q3_k, q6_k                8  [16] d, nothing up to 64; [16 sub-blocks][16] signed scales iq4_xs
+//   8  [16] d, nothing up to 64; [8 sub-blocks][16] signed scales
+//
+// Weights of a block:
+//   q8_0                                   [8 steps][16 rows][4] bytes q + 128
+//   q4_0, q4_1, q4_k, mxfp4, iq4_nl, iq4_xs  [4][16 rows][4] nibbles: step 2j low, step 2j + 1 high
+//   q5_0, q5_1, q5_k                       the same, then [16 rows][4] fifth bits: bit t for step t
+//   q6_k                                   the same, then [2][16 rows][4] two high bits: field t for step 4e
+//   + t q2_k                                   [2][16 rows][4] two bits: field t for step 4e + t q3_k the
+//   same, then [16 rows][4] third bits: bit t for step t
+//
+// f32, f16, bf16  [column][16 rows]; as bfloat16 products [pair of columns][16 rows][2] bfloat16; as int16
+//                 products, per group, [strips of 8 blocks][16] float scales, then [blocks][16 pairs of
+//                 columns] [16 rows][2] int16
 // Rows beyond the last are zero.
 #include <bit>
 #include <cstring>
@@ -31,52 +47,92 @@ namespace {
 
 using linear::ChunkLayout;
 using linear::IsFloat;
-using linear::kBlockBytes;
 using linear::kGroupRows;
 
-// q[32] of one row into a block of nibbles.
-void PackNibbles(const uint8_t* q, size_t row, uint8_t* out) {
-  for (size_t j = 0; j < 4; ++j) {
+// The lowest kBits bits of q[32], of one row's block, into a plane of them.
+template <size_t kBits>
+void PackPlane(const uint8_t* q, size_t row, uint8_t* out) {
+  constexpr size_t kSteps = 8 / kBits;  // whose fields share a byte
+  for (size_t line = 0; line < kBits; ++line, q += 4 * kSteps, out += 4 * kGroupRows) {
     for (size_t c = 0; c < 4; ++c) {
-      out[j * 64 + row * 4 + c] = static_cast<uint8_t>((q[8 * j + c] & 15) | (q[8 * j + 4 + c] << 4));
+      unsigned byte = 0;
+      for (size_t t = 0; t < kSteps; ++t) byte |= (q[4 * t + c] & ((1u << kBits) - 1)) << (kBits * t);
+      out[row * 4 + c] = static_cast<uint8_t>(byte);
     }
   }
 }
 
-void PackRowQ8_0(const BlockQ8_0* blocks, size_t num_blocks, size_t row, uint8_t* out) {
-  constexpr ChunkLayout kLayout = ChunkLayout::kQ8_0;
-  for (size_t b = 0; b < num_blocks; ++b) {
-    uint8_t* factors = out + b / 2 * linear::UnitBytes(kLayout) + b % 2 * kGroupRows * 2;
-    std::memcpy(factors + row * 2, &blocks[b].d, 2);
-    uint8_t* weights = out + linear::BlockOffset(kLayout, b);
-    for (size_t step = 0; step < 8; ++step) {
-      uint32_t four;
-      std::memcpy(&four, blocks[b].qs + 4 * step, 4);
-      four ^= 0x80808080u;
-      std::memcpy(weights + (step * kGroupRows + row) * 4, &four, 4);
-    }
+template <ChunkLayout kLayout>
+void PackBlock(const uint8_t* q, size_t row, uint8_t* out) {
+  constexpr linear::LayoutTraits kTraits = linear::TraitsOf(kLayout);
+  PackPlane<kTraits.low_bits>(q, row, out);
+  if constexpr (kTraits.high_bits != 0) {
+    uint8_t high[32];
+    for (size_t i = 0; i < 32; ++i) high[i] = q[i] >> kTraits.low_bits;
+    PackPlane<kTraits.high_bits>(high, row, out + linear::PlaneBytes(kTraits.low_bits));
   }
 }
 
-void PackRowQ4_0(const BlockQ4_0* blocks, size_t num_blocks, size_t row, uint8_t* out) {
-  constexpr ChunkLayout kLayout = ChunkLayout::kQ4_0;
+// 16 bytes: the low nibbles first.
+void SplitNibbles(const uint8_t* pairs, uint8_t* q) {
+  for (size_t i = 0; i < 16; ++i) {
+    q[i] = pairs[i] & 15;
+    q[i + 16] = pairs[i] >> 4;
+  }
+}
+
+void ValuesOf(const BlockQ8_0& block, uint8_t* q) {
+  for (size_t i = 0; i < 32; ++i) q[i] = static_cast<uint8_t>(block.qs[i] + 128);
+}
+
+// Blocks of 32 of four bits, or of five.
+template <typename Block>
+void ValuesOf(const Block& block, uint8_t* q) {
+  SplitNibbles(block.qs, q);
+  if constexpr (requires { block.qh; }) {
+    for (size_t i = 0; i < 32; ++i) q[i] |= static_cast<uint8_t>((block.qh[i / 8] >> i % 8 & 1) << 4);
+  }
+}
+
+// What the head of a unit holds for block `b` of it.
+template <typename Block>
+void PackFactors(const Block& block, size_t b, size_t row, uint8_t* head) {
+  if constexpr (requires { block.e; }) {
+    head[b * kGroupRows + row] = block.e;
+  } else {
+    std::memcpy(head + (b * kGroupRows + row) * 2, &block.d, 2);
+  }
+  if constexpr (requires { block.m; }) {
+    const uint16_t minimum = block.m ^ 0x8000u;
+    std::memcpy(head + linear::kUnitFactorBytes + (b * kGroupRows + row) * 2, &minimum, 2);
+  }
+}
+
+// The structs have alignment 2 and the file's data may have none: copied first.
+template <typename Block>
+Block BlockAt(const uint8_t* data, size_t index) {
+  Block block;
+  std::memcpy(&block, data + index * sizeof(Block), sizeof(Block));
+  return block;
+}
+
+template <ChunkLayout kLayout, typename Block>
+void PackRow(const uint8_t* data, size_t num_blocks, size_t row, uint8_t* out) {
+  constexpr size_t kUnit = linear::UnitBlocks(kLayout);
   for (size_t b = 0; b < num_blocks; ++b) {
-    uint8_t* factors = out + b / 2 * linear::UnitBytes(kLayout) + b % 2 * kGroupRows * 2;
-    std::memcpy(factors + row * 2, &blocks[b].d, 2);
+    const auto block = BlockAt<Block>(data, b);
+    PackFactors(block, b % kUnit, row, out + b / kUnit * linear::UnitBytes(kLayout));
     uint8_t q[32];
-    for (size_t i = 0; i < 16; ++i) {
-      q[i] = blocks[b].qs[i] & 15;
-      q[i + 16] = blocks[b].qs[i] >> 4;
-    }
-    PackNibbles(q, row, out + linear::BlockOffset(kLayout, b));
+    ValuesOf(block, q);
+    PackBlock<kLayout>(q, row, out + linear::BlockOffset(kLayout, b));
   }
 }
 
 // Scales and minimums of two blocks, as the head of a unit holds them.
-void PackScalesQ4_K(const BlockQ4_K& block, size_t unit, size_t row, uint8_t* head) {
+void PackSixBits(const uint8_t* packed_scales, size_t unit, size_t row, uint8_t* head) {
   uint8_t scales[2], minimums[2];
   for (size_t b = 0; b < 2; ++b)
-    UnpackScaleMin(block.scales, static_cast<int>(unit * 2 + b), &scales[b], &minimums[b]);
+    UnpackScaleMin(packed_scales, static_cast<int>(unit * 2 + b), &scales[b], &minimums[b]);
   const uint8_t low[3] = {scales[0], scales[1], minimums[0]};
   for (size_t plane = 0; plane < 3; ++plane) {
     const unsigned high = minimums[1] >> (2 * plane) & 3;
@@ -84,56 +140,79 @@ void PackScalesQ4_K(const BlockQ4_K& block, size_t unit, size_t row, uint8_t* he
   }
 }
 
-void PackRowQ4_K(const BlockQ4_K* blocks, size_t num_blocks, size_t row, uint8_t* out) {
-  constexpr ChunkLayout kLayout = ChunkLayout::kQ4_K;
-  constexpr size_t kUnitBytes = linear::UnitBytes(kLayout);
-  for (size_t super = 0; super < num_blocks / 8; ++super, out += linear::kSuperUnits * kUnitBytes) {
-    const BlockQ4_K& block = blocks[super];
-    std::memcpy(out + linear::FactorOffsetQ4_K(row), &block.d, 2);
-    std::memcpy(out + linear::FactorOffsetQ4_K(kGroupRows + row), &block.dmin, 2);
-    for (size_t unit = 0; unit < linear::kSuperUnits; ++unit) {
-      PackScalesQ4_K(block, unit, row, out + unit * kUnitBytes);
-      for (size_t b = 0; b < 2; ++b) {
-        uint8_t q[32];
-        for (size_t i = 0; i < 32; ++i) q[i] = block.qs[unit * 32 + i] >> (4 * b) & 15;
-        PackNibbles(q, row, out + linear::BlockOffset(kLayout, unit * 2 + b));
-      }
-    }
-  }
+// The heads of a super-block.
+template <ChunkLayout kLayout, typename Block>
+requires(linear::TraitsOf(kLayout).head ==
+         linear::UnitHead::kSixBits) void PackHeads(const Block& block, size_t row, uint8_t* out) {
+  std::memcpy(out + linear::SuperFactorOffset(kLayout, row), &block.d, 2);
+  std::memcpy(out + linear::SuperFactorOffset(kLayout, kGroupRows + row), &block.dmin, 2);
+  for (size_t unit = 0; unit < linear::kSuperUnits; ++unit)
+    PackSixBits(block.scales, unit, row, out + unit * linear::UnitBytes(kLayout));
 }
 
-// The two high bits of a row's block, after its nibbles.
-void PackHighBits(const uint8_t* high, size_t row, uint8_t* out) {
-  for (size_t e = 0; e < 2; ++e) {
-    for (size_t c = 0; c < 4; ++c) {
-      uint8_t byte = 0;
-      for (size_t t = 0; t < 4; ++t) byte |= static_cast<uint8_t>(high[16 * e + 4 * t + c] << (2 * t));
-      out[e * 64 + row * 4 + c] = byte;
-    }
-  }
+// Scale `i` of a super-block as one byte.
+uint8_t ScaleByte(const BlockQ2_K& block, size_t i) { return block.scales[i]; }
+uint8_t ScaleByte(const BlockQ3_K& block, size_t i) {
+  const int low = i < 8 ? block.scales[i] & 15 : block.scales[i - 8] >> 4;
+  const int high = (block.scales[8 + i % 4] >> (2 * (i / 4))) & 3;
+  return static_cast<uint8_t>((low | (high << 4)) - 32);
+}
+uint8_t ScaleByte(const BlockQ6_K& block, size_t i) { return static_cast<uint8_t>(block.scales[i]); }
+uint8_t ScaleByte(const BlockIQ4_XS& block, size_t i) {
+  return static_cast<uint8_t>(UnpackScaleIQ4_XS(block.scales_h, block.scales_l, static_cast<int>(i)));
 }
 
-void PackRowQ6_K(const BlockQ6_K* blocks, size_t num_blocks, size_t row, uint8_t* out) {
-  constexpr ChunkLayout kLayout = ChunkLayout::kQ6_K;
-  for (size_t super = 0; super < num_blocks / 8; ++super, out += linear::UnitBytes(kLayout)) {
-    const BlockQ6_K& block = blocks[super];
-    std::memcpy(out + row * 2, &block.d, 2);
-    uint8_t* scales = out + linear::kUnitFactorBytes;
-    for (size_t i = 0; i < 16; ++i) scales[i * kGroupRows + row] = static_cast<uint8_t>(block.scales[i]);
-    for (size_t b = 0; b < 8; ++b) {
-      const size_t half = b / 4;
-      const size_t group = b % 4;
-      uint8_t low[32];
-      uint8_t high[32];
-      for (size_t i = 0; i < 32; ++i) {
-        const uint8_t pair = block.ql[64 * half + 32 * (group % 2) + i];
-        low[i] = group < 2 ? pair & 15 : pair >> 4;
-        high[i] = (block.qh[32 * half + i] >> (2 * group)) & 3;
-      }
-      uint8_t* weights = out + linear::BlockOffset(kLayout, b);
-      PackNibbles(low, row, weights);
-      PackHighBits(high, row, weights + kBlockBytes / 2);
+template <ChunkLayout kLayout, typename Block>
+void PackHeads(const Block& block, size_t row, uint8_t* out) {
+  std::memcpy(out + row * 2, &block.d, 2);
+  if constexpr (requires { block.dmin; }) std::memcpy(out + (kGroupRows + row) * 2, &block.dmin, 2);
+  uint8_t* scales = out + linear::kUnitFactorBytes;
+  for (size_t i = 0; i < linear::kSuperBlocks * linear::PartsOf(kLayout); ++i)
+    scales[i * kGroupRows + row] = ScaleByte(block, i);
+}
+
+// The 32 values of sub-block `b` of a super-block.
+void ValuesOf(const BlockQ2_K& block, size_t b, uint8_t* q) {
+  for (size_t i = 0; i < 32; ++i) q[i] = block.qs[b / 4 * 32 + i] >> (2 * (b % 4)) & 3;
+}
+void ValuesOf(const BlockQ3_K& block, size_t b, uint8_t* q) {
+  for (size_t i = 0; i < 32; ++i) {
+    const int low = block.qs[b / 4 * 32 + i] >> (2 * (b % 4)) & 3;
+    q[i] = static_cast<uint8_t>(low | (block.hmask[i] >> b & 1) << 2);
+  }
+}
+void ValuesOf(const BlockQ4_K& block, size_t b, uint8_t* q) {
+  for (size_t i = 0; i < 32; ++i) q[i] = block.qs[b / 2 * 32 + i] >> (4 * (b % 2)) & 15;
+}
+void ValuesOf(const BlockQ5_K& block, size_t b, uint8_t* q) {
+  for (size_t i = 0; i < 32; ++i) {
+    const int low = block.qs[b / 2 * 32 + i] >> (4 * (b % 2)) & 15;
+    q[i] = static_cast<uint8_t>(low | (block.qh[i] >> b & 1) << 4);
+  }
+}
+void ValuesOf(const BlockQ6_K& block, size_t b, uint8_t* q) {
+  const size_t half = b / 4;
+  const size_t group = b % 4;
+  for (size_t i = 0; i < 32; ++i) {
+    const int low = block.ql[64 * half + 32 * (group % 2) + i] >> (4 * (group / 2)) & 15;
+    q[i] = static_cast<uint8_t>(low | (block.qh[32 * half + i] >> (2 * group) & 3) << 4);
+  }
+}
+void ValuesOf(const BlockIQ4_XS& block, size_t b, uint8_t* q) { SplitNibbles(block.qs + 16 * b, q); }
+
+// Rows of super-blocks.
+template <ChunkLayout kLayout, typename Block>
+void PackSuperRow(const uint8_t* data, size_t num_blocks, size_t row, uint8_t* out) {
+  constexpr size_t kUnits = linear::kSuperBlocks / linear::UnitBlocks(kLayout);
+  for (size_t super = 0; super < num_blocks / linear::kSuperBlocks; ++super) {
+    const auto block = BlockAt<Block>(data, super);
+    PackHeads<kLayout>(block, row, out);
+    for (size_t b = 0; b < linear::kSuperBlocks; ++b) {
+      uint8_t q[32];
+      ValuesOf(block, b, q);
+      PackBlock<kLayout>(q, row, out + linear::BlockOffset(kLayout, b));
     }
+    out += kUnits * linear::UnitBytes(kLayout);
   }
 }
 
@@ -186,30 +265,35 @@ void PackRowInt16(float* values, size_t count, size_t row, uint8_t* scales, uint
   }
 }
 
-// The structs have alignment 2 and the file's data may have none: copy the chunk of a row first.
-template <typename Block>
-const Block* CopyBlocks(const uint8_t* data, size_t count, Block* copy) {
-  std::memcpy(copy, data, count * sizeof(Block));
-  return copy;
-}
-
-void PackRowChunk(Encoding encoding, const uint8_t* data, size_t num_blocks, size_t row, uint8_t* out) {
-  union {
-    BlockQ8_0 q8_0[linear::kMaxChunkBlocks];
-    BlockQ4_0 q4_0[linear::kMaxChunkBlocks];
-    BlockQ4_K q4_k[linear::kMaxChunkBlocks / 8];
-    BlockQ6_K q6_k[linear::kMaxChunkBlocks / 8];
-  } copy;
-  switch (encoding) {
-    case Encoding::kQ8_0:
-      return PackRowQ8_0(CopyBlocks(data, num_blocks, copy.q8_0), num_blocks, row, out);
-    case Encoding::kQ4_0:
-      return PackRowQ4_0(CopyBlocks(data, num_blocks, copy.q4_0), num_blocks, row, out);
-    case Encoding::kQ4_K:
-      return PackRowQ4_K(CopyBlocks(data, num_blocks / 8, copy.q4_k), num_blocks, row, out);
-    case Encoding::kQ6_K:
-      return PackRowQ6_K(CopyBlocks(data, num_blocks / 8, copy.q6_k), num_blocks, row, out);
-    default:
+void PackRowChunk(ChunkLayout layout, const uint8_t* data, size_t num_blocks, size_t row, uint8_t* out) {
+  switch (layout) {
+    case ChunkLayout::kQ8_0:
+      return PackRow<ChunkLayout::kQ8_0, BlockQ8_0>(data, num_blocks, row, out);
+    case ChunkLayout::kQ4_0:
+      return PackRow<ChunkLayout::kQ4_0, BlockQ4_0>(data, num_blocks, row, out);
+    case ChunkLayout::kQ4_1:
+      return PackRow<ChunkLayout::kQ4_1, BlockQ4_1>(data, num_blocks, row, out);
+    case ChunkLayout::kQ5_0:
+      return PackRow<ChunkLayout::kQ5_0, BlockQ5_0>(data, num_blocks, row, out);
+    case ChunkLayout::kQ5_1:
+      return PackRow<ChunkLayout::kQ5_1, BlockQ5_1>(data, num_blocks, row, out);
+    case ChunkLayout::kMXFP4:
+      return PackRow<ChunkLayout::kMXFP4, BlockMXFP4>(data, num_blocks, row, out);
+    case ChunkLayout::kIQ4_NL:
+      return PackRow<ChunkLayout::kIQ4_NL, BlockIQ4_NL>(data, num_blocks, row, out);
+    case ChunkLayout::kQ2_K:
+      return PackSuperRow<ChunkLayout::kQ2_K, BlockQ2_K>(data, num_blocks, row, out);
+    case ChunkLayout::kQ3_K:
+      return PackSuperRow<ChunkLayout::kQ3_K, BlockQ3_K>(data, num_blocks, row, out);
+    case ChunkLayout::kQ4_K:
+      return PackSuperRow<ChunkLayout::kQ4_K, BlockQ4_K>(data, num_blocks, row, out);
+    case ChunkLayout::kQ5_K:
+      return PackSuperRow<ChunkLayout::kQ5_K, BlockQ5_K>(data, num_blocks, row, out);
+    case ChunkLayout::kQ6_K:
+      return PackSuperRow<ChunkLayout::kQ6_K, BlockQ6_K>(data, num_blocks, row, out);
+    case ChunkLayout::kIQ4_XS:
+      return PackSuperRow<ChunkLayout::kIQ4_XS, BlockIQ4_XS>(data, num_blocks, row, out);
+    case ChunkLayout::kBytes:
       MNEME_CHECK(false);
   }
 }
@@ -241,8 +325,8 @@ void PackGroupInt16(const WeightView& view, size_t group, uint8_t* out) {
 void PackGroup(const WeightView& view, size_t group, uint8_t* out) {
   const size_t num_rows = std::min(kGroupRows, view.num_rows - group * kGroupRows);
   const linear::ChunkLayout layout = linear::PackedLayout(view.encoding);
-  const bool has_padding =
-      layout == ChunkLayout::kQ6_K || view.num_cols / linear::kBlockCols % linear::UnitBlocks(layout) != 0;
+  const bool has_padding = linear::TraitsOf(layout).head == linear::UnitHead::kBytes ||
+                           view.num_cols / linear::kBlockCols % linear::UnitBlocks(layout) != 0;
   if (num_rows < kGroupRows || IsFloat(view.encoding) || has_padding) {
     std::memset(out, 0, linear::PackedGroupBytes(view.encoding, view.num_cols));
   }
@@ -263,7 +347,7 @@ void PackGroup(const WeightView& view, size_t group, uint8_t* out) {
     num_blocks = linear::ChunkBlocksAt(block, row_blocks);
     const uint8_t* data = first_row + EncodedBytes(view.encoding, block * linear::kBlockCols);
     for (size_t row = 0; row < num_rows; ++row) {
-      PackRowChunk(view.encoding, data + row * view.row_bytes(), num_blocks, row, out);
+      PackRowChunk(layout, data + row * view.row_bytes(), num_blocks, row, out);
     }
     out += linear::PackedChunkBytes(view.encoding, num_blocks);
   }

@@ -2,8 +2,10 @@
 // Memory sets its pace, so it does nothing but read on: no calls, no scratch.
 // Included by linear.cc once per target.
 //
-// Order of operations as in linear_tile-inl.h, so the bits are those of any other number of rows.
+// Order of operations as in tile-inl.h, so the bits are those of any other number of rows.
+#include <array>
 #include <type_traits>
+#include <utility>
 
 #include "kernels/linear/layout.h"
 #include "kernels/linear/tile-inl.h"
@@ -27,13 +29,11 @@ namespace mneme::linear::HWY_NAMESPACE {
 
 #if HWY_TARGET != HWY_SCALAR
 
-// How far ahead of its reads a decoding thread asks for memory. Where every load moves on by the same
-// distance each time, below 2 KB, prefetchers follow by themselves; q4_k, which reaches ahead for factors
-// once per super-block, and q6_k with its long units they lose.
+// How far ahead of its reads a decoding thread asks for memory: what 16 blocks take. With q8_0, whose lines
+// take the fewest instructions, a core's prefetchers keep up by themselves; with the others they fall behind
+// by a sixth, and by two fifths where units are long.
 template <ChunkLayout kLayout>
-constexpr size_t kAheadBytes = kLayout == ChunkLayout::kQ4_K   ? 8 * UnitBytes(kLayout)
-                               : kLayout == ChunkLayout::kQ6_K ? UnitBytes(kLayout)
-                                                               : 0;
+constexpr size_t kAheadBytes = kLayout == ChunkLayout::kQ8_0 ? 0 : BlockShareBytes(kLayout) * kChunkBlocks;
 
 // Asks for the line that is read kAheadBytes after `from`.
 template <ChunkLayout kLayout>
@@ -41,14 +41,17 @@ HWY_INLINE void AskAhead(const uint8_t* from) {
   if constexpr (kAheadBytes<kLayout> != 0) hwy::Prefetch(from + kAheadBytes<kLayout>);
 }
 
-// Lines whose two steps are taken from a register. Left alone, compilers read them twice, as operands; while
-// memory is awaited that takes two places in the queue of loads, which q4_k, whose blocks take the most
-// instructions, pays for with a twentieth of its speed. The others are as fast either way, or faster as they
-// are.
+// For step `step` of a block its part of the block's lines, in the order in which they lie.
 template <ChunkLayout kLayout>
-constexpr bool kReadsOnce = kLayout == ChunkLayout::kQ4_K;
+HWY_INLINE void AskAheadForStep(const uint8_t* block, size_t step) {
+  constexpr size_t kLines = LayoutBlockBytes(kLayout) / 64;
+  const size_t end = CeilDivide((step + 1) * kLines, kStepsPerBlock);
+  for (size_t line = CeilDivide(step * kLines, kStepsPerBlock); line < end; ++line)
+    AskAhead<kLayout>(block + line * 64);
+}
 
-// Hides from the compiler that `v` lies in memory too.
+// Hides from the compiler that `v` lies in memory too. Left alone, compilers read a line again for each of
+// its steps, as an operand; while memory is awaited that takes more places in the queue of loads.
 HWY_INLINE void KeepInRegister(VU8& v) {
 #if HWY_ARCH_X86 && !HWY_COMPILER_MSVC && HWY_TARGET != HWY_EMU128
 #if HWY_TARGET <= HWY_AVX3
@@ -61,16 +64,17 @@ HWY_INLINE void KeepInRegister(VU8& v) {
 #endif
 }
 
-// Scales and minimums of q4_k, made where they are used; factors are widened once per super-block.
+// Scales and minimums of six bits, made where they are used; factors are widened once per super-block.
 // UnitScales expands a unit first, which pays for several rows only.
-class RowScalesQ4_K {
+template <ChunkLayout kLayout>
+class RowSixBits {
  public:
   // As UnitScales::Set.
   HWY_INLINE void Set(const uint8_t* head, size_t unit) {
     head_ = head;
     if (unit % kSuperUnits != 0) return;
     MNEME_LINEAR_UNROLL(8)
-    for (size_t v = 0; v < 2 * kPerGroup; ++v) factors_[v] = FactorsQ4_K<kLanes>(head, v * kLanes);
+    for (size_t v = 0; v < 2 * kPerGroup; ++v) factors_[v] = SuperFactors<kLayout, kLanes>(head, v * kLanes);
   }
   HWY_INLINE VF Scale(size_t block, size_t lane) const {
     return hn::Mul(factors_[lane / kLanes], hn::ConvertTo(DF(), Low(block, lane)));
@@ -100,47 +104,62 @@ class RowScalesQ4_K {
   VF factors_[2 * kPerGroup];
 };
 
-// What block `block` of a unit adds for the outputs of one vector, but for the activations' scale: scale_w *
-// dot.
-template <ChunkLayout kLayout, class Scales>
-HWY_INLINE VF ScaledBlock(const uint8_t* HWY_RESTRICT weights, size_t lane,
-                          const uint8_t* HWY_RESTRICT values, const uint8_t* HWY_RESTRICT corrections,
-                          const Scales& scales, size_t block) {
-  constexpr size_t kParts = kLayout == ChunkLayout::kQ6_K ? 2 : 1;
-  constexpr size_t kSteps = kStepsPerBlock / kParts;
-  constexpr bool kIsNibbles = LayoutBlockBytes(kLayout) == kBlockBytes / 2;
-  using DotType = Dot<kOffsetOf<kLayout, kLayout == ChunkLayout::kQ4_K> >;
+template <ChunkLayout kLayout>
+using RowScales = std::conditional_t<TraitsOf(kLayout).head == UnitHead::kSixBits, RowSixBits<kLayout>,
+                                     UnitScales<kLayout> >;
+
+// The products of one part of a block, for the outputs of one vector.
+template <ChunkLayout kLayout>
+HWY_INLINE VI DotOfPart(const uint8_t* HWY_RESTRICT weights, size_t lane, const uint8_t* HWY_RESTRICT values,
+                        const uint8_t* HWY_RESTRICT corrections, size_t part) {
+  constexpr LayoutTraits kTraits = TraitsOf(kLayout);
+  constexpr size_t kSteps = kStepsPerBlock / PartsOf(kLayout);
+  using DotType = Dot<kTraits.offset>;
   const DI di;
+  VI dot = hn::Zero(di);
+  if constexpr (DotType::kCorrect) dot = StartOf<kLayout>(corrections + part * 4);
+  VU8 low = hn::Zero(DU8());
+  VU8 high = hn::Zero(DU8());
+  MNEME_LINEAR_UNROLL(8)
+  for (size_t step = part * kSteps; step < (part + 1) * kSteps; ++step) {
+    if (lane == 0) AskAheadForStep<kLayout>(weights, step);
+    if (step % HWY_MIN(kSteps, StepsPerLine(kTraits.low_bits)) == 0) {
+      low = LoadLow<kLayout>(weights, step, lane * 4);
+      if constexpr (kTraits.low_bits < 8) KeepInRegister(low);
+    }
+    if (step % HWY_MIN(kSteps, StepsPerLine(kTraits.high_bits)) == 0) {
+      high = LoadHigh<kLayout>(weights, step, lane * 4);
+      if constexpr (kTraits.high_bits != 0) KeepInRegister(high);
+    }
+    const DotType prepared(StepOf<kLayout>(low, high, step));
+    dot = prepared.Add(dot, hn::Set(di, LoadWord(values + step * 4)));
+  }
+  return dot;
+}
+
+// sum += what block `block` of a unit adds to the outputs of one vector.
+template <ChunkLayout kLayout>
+HWY_INLINE VF AddBlock(VF sum, const uint8_t* HWY_RESTRICT weights, size_t lane,
+                       const uint8_t* HWY_RESTRICT values, const uint8_t* HWY_RESTRICT corrections,
+                       VF scale_x, const uint8_t* HWY_RESTRICT sums_x, const RowScales<kLayout>& scales,
+                       size_t block) {
+  constexpr size_t kParts = PartsOf(kLayout);
   VF scaled = hn::Zero(DF());
   MNEME_LINEAR_UNROLL(2)
   for (size_t part = 0; part < kParts; ++part) {
-    VI dot = DotType::kCorrect ? StartOf<kLayout>(corrections + part * 4) : hn::Zero(di);
-    if constexpr (kReadsOnce<kLayout>) {
-      static_assert(kIsNibbles && kParts == 1);
-      VU8 pair[4];
-      MNEME_LINEAR_UNROLL(4)
-      for (size_t i = 0; i < 4; ++i) {
-        if (lane == 0) AskAhead<kLayout>(weights + i * 64);
-        pair[i] = hn::LoadU(DU8(), weights + i * 64 + lane * 4);
-        KeepInRegister(pair[i]);
-        dot = DotType(NibblesOf(pair[i], 0)).Add(dot, hn::Set(di, LoadWord(values + i * 8)));
-        dot = DotType(NibblesOf(pair[i], 1)).Add(dot, hn::Set(di, LoadWord(values + i * 8 + 4)));
-      }
-    } else {
-      MNEME_LINEAR_UNROLL(8)
-      for (size_t step = part * kSteps; step < (part + 1) * kSteps; ++step) {
-        if (lane == 0 && step % 2 == 0) AskAhead<kLayout>(weights + step / 2 * 64);
-        if (lane == 0 && !kIsNibbles && step % 4 == 1)
-          AskAhead<kLayout>(weights + kBlockBytes / 2 + step / 4 * 64);
-        const DotType prepared(LoadStep<kLayout>(weights, step, lane * 4));
-        dot = prepared.Add(dot, hn::Set(di, LoadWord(values + step * 4)));
-      }
-    }
-    const VF value = hn::ConvertTo(DF(), dot);
+    const VF dot = hn::ConvertTo(DF(), DotOfPart<kLayout>(weights, lane, values, corrections, part));
     const VF scale = scales.Scale(block * kParts + part, lane);
-    scaled = part == 0 ? hn::Mul(value, scale) : hn::MulAdd(value, scale, scaled);
+    scaled = part == 0 ? hn::Mul(dot, scale) : hn::MulAdd(dot, scale, scaled);
   }
-  return scaled;
+  sum = hn::MulAdd(scaled, scale_x, sum);
+  if constexpr (TraitsOf(kLayout).kind.minimum) {
+    MNEME_LINEAR_UNROLL(2)
+    for (size_t part = 0; part < kParts; ++part) {
+      const VF minimum = scales.Minimum(block * kParts + part, lane);
+      sum = hn::MulAdd(minimum, hn::Set(DF(), LoadFloat(sums_x + part * 4)), sum);
+    }
+  }
+  return sum;
 }
 
 // One row of activations and whole rows of packed weights: kGroups groups, each read from end to end. totals
@@ -148,15 +167,14 @@ HWY_INLINE VF ScaledBlock(const uint8_t* HWY_RESTRICT weights, size_t lane,
 template <ChunkLayout kLayout>
 HWY_NOINLINE void RowKernel(const uint8_t* const* HWY_RESTRICT packed, const ActTileView& tile,
                             float* HWY_RESTRICT totals) {
-  constexpr bool kMinimum = kLayout == ChunkLayout::kQ4_K;
-  constexpr bool kHalves = kLayout == ChunkLayout::kQ6_K;
+  constexpr bool kHalves = TraitsOf(kLayout).kind.halves;
   constexpr size_t kUnit = UnitBlocks(kLayout);
   constexpr size_t kPerGroup = kGroupRows / kLanes;
   const DF df;
   const uint8_t* HWY_RESTRICT values = tile.values(0);
   const uint8_t* HWY_RESTRICT heads = tile.heads(0);
   const uint8_t* HWY_RESTRICT corrections = kHalves ? tile.halves(0) : tile.heads(0) + 4;
-  const uint8_t* HWY_RESTRICT sums_x = tile.sums(0);
+  const uint8_t* HWY_RESTRICT sums_x = kHalves ? tile.half_sums(0) : tile.sums(0);
   const uint8_t* at[kGroups];
   for (size_t g = 0; g < kGroups; ++g) at[g] = packed[g];
   for (size_t first = 0, blocks; first < tile.blocks; first += blocks) {
@@ -164,7 +182,7 @@ HWY_NOINLINE void RowKernel(const uint8_t* const* HWY_RESTRICT packed, const Act
     VF sums[kVectors];
     MNEME_LINEAR_UNROLL(8)
     for (size_t v = 0; v < kVectors; ++v) sums[v] = hn::Zero(df);
-    std::conditional_t<kMinimum, RowScalesQ4_K, UnitScales<kLayout> > scales[kGroups];
+    RowScales<kLayout> scales[kGroups];
     for (size_t unit = 0; unit < blocks; unit += kUnit) {
       MNEME_LINEAR_UNROLL(2)
       for (size_t g = 0; g < kGroups; ++g) {
@@ -175,17 +193,14 @@ HWY_NOINLINE void RowKernel(const uint8_t* const* HWY_RESTRICT packed, const Act
         MNEME_LINEAR_UNROLL(8)
         for (size_t v = 0; v < kVectors; ++v) {
           const size_t g = v / kPerGroup;
-          const size_t lane = v % kPerGroup * kLanes;
           const uint8_t* weights = at[g] + UnitHeadBytes(kLayout) + j * LayoutBlockBytes(kLayout);
-          const VF scaled = ScaledBlock<kLayout>(weights, lane, values, corrections, scales[g], j);
-          sums[v] = hn::MulAdd(scaled, scale_x, sums[v]);
-          if constexpr (kMinimum)
-            sums[v] = hn::MulAdd(scales[g].Minimum(j, lane), hn::Set(df, LoadFloat(sums_x)), sums[v]);
+          sums[v] = AddBlock<kLayout>(sums[v], weights, v % kPerGroup * kLanes, values, corrections, scale_x,
+                                      sums_x, scales[g], j);
         }
         values += kBlockCols;
         heads += 8;
         corrections += 8;
-        sums_x += 4;
+        sums_x += PartsOf(kLayout) * 4;
       };
       const size_t count = HWY_MIN(kUnit, blocks - unit);
       MNEME_LINEAR_UNROLL(2)
@@ -207,14 +222,17 @@ HWY_NOINLINE void RowKernel(const uint8_t* const* HWY_RESTRICT packed, const Act
   }
 }
 
+using RowFn = void (*)(const uint8_t* const* packed, const ActTileView& tile, float* totals);
+template <size_t... kIndices>
+constexpr std::array<RowFn, kNumPackedLayouts> RowFns(std::index_sequence<kIndices...>) {
+  return {RowKernel<PackedLayoutAt(kIndices)>...};
+}
+
 // As RowKernel.
 inline void MultiplyRow(ChunkLayout layout, const uint8_t* const* packed, const ActTileView& tile,
                         float* totals) {
-  const auto run = layout == ChunkLayout::kQ8_0   ? RowKernel<ChunkLayout::kQ8_0>
-                   : layout == ChunkLayout::kQ4_0 ? RowKernel<ChunkLayout::kQ4_0>
-                   : layout == ChunkLayout::kQ4_K ? RowKernel<ChunkLayout::kQ4_K>
-                                                  : RowKernel<ChunkLayout::kQ6_K>;
-  run(packed, tile, totals);
+  static constexpr auto kFns = RowFns(std::make_index_sequence<kNumPackedLayouts>());
+  kFns[PackedIndex(layout)](packed, tile, totals);
 }
 
 #endif  // HWY_TARGET != HWY_SCALAR

@@ -38,7 +38,7 @@ HWY_INLINE void WidenHalves(const void* halves, size_t count, float* out) {
 #endif
 }
 
-// Scales and minimums from the head of a q4_k unit, [2 blocks][16 rows] each.
+// Scales and minimums from a head of six bits, [2 blocks][16 rows] each.
 HWY_INLINE void UnpackScalePlanes(const uint8_t* head, uint8_t* scales, uint8_t* mins) {
   // 8 bytes at a time without vectors; bits that a shift brings from the next byte are masked off.
   const hn::CappedTag<uint64_t, 2> d;
@@ -57,11 +57,13 @@ HWY_INLINE void UnpackScalePlanes(const uint8_t* head, uint8_t* scales, uint8_t*
   }
 }
 
-// The factors of a q4_k super-block together: [16] d, [16] dmin.
-HWY_INLINE void GatherFactorsQ4_K(const uint8_t* super_block, uint8_t* factors) {
-  constexpr size_t kPart = kUnitFactorsQ4_K;
+// The factors of a super-block together: [16] d, [16] dmin.
+template <ChunkLayout kLayout>
+HWY_INLINE void GatherSuperFactors(const uint8_t* super_block, uint8_t* factors) {
+  constexpr size_t kPart = kUnitSuperFactors;
   for (size_t unit = 0; unit < kSuperUnits; ++unit)
-    std::memcpy(factors + unit * kPart * 2, super_block + FactorOffsetQ4_K(unit * kPart), kPart * 2);
+    std::memcpy(factors + unit * kPart * 2, super_block + SuperFactorOffset(kLayout, unit * kPart),
+                kPart * 2);
 }
 
 // out[s][row] = factors[row] * bytes[s][row].
@@ -85,26 +87,69 @@ HWY_INLINE void ScaleBytes(const float* factors, const Byte* bytes, size_t count
 }
 
 // The heads of a super-block: out[8 blocks][16 rows] each.
-HWY_INLINE void UnpackScalesQ4_K(const uint8_t* super_block, float* scales, float* mins) {
+template <ChunkLayout kLayout>
+HWY_INLINE void UnpackSixBitScales(const uint8_t* super_block, float* scales, float* mins) {
   alignas(64) uint8_t halves[4 * kGroupRows];
   alignas(64) float factors[2 * kGroupRows];
   alignas(64) uint8_t scale_bytes[kSuperBlocks * kGroupRows];
   alignas(64) uint8_t min_bytes[kSuperBlocks * kGroupRows];
-  GatherFactorsQ4_K(super_block, halves);
+  GatherSuperFactors<kLayout>(super_block, halves);
   WidenHalves(halves, 2 * kGroupRows, factors);
   for (size_t unit = 0; unit < kSuperUnits; ++unit) {
-    UnpackScalePlanes(super_block + unit * UnitBytes(ChunkLayout::kQ4_K), scale_bytes + unit * 2 * kGroupRows,
+    UnpackScalePlanes(super_block + unit * UnitBytes(kLayout), scale_bytes + unit * 2 * kGroupRows,
                       min_bytes + unit * 2 * kGroupRows);
   }
   ScaleBytes(factors, scale_bytes, kSuperBlocks, scales);
   ScaleBytes(factors + kGroupRows, min_bytes, kSuperBlocks, mins);
 }
 
-// The head of a unit: out[16 halves of blocks][16 rows].
-HWY_INLINE void UnpackScalesQ6_K(const uint8_t* head, float* scales) {
+// A head of nibbles: out[16 halves of blocks][16 rows] each.
+HWY_INLINE void UnpackNibbleScales(const uint8_t* head, float* scales, float* mins) {
+  constexpr size_t kCount = 2 * kSuperBlocks * kGroupRows;
+  alignas(64) float factors[2 * kGroupRows];
+  alignas(64) uint8_t scale_bytes[kCount];
+  alignas(64) uint8_t min_bytes[kCount];
+  WidenHalves(head, 2 * kGroupRows, factors);
+  for (size_t i = 0; i < kCount; ++i) {
+    scale_bytes[i] = head[kUnitFactorBytes + i] & 15;
+    min_bytes[i] = head[kUnitFactorBytes + i] >> 4;
+  }
+  ScaleBytes(factors, scale_bytes, 2 * kSuperBlocks, scales);
+  ScaleBytes(factors + kGroupRows, min_bytes, 2 * kSuperBlocks, mins);
+}
+
+// A head of `count` signed scales for each row: out[count][16 rows].
+HWY_INLINE void UnpackByteScales(const uint8_t* head, size_t count, float* scales) {
   alignas(64) float factors[kGroupRows];
   WidenHalves(head, kGroupRows, factors);
-  ScaleBytes(factors, reinterpret_cast<const int8_t*>(head) + kUnitFactorBytes, 16, scales);
+  ScaleBytes(factors, reinterpret_cast<const int8_t*>(head) + kUnitFactorBytes, count, scales);
+}
+
+// 2^(e - 128), which is no normal number for the smallest two e.
+HWY_INLINE float PowerOfTwo(uint8_t e) {
+  const uint32_t bits = e < 2 ? 0x00200000u << e : (e - 1u) << 23;
+  float power;
+  std::memcpy(&power, &bits, 4);
+  return power;
+}
+
+// What the head of a unit of `blocks` blocks holds; of q4_k and q5_k, the heads of the super-block that
+// begins with it, and nothing of its others. out[parts of blocks][16 rows] each.
+template <ChunkLayout kLayout>
+HWY_INLINE void UnpackScales(const uint8_t* head, size_t unit, size_t blocks, float* scales, float* mins) {
+  constexpr UnitHead kHead = TraitsOf(kLayout).head;
+  if constexpr (kHead == UnitHead::kFactors || kHead == UnitHead::kFactorsMinimums)
+    WidenHalves(head, blocks * kGroupRows, scales);
+  if constexpr (kHead == UnitHead::kFactorsMinimums)
+    WidenHalves(head + kUnitFactorBytes, blocks * kGroupRows, mins);
+  if constexpr (kHead == UnitHead::kPowers) {
+    for (size_t i = 0; i < blocks * kGroupRows; ++i) scales[i] = PowerOfTwo(head[i]);
+  }
+  if constexpr (kHead == UnitHead::kSixBits) {
+    if (unit % kSuperUnits == 0) UnpackSixBitScales<kLayout>(head, scales, mins);
+  }
+  if constexpr (kHead == UnitHead::kNibbles) UnpackNibbleScales(head, scales, mins);
+  if constexpr (kHead == UnitHead::kBytes) UnpackByteScales(head, blocks * PartsOf(kLayout), scales);
 }
 
 }  // namespace mneme::linear::HWY_NAMESPACE

@@ -4,6 +4,7 @@
 // Per block of 32 columns the products are summed in int32, exactly, then enter the float sum as
 //   sum += scale_w * float(dot) * scale_x  [+ minimum * (-scale_x * sum_x)]
 // in this order on every target and in every tile size.
+#include <bit>
 #include <cstring>
 
 #include "kernels/linear/layout.h"
@@ -217,47 +218,75 @@ struct Dot {
 
 #endif
 
-// Step 2j of a pair of steps lies in the low nibbles, step 2j + 1 in the high ones.
-HWY_INLINE VU8 NibblesOf(VU8 pair, size_t step) {
+// The bits of each byte moved up, or with a distance below zero down; into some of the others, bits of its
+// neighbour.
+HWY_INLINE VU8 MoveBits(VU8 bytes, int distance) {
+  const auto words = hn::BitCast(hn::Repartition<uint16_t, DU8>(), bytes);
+  const auto moved = distance == 4    ? hn::ShiftLeft<4>(words)
+                     : distance == 3  ? hn::ShiftLeft<3>(words)
+                     : distance == 2  ? hn::ShiftLeft<2>(words)
+                     : distance == 1  ? hn::ShiftLeft<1>(words)
+                     : distance == 0  ? words
+                     : distance == -1 ? hn::ShiftRight<1>(words)
+                     : distance == -2 ? hn::ShiftRight<2>(words)
+                     : distance == -3 ? hn::ShiftRight<3>(words)
+                     : distance == -4 ? hn::ShiftRight<4>(words)
+                     : distance == -5 ? hn::ShiftRight<5>(words)
+                                      : hn::ShiftRight<6>(words);
+  return hn::BitCast(DU8(), moved);
+}
+
+// Steps that one line of a plane of so many bits holds: of a byte's fields the lowest is that of the first.
+constexpr size_t StepsPerLine(size_t bits) { return bits == 0 ? kStepsPerBlock : 8 / bits; }
+
+// The lines of a block's planes in which a step lies, for lanes from `at` of the group.
+template <ChunkLayout kLayout>
+HWY_INLINE VU8 LoadLow(const uint8_t* HWY_RESTRICT block, size_t step, size_t at) {
+  return hn::LoadU(DU8(), block + step / StepsPerLine(TraitsOf(kLayout).low_bits) * 64 + at);
+}
+template <ChunkLayout kLayout>
+HWY_INLINE VU8 LoadHigh(const uint8_t* HWY_RESTRICT block, size_t step, size_t at) {
+  constexpr LayoutTraits kTraits = TraitsOf(kLayout);
+  if constexpr (kTraits.high_bits == 0) return hn::Zero(DU8());
+  return hn::LoadU(DU8(),
+                   block + PlaneBytes(kTraits.low_bits) + step / StepsPerLine(kTraits.high_bits) * 64 + at);
+}
+
+// Bytes of step `step` out of its lines.
+template <ChunkLayout kLayout>
+HWY_INLINE VU8 StepOf(VU8 low_line, VU8 high_line, size_t step) {
+  constexpr LayoutTraits kTraits = TraitsOf(kLayout);
+  constexpr int kLow = static_cast<int>(kTraits.low_bits);
+  constexpr int kHigh = static_cast<int>(kTraits.high_bits);
   const DU8 d;
-  const hn::Repartition<uint16_t, DU8> d16;
-  const VU8 shifted = step % 2 == 0 ? pair : hn::BitCast(d, hn::ShiftRight<4>(hn::BitCast(d16, pair)));
-  return hn::And(shifted, hn::Set(d, 15));
+  if constexpr (kLow == 8) return low_line;
+  const int place = static_cast<int>(step % StepsPerLine(kLow));
+  const VU8 low = hn::And(MoveBits(low_line, -kLow * place), hn::Set(d, (1 << kLow) - 1));
+  if constexpr (kTraits.levels != nullptr)
+    return hn::TableLookupBytes(hn::LoadDup128(d, kTraits.levels->bytes), low);
+  if constexpr (kHigh == 0) return low;
+  const int high_place = static_cast<int>(step % StepsPerLine(kHigh));
+  const VU8 high = MoveBits(high_line, kLow - kHigh * high_place);
+  return hn::OrAnd(low, high, hn::Set(d, ((1 << kHigh) - 1) << kLow));
 }
 
 // Bytes of step `step` of the block at `block`, for lanes from `at` of the group.
 template <ChunkLayout kLayout>
 HWY_INLINE VU8 LoadStep(const uint8_t* HWY_RESTRICT block, size_t step, size_t at) {
-  const DU8 d;
-  const hn::Repartition<uint16_t, DU8> d16;
-  if constexpr (kLayout == ChunkLayout::kBytes || kLayout == ChunkLayout::kQ8_0) {
-    return hn::LoadU(d, block + step * 64 + at);
-  } else {
-    const VU8 nibbles = NibblesOf(hn::LoadU(d, block + step / 2 * 64 + at), step);
-    if constexpr (kLayout != ChunkLayout::kQ6_K) return nibbles;
-    const auto fields = hn::BitCast(d16, hn::LoadU(d, block + kBlockBytes / 2 + step / 4 * 64 + at));
-    const auto moved = step % 4 == 0   ? hn::ShiftLeft<4>(fields)
-                       : step % 4 == 1 ? hn::ShiftLeft<2>(fields)
-                       : step % 4 == 2 ? fields
-                                       : hn::ShiftRight<2>(fields);
-    return hn::Or(nibbles, hn::And(hn::BitCast(d, moved), hn::Set(d, 48)));
-  }
+  return StepOf<kLayout>(LoadLow<kLayout>(block, step, at), LoadHigh<kLayout>(block, step, at), step);
 }
 
 // What the bytes of a layout exceed the signed value by.
 template <ChunkLayout kLayout, bool kMinimum>
-constexpr int kOffsetOf = kMinimum                        ? 0
-                          : kLayout == ChunkLayout::kQ4_0 ? 8
-                          : kLayout == ChunkLayout::kQ6_K ? 32
-                                                          : 128;
+constexpr int kOffsetOf = kMinimum ? 0 : TraitsOf(kLayout).offset;
 
 // What a sum of unsigned products starts from: the activations hold -128 * sum.
 template <ChunkLayout kLayout>
 HWY_INLINE VI StartOf(const uint8_t* correction) {
+  constexpr auto kOffset = static_cast<unsigned>(TraitsOf(kLayout).offset);
+  static_assert(std::has_single_bit(kOffset) && kOffset <= 128);
   const VI start = hn::Set(DI(), LoadWord(correction));
-  if constexpr (kLayout == ChunkLayout::kQ4_0) return hn::ShiftRight<4>(start);
-  if constexpr (kLayout == ChunkLayout::kQ6_K) return hn::ShiftRight<2>(start);
-  return start;
+  return hn::ShiftRight<std::countr_zero(128 / kOffset)>(start);
 }
 
 // Half-precision factors of 16 rows from `lane`.
@@ -267,65 +296,90 @@ HWY_INLINE VF LoadFactors(const uint8_t* factors, size_t lane) {
   return hn::PromoteTo(df, hn::LoadU(dh, reinterpret_cast<const hwy::float16_t*>(factors) + lane));
 }
 
-// The same of a q4_k super-block, [16] d and [16] dmin, from number `first`. Those of one unit lie together;
-// two units' are joined in a register: joined in memory, they would be loaded wider than they were stored.
-template <size_t kAtOnce>
-HWY_INLINE VF FactorsQ4_K(const uint8_t* super_block, size_t first) {
-  static_assert(kAtOnce <= 2 * kUnitFactorsQ4_K);
+// The same of a super-block, [16] d and [16] dmin, from number `first`. Those of one unit lie together; two
+// units' are joined in a register: joined in memory, they would be loaded wider than they were stored.
+template <ChunkLayout kLayout, size_t kAtOnce>
+HWY_INLINE VF SuperFactors(const uint8_t* super_block, size_t first) {
+  static_assert(kAtOnce <= 2 * kUnitSuperFactors);
   const hn::CappedTag<uint16_t, kAtOnce> d16;
   const hn::Rebind<hwy::float16_t, DF> dh;
   const auto at = [&](size_t i) HWY_ATTR {
-    return reinterpret_cast<const uint16_t*>(super_block + FactorOffsetQ4_K(i));
+    return reinterpret_cast<const uint16_t*>(super_block + SuperFactorOffset(kLayout, i));
   };
-  if constexpr (kAtOnce <= kUnitFactorsQ4_K) {
+  if constexpr (kAtOnce <= kUnitSuperFactors) {
     return hn::PromoteTo(DF(), hn::BitCast(dh, hn::LoadU(d16, at(first))));
   } else {
     const hn::Half<decltype(d16)> half;
     const auto all =
-        hn::Combine(d16, hn::LoadU(half, at(first + kUnitFactorsQ4_K)), hn::LoadU(half, at(first)));
+        hn::Combine(d16, hn::LoadU(half, at(first + kUnitSuperFactors)), hn::LoadU(half, at(first)));
     return hn::PromoteTo(DF(), hn::BitCast(dh, all));
   }
 }
 
 template <typename Byte>
-HWY_INLINE VF LoadBytes(const Byte* bytes, size_t lane) {
-  const DF df;
+HWY_INLINE VI LoadBytes(const Byte* bytes, size_t lane) {
   const hn::Rebind<Byte, DF> db;
-  return hn::ConvertTo(df, hn::PromoteTo(DI(), hn::LoadU(db, bytes + lane)));
+  return hn::PromoteTo(DI(), hn::LoadU(db, bytes + lane));
 }
 
-// Scales and minimums of a unit, made where they are used. Part: a block, or half of one for q6_k.
+// 2^(e - 128), which is no normal number for the smallest two e.
+HWY_INLINE VF PowersOfTwo(VI e) {
+  const DI di;
+  const VI one = hn::Set(di, 1);
+  const VI normal = hn::ShiftLeft<23>(hn::Sub(e, one));
+  const VI small = hn::ShiftLeft<21>(hn::Add(e, one));
+  return hn::BitCast(DF(), hn::IfThenElse(hn::Gt(e, one), normal, small));
+}
+
+// Scales and minimums of a unit, made where they are used. Part: a block, or half of one.
 template <ChunkLayout kLayout>
 class UnitScales {
  public:
-  // Unit `unit` of a chunk; q4_k wants all of them in order.
+  // Unit `unit` of a chunk; those of six bits in order.
   HWY_INLINE void Set(const uint8_t* head, size_t unit) {
     head_ = head;
-    if constexpr (kLayout == ChunkLayout::kQ4_K) {
+    if constexpr (kHead == UnitHead::kSixBits) {
       if (unit % kSuperUnits == 0) {
         for (size_t lane = 0; lane < 2 * kGroupRows; lane += kLanes)
-          hn::Store(FactorsQ4_K<kLanes>(head, lane), DF(), factors_ + lane);
+          hn::Store(SuperFactors<kLayout, kLanes>(head, lane), DF(), factors_ + lane);
       }
       UnpackScalePlanes(head, scales_, mins_);
     }
   }
   HWY_INLINE VF Scale(size_t part, size_t lane) const {
-    if constexpr (kLayout == ChunkLayout::kQ4_K) {
-      return hn::Mul(hn::Load(DF(), factors_ + lane), LoadBytes(scales_ + part * kGroupRows, lane));
-    } else if constexpr (kLayout == ChunkLayout::kQ6_K) {
+    if constexpr (kHead == UnitHead::kSixBits) {
+      return Times(hn::Load(DF(), factors_ + lane), LoadBytes(scales_ + part * kGroupRows, lane));
+    } else if constexpr (kHead == UnitHead::kNibbles) {
+      const VI pair = LoadBytes(head_ + kUnitFactorBytes + part * kGroupRows, lane);
+      return Times(LoadFactors(head_, lane), hn::And(pair, hn::Set(DI(), 15)));
+    } else if constexpr (kHead == UnitHead::kBytes) {
       const auto* scales = reinterpret_cast<const int8_t*>(head_ + kUnitFactorBytes);
-      return hn::Mul(LoadFactors(head_, lane), LoadBytes(scales + part * kGroupRows, lane));
+      return Times(LoadFactors(head_, lane), LoadBytes(scales + part * kGroupRows, lane));
+    } else if constexpr (kHead == UnitHead::kPowers) {
+      return PowersOfTwo(LoadBytes(head_ + part * kGroupRows, lane));
     } else {
       return LoadFactors(head_ + part * kGroupRows * 2, lane);
     }
   }
-  // q4_k only.
+  // Where there is one.
   HWY_INLINE VF Minimum(size_t part, size_t lane) const {
-    return hn::Mul(hn::Load(DF(), factors_ + kGroupRows + lane), LoadBytes(mins_ + part * kGroupRows, lane));
+    if constexpr (kHead == UnitHead::kSixBits) {
+      return Times(hn::Load(DF(), factors_ + kGroupRows + lane), LoadBytes(mins_ + part * kGroupRows, lane));
+    } else if constexpr (kHead == UnitHead::kNibbles) {
+      const VI pair = LoadBytes(head_ + kUnitFactorBytes + part * kGroupRows, lane);
+      return Times(LoadFactors(head_ + kGroupRows * 2, lane), hn::ShiftRight<4>(pair));
+    } else {
+      static_assert(kHead == UnitHead::kFactorsMinimums);
+      return LoadFactors(head_ + kUnitFactorBytes + part * kGroupRows * 2, lane);
+    }
   }
 
  private:
-  static constexpr size_t kBytes = kLayout == ChunkLayout::kQ4_K ? 2 * kGroupRows : 1;
+  static constexpr UnitHead kHead = TraitsOf(kLayout).head;
+  static constexpr size_t kBytes = kHead == UnitHead::kSixBits ? 2 * kGroupRows : 1;
+
+  static HWY_INLINE VF Times(VF factor, VI scale) { return hn::Mul(factor, hn::ConvertTo(DF(), scale)); }
+
   const uint8_t* head_ = nullptr;
   alignas(64) float factors_[kBytes];
   alignas(64) uint8_t scales_[kBytes];

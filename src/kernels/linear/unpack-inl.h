@@ -2,7 +2,9 @@
 //
 // The bit fields are taken apart in 64-bit words, in loops of fixed length that compilers vectorise for each
 // target. Included by linear.cc once per target.
+#include <array>
 #include <cstring>
+#include <utility>
 
 #include "base/half.h"
 #include "formats/quant.h"
@@ -21,7 +23,11 @@
 #include "hwy/cache_control.h"
 #include "hwy/highway.h"
 
+#if HWY_TARGET == HWY_AVX3_DL  // what LoadStep is compiled for
+HWY_PUSH_ATTRIBUTES(HWY_TARGET_STR ",avx512vnni")
+#else
 HWY_BEFORE_NAMESPACE();
+#endif
 namespace mneme::linear::HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
@@ -52,74 +58,77 @@ HWY_INLINE void SplitNibbles(const uint8_t* from, uint64_t add, uint8_t* low, ui
 
 // ---- From packed memory.
 
-// The weights of a unit of `blocks` blocks.
-HWY_INLINE void UnpackNibbles(const uint8_t* from, size_t blocks, uint64_t add, uint8_t* out) {
-  for (size_t j = 0; j < blocks * 4; ++j)
-    SplitNibbles<8>(from + j * 64, add, out + j * 128, out + j * 128 + 64);
+// What a block's bytes are raised by, so that they mean what those of kBytes do.
+template <ChunkLayout kLayout>
+constexpr uint8_t kRaise = TraitsOf(kLayout).kind.minimum ? 0 : 128 - TraitsOf(kLayout).offset;
+
+#if HWY_TARGET == HWY_SCALAR
+// The field of `bits` bits at `place`, in a plane that holds 8 / bits steps in the fields of a byte.
+inline unsigned FieldAt(const uint8_t* plane, size_t bits, size_t step, size_t row, size_t column) {
+  const size_t steps = 8 / bits;
+  const unsigned byte = plane[(step / steps * kGroupRows + row) * 4 + column];
+  return byte >> (step % steps * bits) & ((1u << bits) - 1);
 }
 
-// To bytes q + 96, that is (q - 32) + 128.
-HWY_INLINE void UnpackSixBits(const uint8_t* from, size_t blocks, uint8_t* out) {
-  for (size_t b = 0; b < blocks; ++b, from += kBlockBytes / 4 * 3, out += kBlockBytes) {
-    for (size_t e = 0; e < 2; ++e) {
-      uint64_t fields[8];
-      std::memcpy(fields, from + kBlockBytes / 2 + e * 64, 64);
-      for (size_t j = 0; j < 2; ++j) {
-        uint64_t nibbles[8], low[8], high[8];
-        std::memcpy(nibbles, from + (2 * e + j) * 64, 64);
-        for (size_t i = 0; i < 8; ++i) {
-          const uint64_t two = fields[i] >> (4 * j);
-          low[i] = ((nibbles[i] & Bytes(15)) | ((two & Bytes(3)) << 4)) + Bytes(96);
-          high[i] = (((nibbles[i] >> 4) & Bytes(15)) | ((two & Bytes(12)) << 2)) + Bytes(96);
-        }
-        std::memcpy(out + (4 * e + 2 * j) * 64, low, 64);
-        std::memcpy(out + (4 * e + 2 * j + 1) * 64, high, 64);
-      }
+template <ChunkLayout kLayout>
+inline void UnpackBlock(const uint8_t* block, uint8_t* out) {
+  constexpr LayoutTraits kTraits = TraitsOf(kLayout);
+  for (size_t i = 0; i < kBlockBytes; ++i) {
+    const size_t step = i / 64, row = i % 64 / 4, column = i % 4;
+    unsigned value = FieldAt(block, kTraits.low_bits, step, row, column);
+    if constexpr (kTraits.levels != nullptr) value = kTraits.levels->bytes[value];
+    if constexpr (kTraits.high_bits != 0) {
+      const uint8_t* const plane = block + PlaneBytes(kTraits.low_bits);
+      value |= FieldAt(plane, kTraits.high_bits, step, row, column) << kTraits.low_bits;
+    }
+    out[i] = static_cast<uint8_t>(value + kRaise<kLayout>);
+  }
+}
+#else
+template <ChunkLayout kLayout>
+HWY_INLINE void UnpackBlock(const uint8_t* block, uint8_t* out) {
+  const DU8 d;
+  MNEME_LINEAR_UNROLL(8)
+  for (size_t step = 0; step < kStepsPerBlock; ++step) {
+    MNEME_LINEAR_UNROLL(8)
+    for (size_t at = 0; at < 64; at += hn::Lanes(d)) {
+      VU8 bytes = LoadStep<kLayout>(block, step, at);
+      if constexpr (kRaise<kLayout> != 0) bytes = hn::Add(bytes, hn::Set(d, kRaise<kLayout>));
+      hn::StoreU(bytes, d, out + step * 64 + at);
     }
   }
 }
+#endif
 
 template <ChunkLayout kLayout>
 inline void UnpackUnits(const uint8_t* packed, size_t blocks, UnpackScratch& scratch) {
   constexpr size_t kUnit = UnitBlocks(kLayout);
+  constexpr size_t kScales = PartsOf(kLayout) * kGroupRows;
   for (size_t first = 0; first < blocks; first += kUnit, packed += UnitBytes(kLayout)) {
     const size_t count = std::min(kUnit, blocks - first);
-    const uint8_t* weights = packed + UnitHeadBytes(kLayout);
-    uint8_t* out = scratch.weights + first * kBlockBytes;
-    if constexpr (kLayout == ChunkLayout::kQ4_K) {
-      if (first % kSuperBlocks == 0)
-        UnpackScalesQ4_K(packed, scratch.scales + first * kGroupRows, scratch.mins + first * kGroupRows);
-      UnpackNibbles(weights, count, 0, out);
-    } else if constexpr (kLayout == ChunkLayout::kQ6_K) {
-      UnpackScalesQ6_K(packed, scratch.scales + first * 2 * kGroupRows);
-      UnpackSixBits(weights, count, out);
-    } else {
-      WidenHalves(packed, count * kGroupRows, scratch.scales + first * kGroupRows);
-      if constexpr (kLayout == ChunkLayout::kQ4_0) {
-        UnpackNibbles(weights, count, Bytes(128 - 8), out);
-      } else {
-        std::memcpy(out, weights, count * kBlockBytes);
-      }
+    UnpackScales<kLayout>(packed, first / kUnit, count, scratch.scales + first * kScales,
+                          scratch.mins + first * kScales);
+    for (size_t b = 0; b < count; ++b) {
+      UnpackBlock<kLayout>(packed + UnitHeadBytes(kLayout) + b * LayoutBlockBytes(kLayout),
+                           scratch.weights + (first + b) * kBlockBytes);
     }
   }
 }
 
+using UnpackFn = void (*)(const uint8_t* packed, size_t blocks, UnpackScratch& scratch);
+template <size_t... kIndices>
+constexpr std::array<UnpackFn, kNumPackedLayouts> UnpackFns(std::index_sequence<kIndices...>) {
+  return {UnpackUnits<PackedLayoutAt(kIndices)>...};
+}
+
 // `packed` is the chunk's first byte. The result has the layout kBytes.
-inline void UnpackPacked(Encoding encoding, const uint8_t* packed, size_t blocks, UnpackScratch& scratch,
+inline void UnpackPacked(ChunkLayout layout, const uint8_t* packed, size_t blocks, UnpackScratch& scratch,
                          UnpackedChunk& chunk) {
   chunk.weights = scratch.weights;
   chunk.scales = scratch.scales;
   chunk.mins = scratch.mins;
-  switch (encoding) {
-    case Encoding::kQ8_0:
-      return UnpackUnits<ChunkLayout::kQ8_0>(packed, blocks, scratch);
-    case Encoding::kQ4_0:
-      return UnpackUnits<ChunkLayout::kQ4_0>(packed, blocks, scratch);
-    case Encoding::kQ4_K:
-      return UnpackUnits<ChunkLayout::kQ4_K>(packed, blocks, scratch);
-    default:
-      return UnpackUnits<ChunkLayout::kQ6_K>(packed, blocks, scratch);
-  }
+  static constexpr auto kFns = UnpackFns(std::make_index_sequence<kNumPackedLayouts>());
+  kFns[PackedIndex(layout)](packed, blocks, scratch);
 }
 
 // ---- From stored rows. Each function takes one row's chunk apart: bytes to q[blocks * 32], scale and
@@ -303,16 +312,6 @@ inline void DecodeRowQ6_K(const uint8_t* data, size_t blocks, uint8_t* q, float*
   }
 }
 
-// 128 + each of 16 levels.
-struct ByteLevels {
-  explicit constexpr ByteLevels(const int8_t* levels) {
-    for (size_t i = 0; i < 16; ++i) bytes[i] = static_cast<uint8_t>(levels[i] + 128);
-  }
-  alignas(16) uint8_t bytes[16] = {};
-};
-inline constexpr ByteLevels kMxfp4Bytes(kMxfp4Levels);
-inline constexpr ByteLevels kIq4Bytes(kIq4Levels);
-
 // 16 bytes of nibbles to the 32 bytes that they choose.
 HWY_INLINE void LookUpNibbles(const uint8_t* from, const ByteLevels& levels, uint8_t* out) {
 #if HWY_TARGET == HWY_SCALAR
@@ -328,14 +327,6 @@ HWY_INLINE void LookUpNibbles(const uint8_t* from, const ByteLevels& levels, uin
   hn::StoreU(hn::TableLookupBytes(table, hn::And(nibbles, low)), d, out);
   hn::StoreU(hn::TableLookupBytes(table, hn::And(hn::ShiftRight<4>(nibbles), low)), d, out + 16);
 #endif
-}
-
-// 2^(e - 128), which is no normal number for the smallest two e.
-HWY_INLINE float PowerOfTwo(uint8_t e) {
-  const uint32_t bits = e < 2 ? 0x00200000u << e : (e - 1u) << 23;
-  float power;
-  std::memcpy(&power, &bits, 4);
-  return power;
 }
 
 inline void DecodeRowMXFP4(const uint8_t* data, size_t blocks, uint8_t* q, float* scales, float*) {
