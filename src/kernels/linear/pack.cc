@@ -6,32 +6,29 @@
 // Per group, units of some blocks: a head of whole cache lines with half-precision factors and scales, then
 // the weights of each block.
 //
-// Heads, and blocks of their units:
-//   q8_0, q4_0, q5_0, iq4_nl  2  [2 blocks][16] d
-//   q4_1, q5_1                2  [2 blocks][16] d; [2 blocks][16] -m
-//   mxfp4                     4  [4 blocks][16] e
-//   q4_k, q5_k                2  [3][16 rows] bytes, 8 of the super-block's [16] d, [16] dmin. Low six bits
-//   of the
-//                                bytes: scale of block 0, scale of block 1, minimum of block 0; high two
-//                                bits, the lowest first: minimum of block 1. Units are alike so that loads of
-//                                weights and scales move on by the same distance each time, which a core's
-//                                prefetchers follow.
-//   q2_k                      8  [16] d, [16] dmin; [16 sub-blocks][16] bytes, low nibble the scale, high the
-//   minimum q3_k, q6_k                8  [16] d, nothing up to 64; [16 sub-blocks][16] signed scales iq4_xs
-//   8  [16] d, nothing up to 64; [8 sub-blocks][16] signed scales
+// Heads of units, and how many blocks these have:
+//   2  q8_0 q4_0 q5_0 iq4_nl  [2 blocks][16] d
+//   2  q4_1 q5_1              [2 blocks][16] d; [2 blocks][16] -m
+//   4  mxfp4                  [4 blocks][16] e
+//   2  q4_k q5_k              [3][16] bytes; 8 of the super-block's [16] d, [16] dmin
+//   8  q2_k                   [16] d, [16] dmin; [16 halves][16] scale, minimum as nibbles, the scale low
+//   8  q3_k q6_k              [16] d, nothing up to 64; [16 halves][16] signed scales
+//   8  iq4_xs                 [16] d, nothing up to 64; [8 blocks][16] signed scales
 //
-// Weights of a block:
-//   q8_0                                   [8 steps][16 rows][4] bytes q + 128
-//   q4_0, q4_1, q4_k, mxfp4, iq4_nl, iq4_xs  [4][16 rows][4] nibbles: step 2j low, step 2j + 1 high
-//   q5_0, q5_1, q5_k                       the same, then [16 rows][4] fifth bits: bit t for step t
-//   q6_k                                   the same, then [2][16 rows][4] two high bits: field t for step 4e
-//   + t q2_k                                   [2][16 rows][4] two bits: field t for step 4e + t q3_k the
-//   same, then [16 rows][4] third bits: bit t for step t
+// The bytes of q4_k and q5_k: low six bits scale of block 0, scale of block 1, minimum of block 0; high two
+// bits, the lowest first, minimum of block 1. Units are alike so that loads of weights and scales move on by
+// the same distance each time, which a core's prefetchers follow.
 //
-// f32, f16, bf16  [column][16 rows]; as bfloat16 products [pair of columns][16 rows][2] bfloat16; as int16
-//                 products, per group, [strips of 8 blocks][16] float scales, then [blocks][16 pairs of
-//                 columns] [16 rows][2] int16
-// Rows beyond the last are zero.
+// Weights of a block, in planes:
+//   q8_0                             [8 steps][16][4] bytes q + 128
+//   four bits, and the low of more   [4][16][4] nibbles: step 2j low, step 2j + 1 high
+//   two bits (q2_k, q3_k)            [2][16][4] fields: field t for step 4e + t
+//   one high bit (q5_*, q3_k)        [16][4] bytes: bit t for step t
+//   two high bits (q6_k)             [2][16][4] fields, as above
+//
+// f32, f16, bf16  [column][16]; as bfloat16 products [pair of columns][16][2] bfloat16; as int16 products,
+// per group, [strips of 8 blocks][16] float scales, then [blocks][16 pairs of columns][16][2] int16. Rows
+// beyond the last are zero.
 #include <bit>
 #include <cstring>
 #include <limits>
