@@ -61,12 +61,14 @@ struct RandomShape {
   size_t vocab_size = 0;  // at least 259
   size_t trained_length = 0;
   bool tied_head = false;
+  size_t num_experts = 0;       // 0: no mixture; else ffn_dim is an expert's
+  size_t num_used_experts = 0;  // of a token, at most num_experts
 };
 
 // "tinyllama-1.1b", "smollm-135m", "stories15m", "tiny".
 MNEME_API std::vector<std::string_view> RandomShapeNames();
-// One of these, or "layers=2,dim=64,heads=4,kv_heads=2,ffn=128,vocab=512,length=256". Throws Error(kInput)
-// for another name or an impossible shape.
+// One of these, or "layers=2,dim=64,heads=4,kv_heads=2,ffn=128,vocab=512,length=256", and "experts=8,used=2"
+// for a mixture. Throws Error(kInput) for another name or an impossible shape.
 MNEME_API RandomShape ParseRandomShape(std::string_view text);
 
 // Writes the model, atomically, with a vocabulary of bytes and made-up words. The same bytes for the same

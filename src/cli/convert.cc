@@ -105,9 +105,10 @@ void AddConvert(Command& program) {
   verb.Text(
       "--encoding", &arguments->encoding, "ENC",
       "Of all matrices: f16, bf16, q8_0, q4_0, q4_k... (default q8_0); or a mix: q4_k_m, q5_k_m, q6_k...");
-  verb.Text("--random", &arguments->random, "SHAPE",
-            "Random weights in the shape of " + Joined(RandomShapeNames()) +
-                ", or layers=2,dim=64,heads=4,kv_heads=2,ffn=128,vocab=512,length=256");
+  verb.Text(
+      "--random", &arguments->random, "SHAPE",
+      "Random weights in the shape of " + Joined(RandomShapeNames()) +
+          ", or layers=2,dim=64,heads=4,kv_heads=2,ffn=128,vocab=512,length=256 (and experts=8,used=2)");
   verb.Number("--seed", &arguments->seed, {0, 0x1p64}, "N", "Of the random weights (default 0)");
   verb.Text("--tokenizer", &arguments->tokenizer, "PATH", "Tokenizer file, where the model carries none");
   verb.Number("-t,--threads", &arguments->num_threads, {1, 1024}, "N", "Threads (default: all cores)");

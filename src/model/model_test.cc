@@ -66,6 +66,9 @@ TEST(Model, RandomModelsRunAndAreReproducible) {
   }
   EXPECT_THROW(ParseRandomShape("gpt5"), Error);
   EXPECT_THROW(ParseRandomShape("layers=2,dim=65"), Error);
+  EXPECT_THROW(ParseRandomShape("experts=4"), Error);
+  EXPECT_THROW(ParseRandomShape("experts=4,used=5"), Error);
+  EXPECT_EQ(ParseRandomShape("experts=4,used=2").num_used_experts, 2u);
   EXPECT_THROW(ParseRandomShape("layers=2,width=64"), Error);
 }
 
@@ -217,6 +220,20 @@ TEST(Model, RefusesUnknownFamiliesAndParts) {
       [&](GgufWriter& w) { w.AddTensor("output_norm.weight", Encoding::kI32, {64}, integers.data()); },
       [](const GgufTensor& t) { return t.name != "output_norm.weight"; });
   ExpectRefused(folder / "bad.gguf", ErrorKind::kUnsupported, "i32");
+}
+
+// A token of a mixture reads the experts that it uses.
+TEST(Model, RandomMixturesAreComputed) {
+  TemporaryFolder folder;
+  const std::string path = folder / "m.gguf";
+  CpuDevice device(2);
+  NoProgress progress;
+  WriteRandomModel(ParseRandomShape("experts=8,used=2"), Encoding::kQ8_0, 7, path, device.pool(), progress);
+  const auto model = LoadModel(path);
+  const std::vector<TokenId> ids = {1, 300, 301, 302};
+  EXPECT_LT(RelativeDifference(EngineLogits(*model, ids), ReferenceLogits(*model, ids)), 3e-2);
+  const size_t of_expert = EncodedBytes(Encoding::kQ8_0, 3 * 64 * 128);
+  EXPECT_LT(model->read_bytes_per_token(), model->weight_bytes() - 2 * 5 * of_expert);
 }
 
 TEST(Model, RefusesAnOversizedTokenizer) {

@@ -37,6 +37,11 @@ void CheckShape(const RandomShape& s) {
          "heads",
          s.name);
   }
+  if (s.num_experts > 4096 || s.num_used_experts > s.num_experts ||
+      (s.num_experts > 0 && s.num_used_experts == 0)) {
+    Fail(ErrorKind::kInput, "random shape '{}': a token uses 1 to {} of {} experts", s.name, s.num_experts,
+         s.num_experts);
+  }
   if (s.vocab_size < kNumByteTokens) {
     Fail(ErrorKind::kInput, "random shape '{}': the vocabulary needs at least {} tokens", s.name,
          kNumByteTokens);
@@ -142,7 +147,8 @@ RandomShape ParseRandomShape(std::string_view text) {
       {"layers", &RandomShape::num_layers},     {"dim", &RandomShape::model_dim},
       {"heads", &RandomShape::num_heads},       {"kv_heads", &RandomShape::num_kv_heads},
       {"ffn", &RandomShape::ffn_dim},           {"vocab", &RandomShape::vocab_size},
-      {"length", &RandomShape::trained_length},
+      {"length", &RandomShape::trained_length}, {"experts", &RandomShape::num_experts},
+      {"used", &RandomShape::num_used_experts},
   };
   while (!text.empty()) {
     const size_t comma = text.find(',');
@@ -153,7 +159,8 @@ RandomShape ParseRandomShape(std::string_view text) {
                                     [&](const auto& f) { return f.first == item.substr(0, equals); });
     if (equals == std::string_view::npos || field == std::end(fields)) {
       Fail(ErrorKind::kInput,
-           "random shape: '{}' is not one of layers, dim, heads, kv_heads, ffn, vocab, length", item);
+           "random shape: '{}' is not one of layers, dim, heads, kv_heads, ffn, vocab, length, experts, used",
+           item);
     }
     shape.*(field->second) = static_cast<size_t>(ParseCount(item.substr(equals + 1), field->first));
   }
@@ -180,6 +187,10 @@ void WriteRandomModel(const RandomShape& shape, Encoding encoding, uint64_t seed
   writer.Set("llama.rope.dimension_count", static_cast<uint32_t>(shape.model_dim / shape.num_heads));
   writer.Set("llama.rope.freq_base", 10000.0f);
   writer.Set("llama.vocab_size", static_cast<uint32_t>(shape.vocab_size));
+  if (shape.num_experts > 0) {
+    writer.Set("llama.expert_count", static_cast<uint32_t>(shape.num_experts));
+    writer.Set("llama.expert_used_count", static_cast<uint32_t>(shape.num_used_experts));
+  }
   AddVocabulary(shape.vocab_size, &writer);
 
   const size_t kv_dim = shape.model_dim / shape.num_heads * shape.num_kv_heads;
@@ -188,8 +199,9 @@ void WriteRandomModel(const RandomShape& shape, Encoding encoding, uint64_t seed
   int64_t done_bytes = 0;
   int64_t total_bytes = 0;
   uint64_t tensor_seed = seed * 0x9E3779B97F4A7C15u + 1;
-  const auto add_matrix = [&](const std::string& name, size_t rows, size_t cols) {
-    const Encoding actual = EncodingForColumns(encoding, cols);
+  // Of one matrix, or of one for each expert.
+  const auto add = [&](const std::string& name, size_t rows, size_t cols, size_t num_experts,
+                       Encoding actual) {
     const std::pair<Encoding, size_t> key(actual, cols);
     auto found =
         std::find_if(patterns.begin(), patterns.end(), [&](const auto& p) { return p.first == key; });
@@ -198,15 +210,24 @@ void WriteRandomModel(const RandomShape& shape, Encoding encoding, uint64_t seed
       found = patterns.end() - 1;
     }
     const MatrixPattern* const pattern = found->second.get();
-    total_bytes += static_cast<int64_t>(EncodedBytes(actual, rows * cols));
-    writer.AddTensor(name, actual, {cols, rows},
-                     [&, pattern, rows, cols, this_seed = ++tensor_seed, actual](const GgufSink& sink) {
-                       pattern->Produce(rows * cols, this_seed, sink);
+    const size_t count = rows * cols * std::max<size_t>(num_experts, 1);
+    total_bytes += static_cast<int64_t>(EncodedBytes(actual, count));
+    std::vector<uint64_t> shape_of_file = {cols, rows};
+    if (num_experts > 0) shape_of_file.push_back(num_experts);
+    writer.AddTensor(name, actual, shape_of_file,
+                     [&, pattern, count, this_seed = ++tensor_seed, actual](const GgufSink& sink) {
+                       pattern->Produce(count, this_seed, sink);
                        if (stop.stop_requested())
                          Fail(ErrorKind::kInterrupted, "interrupted; nothing was written");
-                       done_bytes += static_cast<int64_t>(EncodedBytes(actual, rows * cols));
+                       done_bytes += static_cast<int64_t>(EncodedBytes(actual, count));
                        progress.Update(done_bytes, total_bytes, "");
                      });
+  };
+  const auto add_matrix = [&](const std::string& name, size_t rows, size_t cols) {
+    add(name, rows, cols, 0, EncodingForColumns(encoding, cols));
+  };
+  const auto add_experts = [&](const std::string& name, size_t rows, size_t cols) {
+    add(name, rows, cols, shape.num_experts, EncodingForColumns(encoding, cols));
   };
   const auto add_norm = [&](const std::string& name) {
     writer.AddTensor(name, Encoding::kF32, {shape.model_dim}, ones.data());
@@ -220,6 +241,13 @@ void WriteRandomModel(const RandomShape& shape, Encoding encoding, uint64_t seed
     add_matrix(name("attn_v"), kv_dim, shape.model_dim);
     add_matrix(name("attn_output"), shape.model_dim, shape.model_dim);
     add_norm(name("ffn_norm"));
+    if (shape.num_experts > 0) {
+      add(name("ffn_gate_inp"), shape.num_experts, shape.model_dim, 0, Encoding::kF32);
+      add_experts(name("ffn_gate_exps"), shape.ffn_dim, shape.model_dim);
+      add_experts(name("ffn_up_exps"), shape.ffn_dim, shape.model_dim);
+      add_experts(name("ffn_down_exps"), shape.model_dim, shape.ffn_dim);
+      continue;
+    }
     add_matrix(name("ffn_gate"), shape.ffn_dim, shape.model_dim);
     add_matrix(name("ffn_up"), shape.ffn_dim, shape.model_dim);
     add_matrix(name("ffn_down"), shape.model_dim, shape.ffn_dim);
