@@ -101,8 +101,8 @@ enum class UnitHead {
   kFactorsMinimums,  // the same, then [2 blocks][16] half-precision minimums
   kPowers,           // [4 blocks][16] bytes e, of 2^(e - 128)
   kSixBits,          // scales and minimums of 2 blocks, a part of the factors of 8 (pack.cc)
-  kNibbles,  // [16] d, [16] dmin, [16 halves of blocks][16] bytes: low nibble the scale, high the minimum
-  kBytes,    // [16] d, nothing up to 64, [8 blocks, or 16 halves][16] signed scales
+  kNibbles,          // [16] d, [16] dmin, [16 halves of blocks][16] bytes: a scale, and above it a minimum
+  kBytes,            // [16] d, nothing up to 64, [8 blocks, or 16 halves][16] signed scales
 };
 
 // 128 + each of the 16 levels that nibbles choose from.
@@ -119,7 +119,7 @@ inline constexpr ByteLevels kIq4Bytes(kIq4Levels);
 struct LayoutTraits {
   UnitHead head = UnitHead::kNone;
   BlockKind kind;
-  // Bits of a weight: in bytes, nibbles or fields of two, and in a plane of higher ones behind those.
+  // Bits of a weight: in a plane of bytes, nibbles or fields of two, and in a second one, of higher bits.
   size_t low_bits = 8;
   size_t high_bits = 0;
   // What the bytes that kernels make of them exceed the signed value by.

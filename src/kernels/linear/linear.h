@@ -70,8 +70,8 @@ class LinearWeights {
   }
   // Uses the file's bytes in place; `view.data` must outlive this object.
   static LinearWeights InPlace(const WeightView& view);
-  // Repacks; the file's bytes are not used afterwards. Encodings without a packed form fall back to InPlace.
-  // `products` says how float weights are multiplied and has no meaning for others.
+  // Repacks; the file's bytes are not used afterwards. `products` says how float weights are multiplied and has
+  // no meaning for others, whose bits are those of InPlace.
   static LinearWeights Packed(const WeightView& view, ThreadPool& pool,
                               FloatProducts products = FloatProducts::kFloat32);
   // The same into `memory`, PackedBytes (not 0) aligned to 64, which must outlive this object. Matrices that
@@ -83,7 +83,7 @@ class LinearWeights {
   static std::pair<LinearWeights, LinearWeights> PackedTogether(
       const WeightView& a, const WeightView& b, uint8_t* memory, ThreadPool& pool,
       FloatProducts products = FloatProducts::kFloat32);
-  // Bytes that Packed would allocate, a multiple of 64; 0 where it falls back to InPlace.
+  // Bytes that Packed would allocate, a multiple of 64.
   static size_t PackedBytes(Encoding encoding, size_t num_rows, size_t num_cols,
                             FloatProducts products = FloatProducts::kFloat32);
 

@@ -1,36 +1,35 @@
 // Packed form of weights: groups of 16 rows, interleaved; the same number of bytes as stored, but for padding
-// (q3_k 5%, iq4_xs 3%, q6_k 1%; where a row's blocks leave a part of the last unit empty, that part of one
-// head per group) and for floats as bfloat16 (two bytes each) or as int16 (two bytes and 1/64, columns padded
-// to 32).
+// (q3_k 5%, iq4_xs 3%, q6_k 1%; of one head per group where a row's last unit has fewer blocks) and for
+// floats as bfloat16 (two bytes each) or as int16 (two bytes and 1/64, columns padded to 32).
 //
-// Per group, units of some blocks: a head of whole cache lines with half-precision factors and scales, then
-// the weights of each block.
+// Integers: per group, units of some blocks, of each a head of whole cache lines with half-precision factors
+// and scales, then the weights of each block.
 //
-// Heads, and blocks of their units:
-//   q8_0, q4_0, q5_0, iq4_nl  2  [2 blocks][16] d
-//   q4_1, q5_1                2  [2 blocks][16] d; [2 blocks][16] -m
-//   mxfp4                     4  [4 blocks][16] e
-//   q4_k, q5_k                2  [3][16 rows] bytes, 8 of the super-block's [16] d, [16] dmin. Low six bits
-//   of the
-//                                bytes: scale of block 0, scale of block 1, minimum of block 0; high two
-//                                bits, the lowest first: minimum of block 1. Units are alike so that loads of
-//                                weights and scales move on by the same distance each time, which a core's
-//                                prefetchers follow.
-//   q2_k                      8  [16] d, [16] dmin; [16 sub-blocks][16] bytes, low nibble the scale, high the
-//   minimum q3_k, q6_k                8  [16] d, nothing up to 64; [16 sub-blocks][16] signed scales iq4_xs
-//   8  [16] d, nothing up to 64; [8 sub-blocks][16] signed scales
+// Heads of 2 blocks:
+//   q8_0, q4_0, q5_0, iq4_nl  [2 blocks][16] d
+//   q4_1, q5_1  the same, then [2 blocks][16] -m
+//   q4_k, q5_k  [3][16 rows] bytes, 8 of the super-block's [16] d, [16] dmin. Low six bits of the bytes:
+//       scale of block 0, scale of block 1, minimum of block 0; high two bits, the lowest first: minimum of
+//       block 1. Units are alike so that loads of weights and scales move on by the same distance each time,
+//       which a core's prefetchers follow.
+// Of 4:
+//   mxfp4  [4 blocks][16] e
+// Of 8, a super-block:
+//   q2_k  [16] d, [16] dmin, [16 sub-blocks][16] bytes: low nibble the scale, high nibble the minimum
+//   q3_k, q6_k, iq4_xs  [16] d, nothing up to 64, [16 or 8 sub-blocks][16] signed scales
 //
-// Weights of a block:
-//   q8_0                                   [8 steps][16 rows][4] bytes q + 128
+// Weights of a block, in planes:
+//   q8_0  [8 steps][16 rows][4] bytes q + 128
 //   q4_0, q4_1, q4_k, mxfp4, iq4_nl, iq4_xs  [4][16 rows][4] nibbles: step 2j low, step 2j + 1 high
-//   q5_0, q5_1, q5_k                       the same, then [16 rows][4] fifth bits: bit t for step t
-//   q6_k                                   the same, then [2][16 rows][4] two high bits: field t for step 4e
-//   + t q2_k                                   [2][16 rows][4] two bits: field t for step 4e + t q3_k the
-//   same, then [16 rows][4] third bits: bit t for step t
+//   q5_0, q5_1, q5_k  the same, then [16 rows][4] bytes of fifth bits: bit t for step t
+//   q6_k  nibbles, then [2][16 rows][4] bytes of four 2-bit fields: field t for step 4e + t
+//   q2_k  [2][16 rows][4] bytes of such fields
+//   q3_k  the same, then [16 rows][4] bytes of third bits
 //
-// f32, f16, bf16  [column][16 rows]; as bfloat16 products [pair of columns][16 rows][2] bfloat16; as int16
-//                 products, per group, [strips of 8 blocks][16] float scales, then [blocks][16 pairs of
-//                 columns] [16 rows][2] int16
+// Floats:
+//   f32, f16, bf16  [column][16 rows]; as bfloat16 products [pair of columns][16 rows][2] bfloat16; as int16
+//       products, per group, [strips of 8 blocks][16] float scales, then [blocks][16 pairs of columns]
+//       [16 rows][2] int16
 // Rows beyond the last are zero.
 #include <bit>
 #include <cstring>
@@ -49,7 +48,7 @@ using linear::ChunkLayout;
 using linear::IsFloat;
 using linear::kGroupRows;
 
-// The lowest kBits bits of q[32], of one row's block, into a plane of them.
+// The lowest kBits bits of q[32], one row's block, into their plane.
 template <size_t kBits>
 void PackPlane(const uint8_t* q, size_t row, uint8_t* out) {
   constexpr size_t kSteps = 8 / kBits;  // whose fields share a byte
@@ -140,10 +139,8 @@ void PackSixBits(const uint8_t* packed_scales, size_t unit, size_t row, uint8_t*
   }
 }
 
-// The heads of a super-block.
 template <ChunkLayout kLayout, typename Block>
-requires(linear::TraitsOf(kLayout).head ==
-         linear::UnitHead::kSixBits) void PackHeads(const Block& block, size_t row, uint8_t* out) {
+void PackSixBitHeads(const Block& block, size_t row, uint8_t* out) {
   std::memcpy(out + linear::SuperFactorOffset(kLayout, row), &block.d, 2);
   std::memcpy(out + linear::SuperFactorOffset(kLayout, kGroupRows + row), &block.dmin, 2);
   for (size_t unit = 0; unit < linear::kSuperUnits; ++unit)
@@ -163,7 +160,7 @@ uint8_t ScaleByte(const BlockIQ4_XS& block, size_t i) {
 }
 
 template <ChunkLayout kLayout, typename Block>
-void PackHeads(const Block& block, size_t row, uint8_t* out) {
+void PackByteHead(const Block& block, size_t row, uint8_t* out) {
   std::memcpy(out + row * 2, &block.d, 2);
   if constexpr (requires { block.dmin; }) std::memcpy(out + (kGroupRows + row) * 2, &block.dmin, 2);
   uint8_t* scales = out + linear::kUnitFactorBytes;
@@ -206,7 +203,11 @@ void PackSuperRow(const uint8_t* data, size_t num_blocks, size_t row, uint8_t* o
   constexpr size_t kUnits = linear::kSuperBlocks / linear::UnitBlocks(kLayout);
   for (size_t super = 0; super < num_blocks / linear::kSuperBlocks; ++super) {
     const auto block = BlockAt<Block>(data, super);
-    PackHeads<kLayout>(block, row, out);
+    if constexpr (linear::TraitsOf(kLayout).head == linear::UnitHead::kSixBits) {
+      PackSixBitHeads<kLayout>(block, row, out);
+    } else {
+      PackByteHead<kLayout>(block, row, out);
+    }
     for (size_t b = 0; b < linear::kSuperBlocks; ++b) {
       uint8_t q[32];
       ValuesOf(block, b, q);
@@ -369,7 +370,6 @@ size_t LinearWeights::PackedBytes(Encoding encoding, size_t num_rows, size_t num
 
 LinearWeights LinearWeights::Packed(const WeightView& view, ThreadPool& pool, FloatProducts products) {
   const size_t bytes = PackedBytes(view.encoding, view.num_rows, view.num_cols, products);
-  if (bytes == 0) return InPlace(view);
   AlignedArray<uint8_t> memory = MakeHuge(bytes);
   LinearWeights weights = PackedInto(view, memory.get(), pool, products);
   weights.owned_ = std::move(memory);

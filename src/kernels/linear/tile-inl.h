@@ -407,14 +407,12 @@ HWY_INLINE VF MinimumOf(const UnpackedChunk& chunk, const UnitScales<kLayout>& s
   }
 }
 
-// Asks for block `b`'s part of what is read after the chunk. Unpacked chunks ask for more than any encoding
-// needs: with many rows that is rare, and a fixed number of lines costs the loop over blocks least.
+// Asks for block `b`'s part of what is read after the chunk.
 template <ChunkLayout kLayout>
 HWY_INLINE void AskForNext(const UnpackedChunk& chunk, size_t b) {
   if (chunk.next == nullptr) return;
-  constexpr bool kIsBytes = kLayout == ChunkLayout::kBytes;
-  constexpr size_t kShare = kIsBytes ? kBlockBytes + 32 : BlockShareBytes(kLayout);
-  if (kIsBytes || chunk.next_bytes == kShare) {  // one tile, which asks for all
+  constexpr size_t kShare = BlockShareBytes(kLayout);
+  if (kLayout != ChunkLayout::kBytes && chunk.next_bytes == kShare) {  // one tile, which asks for all
     MNEME_LINEAR_UNROLL(9)
     for (size_t at = 0; at < kShare; at += 64) hwy::Prefetch(chunk.next + b * kShare + at);
   } else {

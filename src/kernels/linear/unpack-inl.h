@@ -63,7 +63,7 @@ template <ChunkLayout kLayout>
 constexpr uint8_t kRaise = TraitsOf(kLayout).kind.minimum ? 0 : 128 - TraitsOf(kLayout).offset;
 
 #if HWY_TARGET == HWY_SCALAR
-// The field of `bits` bits at `place`, in a plane that holds 8 / bits steps in the fields of a byte.
+// A step's field of `bits` bits, in a plane whose bytes hold fields of 8 / bits steps.
 inline unsigned FieldAt(const uint8_t* plane, size_t bits, size_t step, size_t row, size_t column) {
   const size_t steps = 8 / bits;
   const unsigned byte = plane[(step / steps * kGroupRows + row) * 4 + column];
