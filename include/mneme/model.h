@@ -32,8 +32,8 @@ struct ModelInfo {
   size_t load_peak_bytes = 0;  // resident at the most until it was loaded
   size_t read_bytes_per_token = 0;  // of weights, to decode one token
   PackMode pack = PackMode::kAuto;  // as ModelOptions said
-  // How the weights are multiplied, which decides the bits: encodings, each with "file" (in place), "packed",
-  // "int16" or "bf16". "f16:int16,q8_0:packed".
+  // How the weights are multiplied, which of float weights decides the bits: encodings, each with "file" (in
+  // place), "packed", "int16" or "bf16". "f16:int16,q8_0:packed".
   std::string products;
   // How its authors say that answers are to be sampled: generation_config.json (greedy for do_sample false),
   // or general.sampling.* of a GGUF. None: the files say nothing. A session does not take it by itself.

@@ -49,8 +49,8 @@ class LoadedModel {
   size_t packed_bytes() const;  // allocated by repacking
   // As ModelOptions::pack said.
   PackMode pack() const;
-  // How the weights are multiplied, which decides the bits: encodings, each with "file" (in place), "packed",
-  // "int16" or "bf16". "f16:int16,q8_0:packed".
+  // How the weights are multiplied, which of float weights decides the bits: encodings, each with "file" (in
+  // place), "packed", "int16" or "bf16". "f16:int16,q8_0:packed".
   std::string products() const;
   // Bytes of weights read to decode one token.
   size_t read_bytes_per_token() const;

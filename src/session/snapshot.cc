@@ -6,7 +6,9 @@
 #include <charconv>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <set>
+#include <string_view>
 #include <utility>
 
 #include "base/error.h"
@@ -231,6 +233,26 @@ StateInfo StateInfoOf(const Session::Impl& session) {
   return info;
 }
 
+namespace {
+
+// What of ModelInfo::products decides the bits. Integers have the same ones in place and packed: a state goes
+// on in either form, and so do states from before an encoding had a packed one.
+std::set<std::string_view> ArithmeticOf(std::string_view products) {
+  std::set<std::string_view> kinds;
+  while (!products.empty()) {
+    std::string_view kind = products.substr(0, products.find(','));
+    products.remove_prefix(std::min(products.size(), kind.size() + 1));
+    const std::string_view name = kind.substr(0, kind.find(':'));
+    const std::optional<Encoding> encoding = ParseEncoding(name);
+    const bool is_float =
+        encoding == Encoding::kF32 || encoding == Encoding::kF16 || encoding == Encoding::kBF16;
+    kinds.insert(encoding && !is_float ? name : kind);
+  }
+  return kinds;
+}
+
+}  // namespace
+
 void CompareModels(const StateInfo& saved, const StateInfo& here, const std::string& name) {
   if (saved.model_fingerprint != here.model_fingerprint) {
     Fail(ErrorKind::kMismatch,
@@ -247,7 +269,7 @@ void CompareModels(const StateInfo& saved, const StateInfo& here, const std::str
          "{}: state belongs to another tokenizer: saved with {:016x}, this session has {:016x}", name,
          saved.tokenizer_fingerprint, here.tokenizer_fingerprint);
   }
-  if (saved.products != here.products) {
+  if (ArithmeticOf(saved.products) != ArithmeticOf(here.products)) {
     Fail(ErrorKind::kMismatch,
          "{}: the state is bound to the arithmetic of its products: saved with {}, and this model was loaded "
          "with {}; "

@@ -225,6 +225,17 @@ TEST_F(SnapshotTest, EveryMismatchIsNamed) {
   other = here;
   other.products = "f16:int16";
   EXPECT_NE(compare(other).find("--pack"), std::string::npos);
+  // Integers have the same bits in place and packed, floats have not.
+  here.products = "f16:file,q4_k:packed,q5_0:packed";
+  for (const char* products :
+       {"f16:file,q4_k:file,q4_k:packed,q5_0:file", "f16:file,q4_k:file,q5_0:packed"}) {
+    other.products = products;
+    EXPECT_EQ(compare(other), "(no error)") << products;
+  }
+  for (const char* products : {"f16:packed,q4_k:packed,q5_0:packed", "f16:file,q4_k:packed", "", ",:,x"}) {
+    other.products = products;
+    EXPECT_NE(compare(other).find("--pack"), std::string::npos) << products;
+  }
 }
 
 TEST_F(SnapshotTest, DamagedFilesAreRefusedAndNothingChanges) {
