@@ -159,6 +159,9 @@ class MNEME_API Session {
   // Picks the next token; feeds nothing. Throws as Logits, Error(kInput) for logits that are NaN.
   TokenId Sample();
 
+  // Throws what Generate would for options that this model or this context does not have; the stream may be
+  // empty yet, and stays as it is. For whoever reads long before it asks for an answer.
+  void CheckGenerate(const GenerateOptions& options) const;
   // Pauses, then sample and feed until something ends it. Errors as FinishText. Text of tokens that belong to
   // a stop string is not handed out, and they leave the stream, as far as it can go back. Throws
   // Error(kInput) on an empty stream or if pauses do not fit into the window of the context,

@@ -129,6 +129,7 @@ Chat::Chat(const ChatArguments& arguments)
   input_lease_ = engine.Reserve(LineEditor::kSmallLineBytes, "the lines of the input");
   conversation_lease_ = engine.Reserve(Conversation::kBytes, "the messages of the conversation");
   stream_ = std::make_unique<Stream>(opened_.model, settings);
+  session().CheckGenerate(arguments.generate);
   stream_->Bind("--system", SystemNote(arguments.system));
   stream_->Bind("--pin-system", arguments.pin_system ? "true" : "");
   BindFormat(conversation_->format(), stream_.get());
@@ -382,7 +383,10 @@ void AddChat(Command& program) {
   AddContextOptions(verb, &arguments->context);
   AddSamplerOptions(verb, &arguments->context, DefaultSampler());
   verb.SetFooter(std::string("Commands:\n") + kHelp + "\n" + ContextHelp());
-  verb.SetAction([=] { return Chat(*arguments)(); });
+  verb.SetAction([=] {
+    CheckStops(arguments->generate);
+    return Chat(*arguments)();
+  });
 }
 
 }  // namespace mneme::cli

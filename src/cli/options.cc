@@ -103,6 +103,12 @@ void AddContextOptions(Command& verb, SessionArguments* arguments, bool with_con
   verb.SetGroup("");
 }
 
+void CheckStops(const GenerateOptions& options) {
+  for (const std::string& text : options.stop_strings) {
+    if (text.empty()) FailUsage("--stop: an empty text would end every answer before its first word");
+  }
+}
+
 void AddSamplerOptions(Command& verb, SessionArguments* arguments, const SamplerOptions& defaults) {
   verb.SetGroup("Sampling (where nothing is given: as the model's files say, else as here)");
   arguments->options.sampler = defaults;

@@ -49,6 +49,8 @@ void AddModelOptions(Command& verb, ModelArguments* arguments,
 // --pin, --max-rewind.
 void AddContextOptions(Command& verb, SessionArguments* arguments, bool with_context = true);
 // Every field of SamplerOptions; what they are where the model's files say nothing.
+// Throws UsageError for an empty one: it would stand before the first word of any answer.
+void CheckStops(const GenerateOptions& options);
 void AddSamplerOptions(Command& verb, SessionArguments* arguments, const SamplerOptions& defaults);
 // What `--context` takes: every policy with its keys and paper. For the end of a help text.
 std::string ContextHelp();

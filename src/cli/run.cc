@@ -170,6 +170,8 @@ void Run::Open() {
     if (chat_) conversation_lease_ = model.engine().Reserve(Conversation::kBytes, "the messages");
   }
   stream_ = std::make_unique<Stream>(model, settings);
+  // Not only after a book.
+  if (!arguments_.no_generate) stream_->session.CheckGenerate(arguments_.generate);
   num_restored_ = stream_->session.num_tokens();
   stream_->Bind("--system", SystemNote(arguments_.system));
   stream_->Bind("--pin-system", arguments_.pin_system ? "true" : "");
@@ -466,6 +468,7 @@ void AddRun(Command& program) {
       "  tail -F app.log | mneme run model.gguf -f - --no-generate --state app.state");
   verb.SetAction([=] {
     CheckArguments(*arguments);
+    CheckStops(arguments->generate);
     return Run(*arguments)();
   });
 }

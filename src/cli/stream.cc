@@ -18,12 +18,12 @@ namespace mneme::cli {
 
 namespace {
 
-// --pack float32 is about float weights.
-void CheckFloatProducts(const ModelInfo& info) {
+// --pack float32, int16 and bf16 are about float weights.
+void CheckFloatProducts(const ModelInfo& info, std::string_view pack) {
   for (const char* encoding : {"f32", "f16", "bf16"})
     if (("," + info.products).find("," + std::string(encoding) + ":") != std::string::npos) return;
   FailUsage(fmt::format(
-      "--pack float32 says how float weights are multiplied, and {} has none ({}): it would change nothing",
+      "--pack {} says how float weights are multiplied, and {} has none ({}): it would change nothing", pack,
       info.path, info.products));
 }
 
@@ -46,7 +46,11 @@ Model OpenedModel::Load(const ModelArguments& arguments, const EngineOptions& re
   const Engine engine = MakeEngine(arguments.engine, rest);
   const auto start = std::chrono::steady_clock::now();
   Model loaded = Model::Load(engine, ModelPath(arguments.path), options);
-  if (options.pack == PackMode::kFloat32 && !saved) CheckFloatProducts(loaded.info());
+  const std::string_view products = options.pack == PackMode::kFloat32    ? "float32"
+                                    : options.pack == PackMode::kInt16    ? "int16"
+                                    : options.pack == PackMode::kBFloat16 ? "bf16"
+                                                                          : "";
+  if (!products.empty() && !saved) CheckFloatProducts(loaded.info(), products);
   load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 #if defined(__GLIBC__)
   ::malloc_trim(0);  // what parsing took goes back to the system
@@ -86,9 +90,9 @@ std::string Stream::ContextReason() const {
 void Stream::PrintStart(const EngineOptions& asked) const {
   const ModelInfo& info = session.model().info();
   PrintMessage("model: {} ({}), {} of weights{}\n", info.name, info.family, FormatBytes(info.weight_bytes),
-               info.packed_bytes > 0
-                   ? fmt::format(", {} repacked for speed (not with --pack never)", FormatBytes(info.packed_bytes))
-                   : "");
+               info.packed_bytes > 0 ? fmt::format(", {} repacked for speed (not with --pack never)",
+                                                   FormatBytes(info.packed_bytes))
+                                     : "");
   for (const std::string& note : info.notes) PrintMessage("note: {}\n", note);
   const std::string& context = session.options().context;
   const std::string reason = ContextReason();

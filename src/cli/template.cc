@@ -46,6 +46,9 @@ std::string ReadAll(const std::string& path) {
 // A text of `messages` that are not there would be an empty prompt.
 void CheckConversation(const std::string& conversation, const std::string& path) {
   const auto json = nlohmann::json::parse(conversation, nullptr, /*allow_exceptions=*/false);
+  if (json.is_discarded()) {
+    Fail(ErrorKind::kInput, "{}: the conversation is not JSON", path == "-" ? "standard input" : path);
+  }
   if (json.is_object() && json.contains("messages") && json["messages"].is_array()) return;
   Fail(ErrorKind::kInput, "{}: the conversation is no JSON object with a list of `messages`",
        path == "-" ? "standard input" : path);

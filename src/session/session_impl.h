@@ -84,6 +84,9 @@ struct MNEME_LOCAL Session::Impl {
   // generation.cc
   // The pause token that is meant. Throws Error(kUnsupported) if there is none.
   TokenId PauseToken(TokenId asked) const;
+  // The token that takes others back. Throws Error(kUnsupported) if there is none, Error(kInput).
+  TokenId BackspaceToken(const GenerateOptions& options) const;
+  void CheckGenerate(const GenerateOptions& options) const;
   // Ends the text. Returns how many tokens of an answer would see all of the pauses; -1: any number. Throws
   // Error(kInput).
   int64_t CheckPauses(int64_t num_pauses);

@@ -111,6 +111,28 @@ TEST_F(CliFilesTest, QuestionsAreReadFromRegularFiles) {
   }
 }
 
+// Not only after a book was read.
+TEST_F(CliFilesTest, WhatAModelCannotDoIsRefusedBeforeItReads) {
+  const std::string model = Path("m.gguf");
+  ASSERT_EQ(RunProgram({"convert", "--random", "tiny", model}).code, 0);
+  const std::string text = Write("text", std::string(500, 'x'));
+  const std::vector<std::pair<std::vector<std::string>, std::string>> cases = {
+      {{"--backspace"}, "take tokens back"}, {{"--pause", "3"}, "<pause>"}, {{"--stop", ""}, "--stop"}};
+  for (const auto& [options, message] : cases) {
+    std::vector<std::string> line = {"run", model, "-f", text, "-n", "3", "--state", Path("s")};
+    line.insert(line.end(), options.begin(), options.end());
+    const Outcome outcome = RunProgram(line);
+    EXPECT_NE(outcome.code, 0) << message;
+    EXPECT_NE(outcome.err.find(message), std::string::npos) << outcome.err;
+    EXPECT_EQ(outcome.err.find("reading"), std::string::npos) << outcome.err;
+  }
+  for (const char* pack : {"float32", "int16", "bf16"}) {
+    const Outcome outcome = RunProgram({"run", model, "-p", "x", "-n", "1", "--pack", pack});
+    EXPECT_EQ(outcome.code, 2) << pack;
+    EXPECT_NE(outcome.err.find(std::string("--pack ") + pack), std::string::npos) << outcome.err;
+  }
+}
+
 TEST_F(CliFilesTest, LogitsThatAreNoNumbersAreSaid) {
   const std::string model = Path("m.gguf");
   ASSERT_EQ(RunProgram({"convert", "--random", "tiny", model}).code, 0);

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -136,10 +137,13 @@ TEST_F(CliMemoryTest, WritingDoesNotGrow) {
   const std::vector<std::string> quiet = {
       "run",      model_, "-p", "Once", "--ignore-end", "--context", "sinks:window=60",
       "--memory", "16M",  "-q", "-n"};
+  // The least of three: pages come and go by a hundred KiB from run to run.
   const auto peak = [&](const char* num_tokens) {
     std::vector<std::string> arguments = quiet;
     arguments.emplace_back(num_tokens);
-    return RunProgram(arguments).peak_bytes;
+    size_t least = SIZE_MAX;
+    for (int i = 0; i < 3; ++i) least = std::min(least, RunProgram(arguments).peak_bytes);
+    return least;
   };
   EXPECT_LT(peak("100000"), peak("2000") + 300 * 1024);  // 5.3 bytes for each would be 510 KiB and more
 }

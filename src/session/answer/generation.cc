@@ -52,6 +52,40 @@ TokenId Session::Impl::PauseToken(TokenId asked) const {
   return asked;
 }
 
+TokenId Session::Impl::BackspaceToken(const GenerateOptions& generate) const {
+  const TokenId token =
+      generate.backspace_token >= 0 ? generate.backspace_token : loaded().plan().actions.backspace;
+  if (token < 0) {
+    Fail(ErrorKind::kUnsupported,
+         "{}: the model was not trained to take tokens back (mneme.backspace_token_id is missing): run it "
+         "without",
+         model.info().path);
+  }
+  CheckTokens({&token, 1});
+  if (generate.backspace_depth < 1) {
+    Fail(ErrorKind::kInput, "backspace_depth is {}; it must be at least 1", generate.backspace_depth);
+  }
+  if (options.max_rewind < 1) {
+    Fail(ErrorKind::kInput, "backspace needs a context with max_rewind of at least 1 token");
+  }
+  return token;
+}
+
+void Session::Impl::CheckGenerate(const GenerateOptions& generate) const {
+  if (!model.has_tokenizer() && !generate.stop_strings.empty()) {
+    Fail(ErrorKind::kUnsupported, "{}: stop strings need a tokenizer, and the model has none",
+         model.info().path);
+  }
+  constexpr int64_t kMostTop = 1024;
+  if (generate.num_top < 0 || generate.num_top > kMostTop) {
+    Fail(ErrorKind::kInput, "num_top is {}; it takes 0 to {}", generate.num_top, kMostTop);
+  }
+  if (generate.num_pauses > 0) PauseToken(generate.pause_token);
+  if (generate.backspace) BackspaceToken(generate);
+}
+
+void Session::CheckGenerate(const GenerateOptions& options) const { impl_->CheckGenerate(options); }
+
 int64_t Session::Impl::CheckPauses(int64_t num_pauses) {
   if (num_pauses < 0)
     Fail(ErrorKind::kInput, "the number of pauses is {}; it must not be negative", num_pauses);
@@ -134,14 +168,7 @@ void Generation::Impl::Check() {
   if (session_.context->num_tokens() == 0) {
     Fail(ErrorKind::kInput, "the stream is empty: there is nothing to continue; feed a token first");
   }
-  if (!has_text_ && !options_.stop_strings.empty()) {
-    Fail(ErrorKind::kUnsupported, "{}: stop strings need a tokenizer, and the model has none",
-         session_.model.info().path);
-  }
-  constexpr int64_t kMostTop = 1024;
-  if (options_.num_top < 0 || options_.num_top > kMostTop) {
-    Fail(ErrorKind::kInput, "num_top is {}; it takes 0 to {}", options_.num_top, kMostTop);
-  }
+  session_.CheckGenerate(options_);
 }
 
 void Generation::Impl::FindActions() {
@@ -153,20 +180,7 @@ void Generation::Impl::FindActions() {
     if (actions.backspace >= 0) never_.push_back(actions.backspace);
     return;
   }
-  backspace_ = options_.backspace_token >= 0 ? options_.backspace_token : actions.backspace;
-  if (backspace_ < 0) {
-    Fail(ErrorKind::kUnsupported,
-         "{}: the model was not trained to take tokens back (mneme.backspace_token_id is missing): run it "
-         "without",
-         session_.model.info().path);
-  }
-  session_.CheckTokens({&backspace_, 1});
-  if (options_.backspace_depth < 1) {
-    Fail(ErrorKind::kInput, "backspace_depth is {}; it must be at least 1", options_.backspace_depth);
-  }
-  if (session_.options.max_rewind < 1) {
-    Fail(ErrorKind::kInput, "backspace needs a context with max_rewind of at least 1 token");
-  }
+  backspace_ = session_.BackspaceToken(options_);
 }
 
 TokenId Generation::Impl::Pick() {
