@@ -70,8 +70,8 @@ class LinearWeights {
   }
   // Uses the file's bytes in place; `view.data` must outlive this object.
   static LinearWeights InPlace(const WeightView& view);
-  // Repacks; the file's bytes are not used afterwards. `products` says how float weights are multiplied and has
-  // no meaning for others, whose bits are those of InPlace.
+  // Repacks; the file's bytes are not used afterwards. `products` says how float weights are multiplied and
+  // has no meaning for others, whose bits are those of InPlace.
   static LinearWeights Packed(const WeightView& view, ThreadPool& pool,
                               FloatProducts products = FloatProducts::kFloat32);
   // The same into `memory`, PackedBytes (not 0) aligned to 64, which must outlive this object. Matrices that
