@@ -115,6 +115,12 @@ struct ByteLevels {
 inline constexpr ByteLevels kMxfp4Bytes(kMxfp4Levels);
 inline constexpr ByteLevels kIq4Bytes(kIq4Levels);
 
+// By name: sanitizers take a comparison of addresses for no constant.
+enum class Levels { kNone, kMxfp4, kIq4 };
+inline constexpr const ByteLevels& BytesOf(Levels levels) {
+  return levels == Levels::kMxfp4 ? kMxfp4Bytes : kIq4Bytes;
+}
+
 // What is to be known of a layout; everything else follows from it.
 struct LayoutTraits {
   UnitHead head = UnitHead::kNone;
@@ -124,8 +130,8 @@ struct LayoutTraits {
   size_t high_bits = 0;
   // What the bytes that kernels make of them exceed the signed value by.
   int offset = 128;
-  const ByteLevels* levels = nullptr;  // what nibbles choose from, or null where they are the value
-  bool has_tile_kernel = false;        // or several rows of activations meet it as bytes
+  Levels levels = Levels::kNone;  // what nibbles choose from, or none where they are the value
+  bool has_tile_kernel = false;   // or several rows of activations meet it as bytes
 };
 
 inline constexpr LayoutTraits TraitsOf(ChunkLayout layout) {
@@ -168,11 +174,11 @@ inline constexpr LayoutTraits TraitsOf(ChunkLayout layout) {
               .offset = 32,
               .has_tile_kernel = true};
     case ChunkLayout::kMXFP4:
-      return {.head = UnitHead::kPowers, .kind = {}, .low_bits = 4, .levels = &kMxfp4Bytes};
+      return {.head = UnitHead::kPowers, .kind = {}, .low_bits = 4, .levels = Levels::kMxfp4};
     case ChunkLayout::kIQ4_NL:
-      return {.head = UnitHead::kFactors, .kind = {}, .low_bits = 4, .levels = &kIq4Bytes};
+      return {.head = UnitHead::kFactors, .kind = {}, .low_bits = 4, .levels = Levels::kIq4};
     case ChunkLayout::kIQ4_XS:
-      return {.head = UnitHead::kBytes, .kind = {}, .low_bits = 4, .levels = &kIq4Bytes};
+      return {.head = UnitHead::kBytes, .kind = {}, .low_bits = 4, .levels = Levels::kIq4};
   }
   return {};
 }

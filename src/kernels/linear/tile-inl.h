@@ -262,8 +262,8 @@ HWY_INLINE VU8 StepOf(VU8 low_line, VU8 high_line, size_t step) {
   if constexpr (kLow == 8) return low_line;
   const int place = static_cast<int>(step % StepsPerLine(kLow));
   const VU8 low = hn::And(MoveBits(low_line, -kLow * place), hn::Set(d, (1 << kLow) - 1));
-  if constexpr (kTraits.levels != nullptr)
-    return hn::TableLookupBytes(hn::LoadDup128(d, kTraits.levels->bytes), low);
+  if constexpr (kTraits.levels != Levels::kNone)
+    return hn::TableLookupBytes(hn::LoadDup128(d, BytesOf(kTraits.levels).bytes), low);
   if constexpr (kHigh == 0) return low;
   const int high_place = static_cast<int>(step % StepsPerLine(kHigh));
   const VU8 high = MoveBits(high_line, kLow - kHigh * high_place);

@@ -76,7 +76,7 @@ inline void UnpackBlock(const uint8_t* block, uint8_t* out) {
   for (size_t i = 0; i < kBlockBytes; ++i) {
     const size_t step = i / 64, row = i % 64 / 4, column = i % 4;
     unsigned value = FieldAt(block, kTraits.low_bits, step, row, column);
-    if constexpr (kTraits.levels != nullptr) value = kTraits.levels->bytes[value];
+    if constexpr (kTraits.levels != Levels::kNone) value = BytesOf(kTraits.levels).bytes[value];
     if constexpr (kTraits.high_bits != 0) {
       const uint8_t* const plane = block + PlaneBytes(kTraits.low_bits);
       value |= FieldAt(plane, kTraits.high_bits, step, row, column) << kTraits.low_bits;
