@@ -6,6 +6,8 @@
 #include <cstdlib>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -18,6 +20,7 @@
 #include "bench/machine.h"
 #include "bench/model.h"
 #include "bench/profile.h"
+#include "bench/profile_picture.h"
 #include "bench/report.h"
 #include "bench/tokenizer.h"
 #include "cli/console/console.h"
@@ -135,6 +138,12 @@ void WritePlot(const BenchArguments& arguments, Plot plot) {
   WriteReport(arguments.svg_path, StandaloneSvg(plot, 560, 360));
 }
 
+// Bytes to measure the bandwidth with: large enough for weights that come from memory, small where they come
+// from a cache.
+size_t FootprintOf(const Model& model) {
+  return std::clamp(model.info().read_bytes_per_token, size_t{1} << 20, size_t{1} << 30);
+}
+
 int Speed(const BenchArguments& arguments) {
   for (const std::string& also : arguments.also) ParseSeries(also);  // mistakes show before the measurement
   CheckOutputs({arguments.svg_path}, InputsOf(arguments.model));
@@ -156,10 +165,7 @@ int Speed(const BenchArguments& arguments) {
     const Model& model = opened->model;
     MachineFloor floor;
     if (!arguments.no_floor) {
-      // Large enough for weights that come from memory, small where they come from a cache.
-      const size_t footprint =
-          std::clamp(model.info().read_bytes_per_token, size_t{1} << 20, size_t{1} << 30);
-      floor = FloorOf(MeasureMachine(model.engine(), 1.0, footprint), model);
+      floor = FloorOf(MeasureMachine(model.engine(), 1.0, FootprintOf(model)), model);
     }
     for (const std::string& spec : specs) {
       BenchSettings settings;
@@ -199,18 +205,35 @@ int Speed(const BenchArguments& arguments) {
 
 // ---- where the time goes
 
+void WriteProfile(const BenchArguments& arguments, const std::string& spec, const Model& model,
+                  std::span<const ProfilePanel> panels) {
+  std::optional<MachineFloor> floor;
+  if (!arguments.no_floor) {
+    floor = FloorOf(MeasureMachine(model.engine(), 1.0, FootprintOf(model)), model);
+  }
+  const std::string title = fmt::format("{}, {} before, {}, threads: {}", model.info().name, arguments.depths,
+                                        spec, model.engine().num_threads());
+  WriteReport(arguments.svg_path, ProfilePicture(title, panels, floor ? &*floor : nullptr));
+}
+
 int Profile(const BenchArguments& arguments) {
-  const SessionOptions options =
-      OptionsFor(arguments.context, arguments.contexts.empty() ? "auto" : arguments.contexts.front());
+  CheckOutputs({arguments.svg_path}, InputsOf(arguments.model));
+  const std::string spec = arguments.contexts.empty() ? "auto" : arguments.contexts.front();
+  const SessionOptions options = OptionsFor(arguments.context, spec);
+  const std::vector<int64_t> depths = ParseList(arguments.depths, "--depth");
+  if (depths.size() > 1) FailUsage("--profile: one --depth at a time");
   const OpenedModel opened(arguments.model, arguments.context.engine, /*load_tokenizer=*/false);
-  const int64_t depth = ParseList(arguments.depths, "--depth").front();
+  std::vector<ProfilePanel> panels;
   Json json;
   for (const int64_t num_rows : {int64_t{1}, std::max<int64_t>(arguments.prefill, 2)}) {
-    const std::vector<ProfileRow> rows = ProfileModel(opened.model, options, num_rows, depth, UserStop());
+    const std::vector<ProfileRow> rows =
+        ProfileModel(opened.model, options, num_rows, depths.front(), UserStop());
     const std::string name = num_rows == 1 ? "decode" : fmt::format("prefill {}", num_rows);
     json[name] = ProfileJson(rows);
+    panels.push_back({num_rows == 1 ? "one token" : fmt::format("{} tokens", FormatCount(num_rows)), rows});
     if (!arguments.json) WriteOut(FormatTable(ProfileTable(name, rows)) + "\n");
   }
+  if (!arguments.svg_path.empty()) WriteProfile(arguments, spec, opened.model, panels);
   if (arguments.json) {
     WriteOut(json.dump(1) + "\n");
   } else {
@@ -283,7 +306,8 @@ void AddBench(Command& program) {
               "(default 60)");
   verb.Text("--state", &arguments->state_folder, "FOLDER",
             "Also save and restore the state at each depth, as a file in this folder");
-  verb.Text("--svg", &arguments->svg_path, "FILE", "Write a plot of decode speed by depth");
+  verb.Text("--svg", &arguments->svg_path, "FILE",
+            "Write a plot of decode speed by depth; with --profile a picture of where the time goes");
   verb.List("--plot-also", &arguments->also, "NAME=depth:rate,...",
             "A line of other figures in the plot; may be repeated");
   verb.Flag("--no-floor", &arguments->no_floor, "Do not measure the machine's limits");
