@@ -363,6 +363,7 @@ void AddEval(Command& program) {
   AddPerplexity(verb);
   AddEvalPasskey(verb);
   AddEvalNeedle(verb);
+  AddEvalRuler(verb);
   AddEvalStream(verb);
   AddEvalDatasets(verb);
   AddEvalSpeed(verb);
