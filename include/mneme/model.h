@@ -24,6 +24,7 @@ struct ModelInfo {
   int64_t model_dim = 0;
   int64_t vocab_size = 0;
   int64_t trained_length = 0;  // tokens it was trained on at once; 0: unknown
+  int64_t rope_length = 0;     // rotations of longer streams are made for their length; 0: no stream's are
   bool has_memory = false;     // trained with a compressive memory (--context infini)
   size_t weight_bytes = 0;     // as stored
   size_t mapped_bytes = 0;     // of the files, weights and all

@@ -72,7 +72,7 @@ struct SessionOptions {
   Position start_position = 0;       // position of the first token of the stream
   // Phi-3 and others rotate otherwise in streams beyond their original length (longrope, dynamic NTK): made
   // for queries that see so many tokens. 0: what the context shows one, of expected_tokens where it shows
-  // all.
+  // all. No meaning for other models (ModelInfo::rope_length).
   int64_t rope_length = 0;
   int64_t expected_tokens = -1;  // length of the stream, for the choice of a context; -1: no end is known
   size_t memory_bytes =

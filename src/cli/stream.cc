@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <span>
 
 #include "base/error.h"
 #include "base/message.h"
@@ -25,6 +26,15 @@ void CheckFloatProducts(const ModelInfo& info, std::string_view pack) {
   FailUsage(fmt::format(
       "--pack {} says how float weights are multiplied, and {} has none ({}): it would change nothing", pack,
       info.path, info.products));
+}
+
+// What is asked for a model that it has no use for.
+void CheckRopeLength(const ModelInfo& info, std::span<const Setting> typed) {
+  for (const Setting& setting : typed) {
+    if (setting.name != "rope_length" || info.rope_length > 0) continue;
+    FailUsage(fmt::format(
+        "--rope-length: {} rotates alike in streams of any length, so it would change nothing", info.path));
+  }
 }
 
 }  // namespace
@@ -62,6 +72,7 @@ Stream::Stream(const Model& model, const StreamSettings& settings)
     : session(Open(model, settings)), state_(settings.state) {}
 
 Session Stream::Open(const Model& model, const StreamSettings& settings) {
+  CheckRopeLength(model.info(), settings.typed);
   if (settings.state.empty()) return Session(model, settings.options);
   model.fingerprint();  // a state has it; now the files are whole
   if (!HoldsState(settings.state)) return Session(model, settings.options);
@@ -99,7 +110,7 @@ void Stream::PrintStart(const EngineOptions& asked) const {
   PrintMessage("context: {}\n", reason.empty()                ? context
                                 : reason.starts_with(context) ? "auto picked " + reason
                                                               : fmt::format("{} ({})", context, reason));
-  if (const int64_t length = session.options().rope_length; length > 0) {
+  if (const int64_t length = session.options().rope_length; length > 0 && info.rope_length > 0) {
     PrintMessage("positions: rotated for streams of up to {} tokens (--rope-length sets another)\n",
                  FormatCount(length));
   }
@@ -109,7 +120,9 @@ void Stream::PrintStart(const EngineOptions& asked) const {
 }
 
 std::string Stream::BeyondTraining() {
-  const int64_t trained = std::max(session.model().info().trained_length, session.options().rope_length);
+  const ModelInfo& info = session.model().info();
+  const int64_t trained =
+      std::max(info.trained_length, info.rope_length > 0 ? session.options().rope_length : 0);
   if (has_said_beyond_ || trained <= 0 || session.num_tokens() <= trained) return "";
   if (!session.options().context.starts_with("dense")) return "";
   has_said_beyond_ = true;

@@ -31,6 +31,7 @@ ModelInfo InfoOf(const LoadedModel& model) {
           .model_dim = static_cast<int64_t>(plan.model_dim),
           .vocab_size = static_cast<int64_t>(plan.vocab_size),
           .trained_length = plan.trained_length,
+          .rope_length = plan.rope_length,
           .has_memory = plan.memory.segment > 0,
           .weight_bytes = model.weight_bytes(),
           .mapped_bytes = model.mapped_bytes(),

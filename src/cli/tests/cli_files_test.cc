@@ -47,6 +47,32 @@ TEST_F(CliFilesTest, ResultsThatCannotBeWrittenAreAnError) {
   EXPECT_EQ(Shell("$M run --help >/dev/full 2>err"), 1);
 }
 
+// ---- what would change nothing
+
+TEST_F(CliFilesTest, StandardInputIsReadOnce) {
+  MNEME_REQUIRE_MODEL(model);
+  for (const std::vector<std::string>& verb :
+       {std::vector<std::string>{"run"}, {"tokenize"}, {"eval", "perplexity"}, {"eval", "summary"}}) {
+    std::vector<std::string> arguments = verb;
+    arguments.insert(arguments.end(), {model, "-f", "-", "-f", "-"});
+    const Outcome outcome = RunProgram(arguments, "Once upon a time");
+    EXPECT_EQ(outcome.code, 2) << verb.back();
+    EXPECT_NE(outcome.err.find("standard input is named twice"), std::string::npos) << outcome.err;
+  }
+}
+
+TEST_F(CliFilesTest, ALengthOfRotationIsRefusedWhereNoneDependsOnIt) {
+  MNEME_REQUIRE_MODEL(model);
+  for (const std::string verb : {"run", "chat"}) {
+    std::vector<std::string> arguments = {verb, model, "--rope-length", "5000"};
+    if (verb == "run") arguments.insert(arguments.end(), {"-p", "Once", "-n", "2"});
+    const Outcome outcome = RunProgram(arguments, "Once");
+    EXPECT_EQ(outcome.code, 2) << verb;
+    EXPECT_NE(outcome.err.find("--rope-length: "), std::string::npos) << outcome.err;
+    EXPECT_EQ(outcome.err.find("positions: "), std::string::npos) << outcome.err;
+  }
+}
+
 // ---- paths
 
 TEST_F(CliFilesTest, PathsAreTriedBeforeTheFirstToken) {
