@@ -29,7 +29,8 @@ struct EngineOptions {
 
 enum class PackMode : uint8_t {
   // Repack where it pays (docs/performance.md says when), models up to 8 GiB. F16 and BF16 weights as blocks
-  // of 14-bit integers where the processor is fast with them, others as stored.
+  // of 14-bit integers where the processor is fast with them (a table by instruction set, which `mneme bench
+  // --machine` verifies), others as stored.
   kAuto,
   kNever,     // use the file's bytes in place: no start-up cost, no memory beside the page cache
   kAlways,    // as kAuto without its limit on size
@@ -43,6 +44,9 @@ enum class PackMode : uint8_t {
 
 struct ModelOptions {
   PackMode pack = PackMode::kAuto;
+  // kAuto and kAlways: how a saved state's float weights were multiplied (StateInfo::products), so that it
+  // goes on with its own arithmetic where `auto` would choose another. Empty: what is fast on this processor.
+  std::string products = {};
   std::string tokenizer = {};  // path, where the model carries none or another is wanted
   bool load_tokenizer = true;  // false: token ids only
 };

@@ -1,6 +1,7 @@
 // mneme bench: speed of a model by context and depth, of single kernels, of the machine, of the tokenizer,
 // and where time goes.
 #include <fmt/core.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -17,6 +18,7 @@
 #include "bench/kernels.h"
 #include "bench/machine.h"
 #include "bench/model.h"
+#include "bench/products.h"
 #include "bench/profile.h"
 #include "bench/report.h"
 #include "bench/tokenizer.h"
@@ -72,16 +74,27 @@ std::vector<int64_t> ParseList(const std::string& text, const std::string& optio
 
 // ---- the machine
 
+// Ends with kExitError where `auto` takes the slower arithmetic.
 int Machine(const BenchArguments& arguments) {
+  constexpr double kProductSeconds = 1.2;
   const Engine engine = MakeEngine(arguments.model.engine);
   PrintMessage("measuring the machine with {} threads...\n", engine.num_threads());
   const MachineLimits limits = MeasureMachine(engine);
+  const ProductRates rates = MeasureProducts(engine, kProductSeconds);
+  const AutoVerdict verdict = JudgeAuto(rates);
   if (arguments.json) {
-    WriteOut(MachineJson(limits).dump(1) + "\n");
+    Json json = MachineJson(limits);
+    json.update(ProductsJson(rates, verdict));
+    WriteOut(json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n");
   } else {
-    WriteOut(fmt::format("kernels run on {}\n\n{}", limits.simd_target, FormatTable(MachineTable(limits))));
+    const std::string sets =
+        limits.instructions.empty() ? "" : fmt::format("; there is {}", fmt::join(limits.instructions, ", "));
+    WriteOut(fmt::format("{}\nkernels run on {}{}\n\n{}\n{}\n{}",
+                         limits.processor.empty() ? "a processor without a name" : limits.processor,
+                         limits.simd_target, sets, FormatTable(MachineTable(limits)),
+                         FormatTable(ProductsTable(limits, rates)), VerdictText(verdict)));
   }
-  return 0;
+  return verdict.agrees ? 0 : kExitError;
 }
 
 // ---- single kernels
@@ -264,7 +277,8 @@ int Bench(const BenchArguments& arguments) {
 void AddBench(Command& program) {
   auto arguments = std::make_shared<BenchArguments>();
   Command& verb = program.AddVerb("bench", "Tokens per second, with the share of what the machine can do");
-  AddModelOptions(verb, &arguments->model, "pack");  // threads are a list here, tokenizer is a flag
+  AddModelOptions(verb, &arguments->model,
+                  "pack,pack_cache");  // threads are a list here, tokenizer is a flag
   verb.Text("-t,--threads", &arguments->threads, "N,...",
             "Threads; a list measures each: 1,2 (default: all cores)");
   verb.Text("--depth", &arguments->depths, "N,...",
@@ -287,7 +301,10 @@ void AddBench(Command& program) {
   verb.List("--plot-also", &arguments->also, "NAME=depth:rate,...",
             "A line of other figures in the plot; may be repeated");
   verb.Flag("--no-floor", &arguments->no_floor, "Do not measure the machine's limits");
-  verb.Flag("--machine", &arguments->machine, "Measure only the machine: bandwidth and peak rates");
+  verb.Flag(
+      "--machine", &arguments->machine,
+      "Measure only the machine: bandwidth, peak rates, products, and whether --pack auto takes the faster "
+      "ones (exit status 1 if not)");
   verb.Text("--kernels", &arguments->kernels, "PART",
             "Measure single kernels, those whose names contain PART: all, linear, attend, memory, recur, "
             "pointwise, "

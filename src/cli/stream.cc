@@ -51,7 +51,10 @@ Model OpenedModel::Load(const ModelArguments& arguments, const EngineOptions& re
     saved = ReadStateInfo(state);
     const bool is_typed = std::any_of(arguments.typed.begin(), arguments.typed.end(),
                                       [](const Setting& setting) { return setting.name == "pack"; });
-    if (!is_typed) options.pack = saved->pack;
+    if (!is_typed) {
+      options.pack = saved->pack;
+      options.products = saved->products;
+    }
   }
   const Engine engine = MakeEngine(arguments.engine, rest);
   const auto start = std::chrono::steady_clock::now();

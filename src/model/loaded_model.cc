@@ -12,6 +12,7 @@
 #include "base/hash.h"
 #include "formats/tensor_source.h"
 #include "mneme/chat.h"
+#include "model/auto_products.h"
 #include "model/convert/tokenizer_metadata.h"
 #include "model/families/family.h"
 #include "model/hyperparameters.h"
@@ -218,6 +219,7 @@ std::unique_ptr<Tokenizer> FindTokenizer(const TensorSource& source, const Model
 struct LoadedModel::Impl {
   std::string path;
   PackMode pack = PackMode::kAuto;
+  std::string saved_products;  // ModelOptions::products
   std::unique_ptr<TensorSource> source;
   ModelPlan plan;
   Hyperparameters hyper;
@@ -243,6 +245,7 @@ std::shared_ptr<const LoadedModel> LoadedModel::Load(const std::string& path, co
   Impl& impl = *model->impl_;
   impl.path = path;
   impl.pack = options.pack;
+  impl.saved_products = options.products;
   impl.source = OpenTensorSource(path);
   Hyperparameters& hyper = impl.hyper;
   hyper = ReadHyperparameters(*impl.source);
@@ -253,7 +256,7 @@ std::shared_ptr<const LoadedModel> LoadedModel::Load(const std::string& path, co
   impl.plan.is_exact = options.pack == PackMode::kExact;
   if (const GgufFile* gguf = impl.source->gguf()) ReadMemoryMetadata(*gguf, &impl.plan);
   impl.weights =
-      LoadWeights(*impl.source, family, impl.plan, hyper.tied_head.value_or(false), options.pack, device);
+      LoadWeights(*impl.source, family, impl.plan, hyper.tied_head.value_or(false), options, device);
   impl.shape = std::make_shared<const ContextShape>(MakeContextShape(impl.plan, impl.weights));
   for (const TensorInfo& tensor : impl.source->tensors()) impl.weight_bytes += tensor.bytes;
   if (options.load_tokenizer) impl.tokenizer = FindTokenizer(*impl.source, options);
@@ -428,6 +431,17 @@ std::vector<std::string> LoadedModel::notes() const {
   if (!parts.empty()) {
     notes.push_back(fmt::format("the file also has {}: passed over, the language model is run without",
                                 fmt::join(parts, ", ")));
+  }
+  for (const Encoding encoding : {Encoding::kF16, Encoding::kBF16}) {
+    const std::string kind = fmt::format("{}:", EncodingName(encoding));
+    const FloatProducts products = AutoProducts(encoding, impl_->saved_products);
+    const FloatProducts here = AutoProducts(encoding, "");
+    const bool is_chosen = impl_->pack == PackMode::kAuto || impl_->pack == PackMode::kAlways;
+    if (!is_chosen || products == here || ("," + this->products()).find("," + kind) == std::string::npos)
+      continue;
+    notes.push_back(fmt::format(
+        "{} weights are multiplied as {}, as in the saved state; without it {} would be taken here",
+        EncodingName(encoding), FloatProductsName(products), FloatProductsName(here)));
   }
   if (impl_->tokenizer != nullptr) {
     const auto warnings = impl_->tokenizer->warnings();

@@ -6,11 +6,13 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <string>
 #include <tuple>
 #include <unordered_map>
 #include <utility>
 
 #include "base/error.h"
+#include "model/auto_products.h"
 #include "model/tensors/tensor_map.h"
 
 namespace mneme {
@@ -48,9 +50,14 @@ void VisitNorms(const ModelPlan& model, const LayerPlan& plan, WeightVisitor& vi
 
 class Loader : public WeightVisitor {
  public:
-  Loader(const TensorSource& source, const Family& family, const ModelPlan& plan, PackMode pack,
+  Loader(const TensorSource& source, const Family& family, const ModelPlan& plan, const ModelOptions& options,
          Device& device)
-      : source_(source), plan_(plan), map_(source, family, plan), pack_(pack), device_(device) {
+      : source_(source),
+        plan_(plan),
+        map_(source, family, plan),
+        pack_(options.pack),
+        saved_products_(options.products),
+        device_(device) {
     size_t total = 0;
     for (const TensorInfo& tensor : source.tensors()) total += tensor.bytes;
     const bool has_limit = pack_ == PackMode::kAuto || pack_ == PackMode::kFloat32;
@@ -270,8 +277,7 @@ class Loader : public WeightVisitor {
       case PackMode::kFloat32:
         return FloatProducts::kFloat32;
       default:
-        return encoding != Encoding::kF32 && HasFastInt16Products() ? FloatProducts::kInt16
-                                                                    : FloatProducts::kFloat32;
+        return AutoProducts(encoding, saved_products_);
     }
   }
 
@@ -338,6 +344,7 @@ class Loader : public WeightVisitor {
   const ModelPlan& plan_;
   TensorMap map_;
   PackMode pack_;
+  std::string saved_products_;
   Device& device_;
   int layer_ = -1;  // -1: outside layers
   ModelWeights weights_;
@@ -399,8 +406,8 @@ void VisitLayer(const ModelPlan& model, const LayerPlan& plan, WeightVisitor& vi
 }
 
 ModelWeights LoadWeights(const TensorSource& source, const Family& family, const ModelPlan& plan,
-                         bool tied_head, PackMode pack, Device& device) {
-  return Loader(source, family, plan, pack, device).Load(tied_head);
+                         bool tied_head, const ModelOptions& options, Device& device) {
+  return Loader(source, family, plan, options, device).Load(tied_head);
 }
 
 double ProductsPerToken(const ModelPlan& plan, const ModelWeights& weights) {

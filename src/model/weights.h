@@ -95,7 +95,7 @@ struct ModelWeights {
 // Checks every tensor's shape against the plan and makes the weights. Touches matrices only to pack
 // them. Throws as TensorMap does. The source must outlive the result.
 ModelWeights LoadWeights(const TensorSource& source, const Family& family, const ModelPlan& plan,
-                         bool tied_head, PackMode pack, Device& device);
+                         bool tied_head, const ModelOptions& options, Device& device);
 
 // Calls fn(LinearLayer&, bool is_expert), const where the weights are, for every matrix of a layer, in about
 // the order in which a token reads them. is_expert: one of many of which a token reads some.
