@@ -28,7 +28,8 @@ struct ModelInfo {
   bool has_memory = false;     // trained with a compressive memory (--context infini)
   size_t weight_bytes = 0;     // as stored
   size_t mapped_bytes = 0;     // of the files, weights and all
-  size_t packed_bytes = 0;     // allocated by repacking
+  size_t packed_bytes = 0;     // of repacked weights: allocated, or mapped from packed_copy
+  std::string packed_copy;     // the file (ModelOptions::pack_cache); empty where they were packed at load
   size_t table_bytes = 0;      // left on the heap by loading, beside packed weights; 0 where it is not known
   size_t load_peak_bytes = 0;  // resident at the most until it was loaded
   size_t read_bytes_per_token = 0;  // of weights, to decode one token

@@ -47,6 +47,10 @@ struct ModelOptions {
   // kAuto and kAlways: how a saved state's float weights were multiplied (StateInfo::products), so that it
   // goes on with its own arithmetic where `auto` would choose another. Empty: what is fast on this processor.
   std::string products = {};
+  // Where a packed copy is kept, so that the next load maps it in place of packing: "auto" (MODEL.packed
+  // beside the model, in the user's cache folder where nobody may write there), a folder, or a file. Empty:
+  // nowhere.
+  std::string pack_cache = {};
   std::string tokenizer = {};  // path, where the model carries none or another is wanted
   bool load_tokenizer = true;  // false: token ids only
 };

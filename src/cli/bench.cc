@@ -198,12 +198,13 @@ int Speed(const BenchArguments& arguments) {
     json["model"] = info.name;
     json["weight_bytes"] = info.weight_bytes;
     json["packed_bytes"] = info.packed_bytes;
+    json["packed_copy"] = info.packed_copy;
     json["load_seconds"] = opened->load_seconds;
     json["rows"] = RowsJson(rows);
     WriteOut(json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n");
   } else {
-    WriteOut(fmt::format("{} ({}), {} of weights, {} repacked, loaded in {}\n\n", info.name, info.family,
-                         FormatBytes(info.weight_bytes), FormatBytes(info.packed_bytes),
+    WriteOut(fmt::format("{} ({}), {} of weights{}, loaded in {}\n\n", info.name, info.family,
+                         FormatBytes(info.weight_bytes), PackedText(info),
                          FormatSeconds(opened->load_seconds)));
     WriteOut(FormatTable(RowsTable(rows)) + RowsNotes(rows));
   }

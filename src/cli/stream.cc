@@ -37,7 +37,21 @@ void CheckRopeLength(const ModelInfo& info, std::span<const Setting> typed) {
   }
 }
 
+void CheckPackCache(const ModelOptions& options) {
+  if (options.pack_cache.empty()) return;
+  if (options.pack != PackMode::kNever && options.pack != PackMode::kExact) return;
+  FailUsage(fmt::format("--pack-cache keeps what repacking makes, and --pack {} repacks nothing",
+                        options.pack == PackMode::kNever ? "never" : "exact"));
+}
+
 }  // namespace
+
+std::string PackedText(const ModelInfo& info) {
+  if (info.packed_bytes == 0) return "";
+  const std::string bytes = FormatBytes(info.packed_bytes);
+  if (!info.packed_copy.empty()) return fmt::format(", {} repacked, mapped from {}", bytes, info.packed_copy);
+  return fmt::format(", {} repacked for speed (not with --pack never)", bytes);
+}
 
 OpenedModel::OpenedModel(const ModelArguments& arguments, const EngineOptions& rest, bool load_tokenizer,
                          const std::string& state)
@@ -56,6 +70,7 @@ Model OpenedModel::Load(const ModelArguments& arguments, const EngineOptions& re
       options.products = saved->products;
     }
   }
+  CheckPackCache(options);
   const Engine engine = MakeEngine(arguments.engine, rest);
   const auto start = std::chrono::steady_clock::now();
   Model loaded = Model::Load(engine, ModelPath(arguments.path), options);
@@ -104,9 +119,7 @@ std::string Stream::ContextReason() const {
 void Stream::PrintStart(const EngineOptions& asked) const {
   const ModelInfo& info = session.model().info();
   PrintMessage("model: {} ({}), {} of weights{}\n", info.name, info.family, FormatBytes(info.weight_bytes),
-               info.packed_bytes > 0 ? fmt::format(", {} repacked for speed (not with --pack never)",
-                                                   FormatBytes(info.packed_bytes))
-                                     : "");
+               PackedText(info));
   for (const std::string& note : info.notes) PrintMessage("note: {}\n", note);
   const std::string& context = session.options().context;
   const std::string reason = ContextReason();
