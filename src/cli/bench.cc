@@ -1,6 +1,7 @@
 // mneme bench: speed of a model by context and depth, of single kernels, of the machine, of the tokenizer,
 // and where time goes.
 #include <fmt/core.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -19,6 +20,7 @@
 #include "bench/kernels.h"
 #include "bench/machine.h"
 #include "bench/model.h"
+#include "bench/products.h"
 #include "bench/profile.h"
 #include "bench/profile_picture.h"
 #include "bench/report.h"
@@ -75,16 +77,27 @@ std::vector<int64_t> ParseList(const std::string& text, const std::string& optio
 
 // ---- the machine
 
+// Ends with kExitError where `auto` takes the slower arithmetic.
 int Machine(const BenchArguments& arguments) {
+  constexpr double kProductSeconds = 1.2;
   const Engine engine = MakeEngine(arguments.model.engine);
   PrintMessage("measuring the machine with {} threads...\n", engine.num_threads());
   const MachineLimits limits = MeasureMachine(engine);
+  const ProductRates rates = MeasureProducts(engine, kProductSeconds);
+  const AutoVerdict verdict = JudgeAuto(rates);
   if (arguments.json) {
-    WriteOut(MachineJson(limits).dump(1) + "\n");
+    Json json = MachineJson(limits);
+    json.update(ProductsJson(rates, verdict));
+    WriteOut(json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n");
   } else {
-    WriteOut(fmt::format("kernels run on {}\n\n{}", limits.simd_target, FormatTable(MachineTable(limits))));
+    const std::string sets =
+        limits.instructions.empty() ? "" : fmt::format("; there is {}", fmt::join(limits.instructions, ", "));
+    WriteOut(fmt::format("{}\nkernels run on {}{}\n\n{}\n{}\n{}",
+                         limits.processor.empty() ? "a processor without a name" : limits.processor,
+                         limits.simd_target, sets, FormatTable(MachineTable(limits)),
+                         FormatTable(ProductsTable(limits, rates)), VerdictText(verdict)));
   }
-  return 0;
+  return verdict.agrees ? 0 : kExitError;
 }
 
 // ---- single kernels
@@ -191,12 +204,13 @@ int Speed(const BenchArguments& arguments) {
     json["model"] = info.name;
     json["weight_bytes"] = info.weight_bytes;
     json["packed_bytes"] = info.packed_bytes;
+    json["packed_copy"] = info.packed_copy;
     json["load_seconds"] = opened->load_seconds;
     json["rows"] = RowsJson(rows);
     WriteOut(json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n");
   } else {
-    WriteOut(fmt::format("{} ({}), {} of weights, {} repacked, loaded in {}\n\n", info.name, info.family,
-                         FormatBytes(info.weight_bytes), FormatBytes(info.packed_bytes),
+    WriteOut(fmt::format("{} ({}), {} of weights{}, loaded in {}\n\n", info.name, info.family,
+                         FormatBytes(info.weight_bytes), PackedText(info),
                          FormatSeconds(opened->load_seconds)));
     WriteOut(FormatTable(RowsTable(rows)) + RowsNotes(rows));
   }
@@ -287,7 +301,8 @@ int Bench(const BenchArguments& arguments) {
 void AddBench(Command& program) {
   auto arguments = std::make_shared<BenchArguments>();
   Command& verb = program.AddVerb("bench", "Tokens per second, with the share of what the machine can do");
-  AddModelOptions(verb, &arguments->model, "pack");  // threads are a list here, tokenizer is a flag
+  AddModelOptions(verb, &arguments->model,
+                  "pack,pack_cache");  // threads are a list here, tokenizer is a flag
   verb.Text("-t,--threads", &arguments->threads, "N,...",
             "Threads; a list measures each: 1,2 (default: all cores)");
   verb.Text("--depth", &arguments->depths, "N,...",
@@ -311,7 +326,10 @@ void AddBench(Command& program) {
   verb.List("--plot-also", &arguments->also, "NAME=depth:rate,...",
             "A line of other figures in the plot; may be repeated");
   verb.Flag("--no-floor", &arguments->no_floor, "Do not measure the machine's limits");
-  verb.Flag("--machine", &arguments->machine, "Measure only the machine: bandwidth and peak rates");
+  verb.Flag(
+      "--machine", &arguments->machine,
+      "Measure only the machine: bandwidth, peak rates, products, and whether --pack auto takes the faster "
+      "ones (exit status 1 if not)");
   verb.Text("--kernels", &arguments->kernels, "PART",
             "Measure single kernels, those whose names contain PART: all, linear, attend, memory, recur, "
             "pointwise, "

@@ -336,6 +336,7 @@ void AddPerplexity(Command& eval) {
       "--html book.html");
   verb.SetAction([=] {
     if (arguments->files.empty()) arguments->files.push_back("-");
+    CheckInputs(arguments->files);
     return PerplexityVerb(*arguments)();
   });
 }
