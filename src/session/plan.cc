@@ -3,11 +3,13 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "base/checked.h"
 #include "base/error.h"
 #include "base/text/units.h"
+#include "mneme/calibrate.h"
 #include "model/model_impl.h"
 #include "session/fields.h"
 #include "session/resolve.h"
@@ -41,8 +43,19 @@ size_t SessionBytes::total() const {
   return SaturatingAdd(kv_bytes, SaturatingAdd(scratch_bytes, other_bytes));
 }
 
+namespace {
+
+// What a session would choose by, if that is known already.
+void UseKnownCalibration(const Model& model) {
+  if (!model.impl()->loaded->context_shape().recall.heads.empty()) return;
+  if (const std::optional<Calibration> found = FindCalibration(model)) UseCalibration(model, *found);
+}
+
+}  // namespace
+
 ContextChoice ChooseContext(const Model& model, const SessionOptions& options, size_t more_bytes) {
   CheckOptions(options);
+  if (Recalls(options.context)) UseKnownCalibration(model);
   SessionLimits limits = LimitsOf(model);
   limits.used_bytes = SaturatingAdd(limits.used_bytes, more_bytes);
   ResolvedContext resolved = ResolveSession(*model.impl()->loaded, options, limits);
@@ -66,6 +79,7 @@ void FillRow(const LoadedModel& model, const SessionOptions& options, const Cont
 
 std::vector<PlanRow> PlanRun(const Model& model, const SessionOptions& options, const SpeedEstimate* speed) {
   CheckOptions(options);
+  UseKnownCalibration(model);
   const LoadedModel& loaded = *model.impl()->loaded;
   const SessionLimits limits = LimitsOf(model);
   std::vector<PlanRow> rows;
