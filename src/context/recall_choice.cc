@@ -5,16 +5,13 @@
 
 #include "base/error.h"
 #include "context/recall_context.h"
-#include "context/track_plan.h"
+#include "recall/votes.h"
 
 namespace mneme {
 namespace {
 
 constexpr auto kSlice = static_cast<int64_t>(kBlockTokens);
 constexpr int64_t kScoreRows = 16;  // rows whose scores are there at once
-// What a slice's share of a row must exceed to be a vote, in nats above an equal share of all: flat rows,
-// such as those of a template, have none.
-constexpr double kVoteFloor = 2.0;
 
 }  // namespace
 
@@ -22,7 +19,9 @@ constexpr double kVoteFloor = 2.0;
 
 RecallContext::Votes RecallContext::Vote(int64_t begin_row, int64_t end_row, Device& device) {
   Votes votes;
-  const int64_t end = NumLeft(end_row);
+  // Whole slices before the turn: they are there as long as the choice is. A row that has not lost all of one
+  // sees the rest of it in its window.
+  const int64_t end = std::min(NumLeft(end_row), begin_row / kSlice);
   votes.first = store_.begin();
   if (end <= votes.first) return votes;
   FillPending(end);
@@ -72,29 +71,10 @@ void RecallContext::VoteOf(const Chooser& chooser, int64_t begin_row, int64_t en
     device.Wait();
     for (int64_t row = 0; row < count; ++row) {
       float* const scores = scores_.data() + static_cast<size_t>(row) * num_slices;
-      AddVotes(spec, {scores, num_slices}, votes, &largest);
+      AddVotes(spec.soft_cap, {scores, num_slices}, votes->votes, largest);
     }
   }
   for (size_t i = 0; i < num_slices; ++i) votes->shares[i] += largest[i];
-}
-
-// The votes of one row and head, whose scores these are.
-void RecallContext::AddVotes(const LayerAttention& spec, std::span<float> scores, Votes* votes,
-                             std::vector<float>* largest) {
-  if (spec.soft_cap > 0) {
-    for (float& score : scores) score = spec.soft_cap * std::tanh(score / spec.soft_cap);
-  }
-  const float peak = *std::max_element(scores.begin(), scores.end());
-  if (!std::isfinite(peak)) return;
-  double sum = 0;
-  for (const float score : scores) sum += std::exp(static_cast<double>(score - peak));
-  const double log_sum = static_cast<double>(peak) + std::log(sum);
-  const double level = kVoteFloor - std::log(static_cast<double>(scores.size()));
-  for (size_t i = 0; i < scores.size(); ++i) {
-    const double log_share = static_cast<double>(scores[i]) - log_sum;
-    if (log_share > level) votes->votes[i] += static_cast<float>(log_share - level);
-    if (log_share > -30) (*largest)[i] = std::max((*largest)[i], static_cast<float>(std::exp(log_share)));
-  }
 }
 
 // The best slices, each with the one behind it, until the budget is spent; in stream order.

@@ -59,7 +59,7 @@ RecallContext::Layout::Layout(const ContextShape& shape, const ContextSettings& 
     if (std::none_of(ropes.begin(), ropes.end(), same)) ropes.push_back(rope);
   }
   if (layers.empty()) {
-    Fail(ErrorKind::kUnsupported, "context recall: from_layer={} leaves no layer that sees what came back",
+    Fail(ErrorKind::kInput, "context recall: from_layer={} leaves no layer that sees what came back",
          options.from_layer);
   }
   std::vector<RecallHead> heads = shape.recall.heads;
@@ -84,7 +84,7 @@ RecallContext::Layout::Layout(const ContextShape& shape, const ContextSettings& 
     key_floats = std::max(key_floats, spec.num_kv_heads * spec.key_dim);
   }
   if (choosers.empty()) {
-    Fail(ErrorKind::kUnsupported, "context recall: none of the heads that choose is in a layer from {} on",
+    Fail(ErrorKind::kInput, "context recall: none of the heads that choose is in a layer from {} on",
          options.from_layer);
   }
   first_slice = options.sinks / kSlice;

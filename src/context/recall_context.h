@@ -10,9 +10,9 @@
 // What comes back is one choice for all layers, made by a few heads (RecallRules): every row of the turn
 // votes with the products of its queries and the keys of every stored token, neither rotated. For each row
 // and head, softmax over slices (the largest product of a slice stands for it); what a slice has above the
-// uniform level and kVoteFloor nats is its vote, and votes add up over rows and heads. With the best slices
-// come the ones behind them, until the budget is spent. A slice's keys are biased by the logarithm of its
-// share beside the best one's (the gate), so that rivals do not drown what was meant.
+// uniform level and two nats is its vote, and votes add up over rows and heads (recall/votes.h). With the
+// best slices come the ones behind them, until the budget is spent. A slice's keys are biased by the
+// logarithm of its share beside the best one's (the gate), so that rivals do not drown what was meant.
 //
 // Votes need all layers of the turn's rows, so a choice is made at the end of a turn, and the turn is read
 // again with it (Replay): its rows then see what they asked for.
@@ -140,8 +140,6 @@ class RecallContext : public Context, private EvictionSink {
   void VoteOf(const Chooser& chooser, int64_t begin_row, int64_t end_row,
               std::span<const uint8_t* const> slices, std::span<const int32_t> first_tokens, Votes* votes,
               Device& device);
-  static void AddVotes(const LayerAttention& spec, std::span<float> scores, Votes* votes,
-                       std::vector<float>* largest);
   std::vector<ChosenSlice> PickBest(const Votes& votes) const;
   void Hold(const std::vector<ChosenSlice>& slices);
   void MakeHeldTables();

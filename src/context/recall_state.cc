@@ -1,5 +1,6 @@
 // The stream of a RecallContext as a thing that is taken back, saved, copied and accounted for.
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "base/error.h"
@@ -105,8 +106,8 @@ void RecallContext::RestoreChoices(StateReader& reader) {
       const ChosenSlice slice{
           .number = reader.Get<int64_t>(), .score = reader.Get<float>(), .bias = reader.Get<float>()};
       const bool is_there = i + 1 < num_choices || slice.number >= store_.begin();
-      is_sound =
-          slice.number > last && is_there && (slice.number + 1) * kSlice <= num_tokens_ && slice.bias <= 0;
+      is_sound = slice.number > last && slice.number >= layout_.first_slice && is_there &&
+                 slice.number < choice.from_row / kSlice && std::isfinite(slice.score) && slice.bias <= 0;
       last = slice.number;
       choice.slices.push_back(slice);
     }
@@ -134,7 +135,9 @@ void RecallContext::Restore(StateReader& reader) {
   store_.Restore(reader);
   const int64_t stored = std::max(local_->num_evicted(0), layout_.first_slice);
   turn_begin_ = reader.Get<int64_t>();
-  if (store_.end() != stored || turn_begin_ < 0 || turn_begin_ > num_tokens_) {
+  const bool is_sound = store_.end() == stored && turn_begin_ >= 0 && turn_begin_ <= num_tokens_ &&
+                        NumLeft(num_tokens_) - stored < layout_.num_pending;
+  if (!is_sound) {
     Fail(ErrorKind::kFile, "state: its store does not agree with its {} tokens", num_tokens_);
   }
   RestoreChoices(reader);

@@ -9,6 +9,7 @@
 #include "base/checked.h"
 #include "base/error.h"
 #include "base/text/units.h"
+#include "context/policy.h"
 #include "mneme/calibrate.h"
 #include "model/model_impl.h"
 #include "session/fields.h"
@@ -18,10 +19,13 @@
 namespace mneme {
 namespace {
 
-// Tokens that a query sees, averaged over the stream. What a bounded context keeps, all of it is seen.
-double MeanVisible(const LoadedModel& model, const SessionOptions& options, size_t kv_bytes,
-                   int64_t num_tokens) {
-  const double kept = static_cast<double>(kv_bytes) / KvBytesPerToken(model, options);
+// Tokens that a query sees, averaged over the stream. What a bounded context keeps, all of it is seen; of
+// what is stored, what comes back.
+double MeanVisible(const LoadedModel& model, const SessionOptions& options, const Policy& policy,
+                   size_t kv_bytes, int64_t num_tokens) {
+  const RecallOptions* const recall = policy.recall();
+  const double kept = recall != nullptr ? static_cast<double>(recall->sinks + recall->window + recall->budget)
+                                        : static_cast<double>(kv_bytes) / KvBytesPerToken(model, options);
   const auto n = static_cast<double>(num_tokens);
   // Grows to `kept`, then stays.
   return n <= kept ? n / 2 : (kept * kept / 2 + (n - kept) * kept) / n;
@@ -70,7 +74,8 @@ void FillRow(const LoadedModel& model, const SessionOptions& options, const Cont
   row->context = settings.spec;
   row->bytes = PeakSessionBytes(model, options, settings, options.expected_tokens, num_threads);
   if (speed == nullptr || options.expected_tokens < 0) return;
-  const double visible = MeanVisible(model, options, row->bytes.kv_bytes, options.expected_tokens);
+  const double visible =
+      MeanVisible(model, options, *settings.policy, row->bytes.kv_bytes, options.expected_tokens);
   row->seconds = static_cast<double>(options.expected_tokens) * speed->SecondsFor(visible);
   row->slow_seconds = row->seconds * speed->slow_factor;
 }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/files/file.h"
+#include "base/random.h"
 #include "mneme/calibrate.h"
 #include "mneme/report.h"
 #include "mneme/scheduler.h"
@@ -21,6 +22,16 @@ constexpr const char* kSpec = "recall:sinks=4,window=60,budget=128,keep=4096,rep
 
 std::vector<TokenId> Part(const std::vector<TokenId>& tokens, size_t begin, size_t end) {
   return {tokens.begin() + static_cast<ptrdiff_t>(begin), tokens.begin() + static_cast<ptrdiff_t>(end)};
+}
+
+// Tokens without repetition, so that slices differ; a question is a part of them.
+std::vector<TokenId> RandomTokens(const LoadedModel& model, size_t count) {
+  Random random(11);
+  std::vector<TokenId> tokens;
+  while (tokens.size() < count) {
+    tokens.push_back(static_cast<TokenId>(3 + random.Below(model.plan().vocab_size - 3)));
+  }
+  return tokens;
 }
 
 struct Answer {
@@ -43,9 +54,9 @@ Answer Ask(Session& session, const std::vector<TokenId>& question) {
 }
 
 TEST(RecallSession, AnAnswerIsTheSameInAnyChunksThreadsAndAfterAState) {
-  const std::string data = TestDataOrSkip();
+  MNEME_REQUIRE_DATA(data);
   const auto model = TestModel(data);
-  const std::vector<TokenId> tokens = TestTokens(*model, 800);
+  const std::vector<TokenId> tokens = RandomTokens(*model, 800);
   std::optional<Answer> expected;
   for (const auto& [rows, threads] : {std::pair<int64_t, size_t>(16, 1), {1, 1}, {7, 2}, {64, 2}}) {
     CpuDevice device(threads);
@@ -55,26 +66,26 @@ TEST(RecallSession, AnAnswerIsTheSameInAnyChunksThreadsAndAfterAState) {
     BufferWriter writer;
     session.impl().WriteBody(writer);
     Session clone = session.Clone();
-    const Answer answer = Ask(session, Part(tokens, 700, 720));
+    const Answer answer = Ask(session, Part(tokens, 300, 320));
     EXPECT_FALSE(answer.recalled.empty());
     EXPECT_EQ(session.num_tokens(), 728);
     if (!expected.has_value()) expected = answer;
     EXPECT_TRUE(answer == *expected) << rows << " rows, " << threads << " threads";
-    EXPECT_TRUE(Ask(clone, Part(tokens, 700, 720)) == *expected);
+    EXPECT_TRUE(Ask(clone, Part(tokens, 300, 320)) == *expected);
     EXPECT_FALSE(RecalledText(session).empty());
   }
 }
 
 TEST(RecallSession, AStateInTheMiddleOfAConversationGoesOn) {
-  const std::string data = TestDataOrSkip();
+  MNEME_REQUIRE_DATA(data);
   const auto model = TestModel(data);
-  const std::vector<TokenId> tokens = TestTokens(*model, 900);
+  const std::vector<TokenId> tokens = RandomTokens(*model, 900);
   Budget budget;
   TestSession session(model, TestOptions(kSpec), budget, TestDevice());
   session.Feed(Part(tokens, 0, 700));
-  Ask(session, Part(tokens, 700, 720));
+  Ask(session, Part(tokens, 300, 320));
   session.BeginTurn();
-  session.Feed(Part(tokens, 720, 735));
+  session.Feed(Part(tokens, 120, 135));
   const std::string path = ::testing::TempDir() + "/recall.state";
   session.Save(path);
   TestSession restored(model, TestOptions(kSpec), budget, TestDevice());
@@ -88,9 +99,9 @@ TEST(RecallSession, AStateInTheMiddleOfAConversationGoesOn) {
 }
 
 TEST(RecallSession, QuestionsOfOneTextHaveTheSameAnswersInAnyOrder) {
-  const std::string data = TestDataOrSkip();
+  MNEME_REQUIRE_DATA(data);
   const auto model = TestModel(data);
-  const std::vector<TokenId> tokens = TestTokens(*model, 900);
+  const std::vector<TokenId> tokens = RandomTokens(*model, 900);
   Budget budget;
   TestSession session(model, TestOptions(kSpec, 16, 64), budget, TestDevice());
   session.Feed(Part(tokens, 0, 700));
@@ -110,11 +121,11 @@ TEST(RecallSession, QuestionsOfOneTextHaveTheSameAnswersInAnyOrder) {
 }
 
 TEST(RecallSession, ASchedulersAnswerIsThatOfASessionAlone) {
-  const std::string data = TestDataOrSkip();
+  MNEME_REQUIRE_DATA(data);
   const Model model = TestModelUnder(data, size_t{256} << 20);
   UseCalibration(model,
                  {.heads = {{.layer = 2, .head = 0, .score = 1}, {.layer = 3, .head = 4, .score = 1}}});
-  const std::vector<TokenId> tokens = TestTokens(*model.impl()->loaded, 800);
+  const std::vector<TokenId> tokens = RandomTokens(*model.impl()->loaded, 800);
   SessionOptions options = TestOptions(kSpec);
   std::vector<std::string> texts;
   for (const bool together : {false, true}) {
@@ -126,7 +137,7 @@ TEST(RecallSession, ASchedulersAnswerIsThatOfASessionAlone) {
     }
     Scheduler scheduler(model);
     for (Session* session : {&a, &b}) {
-      Job job{.session = session, .tokens = Part(tokens, 700, 722)};
+      Job job{.session = session, .tokens = Part(tokens, 300, 322)};
       job.generate = GenerateOptions{.max_tokens = 8};
       job.on_event = [&text, session, &a](const JobEvent& event) {
         if (event.kind == JobEvent::kPiece && session == &a) text += event.piece.text;
@@ -146,7 +157,7 @@ TEST(RecallSession, ASchedulersAnswerIsThatOfASessionAlone) {
 }
 
 TEST(RecallSession, CalibrationFindsTheSameHeadsOnAnyThreadsAndIsBoundToItsModel) {
-  const std::string data = TestDataOrSkip();
+  MNEME_REQUIRE_DATA(data);
   std::vector<std::string> files;
   for (const size_t threads : {size_t{1}, size_t{2}}) {
     const Model model = Model::Load(Engine({.num_threads = threads, .memory_bytes = size_t{64} << 20}),

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <memory>
 #include <span>
 #include <string>
@@ -18,6 +17,7 @@
 #include "kernels/choose/choose.h"
 #include "mneme/calibrate.h"
 #include "model/model_impl.h"
+#include "recall/votes.h"
 
 namespace mneme {
 namespace {
@@ -27,7 +27,6 @@ constexpr int64_t kTextTokens = 4096;
 constexpr int64_t kFewestSlices = 4;
 constexpr int64_t kMostRows = 128;  // of a question
 constexpr size_t kMostHeads = 4;
-constexpr double kVoteFloor = 2.0;  // as of the context
 
 struct Fact {
   std::string_view thing;
@@ -224,7 +223,8 @@ std::vector<float> VotesOf(const Recorder& recorder, const LayerAttention& spec,
     first[0] = 4;  // sinks
     return first;
   }();
-  std::vector<float> q, scores(static_cast<size_t>(num_rows) * slices.size()), votes(slices.size());
+  std::vector<float> q, scores(static_cast<size_t>(num_rows) * slices.size()), votes(slices.size()),
+      largest(slices.size());
   const float factor = spec.scale;
   for (int64_t row = 0; row < num_rows; ++row) {
     const float* const from = recorder.Queries(place, row) + head * spec.key_dim;
@@ -244,19 +244,7 @@ std::vector<float> VotesOf(const Recorder& recorder, const LayerAttention& spec,
   device.Wait();
   for (int64_t row = 0; row < num_rows; ++row) {
     float* const scored = scores.data() + static_cast<size_t>(row) * slices.size();
-    double sum = 0;
-    float peak = -std::numeric_limits<float>::infinity();
-    for (size_t i = 0; i < slices.size(); ++i) {
-      if (spec.soft_cap > 0) scored[i] = spec.soft_cap * std::tanh(scored[i] / spec.soft_cap);
-      peak = std::max(peak, scored[i]);
-    }
-    if (!std::isfinite(peak)) continue;
-    for (size_t i = 0; i < slices.size(); ++i) sum += std::exp(static_cast<double>(scored[i] - peak));
-    const double level =
-        static_cast<double>(peak) + std::log(sum) + kVoteFloor - std::log(static_cast<double>(slices.size()));
-    for (size_t i = 0; i < slices.size(); ++i) {
-      votes[i] += static_cast<float>(std::max(0.0, static_cast<double>(scored[i]) - level));
-    }
+    AddVotes(spec.soft_cap, {scored, slices.size()}, votes, largest);
   }
   return votes;
 }
