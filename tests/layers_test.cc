@@ -17,8 +17,8 @@ namespace {
 
 const std::vector<std::string>& Layers() {
   static const std::vector<std::string> layers = {"base", "formats", "tokenizer", "chat",    "kernels",
-                                                  "kv",   "context", "model",     "session", "train",
-                                                  "eval", "bench",   "cli"};
+                                                  "kv",   "recall",  "context",   "model",   "session",
+                                                  "train", "eval",   "bench",     "cli"};
   return layers;
 }
 
@@ -29,6 +29,7 @@ const std::set<std::string>& KernelHeaders() {
                                                 "kernels/timing_device.h",
                                                 "kernels/linear/linear.h",
                                                 "kernels/attend/attend.h",
+                                                "kernels/choose/choose.h",
                                                 "kernels/attend/rope.h",
                                                 "kernels/experts/experts.h",
                                                 "kernels/memory/memory.h",
@@ -47,7 +48,7 @@ std::string FolderOf(const std::string& path) {
       {"tokenizer.h", "tokenizer"}, {"chat.h", "chat"},     {"engine.h", "model"},
       {"model.h", "model"},         {"inspect.h", "model"}, {"convert.h", "model"},
       {"ledger.h", "context"},      {"stats.h", "session"}, {"session.h", "session"},
-      {"scheduler.h", "session"},   {"plan.h", "session"},  {"report.h", "session"}};
+      {"scheduler.h", "session"},   {"calibrate.h", "session"}, {"plan.h", "session"},  {"report.h", "session"}};
   const size_t slash = path.find('/');
   if (path.substr(0, slash) != "mneme") return path.substr(0, slash);
   const auto found = owners.find(path.substr(slash + 1));

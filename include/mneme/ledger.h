@@ -35,6 +35,14 @@ struct LedgerRange {
   bool operator==(const LedgerRange&) const = default;
 };
 
+// A stretch of the stream that came back into attention: its first token's position, its tokens, and why.
+struct RecalledRange {
+  Position begin = 0;
+  std::vector<TokenId> tokens;
+  float score = 0;  // the votes of the turn's rows, in nats; larger is better
+  float bias = 0;   // natural logarithm: how much its tokens count beside those of the best
+};
+
 // ---- all thread-safe, none throws but std::bad_alloc
 
 // Neighbouring ranges of one fate as one.

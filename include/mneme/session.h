@@ -125,6 +125,8 @@ class MNEME_API Session {
   MemoryReport memory() const;
   // What became of every token: ranges in order, without gaps, from start_position to next_position.
   std::vector<LedgerRange> Ledger() const;
+  // What came back for the last turn, in stream order (context recall; else nothing).
+  std::vector<RecalledRange> Recalled() const;
   // Tokens in the stream: fed and generated, pauses too, rewound ones not.
   int64_t num_tokens() const;
   Position next_position() const;
@@ -151,6 +153,11 @@ class MNEME_API Session {
   int64_t pending_bytes() const;
   // A hash of the bytes that FeedText took, whatever the pieces were: whether an input begins with them.
   uint64_t text_hash() const;
+
+  // What is fed from here on is a turn: a question, a message. Where the context is `recall`, the rows of a
+  // turn say what comes back, and Generate, Sample and Logits read the turn again with it before they go on.
+  // Not called, a turn is what was fed since the last answer, at most the context's `replay`.
+  void BeginTurn();
 
   // [vocab_size] after the last token; valid until the next change of the session. After Rewind the last
   // token is run once more for them. Throws Error(kInput) on an empty stream,

@@ -287,6 +287,8 @@ bool Chat::Command(const std::string& line) {
       Say(fmt::format("  {:>14} .. {:<14} {}", FormatCount(range.begin), FormatCount(range.end - 1),
                       TokenFateName(range.fate)));
     }
+    const std::string recalled = RecalledText(session());
+    if (!recalled.empty()) PrintMessage("came back for the last answer:\n{}", recalled);
   } else if (name == "/stats") {
     PrintMessage("{}", ReportText(session()));
   } else if (name == "/save" || name == "/load") {

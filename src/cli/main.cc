@@ -44,6 +44,7 @@ int Main(int argc, char** argv) {
   AddInspect(program);
   AddPlan(program);
   AddConvert(program);
+  AddCalibrate(program);
   AddBench(program);
   AddTokenize(program);
   AddTemplate(program);

@@ -284,6 +284,7 @@ void Run::FeedIdFiles() {
 
 void Run::FeedPrompt() {
   Session& session = stream_->session;
+  if (!prompt_.empty() && !arguments_.files.empty()) stream_->session.BeginTurn();
   if (!prompt_.empty()) FeedPiece(prompt_);
   if (chat_ && !chat_->has_message() && !arguments_.has_prompt) FailEmpty();
   if (chat_) {

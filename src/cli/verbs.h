@@ -12,6 +12,7 @@ void AddChat(Command& program);
 void AddInspect(Command& program);
 void AddPlan(Command& program);
 void AddConvert(Command& program);
+void AddCalibrate(Command& program);
 void AddBench(Command& program);
 void AddTokenize(Command& program);
 void AddTemplate(Command& program);

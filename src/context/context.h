@@ -81,6 +81,27 @@ struct MemoryRules {
   float write_floor = 0;
 };
 
+// A query head of an attention layer.
+struct RecallHead {
+  size_t layer = 0;
+  size_t head = 0;
+  bool operator==(const RecallHead&) const = default;
+};
+
+// Which heads choose what comes back, for --context recall. Empty: a few by their place, which finds less
+// than those that were found by trying (mneme calibrate).
+struct RecallRules {
+  std::vector<RecallHead> heads;
+};
+
+// A slice that is back: its first token as an index of the stream, its ids, and how it was chosen.
+struct RecalledSlice {
+  int64_t begin = 0;
+  std::vector<TokenId> tokens;
+  float score = 0;  // the votes of the turn's rows
+  float bias = 0;   // natural logarithm; how much its keys count beside those of the best slice
+};
+
 // What a context must know about the model.
 struct ContextShape {
   std::vector<LayerAttention> layers;
@@ -88,6 +109,7 @@ struct ContextShape {
   RecurrentShape recurrent;
   int64_t trained_length = 0;  // tokens the model was trained on at once; 0: unknown
   MemoryRules memory;
+  RecallRules recall;
   int64_t num_sinks = 4;  // first tokens that --context sinks keeps unless told; 1 with a learned sink token
   // Absolute position embeddings: no token beyond trained_length, no eviction.
   bool learned_positions = false;
@@ -161,6 +183,15 @@ class Context {
   // has changed then.
   virtual void Rewind(int64_t count) = 0;
 
+  // What is fed from here on to the next Replay is one turn: its rows say what comes back.
+  virtual void BeginTurn() {}
+  // Chooses what comes back for the turn that ends here. Where that differs from what was there, the last
+  // tokens, at most most_rows, are taken back and must be fed again: returns how many. 0: all stays as it is.
+  // Between two chunks.
+  virtual int64_t Replay(int64_t /*most_rows*/, Device& /*device*/) { return 0; }
+  // What came back, in stream order.
+  virtual std::vector<RecalledSlice> Recalled() const { return {}; }
+
   // Everything that decides later outputs. Restore goes into a context created with the same shape and
   // settings (the caller compares Describe()); throws Error on any mismatch, and the context must then be
   // discarded.
@@ -174,6 +205,9 @@ class Context {
 
   // Ranges in order, without gaps, covering [start_position(), next_position()).
   virtual std::vector<LedgerRange> Ledger() const = 0;
+
+  // Takes back the last token, which comes again at once, for its logits: it will be computed as it was.
+  virtual void TakeBackLast() { Rewind(1); }
 
  protected:
   int64_t num_tokens_ = 0;

@@ -39,6 +39,8 @@ struct Track {
   int64_t keep_last = 0;
   int64_t from_layer = 0;  // layers below have no such track
   bool evicts = false;     // whole blocks that leave go to the context's sink (kv/eviction.h)
+  // A layer with a window of its own evicts nothing and keeps no more than that window.
+  bool skips_windowed = false;
 };
 
 // Tokens [begin, end) of a track, and the place where the row's query stands among them: key t is seen at
@@ -76,6 +78,18 @@ struct InfiniOptions {
   bool key_shift = false;  // MemoryRules::key_shift
 };
 
+struct RecallOptions {
+  int64_t sinks = 0;
+  int64_t window = 0;
+  int64_t budget = 0;      // tokens that come back, at most
+  int64_t keep = 0;        // tokens that the store keeps; then the oldest go
+  int64_t replay = 0;      // tokens at the end of a turn that are read again with what came back
+  int64_t from_layer = 0;  // layers below see sinks and window alone
+  int64_t gate = 0;        // in tenths of a nat: slices whose votes are so far behind the best are left out
+  bool takes_next = true;  // with a slice comes the one behind it
+  bool has_global_layers = false;  // layers with a window of their own do not recall
+};
+
 // Immutable: one object is shared by the plan, the session, its state and its ledger, on any thread.
 class Policy {
  public:
@@ -93,6 +107,8 @@ class Policy {
 
   // The compressive memory beside the spans (context/infini.h); null: none.
   virtual const InfiniOptions* memory() const { return nullptr; }
+  // What leaves the window is stored and comes back (context/recall_context.h); null: it does not.
+  virtual const RecallOptions* recall() const { return nullptr; }
 
   // The spec with every key. The table makes the same policy from it.
   virtual std::string Describe() const = 0;
@@ -114,6 +130,7 @@ struct PolicyKey {
   int64_t least = 0;
   int64_t most = kMostTokens;
   bool fits_cap = false;      // auto also depends on what the memory cap holds
+  bool fits_half = false;     // auto is the stream's length, or what half of that holds
   bool holds_pinned = false;  // raised to the number of pinned tokens
   std::span<const std::string_view> words = {};
 
@@ -190,6 +207,9 @@ std::shared_ptr<const Policy> MakeLambdaPolicy(const LambdaOptions& options);
 // xl.cc: Transformer-XL style, arXiv 1901.02860.
 PolicyRow XlRow();
 std::shared_ptr<const Policy> MakeXlPolicy(int64_t segment, int64_t previous);
+// recall.cc: sinks, and slices of what left the window.
+PolicyRow RecallRow();
+std::shared_ptr<const Policy> MakeRecallPolicy(const RecallOptions& options);
 // infini_policy.cc: Infini-attention, arXiv 2404.07143: spans as of xl, and a memory.
 PolicyRow InfiniRow();
 std::shared_ptr<const Policy> MakeInfiniPolicy(const InfiniOptions& options);

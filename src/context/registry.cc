@@ -13,6 +13,7 @@
 #include "base/text/units.h"
 #include "context/infini.h"
 #include "context/policy.h"
+#include "context/recall_context.h"
 #include "context/recurrent/hybrid.h"
 #include "context/span_context.h"
 
@@ -110,18 +111,21 @@ std::shared_ptr<const Policy> MakePolicy(const ContextShape& shape, const Contex
   return row.make(PolicyInput(row, spec.values, shape, settings.num_pinned, auto_window));
 }
 
-bool HasAutomaticWindow(const ParsedSpec& spec) {
+// Whether a key that depends on the cap (PolicyKey::fits_cap, fits_half) was left open.
+bool IsOpen(const ParsedSpec& spec, bool PolicyKey::*fits) {
   for (size_t i = 0; i < spec.values.size(); ++i) {
-    if (spec.row->keys[i].fits_cap && !spec.values[i].has_value()) return true;
+    if (spec.row->keys[i].*fits && !spec.values[i].has_value()) return true;
   }
   return false;
 }
 
-ContextBytes BytesOf(const ContextShape& shape, const ContextSettings& settings, const Policy& policy,
+ContextBytes BytesOf(const ContextShape& shape, const ContextSettings& given, const Policy& policy,
                      int64_t num_tokens, size_t num_threads) {
-  ContextBytes bytes = policy.memory() != nullptr
-                           ? InfiniContext::PeakBytes(shape, settings, policy, num_threads)
-                           : SpanContext::PeakBytes(shape, settings, policy, num_tokens);
+  const ContextSettings settings = RecallContext::RecallSettings(given, policy);
+  ContextBytes bytes =
+      policy.memory() != nullptr   ? InfiniContext::PeakBytes(shape, settings, policy, num_threads)
+      : policy.recall() != nullptr ? RecallContext::PeakBytes(shape, settings, policy)
+                                   : SpanContext::PeakBytes(shape, settings, policy, num_tokens);
   if (!shape.recurrent.layers.empty()) {
     bytes.kv_bytes = SaturatingAdd(bytes.kv_bytes, HybridContext::PeakBytes(shape, settings));
   }
@@ -134,10 +138,10 @@ size_t BytesWith(const ContextShape& shape, const ContextSettings& settings, con
   return BytesOf(shape, settings, *policy, num_tokens, num_threads).total();
 }
 
-// The largest automatic window, at most the trained length, whose context fits; 0 if none does.
+// The largest automatic window, at most `most`, whose context fits; 0 if none does.
 int64_t LargestWindow(const ContextShape& shape, const ContextSettings& settings, const ParsedSpec& spec,
-                      size_t cap_bytes, size_t num_threads) {
-  int64_t low = 0, high = TrainedLength(shape);
+                      int64_t most, size_t cap_bytes, size_t num_threads) {
+  int64_t low = 0, high = most;
   if (BytesWith(shape, settings, spec, high, -1, num_threads) <= cap_bytes) return high;
   while (low < high) {
     const int64_t middle = (low + high + 1) / 2;
@@ -159,8 +163,10 @@ ContextSettings Fixed(const ContextShape& shape, ContextSettings settings, const
 }
 
 ResolvedContext ResolveNamed(const ContextShape& shape, const ContextSettings& settings,
-                             const ParsedSpec& spec, size_t cap_bytes, size_t num_threads) {
-  if (!HasAutomaticWindow(spec)) {
+                             const ParsedSpec& spec, size_t cap_bytes, int64_t num_tokens,
+                             size_t num_threads) {
+  const bool keeps_half = IsOpen(spec, &PolicyKey::fits_half);
+  if (!IsOpen(spec, &PolicyKey::fits_cap) && !keeps_half) {
     ContextSettings fixed = Fixed(shape, settings, spec, kUnbounded);
     // A memory has one size, and so has a model without attention: whether it fits is known here.
     if (fixed.policy->memory() != nullptr || shape.layers.empty()) {
@@ -172,7 +178,12 @@ ResolvedContext ResolveNamed(const ContextShape& shape, const ContextSettings& s
     }
     return {std::move(fixed), ""};
   }
-  const int64_t window = LargestWindow(shape, settings, spec, cap_bytes, num_threads);
+  const bool is_known = keeps_half && num_tokens >= 0;
+  const int64_t most = is_known     ? std::clamp<int64_t>(num_tokens, kSmallestWindow, kMostTokens)
+                       : keeps_half ? kMostTokens
+                                    : TrainedLength(shape);
+  const int64_t window = LargestWindow(shape, settings, spec, most,
+                                       keeps_half && !is_known ? cap_bytes / 2 : cap_bytes, num_threads);
   if (window == 0) {
     Fail(ErrorKind::kBudget,
          "context {} with the smallest useful window, {} tokens, takes {}, and {} are left for it",
@@ -186,7 +197,8 @@ ResolvedContext ResolveNamed(const ContextShape& shape, const ContextSettings& s
 ResolvedContext ResolveAuto(const ContextShape& shape, const ContextSettings& settings, size_t cap_bytes,
                             int64_t num_tokens, size_t num_threads) {
   if (shape.layers.empty()) {
-    ResolvedContext resolved = ResolveNamed(shape, settings, ParseSpec("dense"), cap_bytes, num_threads);
+    ResolvedContext resolved =
+        ResolveNamed(shape, settings, ParseSpec("dense"), cap_bytes, num_tokens, num_threads);
     resolved.reason = "dense, because this model has no attention: its state has one size";
     return resolved;
   }
@@ -208,7 +220,8 @@ ResolvedContext ResolveAuto(const ContextShape& shape, const ContextSettings& se
             fmt::format("dense, because all {} tokens fit into the cap and into the trained length of {}",
                         FormatCount(num_tokens), FormatCount(trained))};
   }
-  ResolvedContext resolved = ResolveNamed(shape, settings, ParseSpec("sinks"), cap_bytes, num_threads);
+  ResolvedContext resolved =
+      ResolveNamed(shape, settings, ParseSpec("sinks"), cap_bytes, num_tokens, num_threads);
   const std::string why = num_tokens < 0 ? "the length of the input is not known"
                           : num_tokens > trained
                               ? fmt::format("{} tokens are more than the trained length of {}",
@@ -230,6 +243,7 @@ std::span<const PolicyRow> PolicyTable() {
       SinksRow(),
       LambdaRow(),
       XlRow(),
+      RecallRow(),
       InfiniRow(),
   };
   return kTable;
@@ -248,6 +262,17 @@ bool ContextAgrees(std::string_view asked, std::string_view spec, int64_t num_pi
     if (b.values[i] != std::max(*a.values[i], least)) return false;
   }
   return true;
+}
+
+bool Recalls(std::string_view text) { return ParseSpec(text).row->name == RecallRow().name; }
+
+int64_t ReplayOf(std::string_view text) {
+  const ParsedSpec spec = ParseSpec(text);
+  for (size_t i = 0; i < spec.values.size(); ++i) {
+    const PolicyKey& key = spec.row->keys[i];
+    if (key.name == "replay") return spec.values[i].value_or(key.default_value);
+  }
+  return 0;
 }
 
 void CheckContextNumbers(const ContextSettings& settings) {
@@ -271,7 +296,7 @@ ResolvedContext ResolveContext(const ContextShape& shape, const ContextSettings&
   CheckContextNumbers(settings);
   const ParsedSpec spec = ParseSpec(settings.spec);
   if (spec.row->make == nullptr) return ResolveAuto(shape, settings, cap_bytes, num_tokens, num_threads);
-  return ResolveNamed(shape, settings, spec, cap_bytes, num_threads);
+  return ResolveNamed(shape, settings, spec, cap_bytes, num_tokens, num_threads);
 }
 
 ContextBytes PeakContextBytes(const ContextShape& shape, const ContextSettings& settings, int64_t num_tokens,
@@ -280,10 +305,11 @@ ContextBytes PeakContextBytes(const ContextShape& shape, const ContextSettings& 
   return BytesOf(shape, settings, *PolicyOf(shape, settings), num_tokens, num_threads);
 }
 
-std::unique_ptr<Context> MakeContext(const ContextShape& shape, const ContextSettings& settings,
+std::unique_ptr<Context> MakeContext(const ContextShape& shape, const ContextSettings& given,
                                      const Budget& budget, size_t num_threads) {
-  CheckContextNumbers(settings);
-  std::shared_ptr<const Policy> policy = PolicyOf(shape, settings);
+  CheckContextNumbers(given);
+  std::shared_ptr<const Policy> policy = PolicyOf(shape, given);
+  const ContextSettings settings = RecallContext::RecallSettings(given, *policy);
   std::unique_ptr<RecurrentState> state;
   if (!shape.recurrent.layers.empty()) {
     state = std::make_unique<RecurrentState>(shape.recurrent, HybridContext::SettingsOf(settings), budget);
@@ -291,6 +317,8 @@ std::unique_ptr<Context> MakeContext(const ContextShape& shape, const ContextSet
   std::unique_ptr<Context> context;
   if (policy->memory() != nullptr) {
     context = std::make_unique<InfiniContext>(shape, settings, std::move(policy), budget, num_threads);
+  } else if (policy->recall() != nullptr) {
+    context = std::make_unique<RecallContext>(shape, settings, std::move(policy), budget);
   } else {
     context = std::make_unique<SpanContext>(shape, settings, std::move(policy), budget);
   }

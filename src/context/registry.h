@@ -20,6 +20,11 @@ void CheckContextSpec(std::string_view text);
 // Whether `asked`, with so many pinned tokens, means the resolved context `spec`, apart from what it leaves
 // open: "auto", "sinks", "sinks:window=1K". Throws as CheckContextSpec.
 bool ContextAgrees(std::string_view asked, std::string_view spec, int64_t num_pinned);
+// Whether a spec names a context that stores and recalls. Throws as CheckContextSpec.
+bool Recalls(std::string_view text);
+// How many tokens at the end of a turn a context reads again (Context::Replay), at most; 0 for most. Throws
+// as CheckContextSpec.
+int64_t ReplayOf(std::string_view text);
 // Throws Error(kInput) for numbers beside the spec that no context can have.
 void CheckContextNumbers(const ContextSettings& settings);
 

@@ -95,17 +95,16 @@ void SpanContext::Evict(size_t index) {
   const Track& track = policy_->tracks()[index];
   int64_t limit = INT64_MAX;
   for (const Layer& layer : layers_) {
-    if (layer.tracks[index].has_value())
-      limit = std::min(limit, layer.tracks[index]->plan.Need(oldest_row_) / kBlock);
+    if (Evicts(layer, index)) limit = std::min(limit, layer.tracks[index]->plan.Need(oldest_row_) / kBlock);
   }
   if (limit == INT64_MAX) return;  // no layer has the track
   std::vector<BlockRef> refs;
   for (int64_t& block = num_evicted_[index]; block < limit; ++block) {
-    // The head is never evicted.
-    if (block * kBlock < track.keep_first) continue;
+    // The head is never evicted, but for what shares its last block.
+    if ((block + 1) * kBlock <= track.keep_first) continue;
     refs.clear();
     for (const Layer& layer : layers_) {
-      if (layer.tracks[index].has_value()) refs.push_back(layer.tracks[index]->table.Ref(block));
+      if (Evicts(layer, index)) refs.push_back(layer.tracks[index]->table.Ref(block));
     }
     const auto first = static_cast<size_t>(block * kBlock - ids_begin_);
     sink_->Evict({block, std::span(ids_).subspan(first, kBlockTokens), refs});

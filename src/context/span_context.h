@@ -49,9 +49,17 @@ class SpanContext : public Context {
   std::unique_ptr<Context> Fork() const override { return ForkSpans(); }
   std::vector<LedgerRange> Ledger() const override;
 
-  std::unique_ptr<SpanContext> ForkSpans() const;
+  // sink: of the copy; null: what it evicts is nobody's.
+  std::unique_ptr<SpanContext> ForkSpans(EvictionSink* sink = nullptr) const;
   // Rows before this one need not be computed again: what they saw may be gone.
   int64_t oldest_row() const { return oldest_row_; }
+  // Blocks of a track before this number were evicted; those behind are here.
+  int64_t num_evicted(size_t track) const { return num_evicted_[track]; }
+  const uint8_t* Block(size_t layer, size_t track, int64_t block) const {
+    return layers_[layer].tracks[track]->table.Ref(block).get();
+  }
+  // Ids of a block that was not evicted yet.
+  std::span<const TokenId> BlockIds(int64_t block) const;
 
  private:
   struct Pool {
@@ -89,7 +97,7 @@ class SpanContext : public Context {
   };
 
   // A copy with the same blocks: Fork.
-  SpanContext(const SpanContext& origin);
+  SpanContext(const SpanContext& origin, EvictionSink* sink);
 
   // span_layout.cc
   static std::vector<Slot> SlotsOf(const Policy& policy);
@@ -104,6 +112,9 @@ class SpanContext : public Context {
   void FillViews(int64_t num_tokens);
   void LetGo(int64_t num_tokens);
   void Evict(size_t track);
+  static bool Evicts(const Layer& layer, size_t track) {
+    return layer.tracks[track].has_value() && layer.tracks[track]->plan.evicts;
+  }
   void Extend(int64_t num_tokens);
   void CutTables(int64_t num_tokens);
   void FillTables();

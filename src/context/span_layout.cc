@@ -103,17 +103,19 @@ SpanContext::SpanContext(const ContextShape& shape, const ContextSettings& setti
   MakeScratch();
 }
 
-SpanContext::SpanContext(const SpanContext& origin)
+SpanContext::SpanContext(const SpanContext& origin, EvictionSink* sink)
     : shape_(origin.shape_),
       settings_(origin.settings_),
       policy_(origin.policy_),
       budget_(origin.budget_),
-      sink_(nullptr),
+      sink_(sink),
       ropes_(origin.ropes_),
       slots_(SlotsOf(*policy_)),
       oldest_row_(origin.oldest_row_),
-      keeps_ids_(false),
-      num_evicted_(policy_->tracks().size()) {
+      keeps_ids_(sink != nullptr && origin.keeps_ids_),
+      num_evicted_(origin.num_evicted_),
+      ids_(origin.ids_),
+      ids_begin_(origin.ids_begin_) {
   MNEME_CHECK(origin.chunk_tokens_ == 0);
   start_position_ = origin.start_position_;
   num_tokens_ = origin.num_tokens_;

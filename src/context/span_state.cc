@@ -40,14 +40,19 @@ void SpanContext::Rewind(int64_t count) {
   CutTables(num_tokens_);
 }
 
-std::unique_ptr<SpanContext> SpanContext::ForkSpans() const {
-  return std::unique_ptr<SpanContext>(new SpanContext(*this));
+std::unique_ptr<SpanContext> SpanContext::ForkSpans(EvictionSink* sink) const {
+  return std::unique_ptr<SpanContext>(new SpanContext(*this, sink));
+}
+
+std::span<const TokenId> SpanContext::BlockIds(int64_t block) const {
+  constexpr int64_t kBlock = static_cast<int64_t>(kBlockTokens);
+  return std::span(ids_).subspan(static_cast<size_t>(block * kBlock - ids_begin_), kBlockTokens);
 }
 
 // The tail of a state begins where the row after the longest rewind needs it; what was not evicted yet is
 // kept for that.
 int64_t SpanContext::SavedBegin(size_t track, const TrackPlan& plan, int64_t oldest_row) const {
-  if (KeepsIds() && policy_->tracks()[track].evicts) {
+  if (KeepsIds() && plan.evicts) {
     return num_evicted_[track] * static_cast<int64_t>(kBlockTokens);
   }
   return plan.Need(oldest_row);
@@ -126,7 +131,7 @@ void SpanContext::RestoreIds(StateReader& reader, int64_t num_tokens, int64_t ol
                   ids_begin_ + static_cast<int64_t>(ids_.size()) == num_tokens;
   for (size_t i = 0; is_sound && i < num_evicted_.size(); ++i) {
     for (const Layer& layer : layers_) {
-      if (!policy_->tracks()[i].evicts || !layer.tracks[i].has_value()) continue;
+      if (!Evicts(layer, i)) continue;
       const int64_t need = layer.tracks[i]->plan.Need(oldest_row);
       is_sound = is_sound && num_evicted_[i] >= 0 && num_evicted_[i] <= need / kBlock &&
                  num_evicted_[i] * kBlock >= ids_begin_;

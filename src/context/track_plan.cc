@@ -40,11 +40,12 @@ std::vector<std::optional<TrackPlan>> PlanTracks(const Policy& policy, const Lay
                               .value_encoding = settings.value_encoding},
                    .frame = track.frame,
                    .keep_first = track.keep_first,
-                   .keep_last = track.keep_last};
+                   .keep_last = track.keep_last,
+                   .evicts = track.evicts && !(track.skips_windowed && layer.layer_window > 0)};
     plan.layout.values_in_keys = layer.StoresValuesInKeys(settings.key_encoding, settings.value_encoding);
     // Behind the head, keys of this frame are seen at their true distance. Who wants what is evicted wants
     // all of it.
-    if (layer.layer_window > 0 && track.frame == KeyFrame::kPosition && !track.evicts) {
+    if (layer.layer_window > 0 && track.frame == KeyFrame::kPosition && !plan.evicts) {
       plan.keep_last = std::min(plan.keep_last, layer.layer_window);
     }
     plans.back() = plan;

@@ -22,6 +22,7 @@ struct TrackPlan {
   KeyFrame frame = KeyFrame::kPosition;
   int64_t keep_first = 0;
   int64_t keep_last = 0;  // of this layer: the model's own window may need less than the policy's
+  bool evicts = false;
 
   bool is_bounded() const { return keep_last != kUnbounded; }
   // The first token behind the head that row `row`, or a later one, may see. 0 as long as head and tail are

@@ -217,6 +217,8 @@ void CpuDevice::Attend(std::span<const AttendCall> calls, uint8_t* scratch) {
   mneme::Attend(calls, scratch, pool_);
 }
 
+void CpuDevice::Score(const ScoreCall& call) { ScoreSlices(call, pool_); }
+
 void CpuDevice::Memory(const MemoryCall& call) {
   const MemoryShape& shape = call.shape;
   if (call.num_tokens > 0) {

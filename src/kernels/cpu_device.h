@@ -28,6 +28,7 @@ class CpuDevice : public Device {
   void Norm(const NormCall& call) override;
   void Linear(const LinearCall& call) override;
   void Attend(std::span<const AttendCall> calls, uint8_t* scratch) override;
+  void Score(const ScoreCall& call) override;
   void Memory(const MemoryCall& call) override;
   void Pointwise(const PointwiseCall& call) override;
   void Experts(const ExpertsCall& call) override;

@@ -22,6 +22,7 @@
 
 #include "base/types.h"
 #include "kernels/attend/attend.h"
+#include "kernels/choose/choose.h"
 #include "kernels/experts/experts.h"
 #include "kernels/linear/linear.h"
 #include "kernels/memory/memory.h"
@@ -177,6 +178,8 @@ class Device {
   virtual void Gates(const GatesCall& call) = 0;
   // The same layer of several sessions; scratch: RecurScratchFloats of all their rows.
   virtual void Recur(std::span<const RecurCall> calls, float* scratch) = 0;
+  // What a choice of slices is made by.
+  virtual void Score(const ScoreCall& call) = 0;
 };
 
 }  // namespace mneme

@@ -70,6 +70,13 @@ void TimingDevice::Attend(std::span<const AttendCall> calls, uint8_t* scratch) {
   }
 }
 
+void TimingDevice::Score(const ScoreCall& call) {
+  Op& op = Time("choice", [&] { inner_.Score(call); });
+  const auto keys = static_cast<double>(call.slices.size() * kBlockTokens);
+  op.bytes += static_cast<double>(call.slices.size() * ChoiceKeyBytes(call.key_dim));
+  op.flops += 2.0 * keys * static_cast<double>(call.num_queries * call.key_dim);
+}
+
 void TimingDevice::Memory(const MemoryCall& call) {
   Time("memory", [&] { inner_.Memory(call); });
 }

@@ -8,6 +8,7 @@
 #include <mutex>
 #include <set>
 #include <string>
+#include <utility>
 
 #include "base/error.h"
 #include "base/hash.h"
@@ -209,7 +210,8 @@ struct LoadedModel::Impl {
   ModelPlan plan;
   Hyperparameters hyper;
   const Family* family = nullptr;
-  std::shared_ptr<const ContextShape> shape;
+  mutable std::shared_ptr<const ContextShape> shape;
+  mutable std::vector<std::shared_ptr<const ContextShape>> old_shapes;  // with other heads
   // For longer streams, by length. They live as long as the model: clones of a session share them.
   mutable std::mutex shapes_mutex;
   mutable std::map<int64_t, std::shared_ptr<const ContextShape>> longer_shapes;
@@ -288,6 +290,16 @@ std::shared_ptr<const ContextShape> LoadedModel::ShapeFor(int64_t length) const 
   known = std::move(shape);
   return known;
 }
+
+void LoadedModel::SetRecall(const RecallRules& rules) const {
+  if (impl_->shape->recall.heads == rules.heads) return;
+  const std::lock_guard lock(impl_->shapes_mutex);
+  auto shape = std::make_shared<ContextShape>(*impl_->shape);
+  shape->recall = rules;
+  impl_->old_shapes.push_back(std::exchange(impl_->shape, std::move(shape)));
+  impl_->longer_shapes.clear();
+}
+
 const ModelWeights& LoadedModel::weights() const { return impl_->weights; }
 const std::optional<SamplerOptions>& LoadedModel::suggested_sampler() const { return impl_->sampler; }
 bool LoadedModel::has_tokenizer() const { return impl_->tokenizer != nullptr; }

@@ -34,6 +34,9 @@ class LoadedModel {
   const ContextShape& context_shape() const;
   // For streams in which a query sees so many tokens; the same one up to rope_length. Thread-safe.
   std::shared_ptr<const ContextShape> ShapeFor(int64_t length) const;
+  // Heads that choose for --context recall: in the shapes from here on; those that were handed out stay as
+  // they are. The thread rule is the engine's.
+  void SetRecall(const RecallRules& rules) const;
   const ModelWeights& weights() const;
   // Throws Error(kUnsupported) if the model was loaded without one.
   const Tokenizer& tokenizer() const;

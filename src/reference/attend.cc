@@ -51,6 +51,7 @@ double Logit(const AttendShape& shape, const KvSpan& span, const DecodedSpan& de
   }
   double logit = dot * shape.scale;
   if (shape.soft_cap != 0) logit = shape.soft_cap * std::tanh(logit / shape.soft_cap);
+  logit += static_cast<double>(span.bias);
   if (shape.alibi_slopes != nullptr) {
     const int64_t distance = span.distance[row] - span.distance_step * static_cast<int64_t>(t);
     logit -= static_cast<double>(shape.alibi_slopes[head]) * static_cast<double>(distance);

@@ -3,11 +3,14 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "base/checked.h"
 #include "base/error.h"
 #include "base/text/units.h"
+#include "context/policy.h"
+#include "mneme/calibrate.h"
 #include "model/model_impl.h"
 #include "session/fields.h"
 #include "session/resolve.h"
@@ -16,10 +19,13 @@
 namespace mneme {
 namespace {
 
-// Tokens that a query sees, averaged over the stream. What a bounded context keeps, all of it is seen.
-double MeanVisible(const LoadedModel& model, const SessionOptions& options, size_t kv_bytes,
-                   int64_t num_tokens) {
-  const double kept = static_cast<double>(kv_bytes) / KvBytesPerToken(model, options);
+// Tokens that a query sees, averaged over the stream. What a bounded context keeps, all of it is seen; of
+// what is stored, what comes back.
+double MeanVisible(const LoadedModel& model, const SessionOptions& options, const Policy& policy,
+                   size_t kv_bytes, int64_t num_tokens) {
+  const RecallOptions* const recall = policy.recall();
+  const double kept = recall != nullptr ? static_cast<double>(recall->sinks + recall->window + recall->budget)
+                                        : static_cast<double>(kv_bytes) / KvBytesPerToken(model, options);
   const auto n = static_cast<double>(num_tokens);
   // Grows to `kept`, then stays.
   return n <= kept ? n / 2 : (kept * kept / 2 + (n - kept) * kept) / n;
@@ -41,8 +47,19 @@ size_t SessionBytes::total() const {
   return SaturatingAdd(kv_bytes, SaturatingAdd(scratch_bytes, other_bytes));
 }
 
+namespace {
+
+// What a session would choose by, if that is known already.
+void UseKnownCalibration(const Model& model) {
+  if (!model.impl()->loaded->context_shape().recall.heads.empty()) return;
+  if (const std::optional<Calibration> found = FindCalibration(model)) UseCalibration(model, *found);
+}
+
+}  // namespace
+
 ContextChoice ChooseContext(const Model& model, const SessionOptions& options, size_t more_bytes) {
   CheckOptions(options);
+  if (Recalls(options.context)) UseKnownCalibration(model);
   SessionLimits limits = LimitsOf(model);
   limits.used_bytes = SaturatingAdd(limits.used_bytes, more_bytes);
   ResolvedContext resolved = ResolveSession(*model.impl()->loaded, options, limits);
@@ -57,7 +74,8 @@ void FillRow(const LoadedModel& model, const SessionOptions& options, const Cont
   row->context = settings.spec;
   row->bytes = PeakSessionBytes(model, options, settings, options.expected_tokens, num_threads);
   if (speed == nullptr || options.expected_tokens < 0) return;
-  const double visible = MeanVisible(model, options, row->bytes.kv_bytes, options.expected_tokens);
+  const double visible =
+      MeanVisible(model, options, *settings.policy, row->bytes.kv_bytes, options.expected_tokens);
   row->seconds = static_cast<double>(options.expected_tokens) * speed->SecondsFor(visible);
   row->slow_seconds = row->seconds * speed->slow_factor;
 }
@@ -66,6 +84,7 @@ void FillRow(const LoadedModel& model, const SessionOptions& options, const Cont
 
 std::vector<PlanRow> PlanRun(const Model& model, const SessionOptions& options, const SpeedEstimate* speed) {
   CheckOptions(options);
+  UseKnownCalibration(model);
   const LoadedModel& loaded = *model.impl()->loaded;
   const SessionLimits limits = LimitsOf(model);
   std::vector<PlanRow> rows;

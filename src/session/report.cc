@@ -2,9 +2,11 @@
 
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "base/text/units.h"
+#include "base/text/utf8.h"
 #include "mneme/ledger.h"
 #include "mneme/system.h"
 #include "session/fields.h"
@@ -47,6 +49,12 @@ Json ResidentJson(const SessionStats& stats) {
   }
   json["samples"] = std::move(samples);
   return json;
+}
+
+// Empty for a model without a tokenizer.
+std::string TextOf(const Session& session, const RecalledRange& range) {
+  if (!session.model().has_tokenizer()) return "";
+  return session.model().tokenizer().Decode(range.tokens, {.at_text_start = false});
 }
 
 Json MemoryJson(const Model& model) {
@@ -108,6 +116,16 @@ std::string ReportJson(const Session& session, const RunFacts& facts) {
                     {"backspaces", stats.num_backspaces},
                     {"text_bytes", session.text_bytes()}};
   json["ledger"] = {{"totals", std::move(totals)}, {"ranges", Json::parse(LedgerJson(ledger))}};
+  if (const std::vector<RecalledRange> recalled = session.Recalled(); !recalled.empty()) {
+    Json& list = json["recalled"] = Json::array();
+    for (const RecalledRange& range : recalled) {
+      list.push_back({{"begin", range.begin},
+                      {"end", range.begin + static_cast<Position>(range.tokens.size())},
+                      {"votes", range.score},
+                      {"bias", range.bias},
+                      {"text", TextOf(session, range)}});
+    }
+  }
   json["speed"] = {{"threads", session.model().engine().num_threads()},
                    {"wall_seconds", facts.wall_seconds},
                    {"prefill", SpeedJson(stats.prefill)},
@@ -151,6 +169,33 @@ std::string MemoryText(const MemoryReport& report) {
 
 }  // namespace
 
+std::string RecalledText(const Session& session, size_t max_lines) {
+  std::vector<RecalledRange> recalled = session.Recalled();
+  std::stable_sort(recalled.begin(), recalled.end(),
+                   [](const RecalledRange& a, const RecalledRange& b) { return a.score > b.score; });
+  std::string text;
+  for (size_t i = 0; i < recalled.size(); ++i) {
+    if (i == max_lines) {
+      text += fmt::format("  and {} more\n", recalled.size() - i);
+      break;
+    }
+    const RecalledRange& range = recalled[i];
+    std::string words;
+    for (const char c : TextOf(session, range)) {
+      const bool is_space = c == ' ' || c == '\n' || c == '\t' || c == '\r';
+      if (!is_space) {
+        words += c;
+      } else if (!words.empty() && words.back() != ' ') {
+        words += ' ';
+      }
+    }
+    text += fmt::format("  {}-{}  votes {:.1f}  {}\n", FormatCount(range.begin),
+                        FormatCount(range.begin + static_cast<Position>(range.tokens.size()) - 1),
+                        range.score, Printable(words));
+  }
+  return text;
+}
+
 std::string ReportText(const Session& session) {
   const SessionStats& stats = session.stats();
   std::string text;
@@ -175,6 +220,8 @@ std::string ReportText(const Session& session) {
   }
   text += MemoryText(session.model().engine().memory());
   text += fmt::format("{}: {}\n", session.options().context, LedgerText(session.Ledger()));
+  const std::string recalled = RecalledText(session, 3);
+  if (!recalled.empty()) text += "came back for the last turn:\n" + recalled;
   return text;
 }
 

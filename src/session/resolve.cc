@@ -36,6 +36,7 @@ int64_t LongestView(const Policy& policy, int64_t num_tokens) {
     longest = std::max(longest, track.keep_last == kUnbounded ? std::max<int64_t>(num_tokens, 0)
                                                               : track.keep_first + track.keep_last);
   }
+  if (policy.recall() != nullptr) longest += policy.recall()->budget;
   return longest;
 }
 

@@ -1,5 +1,7 @@
 #include "mneme/session.h"
 
+#include <fmt/core.h>
+
 #include <algorithm>
 #include <chrono>
 #include <exception>
@@ -8,6 +10,7 @@
 #include "base/error.h"
 #include "context/registry.h"
 #include "kernels/pointwise/elementwise.h"
+#include "mneme/calibrate.h"
 #include "session/fields.h"
 #include "session/session_impl.h"
 
@@ -39,7 +42,8 @@ SessionOptions WithRopeLength(SessionOptions options, const LoadedModel& model,
 }  // namespace
 
 size_t Session::Impl::HistoryCapacity(const SessionOptions& options) {
-  return static_cast<size_t>(options.sampler.repetition_window) + static_cast<size_t>(options.max_rewind) + 1;
+  const int64_t most_back = std::max(options.max_rewind, ReplayOf(options.context));
+  return static_cast<size_t>(options.sampler.repetition_window) + static_cast<size_t>(most_back) + 1;
 }
 
 size_t OwnBytes(const LoadedModel& model, const SessionOptions& options) {
@@ -93,18 +97,34 @@ std::shared_ptr<Runner> RunnerOf(const Model& model, int64_t max_rows) {
   return runner;
 }
 
+// Heads that choose for a context that recalls, unless the model has some. A model that cannot be calibrated
+// has those by their place. Returns a remark for the user, or nothing.
+std::string PrepareRecall(const Model& model, std::string_view context) {
+  if (!Recalls(context) || !model.impl()->loaded->context_shape().recall.heads.empty()) return "";
+  try {
+    NoProgress nobody;
+    EnsureCalibrated(model, nobody);
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::kUnsupported && error.kind() != ErrorKind::kBudget) throw;
+    return fmt::format("heads that choose what comes back are picked by their place, because {}",
+                       error.what());
+  }
+  return "";
+}
+
 }  // namespace
 
 Session::Session(const Model& model, const SessionOptions& options) {
   const LoadedModel& loaded = *model.impl()->loaded;
   Check(options, loaded);
+  const std::string remark = PrepareRecall(model, options.context);
   ResolvedContext resolved = ResolveSession(loaded, options, LimitsOf(model));
   Engine::Impl& engine = model.engine().impl();
   const size_t share = options.memory_bytes == 0 ? Budget::kUnlimited : options.memory_bytes;
   impl_ = std::make_shared<Impl>(SessionHome{model, Budget(share, engine.budget), &engine.device,
                                              RunnerOf(model, resolved.settings.max_chunk)},
                                  options, std::move(resolved.settings));
-  impl_->context_reason = std::move(resolved.reason);
+  impl_->context_reason = remark.empty() ? std::move(resolved.reason) : remark;
 }
 
 Session MakeSession(std::shared_ptr<const LoadedModel> model, const SessionOptions& options, int64_t max_rows,
@@ -142,6 +162,16 @@ const std::string& Session::context_reason() const { return impl_->context_reaso
 const SessionStats& Session::stats() const { return impl_->stats; }
 MemoryReport Session::memory() const { return impl_->budget.Report(); }
 std::vector<LedgerRange> Session::Ledger() const { return impl_->context->Ledger(); }
+std::vector<RecalledRange> Session::Recalled() const {
+  std::vector<RecalledRange> ranges;
+  for (RecalledSlice& slice : impl_->context->Recalled()) {
+    ranges.push_back({.begin = impl_->context->start_position() + slice.begin,
+                      .tokens = std::move(slice.tokens),
+                      .score = slice.score,
+                      .bias = slice.bias});
+  }
+  return ranges;
+}
 int64_t Session::num_tokens() const { return impl_->context->num_tokens(); }
 Position Session::next_position() const { return impl_->context->next_position(); }
 int64_t Session::max_rows() const { return impl_->MaxRows(); }
@@ -214,13 +244,18 @@ void Session::Impl::ForwardChunkOf(std::span<const TokenId> tokens, bool is_paus
   if (callback_error) std::rethrow_exception(callback_error);
 }
 
+namespace {
+
+struct Reading {  // what is fed is no part of an answer, however few tokens a chunk has
+  explicit Reading(bool* flag) : flag_(flag) { *flag_ = true; }
+  ~Reading() { *flag_ = false; }
+  bool* flag_;
+};
+
+}  // namespace
+
 size_t Session::Impl::FeedChunks(std::span<const TokenId> tokens, bool is_pause, StopToken stop,
                                  const RowCallback* on_logits) {
-  struct Reading {  // what is fed is no part of an answer, however few tokens a chunk has
-    explicit Reading(bool* flag) : flag_(flag) { *flag_ = true; }
-    ~Reading() { *flag_ = false; }
-    bool* flag_;
-  };
   const Reading reading(&is_reading);
   size_t done = 0;
   while (done < tokens.size() && !stop.stop_requested()) {
@@ -235,6 +270,7 @@ size_t Session::Impl::FeedChunks(std::span<const TokenId> tokens, bool is_pause,
 int64_t Session::Feed(std::span<const TokenId> tokens, StopToken stop, const RowCallback& on_row) {
   impl_->CheckFree();
   impl_->CheckTokens(tokens);
+  impl_->FeedOwed();
   impl_->FinishText();
   impl_->decoder.reset();
   if (!on_row) return static_cast<int64_t>(impl_->FeedChunks(tokens, /*is_pause=*/false, stop, nullptr));
@@ -257,6 +293,7 @@ bool Session::Impl::StartsWithBos() const {
 
 int64_t Session::Impl::FeedText(std::string_view text, TextKind kind, StopToken stop) {
   const Tokenizer& tokenizer = model.tokenizer();
+  FeedOwed();
   decoder.reset();
   // BOS comes once per stream, not once per text, so the encoder does not add it.
   if (!encoder.has_value()) encoder.emplace(tokenizer, kSessionEncode);
@@ -312,6 +349,39 @@ void Session::FinishText() {
   impl_->FinishText();
 }
 
+// ---- turns
+
+void Session::BeginTurn() {
+  impl_->CheckFree();
+  impl_->context->BeginTurn();
+}
+
+void Session::Impl::FeedOwed() {
+  const Reading reading(&is_reading);
+  while (!owed_turn.empty()) {
+    // Pauses and others apart.
+    const bool is_pause = owed_turn[0] < 0;
+    std::vector<TokenId> ids;
+    for (const TokenId entry : owed_turn) {
+      if ((entry < 0) != is_pause || static_cast<int64_t>(ids.size()) == MaxRows()) break;
+      ids.push_back(TokenHistory::IdOf(entry));
+    }
+    ForwardChunkOf(ids, is_pause, ids.size() < owed_turn.size(), nullptr);
+    owed_turn.erase(owed_turn.begin(), owed_turn.begin() + static_cast<ptrdiff_t>(ids.size()));
+  }
+}
+
+void Session::Impl::EndTurn() {
+  FeedOwed();
+  const int64_t count = context->Replay(static_cast<int64_t>(history.size()), device);
+  if (count == 0) return;
+  const std::span<const TokenId> turn = history.Last(static_cast<size_t>(count));
+  owed_turn.assign(turn.begin(), turn.end());
+  history.Pop(owed_turn.size());
+  has_logits = false;
+  FeedOwed();
+}
+
 // ---- logits, sampling, rewinding
 
 void Session::Impl::EnsureLogits() {
@@ -322,7 +392,7 @@ void Session::Impl::EnsureLogits() {
   // A failure (the model's file changed) must not cost one more token with every attempt.
   if (!owed.has_value() || owed->second != context->num_tokens()) {
     owed = {history.Last(1)[0], context->num_tokens() - 1};
-    context->Rewind(1);
+    context->TakeBackLast();
     history.Pop(1);
   }
   const TokenId id = TokenHistory::IdOf(owed->first);
@@ -332,6 +402,7 @@ void Session::Impl::EnsureLogits() {
 
 std::span<const float> Session::Logits() {
   if (!impl_->has_logits) impl_->CheckFree();  // they are computed by going back
+  if (impl_->holder.empty()) impl_->EndTurn();
   impl_->EnsureLogits();
   return {impl_->logits.get(), impl_->vocab_size()};
 }
@@ -349,6 +420,7 @@ TokenId Session::Impl::SampleFrom(std::span<const float> from, std::span<const T
 TokenId Session::Sample() {
   impl_->CheckFree();
   impl_->FinishText();
+  impl_->EndTurn();
   return impl_->Sample();
 }
 
@@ -364,6 +436,7 @@ int64_t Session::Impl::MaxRewind() const {
 }
 
 void Session::Impl::Rewind(int64_t count) {
+  FeedOwed();
   if (count < 0 || count > MaxRewind()) {
     Fail(ErrorKind::kInput,
          "cannot go back by {} tokens: {} can be taken back now (the longest rewind is set to {} tokens when "

@@ -71,6 +71,12 @@ struct MNEME_LOCAL Session::Impl {
                     const RowCallback* on_logits);
   void Committed(std::span<const TokenId> tokens, bool is_pause, double seconds);
   void EnsureLogits();
+  // The turn ends here: it is read again with what came back for it, if anything did.
+  void EndTurn();
+  // Feeds what a replay that failed owes to the stream.
+  void FeedOwed();
+  // Throws Error(kInput) while it owes some.
+  void CheckPaid() const;
   int64_t FeedText(std::string_view text, TextKind kind, StopToken stop);
   void FinishText();
   void DropText();
@@ -147,6 +153,8 @@ struct MNEME_LOCAL Session::Impl {
   // A last token that was taken out to be run again for its logits and could not be, and the length without
   // it.
   std::optional<std::pair<TokenId, int64_t>> owed;
+
+  std::vector<TokenId> owed_turn;  // entries of the history that a replay took out and could not feed again
 
   bool is_reading = false;  // what runs was fed, and is no part of an answer
   std::string_view holder;  // what is in the middle of this session; empty: nothing

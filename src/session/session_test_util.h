@@ -97,6 +97,7 @@ inline const std::vector<std::string>& TestContexts() {
       "lambda:starts=5,window=24,distance=24",
       "lambda:starts=3,window=16,distance=16,top_k=4,from_layer=1,middle_tokens=30",
       "xl:segment=10,previous=2",
+      "recall:sinks=4,window=20,budget=0,keep=64,replay=0",
   };
   return specs;
 }

@@ -355,7 +355,15 @@ std::unique_ptr<Context> Session::Impl::RestoredContext(BufferReader reader, int
   return restored;
 }
 
+void Session::Impl::CheckPaid() const {
+  if (owed_turn.empty()) return;
+  Fail(ErrorKind::kInput,
+       "the end of the stream could not be read again with what came back: feed something, or "
+       "ask for logits, so that it is");
+}
+
 void Session::Impl::Clear() {
+  owed_turn.clear();
   DropText();
   decoder.reset();
   history.Clear();
@@ -436,6 +444,7 @@ void Session::Impl::Take(Restored restored) {
 
 void Session::Save(const std::string& path) const {
   impl_->CheckWhole();
+  impl_->CheckPaid();
   AtomicFileWriter file(path);
   ChecksumWriter writer(file);
   writer.Write(kMagic.data(), kMagic.size());
@@ -548,6 +557,7 @@ std::string Session::note(const std::string& name) const {
 
 Session Session::Clone() const {
   impl_->CheckWhole();
+  impl_->CheckPaid();
   // Its keys and values are those of this session until one of the two writes; the rest is small.
   auto copy = std::make_shared<Impl>(SessionHome{impl_->model, impl_->budget, &impl_->device, impl_->runner},
                                      impl_->options, impl_->inner_settings, impl_->context->Fork());

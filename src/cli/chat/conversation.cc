@@ -216,6 +216,7 @@ void Conversation::StartFeeding(const Opening& opening, Session* session) {
     session->Rewind(opening.take_back);
     held_ = opening.held;
   }
+  session->BeginTurn();
   turn_place_ = place();
   turn_begin_ = session->num_tokens();
   held_.reset();

@@ -55,6 +55,19 @@ void HybridContext::Rewind(int64_t count) {
   Follow();
 }
 
+void HybridContext::TakeBackLast() {
+  attention_->TakeBackLast();
+  state_->Rewind(1);
+  Follow();
+}
+
+int64_t HybridContext::Replay(int64_t most_rows, Device& device) {
+  const int64_t count = attention_->Replay(std::min(most_rows, state_->MaxRewind()), device);
+  state_->Rewind(count);
+  Follow();
+  return count;
+}
+
 void HybridContext::Save(StateWriter& writer) const {
   attention_->Save(writer);
   state_->Save(writer);

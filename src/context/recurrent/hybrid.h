@@ -36,6 +36,10 @@ class HybridContext : public Context {
   void Abort() override;
   int64_t MaxRewind() const override;
   void Rewind(int64_t count) override;
+  void TakeBackLast() override;
+  void BeginTurn() override { attention_->BeginTurn(); }
+  int64_t Replay(int64_t most_rows, Device& device) override;
+  std::vector<RecalledSlice> Recalled() const override { return attention_->Recalled(); }
   void Save(StateWriter& writer) const override;
   void Restore(StateReader& reader) override;
   std::unique_ptr<Context> Fork() const override;

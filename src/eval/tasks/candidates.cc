@@ -90,6 +90,7 @@ RecallAnswer AskSession(RecallStream& stream, Session& session, const RecallQues
                         size_t common) {
   RecallAnswer answer;
   const int64_t start = session.num_tokens();
+  session.BeginTurn();
   const int64_t fed = session.Feed(std::span(endings[0]).first(common), stream.stop());
   if (fed < static_cast<int64_t>(common)) Fail(ErrorKind::kInterrupted, "interrupted");
   answer.num_tokens = session.num_tokens();

@@ -143,6 +143,8 @@ std::vector<std::string> RecallRun::Resolve(int64_t num_tokens, std::vector<std:
       session.memory_bytes = model_.engine().options().memory_bytes / 4 * 3 / 2;
       session.expected_tokens = num_tokens;
     }
+    // The store is as long as the text.
+    if (context.starts_with("recall")) session.expected_tokens = num_tokens;
     ContextChoice choice = ChooseContext(model_, session);
     if (!choice.reason.empty() && reasons != nullptr)
       reasons->push_back(fmt::format("{} ({})", choice.context, choice.reason));

@@ -104,6 +104,9 @@ struct KvSpan {
   // bias, which must be one constant: distance_step 0), the older one where two are equal. LM-Infinite's
   // middle, arXiv 2308.16137, section 4. Such spans come last.
   int64_t top_k = 0;
+  // Added to every logit of the span (after the soft cap), natural logarithm: how much its keys count beside
+  // those of other spans. 0 for spans with top_k.
+  float bias = 0.0f;
 };
 
 // Keys and values of rows, stored before anything is read: row r becomes token first_token + r, which lies in

@@ -545,6 +545,34 @@ TEST(AttendTest, ManySpans) {
   EXPECT_LE(ShareOfBound(cases[0].shape, spans, result), 1);
 }
 
+TEST(AttendTest, ASpansBiasCountsForAllItsKeys) {
+  ThreadPool pool(2);
+  ForEachTarget([&] {
+    for (const Encoding encoding : {Encoding::kF32, Encoding::kF16, Encoding::kBF16, Encoding::kQ8_0}) {
+      for (const size_t num_rows : {size_t{1}, size_t{30}}) {
+        AttendCase a({.num_kv_heads = 2,
+                      .key_dim = 32,
+                      .value_dim = 32,
+                      .key_encoding = encoding,
+                      .value_encoding = encoding},
+                     3, num_rows, 200, 61);
+        a.shape.soft_cap = 20;
+        std::vector<int32_t> middle(num_rows, 128);
+        KvSpan first = a.span, second = a.span;
+        first.end = middle.data();
+        second.begin = middle.data();
+        first.bias = -2.5f;
+        const KvSpan spans[] = {first, second};
+        EXPECT_LE(ShareOfBound(a.shape, spans, RunAttend(a.shape, spans, pool)), 1.0);
+        // It is no bias of all: that would change nothing.
+        first.bias = 0;
+        const KvSpan plain[] = {first, second};
+        EXPECT_FALSE(RunAttend(a.shape, plain, pool) == RunAttend(a.shape, spans, pool));
+      }
+    }
+  });
+}
+
 TEST(AttendTest, NanInQueryOrVisibleKeySurfaces) {
   ThreadPool pool(1);
   ForEachTarget([&] {

@@ -27,6 +27,7 @@ HWY_INLINE float Exp2Scalar(float x) { return hn::GetLane(Exp2F32(DF(), hn::Set(
 
 struct LogitRule {
   float cap = 0;       // in log2 units; 0: none
+  float bias = 0;      // of the span, in log2 units
   bool alibi = false;  // subtract slope * (distance - step * slot)
   float slope = 0;     // in log2 units
   float distance = 0;  // to slot 0 of the block
@@ -38,10 +39,11 @@ HWY_INLINE void FinishLogits(const LogitRule& rule, int32_t low, int32_t high, s
                              float* HWY_RESTRICT s) {
   const DF d;
   const bool partial = low > static_cast<int32_t>(first) || high < static_cast<int32_t>(last);
-  if (rule.cap == 0 && !rule.alibi && !partial) return;
+  if (rule.cap == 0 && rule.bias == 0 && !rule.alibi && !partial) return;
   for (size_t t = first; t < last; t += kLanes) {
     VF logit = hn::Load(d, s + t);
     if (rule.cap != 0) logit = hn::Mul(TanhF32(d, logit), hn::Set(d, rule.cap));
+    if (rule.bias != 0) logit = hn::Add(logit, hn::Set(d, rule.bias));
     const VF slot = hn::Iota(d, static_cast<float>(t));
     if (rule.alibi) {
       const VF distance = hn::NegMulAdd(slot, hn::Set(d, rule.step), hn::Set(d, rule.distance));

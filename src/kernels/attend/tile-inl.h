@@ -538,6 +538,7 @@ class TileKernel {
     const AttendShape& shape = *job_.shape;
     LogitRule rule;
     rule.cap = static_cast<float>(shape.soft_cap * kLog2E);
+    rule.bias = static_cast<float>(span_->bias * kLog2E);
     rule.alibi = shape.alibi_slopes != nullptr;
     for (size_t r = 0; r < rows; ++r) {
       const size_t pair = first + r;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <numeric>
+#include <utility>
 
 #include "base/error.h"
 #include "context/policy.h"
@@ -161,6 +162,7 @@ void Generation::Impl::Release() {
   is_over_ = true;
   unfed_ = -1;
   session_.holder = {};
+  session_.context->BeginTurn();
   result_.seconds = SecondsSince(start_);
 }
 
@@ -232,6 +234,7 @@ void Generation::Impl::PreparePauses() {
 // ---- what is fed
 
 RowRequest Generation::Impl::Want(int64_t most_rows) {
+  if (!std::exchange(has_turn_, true)) session_.EndTurn();
   while (!is_over_) {
     if (pauses_left_ > 0) {
       if (stop.stop_requested()) {

@@ -63,6 +63,7 @@ class MNEME_LOCAL Generation::Impl : public Work {
   StopStringMatcher matcher_;
   GenerateResult result_;
   bool has_text_ = false;
+  bool has_turn_ = false;  // the turn before the answer has what came back for it
   bool is_over_ = false;
   std::deque<Piece> pieces_;  // not fetched yet
 
