@@ -96,6 +96,10 @@ EvalRow ParseRow(const Json& json, const std::string& where) {
   row.metric = TakeOr<std::string>(json, "metric", "accuracy", where);
   if (json.contains("standard_error") && !json["standard_error"].is_null())
     row.standard_error = Take<double>(json, "standard_error", where);
+  // That of a share follows from it, and says so in what the interval is.
+  EvalRow share = row;
+  share.standard_error.reset();
+  if (row.standard_error && std::abs(*row.standard_error - share.Error()) < 1e-12) row = share;
   row.seconds = TakeOr<double>(json, "seconds", 0, where);
   row.peak_bytes = TakeOr<size_t>(json, "peak_bytes", 0, where);
   row.note = TakeOr<std::string>(json, "note", "", where);
