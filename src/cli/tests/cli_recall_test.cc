@@ -27,9 +27,9 @@ TEST_F(CliTest, CalibratesAndSaysWhatCameBack) {
   std::string text = "Lily had a red ball that she called Zebedee. ";
   for (int i = 0; i < 200; ++i)
     text += "The cat number " + std::to_string(i * 7919 % 1000) + " sat on the mat. ";
-  const Outcome outcome =
-      RunProgram({"run", model, "-f", Write("t", text), "-p", "Lily had a red ball that", "-n", "5",
-                  "--context", "recall:window=100,budget=128", "--report", Path("r.json")});
+  const Outcome outcome = RunProgram({"run", model, "-f", Write("t", text), "-p", "Lily had a red ball that",
+                                      "-n", "5", "--temperature", "0", "--context",
+                                      "recall:window=100,budget=128", "--report", Path("r.json")});
   ASSERT_EQ(outcome.code, 0) << outcome.err;
   const Json report = Json::parse(ReadAll(Path("r.json")));
   ASSERT_TRUE(report.contains("recalled"));
@@ -42,8 +42,9 @@ TEST_F(CliTest, CalibratesAndSaysWhatCameBack) {
 
   // Another model's calibration is as none: one is made and kept in the cache.
   fs::remove(model + ".recall");
-  const Outcome again = RunProgram({"run", model, "-f", Path("t"), "-p", "Lily had a red ball that", "-n",
-                                    "5", "--context", "recall:window=100,budget=128", "-q"});
+  const Outcome again =
+      RunProgram({"run", model, "-f", Path("t"), "-p", "Lily had a red ball that", "-n", "5", "--temperature",
+                  "0", "--context", "recall:window=100,budget=128", "-q"});
   ASSERT_EQ(again.code, 0) << again.err;
   EXPECT_EQ(again.out, outcome.out);
   EXPECT_FALSE(fs::is_empty(fs::path(Path("cache")) / "mneme"));
