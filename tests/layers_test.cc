@@ -16,39 +16,31 @@ namespace mneme::repository {
 namespace {
 
 const std::vector<std::string>& Layers() {
-  static const std::vector<std::string> layers = {"base", "formats", "tokenizer", "chat",    "kernels",
-                                                  "kv",   "recall",  "context",   "model",   "session",
-                                                  "train", "eval",   "bench",     "cli"};
+  static const std::vector<std::string> layers = {"base",  "formats", "tokenizer", "chat",  "kernels",
+                                                  "kv",    "recall",  "context",   "model", "session",
+                                                  "train", "eval",    "bench",     "cli"};
   return layers;
 }
 
 // What other folders see of the kernels; the rest (layouts, tiles, SIMD) is their own business.
 const std::set<std::string>& KernelHeaders() {
-  static const std::set<std::string> headers = {"kernels/device.h",
-                                                "kernels/cpu_device.h",
-                                                "kernels/timing_device.h",
-                                                "kernels/linear/linear.h",
-                                                "kernels/attend/attend.h",
-                                                "kernels/choose/choose.h",
-                                                "kernels/attend/rope.h",
-                                                "kernels/experts/experts.h",
-                                                "kernels/memory/memory.h",
-                                                "kernels/simd/peak.h",
-                                                "kernels/simd/target.h",
-                                                "kernels/pointwise/elementwise.h",
-                                                "kernels/recur/gates.h",
-                                                "kernels/recur/recur.h",
-                                                "kernels/recur/recur_test_util.h"};
+  static const std::set<std::string> headers = {
+      "kernels/device.h",        "kernels/cpu_device.h",      "kernels/timing_device.h",
+      "kernels/linear/linear.h", "kernels/attend/attend.h",   "kernels/choose/choose.h",
+      "kernels/attend/rope.h",   "kernels/experts/experts.h", "kernels/memory/memory.h",
+      "kernels/simd/peak.h",     "kernels/simd/target.h",     "kernels/pointwise/elementwise.h",
+      "kernels/recur/gates.h",   "kernels/recur/recur.h",     "kernels/recur/recur_test_util.h"};
   return headers;
 }
 
 // The folder that a public header belongs to: what it declares is written there.
 std::string FolderOf(const std::string& path) {
   static const std::map<std::string, std::string> owners = {
-      {"tokenizer.h", "tokenizer"}, {"chat.h", "chat"},     {"engine.h", "model"},
-      {"model.h", "model"},         {"inspect.h", "model"}, {"convert.h", "model"},
-      {"ledger.h", "context"},      {"stats.h", "session"}, {"session.h", "session"},
-      {"scheduler.h", "session"},   {"calibrate.h", "session"}, {"plan.h", "session"},  {"report.h", "session"}};
+      {"tokenizer.h", "tokenizer"}, {"chat.h", "chat"},         {"engine.h", "model"},
+      {"model.h", "model"},         {"inspect.h", "model"},     {"convert.h", "model"},
+      {"ledger.h", "context"},      {"stats.h", "session"},     {"session.h", "session"},
+      {"scheduler.h", "session"},   {"calibrate.h", "session"}, {"plan.h", "session"},
+      {"report.h", "session"}};
   const size_t slash = path.find('/');
   if (path.substr(0, slash) != "mneme") return path.substr(0, slash);
   const auto found = owners.find(path.substr(slash + 1));

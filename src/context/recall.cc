@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 
+#include "base/error.h"
 #include "context/context.h"
 #include "context/policy.h"
 #include "kernels/attend/attend.h"
@@ -85,6 +86,11 @@ bool HasWindow(const LayerAttention& layer) { return layer.layer_window > 0; }
 
 std::shared_ptr<const Policy> Make(const PolicyInput& input) {
   const std::vector<LayerAttention>& layers = input.shape().layers;
+  if (layers.empty()) {
+    Fail(ErrorKind::kInput,
+         "context recall: this model has no attention, and nothing that could be recalled: use dense, whose "
+         "size is the state's");
+  }
   const int64_t trained = input.trained_length();
   RecallOptions recall;
   recall.sinks = std::max(input.Get("sinks", input.shape().num_sinks), input.num_pinned());

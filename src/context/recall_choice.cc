@@ -11,7 +11,6 @@ namespace mneme {
 namespace {
 
 constexpr auto kSlice = static_cast<int64_t>(kBlockTokens);
-constexpr int64_t kScoreRows = 16;  // rows whose scores are there at once
 
 }  // namespace
 

@@ -101,23 +101,20 @@ size_t RecallContext::Layout::StoreBytes() const {
   return SaturatingAdd(SliceStore::PeakBytes(slice, num_stored), SaturatingAdd(held, pending));
 }
 
-// Rows whose scores are there at once.
-constexpr size_t kScoreRows = 16;
-// Of a look-up, for each slice: pointer, first token, votes, shares, the largest share of a head, scores.
-constexpr size_t kLookupBytes =
-    sizeof(const uint8_t*) + sizeof(int32_t) + 3 * sizeof(float) + kScoreRows * sizeof(float);
-
 size_t RecallContext::Layout::ScratchBytes(const ContextSettings& settings) const {
   const auto chunk = static_cast<size_t>(settings.max_chunk);
   const auto held = static_cast<size_t>(num_held) + 1;
   const size_t slices = SaturatingAdd(static_cast<size_t>(num_stored), static_cast<size_t>(num_pending));
+  // Of a look-up, for each slice: pointer, first token, votes, shares, the largest share of a head, scores.
+  const size_t lookup_bytes =
+      sizeof(const uint8_t*) + sizeof(int32_t) + (3 + static_cast<size_t>(kScoreRows)) * sizeof(float);
   size_t table_floats = 0;
   for (const Rope* rope : ropes) table_floats += rope->rotary_dim;
   size_t bytes = static_cast<size_t>(num_rows) * row_floats * sizeof(float);
   bytes += held * (layers.size() * sizeof(uint8_t*) + table_floats * sizeof(float));
   bytes += held * chunk * (ropes.size() * sizeof(float*) + 2 * sizeof(int32_t) + sizeof(int64_t));
-  bytes += (2 * key_floats * (kBlockTokens + 1) + kScoreRows * key_floats) * sizeof(float);
-  return SaturatingAdd(bytes, SaturatingMultiply(slices, kLookupBytes));
+  bytes += (2 * (kBlockTokens + 1) + static_cast<size_t>(kScoreRows)) * key_floats * sizeof(float);
+  return SaturatingAdd(bytes, SaturatingMultiply(slices, lookup_bytes));
 }
 
 ContextBytes RecallContext::PeakBytes(const ContextShape& shape, const ContextSettings& settings,

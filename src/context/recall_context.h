@@ -64,6 +64,8 @@ class RecallContext : public Context, private EvictionSink {
   std::vector<LedgerRange> Ledger() const override;
 
  private:
+  static constexpr int64_t kScoreRows = 16;  // rows of a look-up whose scores are there at once
+
   // A KV head whose keys are there to choose by, and the query heads that do.
   struct KeySet {
     size_t layer = 0;  // that keeps the keys

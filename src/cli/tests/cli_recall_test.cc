@@ -43,8 +43,8 @@ TEST_F(CliTest, CalibratesAndSaysWhatCameBack) {
   // Another model's calibration is as none: one is made and kept in the cache.
   fs::remove(model + ".recall");
   const Outcome again =
-      RunProgram({"run", model, "-f", Path("t"), "-p", "Lily had a red ball that", "--temperature", "0", "-n",
-                  "5", "--context", "recall:window=100,budget=128", "-q"});
+      RunProgram({"run", model, "-f", Path("t"), "-p", "Lily had a red ball that", "-n", "5", "--temperature",
+                  "0", "--context", "recall:window=100,budget=128", "-q"});
   ASSERT_EQ(again.code, 0) << again.err;
   EXPECT_EQ(again.out, outcome.out);
   EXPECT_FALSE(fs::is_empty(fs::path(Path("cache")) / "mneme"));
