@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cstdlib>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -75,6 +76,10 @@ std::vector<int64_t> ParseList(const std::string& text, const std::string& optio
   return values;
 }
 
+void CheckThreads(int64_t count) {
+  if (count < 1 || count > 1024) FailUsage(fmt::format("--threads: {} is not in 1 to 1024", count));
+}
+
 // ---- the machine
 
 // Ends with kExitError where `auto` takes the slower arithmetic.
@@ -139,7 +144,11 @@ PlotSeries ParseSeries(const std::string& text) {
     } catch (const Error& error) {
       FailUsage(error.what());
     }
-    series.y.push_back(std::strtod(point.c_str() + colon + 1, nullptr));
+    double rate = -1;
+    const auto parsed = std::from_chars(point.data() + colon + 1, point.data() + point.size(), rate);
+    if (parsed.ec != std::errc() || parsed.ptr != point.data() + point.size() || !(rate >= 0))
+      FailUsage(fmt::format("--plot-also: '{}' has no rate", point));
+    series.y.push_back(rate);
     begin = end + 1;
   }
   return series;
@@ -171,11 +180,11 @@ int Speed(const BenchArguments& arguments) {
   std::unique_ptr<OpenedModel> opened;
   std::vector<BenchRow> rows;
   for (const int64_t num_threads : thread_counts) {
-    if (num_threads < 0 || num_threads > 1024) FailUsage("--threads: 1 to 1024");
     model_options.engine.num_threads = static_cast<size_t>(num_threads);
     opened.reset();  // one at a time
     opened = std::make_unique<OpenedModel>(model_options, engine_options, /*load_tokenizer=*/false);
     const Model& model = opened->model;
+    for (const std::string& note : model.info().notes) PrintMessage("note: {}\n", note);
     MachineFloor floor;
     if (!arguments.no_floor) {
       floor = FloorOf(MeasureMachine(model.engine(), 1.0, FootprintOf(model)), model);
@@ -236,15 +245,21 @@ int Profile(const BenchArguments& arguments) {
   const SessionOptions options = OptionsFor(arguments.context, spec);
   const std::vector<int64_t> depths = ParseList(arguments.depths, "--depth");
   if (depths.size() > 1) FailUsage("--profile: one --depth at a time");
+  if (arguments.contexts.size() > 1) FailUsage("--profile: one --context at a time");
+  if (arguments.batch > 0 || !arguments.state_folder.empty() || !arguments.also.empty())
+    FailUsage("--profile has no --batch, --state and --plot-also");
   const OpenedModel opened(arguments.model, arguments.context.engine, /*load_tokenizer=*/false);
+  for (const std::string& note : opened.model.info().notes) PrintMessage("note: {}\n", note);
   std::vector<ProfilePanel> panels;
   Json json;
-  for (const int64_t num_rows : {int64_t{1}, std::max<int64_t>(arguments.prefill, 2)}) {
+  for (const int64_t num_rows : {int64_t{1}, arguments.prefill}) {
+    if (num_rows == 0) continue;
     const std::vector<ProfileRow> rows =
         ProfileModel(opened.model, options, num_rows, depths.front(), UserStop());
-    const std::string name = num_rows == 1 ? "decode" : fmt::format("prefill {}", num_rows);
+    const bool is_decode = panels.empty();
+    const std::string name = is_decode ? "decode" : fmt::format("prefill {}", num_rows);
     json[name] = ProfileJson(rows);
-    panels.push_back({num_rows == 1 ? "one token" : fmt::format("{} tokens", FormatCount(num_rows)), rows});
+    panels.push_back({is_decode ? "one token" : fmt::format("{} tokens", FormatCount(num_rows)), rows});
     if (!arguments.json) WriteOut(FormatTable(ProfileTable(name, rows)) + "\n");
   }
   if (!arguments.svg_path.empty()) WriteProfile(arguments, spec, opened.model, panels);
@@ -341,10 +356,13 @@ void AddBench(Command& program) {
   AddContextOptions(verb, &arguments->context, /*with_context=*/false);
   verb.SetAction([=] {
     BenchArguments resolved = *arguments;
-    if (!resolved.threads.empty() && resolved.threads.find(',') == std::string::npos) {
-      resolved.model.engine.num_threads =
-          static_cast<size_t>(ParseList(resolved.threads, "--threads").front());
-    }
+    if (resolved.threads.empty()) return Bench(resolved);
+    const std::vector<int64_t> counts = ParseList(resolved.threads, "--threads");
+    for (const int64_t count : counts) CheckThreads(count);
+    const bool takes_list =
+        !resolved.machine && resolved.kernels.empty() && !resolved.tokenizer && !resolved.profile;
+    if (counts.size() > 1 && !takes_list) FailUsage("--threads: a list is for the speed of a model alone");
+    if (counts.size() == 1) resolved.model.engine.num_threads = static_cast<size_t>(counts.front());
     return Bench(resolved);
   });
 }

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 
 #include "base/error.h"
 #include "base/files/file.h"
@@ -163,6 +164,10 @@ std::string_view HintForOption(std::string_view option) {
 std::vector<std::string> InputsOf(const ModelArguments& arguments, std::vector<std::string> more) {
   more.push_back(ModelPath(arguments.path));
   more.push_back(arguments.options.tokenizer);
+  // A copy is read, and written where there is none: no other result may have its name. A folder is no file.
+  std::error_code ignored;
+  const std::string& copy = arguments.options.pack_cache;
+  if (copy != "auto" && !std::filesystem::is_directory(copy, ignored)) more.push_back(copy);
   return more;
 }
 

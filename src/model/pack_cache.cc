@@ -77,16 +77,16 @@ std::string NameInFolder(const fs::path& model) {
   return fmt::format("{}-{:08x}{}", model.filename().string(), HashBytes(whole) >> 32, kEnding);
 }
 
-// Whether what is there is a packed copy, whatever its state, or nothing.
+// Whether what is there is nothing, or begins as a packed copy does, whatever its state.
 bool MayReplace(const std::string& path, const std::string& model) {
   std::error_code error;
   if (!fs::exists(path, error)) return true;
   if (!fs::is_regular_file(path, error) || fs::equivalent(path, model, error)) return false;
-  if (path.ends_with(kEnding) || fs::file_size(path, error) == 0) return true;
+  if (fs::file_size(path, error) == 0) return true;
   try {
     const MappedFile file(path);
     const auto bytes = file.bytes();
-    return bytes.size() >= kMagic.size() && std::memcmp(bytes.data(), kMagic.data(), kMagic.size()) == 0;
+    return std::memcmp(bytes.data(), kMagic.data(), std::min(bytes.size(), kMagic.size())) == 0;
   } catch (const Error&) {
     return false;
   }

@@ -77,7 +77,10 @@ std::string WithoutPart(const std::string& path) {
 }  // namespace
 
 void CheckInputs(const std::vector<std::string>& files) {
-  if (std::count(files.begin(), files.end(), "-") > 1) {
+  const auto is_standard_input = [](const std::string& file) {
+    return file == "-" || file == "/dev/stdin" || file == "/dev/fd/0" || file == "/proc/self/fd/0";
+  };
+  if (std::count_if(files.begin(), files.end(), is_standard_input) > 1) {
     FailUsage("-f -: standard input is named twice, and can be read once");
   }
 }

@@ -35,6 +35,7 @@ struct RecallArguments {
   std::string depths;
   std::string score = "generate,likelihood";
   std::string haystack;
+  std::vector<std::string> more_inputs;  // files that the task reads beside the haystack
   std::string json;
   std::string html;
   int64_t trials = 20;
@@ -104,7 +105,9 @@ void AddRecallOptions(Command& verb, RecallArguments* arguments, bool with_trial
 
 // The model, once the outputs are known to be writable.
 const ModelArguments& AfterChecks(const RecallArguments& arguments) {
-  CheckOutputs({arguments.json, arguments.html}, InputsOf(arguments.model, {arguments.haystack}));
+  std::vector<std::string> inputs = arguments.more_inputs;
+  inputs.push_back(arguments.haystack);
+  CheckOutputs({arguments.json, arguments.html}, InputsOf(arguments.model, inputs));
   return arguments.model;
 }
 
@@ -295,7 +298,7 @@ void PrintRulerSummary(const EvalLog& log) {
   const RulerSummary summary = SummarizeRuler(log.report().rows);
   std::vector<std::vector<std::string>> table = {{"context", "length", "tasks", "score"}};
   for (const EvalRow& mean : summary.means) {
-    table.push_back({mean.context, FormatCount(mean.length), mean.labels.at("task"),
+    table.push_back({mean.context, FormatCount(mean.length), mean.labels.at("part"),
                      fmt::format("{:.3f}", mean.accuracy)});
   }
   WriteOut("\n" + FormatTable(table));
@@ -306,7 +309,8 @@ void PrintRulerSummary(const EvalLog& log) {
   }
 }
 
-int Ruler(const RulerArguments& arguments) {
+int Ruler(RulerArguments& arguments) {
+  arguments.more_inputs = {arguments.squad, arguments.hotpot};
   RulerOptions task;
   if (!arguments.tasks.empty()) task.tasks = SplitList(arguments.tasks, "--tasks");
   task.lengths = ParseCounts(arguments.lengths, "--lengths");
@@ -323,8 +327,8 @@ int Ruler(const RulerArguments& arguments) {
   verb.Say("lengths", arguments.lengths, false);
   verb.Say("depths", arguments.depths, false);
   verb.Say("tasks", arguments.tasks, false);
-  verb.Say("squad", arguments.squad, false);
-  verb.Say("hotpot", arguments.hotpot, false);
+  verb.Say("squad", arguments.squad, true);
+  verb.Say("hotpot", arguments.hotpot, true);
   EvalLog& log = verb.Log();
   bool finished = true;
   for (size_t i = 0; i < chosen.size() && finished; ++i) {

@@ -230,7 +230,14 @@ RecallTrial QaTrial(std::string_view name, const Wording& wording, int64_t lengt
   const std::string tail = fmt::format(fmt::runtime(wording.tail), question.text);
   const size_t count = LargestThatFits(tokenizer, question.documents.size(), documents.texts.size(),
                                        RoomFor(tokenizer, wording, tail, length), name, make);
-  return {.statements = {{0, make(count)}},
+  std::string text = make(count);
+  const int64_t room = RoomFor(tokenizer, wording, tail, length);
+  const auto tokens = static_cast<int64_t>(tokenizer.Encode(text).size());
+  if (count == documents.texts.size() && tokens < room * 9 / 10) {
+    Fail(ErrorKind::kInput, "ruler: all documents of {} are {} tokens, and {} are asked for", name, tokens,
+         room);
+  }
+  return {.statements = {{0, std::move(text)}},
           .questions = {QuestionOf(wording, tail, question.answers, AnswerRule::kContainsAny)}};
 }
 
@@ -313,7 +320,7 @@ std::vector<RecallCell> RulerCells(const RulerTask& task, const RulerOptions& op
   }
   for (RecallCell& cell : cells) {
     cell.row.task = "ruler";
-    cell.row.labels = {{"task", std::string(task.name)}};
+    cell.row.labels = {{"part", std::string(task.name)}};
     cell.row.numbers.clear();
   }
   return cells;
@@ -346,7 +353,7 @@ RulerSummary SummarizeRuler(const std::vector<EvalRow>& rows, double threshold) 
   std::map<std::pair<std::string, int64_t>, std::vector<const EvalRow*>> cells;
   std::map<std::string, std::set<std::string>> tasks;  // that a context was measured in at all
   for (const EvalRow& row : rows) {
-    const auto name = row.labels.find("task");
+    const auto name = row.labels.find("part");
     if (row.task != "ruler" || row.trials == 0 || name == row.labels.end()) continue;
     if (std::find(contexts.begin(), contexts.end(), row.context) == contexts.end())
       contexts.push_back(row.context);
@@ -361,7 +368,7 @@ RulerSummary SummarizeRuler(const std::vector<EvalRow>& rows, double threshold) 
       if (key.first != context) continue;
       std::map<std::string, std::pair<double, int>> of_task;  // over depths
       for (const EvalRow* row : measured) {
-        auto& [sum, count] = of_task[row->labels.at("task")];
+        auto& [sum, count] = of_task[row->labels.at("part")];
         sum += row->accuracy;
         ++count;
       }
@@ -369,7 +376,7 @@ RulerSummary SummarizeRuler(const std::vector<EvalRow>& rows, double threshold) 
       mean.task = "ruler";
       mean.context = context;
       mean.length = key.second;
-      mean.labels = {{"task", fmt::format("mean of {}", of_task.size())}};
+      mean.labels = {{"part", fmt::format("mean of {}", of_task.size())}};
       for (const auto& [name, sum] : of_task) {
         mean.accuracy += sum.first / sum.second / static_cast<double>(of_task.size());
       }

@@ -28,20 +28,20 @@ struct RulerTask {
 const std::vector<RulerTask>& RulerTasks();
 
 struct RulerOptions {
-  std::vector<std::string> tasks;  // names; empty: all that there is a file for
-  std::vector<int64_t> lengths;    // tokens
-  std::vector<double> depths;      // of the first needle; empty: anywhere
+  std::vector<std::string> tasks = {};  // names; empty: all that there is a file for
+  std::vector<int64_t> lengths = {};    // tokens
+  std::vector<double> depths = {};      // of the first needle; empty: anywhere
   int64_t num_trials = 20;
   uint64_t seed = 0;
-  std::string squad_path;   // SQuAD 2.0's JSON, for qa_1
-  std::string hotpot_path;  // HotpotQA's JSON, for qa_2
+  std::string squad_path = {};   // SQuAD 2.0's JSON, for qa_1
+  std::string hotpot_path = {};  // HotpotQA's JSON, for qa_2
 };
 
 // The tasks of which `options` speaks, in order. Throws Error(kInput) for names that are not known, and for
 // tasks whose file is missing.
 std::vector<RulerTask> ChosenRulerTasks(const RulerOptions& options);
 
-// The cells of one task: one per length (and depth, of needles). The row's task is "ruler", its label "task"
+// The cells of one task: one per length (and depth, of needles). The row's task is "ruler", its label "part"
 // the name. Words and documents are as many as fit the length in tokens. Throws Error(kInput) for options
 // that make no sense and texts that cannot be made so short, Error(kFile) for files that cannot be read or
 // are not what they should be.
@@ -51,7 +51,7 @@ std::vector<RecallCell> RulerCells(const RulerTask& task, const RulerOptions& op
 // What needles are hidden in, of all kinds but kEssay.
 Haystack RulerHaystackOf(RulerHaystack kind, uint64_t seed);
 
-// Means over tasks, for each context and length one row with the label "task": "mean", and RULER's effective
+// Means over tasks, for each context and length one row with the label "part": "mean", and RULER's effective
 // length of each context: the longest length up to which no mean is below `threshold` (0: none).
 struct RulerSummary {
   std::vector<EvalRow> means;

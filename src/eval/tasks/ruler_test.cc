@@ -8,6 +8,7 @@
 #include <sstream>
 
 #include "base/error.h"
+#include "eval/report/grid.h"
 #include "eval/tasks/ruler_documents.h"
 #include "mneme/tokenizer.h"
 
@@ -20,6 +21,17 @@ std::string FileWith(const char* name, const std::string& text) {
   const std::string path = ::testing::TempDir() + name;
   std::ofstream(path) << text;
   return path;
+}
+
+EvalRow RowOf(const char* task, int64_t length, double accuracy) {
+  EvalRow row;
+  row.task = "ruler";
+  row.context = "dense";
+  row.length = length;
+  row.labels = {{"part", task}};
+  row.trials = 10;
+  row.accuracy = accuracy;
+  return row;
 }
 
 size_t CountOf(const std::string& text, const std::string& word) {
@@ -96,14 +108,7 @@ TEST(Ruler, QuestionsOverDocumentsAskWithTheirOwnDocumentAmongOthers) {
 TEST(Ruler, MeansAreOverTasksAndTheEffectiveLengthStopsAtTheFirstThatFails) {
   std::vector<EvalRow> rows;
   const auto add = [&](const char* task, int64_t length, double accuracy) {
-    EvalRow row;
-    row.task = "ruler";
-    row.context = "dense";
-    row.length = length;
-    row.labels = {{"task", task}};
-    row.trials = 10;
-    row.accuracy = accuracy;
-    rows.push_back(row);
+    rows.push_back(RowOf(task, length, accuracy));
   };
   for (const int64_t length : {1024, 2048, 4096, 8192}) {
     add("vt", length, length == 4096 ? 0.4 : 0.9);
@@ -111,8 +116,8 @@ TEST(Ruler, MeansAreOverTasksAndTheEffectiveLengthStopsAtTheFirstThatFails) {
     add("niah_single_1", length, 1);
     add("niah_single_1", length, 0.9);
   }
-  rows.push_back(
-      {.task = "ruler", .context = "dense", .length = 16384, .labels = {{"task", "vt"}}, .note = "full"});
+  rows.push_back(RowOf("vt", 16384, 0));
+  rows.back().trials = 0;
   const RulerSummary summary = SummarizeRuler(rows);
   ASSERT_EQ(summary.means.size(), 4u);
   EXPECT_NEAR(summary.means[0].accuracy, (0.9 + 0.95) / 2, 1e-12);
@@ -121,15 +126,29 @@ TEST(Ruler, MeansAreOverTasksAndTheEffectiveLengthStopsAtTheFirstThatFails) {
   EXPECT_EQ(summary.effective_lengths[0].second, 2048);
 }
 
+TEST(Ruler, RowsAreWrittenAndReadAsJson) {
+  const std::vector<RecallCell> cells =
+      RulerCells(RulerTasks()[0], {.lengths = {1024}, .num_trials = 1}, ShippedTokenizer());
+  EvalReport report;
+  report.rows.push_back(cells.at(0).row);
+  report.rows[0].trials = 1;
+  const EvalReport back = ParseEvalJson(EvalJson(report), "memory");
+  EXPECT_EQ(back.rows.at(0).labels, (std::map<std::string, std::string>{{"part", "niah_single_1"}}));
+}
+
+TEST(Ruler, DocumentsThatAreTooFewAreSaid) {
+  const std::string path = FileWith("few.json", R"({"data":[{"paragraphs":[{"context":"Rome is old.","qas":[
+      {"question":"What is old?","answers":[{"text":"Rome"}],"is_impossible":false}]}]}]})");
+  const RulerOptions options = {.lengths = {2048}, .num_trials = 1, .squad_path = path};
+  EXPECT_THROW(RulerCells(RulerTasks()[11], options, ShippedTokenizer()), Error);
+}
+
 TEST(Ruler, ALengthAtWhichATaskIsMissingIsNoEffectiveLength) {
   std::vector<EvalRow> rows;
   for (const int64_t length : {1024, 2048}) {
     for (const char* task : {"vt", "cwe"}) {
       if (length == 2048 && std::string(task) == "cwe") continue;
-      EvalRow row{.task = "ruler", .context = "dense", .length = length, .labels = {{"task", task}}};
-      row.trials = 1;
-      row.accuracy = 1;
-      rows.push_back(row);
+      rows.push_back(RowOf(task, length, 1));
     }
   }
   EXPECT_EQ(SummarizeRuler(rows).effective_lengths[0].second, 1024);
