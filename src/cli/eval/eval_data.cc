@@ -39,7 +39,7 @@ struct DatasetArguments {
   std::string out;
   std::vector<std::string> tasks;
   std::string prompts;
-  FormatArguments format = {.name = "none"};
+  FormatArguments format;  // name empty: the model's own template where it has one
   std::string book;
   std::string lengths;
   std::string json;
@@ -248,6 +248,10 @@ void DatasetVerb::ChooseFormat() {
     return;
   }
   const Tokenizer& tokenizer = opened_->model.tokenizer();
+  if (format.name.empty() && tokenizer.chat_template().empty()) {
+    if (!format.variables.empty()) FailUsage("--template-arg: there is no template");
+    return;
+  }
   if (format.name == "auto") {
     format.name.clear();
     if (tokenizer.chat_template().empty()) {
@@ -296,7 +300,7 @@ void AddDataset(Command& eval, Benchmark benchmark, const char* what, const char
             "JSON of task names and prompts with {context}, {input}..., as the benchmark publishes them");
   verb.Text("--template", &arguments->format.name, "NAME|FILE",
             "Put prompts into a chat turn: auto, which is the model's own template, none, a file "
-            "(FILE.jinja), or what `mneme chat --template` takes (default none)");
+            "(FILE.jinja), or what `mneme chat --template` takes (default: auto where the model has one)");
   AddTemplateArguments(verb, &arguments->format);
   verb.Number("--max-tokens", &arguments->max_tokens, {1, 1 << 20, Unit::kCount}, "N",
               "Longest answer (default: as published for the task)");

@@ -10,6 +10,7 @@
 #include "base/message.h"
 #include "base/progress.h"
 #include "base/text/units.h"
+#include "cli/chat/prompt_format.h"
 #include "cli/console/console.h"
 #include "cli/console/signals.h"
 #include "cli/eval/eval_verbs.h"
@@ -36,6 +37,7 @@ struct RecallArguments {
   std::string score = "generate,likelihood";
   std::string haystack;
   std::vector<std::string> more_inputs;  // files that the task reads beside the haystack
+  FormatArguments format;                // name empty: the model's own template where it has one
   std::string json;
   std::string html;
   int64_t trials = 20;
@@ -93,6 +95,13 @@ void AddRecallOptions(Command& verb, RecallArguments* arguments, bool with_trial
             "(default)");
   verb.Number("--candidates", &arguments->candidates, {2, 64, Unit::kCount}, "N",
               "Candidates for likelihood, the right one included (default 10)");
+  if (with_trials) {
+    verb.Text(
+        "--template", &arguments->format.name, "NAME|FILE",
+        "What makes each text with its question a turn of a chat: a file (FILE.jinja), what `mneme chat "
+        "--template` takes, or none (default: the model's own template, where it has one)");
+    AddTemplateArguments(verb, &arguments->format);
+  }
   verb.Text("--haystack", &arguments->haystack, "FILE", "A text to hide in (default: the papers' filler)");
   verb.Flag("--repeat", &arguments->repeat, "Begin the haystack again where it is too short");
   verb.Number("--seed", &arguments->seed, {0, 0x1p64}, "N", "Of keys, values and places (default 0)");
@@ -128,6 +137,12 @@ class RecallVerb {
     header_.task = std::move(task);
     header_.program_version = MNEME_VERSION;
     header_.seed = arguments.seed;
+    if (header_.task != "stream") ChooseFormat();
+  }
+
+  // Tokens that a chat template adds to each text.
+  int64_t turn_tokens() const {
+    return options_.turn ? options_.turn->num_before + options_.turn->num_after : 0;
   }
 
   // Part of the command; what decides the results is a setting too.
@@ -200,9 +215,28 @@ class RecallVerb {
   }
 
   const Model& model() const { return opened_.model; }
-  const RecallOptions& options() const { return options_; }
+  const RecallTaskOptions& options() const { return options_; }
 
  private:
+  void ChooseFormat() {
+    const FormatArguments& format = arguments_.format;
+    const Tokenizer& tokenizer = opened_.model.tokenizer();
+    const bool has_own = !tokenizer.chat_template().empty();
+    std::string identity = "none";
+    if (format.name != "none" && (has_own || !format.name.empty())) {
+      constexpr const char* kMarker = "mneme-text";
+      const PromptFormat chosen(tokenizer, ModelPath(arguments_.model.path), format, /*saved=*/nullptr);
+      options_.turn = TurnAround(
+          tokenizer, chosen.Render({{.role = "user", .content = kMarker}}, /*open_reply=*/true), kMarker);
+      identity = chosen.identity() + chosen.kept_variables();
+    } else if (!format.variables.empty()) {
+      FailUsage("--template-arg: there is no template");
+    }
+    if (!format.name.empty()) command_ += " --template " + format.name;
+    for (const std::string& variable : format.variables) command_ += " --template-arg " + variable;
+    header_.settings.emplace_back("chat template", identity);
+  }
+
   void ShowReasons(const RecallRun& run, const std::vector<RecallCell>& cells) const {
     int64_t longest = 0;
     for (const RecallCell& cell : cells) longest = std::max(longest, cell.row.length);
@@ -223,7 +257,7 @@ class RecallVerb {
 
   const RecallArguments& arguments_;
   OpenedModel opened_;
-  RecallOptions options_;
+  RecallTaskOptions options_;
   EvalHeader header_;
   std::string command_;
   std::unique_ptr<EvalLog> log_;
@@ -321,6 +355,7 @@ int Ruler(RulerArguments& arguments) {
   task.hotpot_path = arguments.hotpot;
   const std::vector<RulerTask> chosen = ChosenRulerTasks(task);
   RecallVerb verb(arguments, "ruler");
+  task.reserved_tokens = verb.turn_tokens();
   const Haystack essay = verb.OpenHaystack(Haystack::Grass(1, " "));
   std::vector<std::vector<RecallCell>> cells;
   for (const RulerTask& one : chosen) cells.push_back(RulerCells(one, task, verb.model().tokenizer()));

@@ -155,13 +155,33 @@ int64_t AskTokens(const Tokenizer& tokenizer, const RecallQuestion& question) {
   return static_cast<int64_t>(longest) + std::max(kMoreTokens, question.max_tokens) + kHeld;
 }
 
+size_t AnswerBegin(std::string_view tail) {
+  if (const size_t at = tail.rfind("Answer:"); at != std::string_view::npos) return at;
+  if (const size_t at = tail.rfind("? "); at != std::string_view::npos) return at + 2;
+  if (const size_t at = tail.rfind('\n'); at != std::string_view::npos) return at + 1;
+  return tail.ends_with("?") ? tail.size() : 0;
+}
+
+namespace {
+
+std::vector<TokenId> EndingOf(const RecallStream& stream, const RecallQuestion& question,
+                              const std::string& answer) {
+  if (stream.turn() == nullptr) return stream.Ending(question.tail + question.gap + answer);
+  std::string_view asked = std::string_view(question.tail).substr(0, AnswerBegin(question.tail));
+  const std::string begin = question.tail.substr(asked.size());
+  while (asked.ends_with(' ') || asked.ends_with('\n')) asked.remove_suffix(1);
+  return stream.Ending(asked, begin.empty() ? answer : begin + question.gap + answer);
+}
+
+}  // namespace
+
 RecallAnswer Ask(RecallStream& stream, const RecallQuestion& question, const AskOptions& options) {
   MNEME_CHECK(question.candidates.size() > 1 && !question.answers.empty());
   stream.Flush();
   std::vector<std::vector<TokenId>> endings;
   size_t common = SIZE_MAX, longest = 0;
   for (const std::string& candidate : question.candidates) {
-    endings.push_back(stream.Ending(question.tail + question.gap + candidate));
+    endings.push_back(EndingOf(stream, question, candidate));
     const auto& first = endings[0];
     const auto& last = endings.back();
     const auto differ = std::mismatch(first.begin(), first.end(), last.begin(), last.end());

@@ -45,6 +45,10 @@ struct RecallAnswer {
 // How many tokens asking takes at most, beside the stream: what max_rewind must allow to ask without a copy.
 int64_t AskTokens(const Tokenizer& tokenizer, const RecallQuestion& question);
 
+// Where in a question's tail the answer's own beginning stands: behind "Answer:", the last question mark, or
+// the last line feed. In a chat the user says what is before it, and the model's reply begins with the rest.
+size_t AnswerBegin(std::string_view tail);
+
 // The prompt is cut where the answer's tokens begin, whether or not the tokenizer puts the space into the
 // answer's first token: it is the part that the encodings of all candidates have in common. The stream is
 // afterwards as it was. Throws what Session throws, Error(kInterrupted); Error(kInput) for logits that are

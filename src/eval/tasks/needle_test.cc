@@ -148,8 +148,8 @@ class NeedleRunTest : public ::testing::Test {
     return Model::Load(Engine({.num_threads = 1, .memory_bytes = cap_bytes, .max_rows = 64}),
                        induction_->path());
   }
-  static RecallOptions Exact(std::vector<std::string> specs) {
-    RecallOptions options;
+  static RecallTaskOptions Exact(std::vector<std::string> specs) {
+    RecallTaskOptions options;
     options.session.keys = options.session.values = Encoding::kF32;
     options.contexts = std::move(specs);
     return options;

@@ -64,14 +64,17 @@ std::string Suffix(const RecallCell& cell, const RecallTrial& trial) {
   return cell.layout.after_filler + longest->tail + longest->gap;
 }
 
-Plan MakePlan(const Tokenizer& tokenizer, const RecallCell& cell, const RecallTrial& trial) {
+Plan MakePlan(const Tokenizer& tokenizer, const RecallCell& cell, const RecallTrial& trial,
+              const RecallTurn* turn) {
   Plan plan;
   plan.trial = &trial;
   EncodeOptions options;
-  options.add_bos = tokenizer.adds_bos();
-  const auto head = static_cast<int64_t>(tokenizer.Encode(cell.layout.head, options).size());
+  options.add_bos = turn == nullptr && tokenizer.adds_bos();
+  const auto head = static_cast<int64_t>(tokenizer.Encode(cell.layout.head, options).size()) +
+                    (turn != nullptr ? turn->num_before : 0);
   std::vector<int64_t> sizes;
-  int64_t fixed = head + CountTokens(tokenizer, Suffix(cell, trial));
+  int64_t fixed =
+      head + CountTokens(tokenizer, Suffix(cell, trial)) + (turn != nullptr ? turn->num_after : 0);
   for (const RecallStatement& statement : trial.statements) {
     sizes.push_back(
         CountTokens(tokenizer, cell.layout.after_filler + statement.text + cell.layout.after_statement));
@@ -124,7 +127,7 @@ std::vector<EvalRow> RowsOf(const EvalRow& cell, const RecallScores& scores, con
   return rows;
 }
 
-RecallRun::RecallRun(const Model& model, const Haystack& haystack, RecallOptions options)
+RecallRun::RecallRun(const Model& model, const Haystack& haystack, RecallTaskOptions options)
     : model_(model), haystack_(haystack), options_(std::move(options)) {
   if (options_.contexts.empty()) options_.contexts = {"auto"};
   if (!options_.ask.generate && !options_.ask.likelihood)
@@ -158,7 +161,7 @@ namespace {
 // The cells of one context.
 class ContextRun {
  public:
-  ContextRun(const Model& model, const Haystack& haystack, const RecallOptions& options,
+  ContextRun(const Model& model, const Haystack& haystack, const RecallTaskOptions& options,
              const std::string& context, const TokensRead& on_read)
       : model_(model),
         haystack_(haystack),
@@ -172,7 +175,8 @@ class ContextRun {
   RecallScores RunCell(const RecallCell& cell, EvalRow* row) {
     const auto start = Clock::now();
     std::vector<Plan> plans;
-    for (const RecallTrial& trial : cell.trials) plans.push_back(MakePlan(model_.tokenizer(), cell, trial));
+    for (const RecallTrial& trial : cell.trials)
+      plans.push_back(MakePlan(model_.tokenizer(), cell, trial, Turn()));
     std::vector<size_t> order(plans.size());
     for (size_t i = 0; i < order.size(); ++i) order[i] = i;
     std::stable_sort(order.begin(), order.end(),
@@ -193,11 +197,14 @@ class ContextRun {
   std::unique_ptr<RecallStream> NewStream() {
     const size_t used_before = RecallStream::UsedBytes(model_);
     return std::make_unique<RecallStream>(Session(model_, session_options_), haystack_, used_before, on_read_,
-                                          options_.stop);
+                                          options_.stop, Turn());
   }
+
+  const RecallTurn* Turn() const { return options_.turn ? &*options_.turn : nullptr; }
 
   std::unique_ptr<RecallStream> Begun(const RecallLayout& layout) {
     auto stream = NewStream();
+    stream->BeginTurn();
     stream->Text(layout.head);
     return stream;
   }
@@ -236,7 +243,8 @@ class ContextRun {
       stream->EndFiller(layout.after_filler);
       stream->Text(plan.trial->statements[i].text + layout.after_statement);
     }
-    if (layout.has_filler) stream->Filler(cell.row.length, Suffix(cell, *plan.trial), layout.last_cut);
+    const int64_t end = cell.row.length - (options_.turn ? options_.turn->num_after : 0);
+    if (layout.has_filler) stream->Filler(end, Suffix(cell, *plan.trial), layout.last_cut);
     stream->EndFiller(layout.after_filler);
     double tokens = 0;
     for (const RecallQuestion& question : plan.trial->questions) {
@@ -254,7 +262,7 @@ class ContextRun {
 
   const Model& model_;
   const Haystack& haystack_;
-  const RecallOptions& options_;
+  const RecallTaskOptions& options_;
   const TokensRead& on_read_;
   SessionOptions session_options_;
   size_t peak_bytes_ = 0;
@@ -281,25 +289,25 @@ bool IsDone(const EvalLog& log, const EvalRow& cell, const AskOptions& ask) {
   return true;
 }
 
-int64_t RewindFor(const Tokenizer& tokenizer, const std::vector<RecallCell>& cells) {
+int64_t RewindFor(const Tokenizer& tokenizer, const std::vector<RecallCell>& cells, const RecallTurn* turn) {
   constexpr int64_t kMost = 512;  // longer questions are asked of a copy
   int64_t most = 64;
   for (const RecallCell& cell : cells) {
     for (size_t i = 0; i < std::min<size_t>(cell.trials.size(), 4); ++i) {
       for (const RecallQuestion& question : cell.trials[i].questions)
-        most = std::max(most, AskTokens(tokenizer, question));
+        most = std::max(most, AskTokens(tokenizer, question) + (turn != nullptr ? turn->num_after : 0));
     }
   }
   return std::min(most, kMost);
 }
 
 // A text that is shorter than its own statements leaves its cell out, as a note; all of them are a mistake.
-void NoteWhatDoesNotFit(const Tokenizer& tokenizer, std::vector<RecallCell>* cells) {
+void NoteWhatDoesNotFit(const Tokenizer& tokenizer, const RecallTurn* turn, std::vector<RecallCell>* cells) {
   bool any_fits = false;
   for (RecallCell& cell : *cells) {
     MNEME_CHECK(!cell.trials.empty());
     try {
-      for (const RecallTrial& trial : cell.trials) MakePlan(tokenizer, cell, trial);
+      for (const RecallTrial& trial : cell.trials) MakePlan(tokenizer, cell, trial, turn);
       any_fits = true;
     } catch (const Error& error) {
       if (error.kind() != ErrorKind::kInput) throw;
@@ -317,8 +325,9 @@ bool RecallRun::Run(std::vector<RecallCell> cells, EvalLog& log, Progress& progr
     return std::pair(a.row.length, a.row.depth) < std::pair(b.row.length, b.row.depth);
   });
   const Tokenizer& tokenizer = model_.tokenizer();
-  NoteWhatDoesNotFit(tokenizer, &cells);
-  options_.session.max_rewind = std::max(options_.session.max_rewind, RewindFor(tokenizer, cells));
+  const RecallTurn* const turn = options_.turn ? &*options_.turn : nullptr;
+  NoteWhatDoesNotFit(tokenizer, turn, &cells);
+  options_.session.max_rewind = std::max(options_.session.max_rewind, RewindFor(tokenizer, cells, turn));
   const std::vector<std::string> contexts = Resolve(cells.back().row.length + 64, nullptr);
   int64_t total = 0, done = 0;
   for (const RecallCell& cell : cells) total += CellTokens(cell) * static_cast<int64_t>(contexts.size());

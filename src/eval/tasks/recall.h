@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -47,17 +48,18 @@ struct RecallCell {
 // questions. Some have fewer candidates than were asked for, because there are no more (keys of one digit).
 double ChanceOf(const std::vector<RecallTrial>& trials);
 
-struct RecallOptions {
+struct RecallTaskOptions {
   SessionOptions session;             // the context is that of each run
   std::vector<std::string> contexts;  // as the user wrote them
   AskOptions ask;
+  std::optional<RecallTurn> turn = {};  // each text with its question is what a user says; none: plain text
   StopToken stop = {};
 };
 
 // Thread rule: the engine's. Haystack and log outlive it.
 class RecallRun {
  public:
-  RecallRun(const Model& model, const Haystack& haystack, RecallOptions options);
+  RecallRun(const Model& model, const Haystack& haystack, RecallTaskOptions options);
 
   // Every context with every cell that the log does not have yet: shorter texts first, shallow statements
   // first. Rows are added as cells finish: per way of scoring one, with the label "score". A cell that the
@@ -73,7 +75,7 @@ class RecallRun {
  private:
   const Model model_;
   const Haystack& haystack_;
-  RecallOptions options_;
+  RecallTaskOptions options_;
 };
 
 // Both ways of scoring as rows of the cell: mean and standard error over trials, with the labels "score".

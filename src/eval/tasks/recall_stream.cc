@@ -8,23 +8,52 @@
 namespace mneme {
 namespace {
 
-EncodeOptions OptionsFor(const Tokenizer& tokenizer) {
+// Control tokens are what a template writes; in all other text they stay letters (FeedPlain).
+EncodeOptions OptionsFor(const Tokenizer& tokenizer, const RecallTurn* turn) {
   EncodeOptions options;
-  options.add_bos = tokenizer.adds_bos();
+  options.parse_special = turn != nullptr;
+  options.add_bos = turn != nullptr ? turn->adds_bos : tokenizer.adds_bos();
   return options;
 }
 
 }  // namespace
 
+RecallTurn TurnAround(const Tokenizer& tokenizer, const std::vector<Segment>& prompt,
+                      std::string_view marker) {
+  RecallTurn turn;
+  size_t times = 0;
+  for (const Segment& segment : prompt) {
+    const size_t at = segment.text.find(marker);
+    if (at == std::string::npos) {
+      (times == 0 ? turn.before : turn.after).push_back(segment);
+      continue;
+    }
+    ++times;
+    turn.before.push_back({segment.text.substr(0, at), segment.kind});
+    turn.after.push_back({segment.text.substr(at + marker.size()), segment.kind});
+  }
+  if (times != 1) {
+    Fail(ErrorKind::kInput, "the chat template writes a user's words {} times into the prompt", times);
+  }
+  const auto count = [&](std::span<const Segment> segments) {
+    return std::ssize(EncodeSegments(tokenizer, segments, /*add_bos=*/false));
+  };
+  turn.adds_bos = std::ssize(EncodePrompt(tokenizer, prompt)) > count(prompt);
+  turn.num_before = count(turn.before) + (turn.adds_bos ? 1 : 0);
+  turn.num_after = count(turn.after);
+  return turn;
+}
+
 RecallStream::RecallStream(Session session, const Haystack& haystack, size_t used_before,
-                           const TokensRead& on_read, StopToken stop)
+                           const TokensRead& on_read, StopToken stop, const RecallTurn* turn)
     : session_(std::move(session)),
-      encoder_(session_.model().tokenizer(), OptionsFor(session_.model().tokenizer())),
+      encoder_(session_.model().tokenizer(), OptionsFor(session_.model().tokenizer(), turn)),
       chunk_(static_cast<size_t>(session_.max_rows())),
       haystack_(&haystack),
       used_before_(used_before),
       on_read_(&on_read),
-      stop_(stop) {
+      stop_(stop),
+      turn_(turn) {
   NotePeak();
 }
 
@@ -59,21 +88,38 @@ void RecallStream::Flush() {
 }
 
 void RecallStream::Text(std::string_view text) {
-  encoder_.Feed(text, &waiting_);
+  encoder_.FeedPlain(text, &waiting_);
+  Take();
+}
+
+void RecallStream::BeginTurn() {
+  if (turn_ == nullptr) return;
+  FeedSegments(turn_->before, &encoder_, &waiting_);
   Take();
 }
 
 void RecallStream::Append(const Haystack::Unit& unit) {
-  if (in_filler_) encoder_.Feed(unit.gap, &waiting_);
+  if (in_filler_) encoder_.FeedPlain(unit.gap, &waiting_);
   in_filler_ = true;
   Text(unit.text);
 }
 
 std::vector<TokenId> RecallStream::Ending(std::string_view text) const {
-  StreamEncoder copy(session_.model().tokenizer(), OptionsFor(session_.model().tokenizer()));
+  StreamEncoder copy(session_.model().tokenizer(), OptionsFor(session_.model().tokenizer(), turn_));
   copy.RestoreState(encoder_.SaveState());
   std::vector<TokenId> ids;
-  copy.Feed(text, &ids);
+  copy.FeedPlain(text, &ids);
+  copy.Finish(&ids);
+  return ids;
+}
+
+std::vector<TokenId> RecallStream::Ending(std::string_view question, std::string_view answer) const {
+  StreamEncoder copy(session_.model().tokenizer(), OptionsFor(session_.model().tokenizer(), turn_));
+  copy.RestoreState(encoder_.SaveState());
+  std::vector<TokenId> ids;
+  copy.FeedPlain(question, &ids);
+  if (turn_ != nullptr) FeedSegments(turn_->after, &copy, &ids);
+  copy.FeedPlain(answer, &ids);
   copy.Finish(&ids);
   return ids;
 }
@@ -159,7 +205,8 @@ void RecallStream::EndFiller(std::string_view end) {
 std::unique_ptr<RecallStream> RecallStream::Clone() {
   Flush();
   const size_t used_before = UsedBytes(session_.model());
-  auto copy = std::make_unique<RecallStream>(session_.Clone(), *haystack_, used_before, *on_read_, stop_);
+  auto copy =
+      std::make_unique<RecallStream>(session_.Clone(), *haystack_, used_before, *on_read_, stop_, turn_);
   copy->encoder_.RestoreState(encoder_.SaveState());
   copy->cursor_ = cursor_;
   copy->in_filler_ = in_filler_;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "eval/tasks/haystack.h"
+#include "mneme/chat.h"
 #include "mneme/session.h"
 
 namespace mneme {
@@ -17,17 +18,32 @@ namespace mneme {
 // Told how many more tokens were read.
 using TokensRead = std::function<void(int64_t num_tokens)>;
 
-// Thread rule: one thread at a time, as for the sessions. Haystack and callback outlive it.
+// What a chat template writes around what a user says.
+struct RecallTurn {
+  std::vector<Segment> before;
+  std::vector<Segment> after;  // up to where the reply begins
+  bool adds_bos = false;       // where the template writes none
+  int64_t num_before = 0;      // tokens of `before`, BOS among them
+  int64_t num_after = 0;       // of `after`
+};
+// prompt: a turn of a user that says `marker`, rendered, the reply open. Throws Error(kInput) where the
+// marker is not there once.
+RecallTurn TurnAround(const Tokenizer& tokenizer, const std::vector<Segment>& prompt,
+                      std::string_view marker);
+
+// Thread rule: one thread at a time, as for the sessions. Haystack, callback and turn outlive it.
 class RecallStream {
  public:
   // Takes over an empty session; used_before: UsedBytes before it was made.
   RecallStream(Session session, const Haystack& haystack, size_t used_before, const TokensRead& on_read,
-               StopToken stop = {});
+               StopToken stop = {}, const RecallTurn* turn = nullptr);
   // Of the engine's cap, beside the activations that all sessions share.
   static size_t UsedBytes(const Model& model);
 
   // All of these throw what Session::Feed throws, and Error(kInterrupted) after a stop.
   void Text(std::string_view text);
+  // What stands before a user's words; nothing without a turn.
+  void BeginTurn();
   // Filler, until one unit more, followed by `suffix`, would make more than `end` tokens in all. The last
   // unit may be cut; the filler can go on later only if the cut is kUnits. Throws Error(kInput) where the
   // haystack ends before.
@@ -41,6 +57,9 @@ class RecallStream {
   int64_t CountWith(std::string_view text) const;
   // Their ids, without those that are certain already.
   std::vector<TokenId> Ending(std::string_view text) const;
+  // The same for a question and the text that answers it; between the two the turn ends, if there is one.
+  std::vector<TokenId> Ending(std::string_view question, std::string_view answer) const;
+  const RecallTurn* turn() const { return turn_; }
   // Gives all certain tokens to the session.
   void Flush();
   // Certain tokens: read, and waiting for a full chunk.
@@ -69,6 +88,7 @@ class RecallStream {
   size_t peak_bytes_ = 0;
   const TokensRead* on_read_;
   StopToken stop_;
+  const RecallTurn* turn_;
 };
 
 }  // namespace mneme

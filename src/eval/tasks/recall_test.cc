@@ -58,8 +58,8 @@ class RecallTest : public ::testing::Test {
     return Model::Load(Engine({.num_threads = 1, .memory_bytes = cap_bytes, .max_rows = 64}),
                        induction_->path());
   }
-  static RecallOptions Options(const std::string& spec) {
-    RecallOptions options;
+  static RecallTaskOptions Options(const std::string& spec) {
+    RecallTaskOptions options;
     options.session.keys = options.session.values = Encoding::kF32;
     options.contexts = {spec};
     return options;
@@ -143,6 +143,51 @@ TEST_F(RecallTest, DenseRecallsAtEveryDistance) {
   ExpectRightWhereVisible("dense", lengths, [](int64_t, int64_t) { return true; });
 }
 
+TEST_F(RecallTest, ATurnStandsAroundATextAndItsQuestion) {
+  const Tokenizer& tokenizer = model_->tokenizer();
+  const std::vector<Segment> prompt = {
+      {"</s>red", TextKind::kFormat}, {"mneme-text", TextKind::kPlain}, {"</s>blue", TextKind::kFormat}};
+  RecallTaskOptions options = Options("dense");
+  options.turn = TurnAround(tokenizer, prompt, "mneme-text");
+  EXPECT_GE(options.turn->num_before, 2);
+  EXPECT_GE(options.turn->num_after, 2);
+  EXPECT_THROW(TurnAround(tokenizer, {{"red", TextKind::kFormat}}, "mneme-text"), Error);
+
+  const Haystack haystack = Haystack::File(haystack_path_, false);
+  EvalLog log(EvalHeader{}, "", "");
+  NoProgress progress;
+  EXPECT_TRUE(RecallRun(*model_, haystack, options).Run(Cells({120, 300}, {0, 0.5}, 2), log, progress));
+  ASSERT_EQ(log.report().rows.size(), 8u);
+  for (const EvalRow& row : log.report().rows) {
+    EXPECT_EQ(row.accuracy, 1) << row.length << " " << row.note;
+    EXPECT_LE(row.numbers.at("tokens"), static_cast<double>(row.length));
+    EXPECT_GE(row.numbers.at("tokens"), static_cast<double>(row.length) - 2);
+  }
+
+  // The ids are those of the template around what the user says, and of the reply's beginning.
+  const TokensRead on_read = [](int64_t) {};
+  RecallStream stream(Session(*model_, options.session), haystack, 0, on_read, {}, &*options.turn);
+  stream.BeginTurn();
+  stream.Text("old new</s>");
+  std::vector<Segment> whole = prompt;
+  whole[1].text = "old new</s> round?";
+  whole.push_back({" square", TextKind::kPlain});
+  std::vector<TokenId> ids = EncodePrompt(tokenizer, whole);
+  const std::vector<TokenId> ending = stream.Ending(" round?", " square");
+  const auto read = static_cast<size_t>(stream.num_tokens());
+  ids.erase(ids.begin(), ids.begin() + static_cast<ptrdiff_t>(read));
+  EXPECT_EQ(ending, ids);
+}
+
+TEST(AnswerTest, WhereTheReplyBegins) {
+  const auto rest = [](std::string_view tail) { return tail.substr(AnswerBegin(tail)); };
+  EXPECT_EQ(rest("What is the pass key? The pass key is"), "The pass key is");
+  EXPECT_EQ(rest("Question: Find it. Answer: They are:"), "Answer: They are:");
+  EXPECT_EQ(rest("Key: \"a\"\nThe value is:"), "The value is:");
+  EXPECT_EQ(rest("Who has the ball?"), "");
+  EXPECT_EQ(rest("The pass key of Ann is"), "The pass key of Ann is");
+}
+
 TEST_F(RecallTest, WindowForgetsExactlyWhereItEnds) {
   const int64_t window = 70;
   // At the length at which the first digit's distance is the window, and around it.
@@ -212,7 +257,7 @@ TEST_F(RecallTest, EveryDepthIsFoundByDenseAndTheLastOnesByAWindow) {
 
 TEST_F(RecallTest, SharingThePrefixChangesNothing) {
   // Under a cap that two sessions do not fit, every trial reads for itself.
-  RecallOptions options = Options("dense");
+  RecallTaskOptions options = Options("dense");
   const Haystack haystack = Haystack::Grass(1, " ");
   const auto run = [&](size_t cap) {
     const Model model = ModelUnder(cap);
@@ -305,7 +350,7 @@ TEST_F(RecallTest, AStopKeepsWhatIsFinished) {
     }
     std::atomic<bool> stop{false};
   } progress;
-  RecallOptions options = Options("window:window=100");
+  RecallTaskOptions options = Options("window:window=100");
   options.stop = &progress.stop;
   RecallRun run(*model_, haystack, options);
   EvalLog log(EvalHeader{}, "", "");

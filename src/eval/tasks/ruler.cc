@@ -309,11 +309,12 @@ std::vector<RecallCell> RulerCells(const RulerTask& task, const RulerOptions& op
       cell.row.length = length;
       cell.layout.head = wording.head;
       cell.layout.has_filler = false;
+      const int64_t room = length - options.reserved_tokens;
       for (int64_t trial = 0; trial < options.num_trials; ++trial) {
         const uint64_t seed = TrialSeed(options.seed, trial);
         cell.trials.push_back(documents.questions.empty()
-                                  ? WordTrial(task.name, wording, length, seed, tokenizer)
-                                  : QaTrial(task.name, wording, length, seed, documents, tokenizer));
+                                  ? WordTrial(task.name, wording, room, seed, tokenizer)
+                                  : QaTrial(task.name, wording, room, seed, documents, tokenizer));
       }
       cells.push_back(std::move(cell));
     }

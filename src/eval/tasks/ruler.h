@@ -33,6 +33,7 @@ struct RulerOptions {
   std::vector<double> depths = {};      // of the first needle; empty: anywhere
   int64_t num_trials = 20;
   uint64_t seed = 0;
+  int64_t reserved_tokens = 0;   // of a length, for a chat template
   std::string squad_path = {};   // SQuAD 2.0's JSON, for qa_1
   std::string hotpot_path = {};  // HotpotQA's JSON, for qa_2
 };

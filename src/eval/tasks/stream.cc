@@ -42,7 +42,7 @@ struct StreamTask::Pass {
   size_t peak_bytes = 0;
 };
 
-StreamTask::StreamTask(const Model& model, const Haystack& haystack, RecallOptions options,
+StreamTask::StreamTask(const Model& model, const Haystack& haystack, RecallTaskOptions options,
                        StreamTaskOptions task)
     : model_(model), haystack_(haystack), options_(std::move(options)), task_(std::move(task)) {
   if (options_.contexts.empty()) options_.contexts = {"auto"};

@@ -23,7 +23,7 @@ struct StreamTaskOptions {
 class StreamTask {
  public:
   // Throws Error(kInput) for options that make no sense, naming them.
-  StreamTask(const Model& model, const Haystack& haystack, RecallOptions options, StreamTaskOptions task);
+  StreamTask(const Model& model, const Haystack& haystack, RecallTaskOptions options, StreamTaskOptions task);
 
   // One pass per context that the log does not have; rows "stream" with the label "distance". A pass that was
   // stopped, by its StopToken or by a context that cannot go on, gives rows of what was asked until then,
@@ -40,7 +40,7 @@ class StreamTask {
 
   const Model model_;
   const Haystack& haystack_;
-  RecallOptions options_;
+  RecallTaskOptions options_;
   StreamTaskOptions task_;
 };
 
