@@ -58,6 +58,8 @@ TEST_F(CliFilesTest, StandardInputIsReadOnce) {
     const Outcome outcome = RunProgram(arguments, "Once upon a time");
     EXPECT_EQ(outcome.code, 2) << verb.back();
     EXPECT_NE(outcome.err.find("standard input is named twice"), std::string::npos) << outcome.err;
+    arguments.back() = "/dev/stdin";
+    EXPECT_EQ(RunProgram(arguments, "Once upon a time").code, 2) << verb.back();
   }
 }
 
@@ -311,6 +313,9 @@ TEST_F(CliFilesTest, WhatIsReadIsNotWrittenOver) {
       {"eval", "summary", model, "-f", text, "--out", model},
       {"eval", "logits", model, "--ids", text, "--out", model},
       {"bench", model, "--svg", model},
+      {"bench", model, "--profile", "--svg", model},
+      {"eval", "ruler", model, "--lengths", "200", "--tasks", "qa_1", "--squad", text, "--html", text},
+      {"run", model, "-p", "a", "-n", "1", "--pack-cache", Path("copy"), "--report", Path("copy")},
       {"convert", model, model},
       {"convert", Path("p-00001-of-00002.gguf"), Path("p-00002-of-00002.gguf")},
       {"tokenize", model, "-p", "hello", "--ids-out", model},
