@@ -24,10 +24,12 @@ struct ModelInfo {
   int64_t model_dim = 0;
   int64_t vocab_size = 0;
   int64_t trained_length = 0;  // tokens it was trained on at once; 0: unknown
+  int64_t rope_length = 0;     // rotations of longer streams are made for their length; 0: no stream's are
   bool has_memory = false;     // trained with a compressive memory (--context infini)
   size_t weight_bytes = 0;     // as stored
   size_t mapped_bytes = 0;     // of the files, weights and all
-  size_t packed_bytes = 0;     // allocated by repacking
+  size_t packed_bytes = 0;     // of repacked weights: allocated, or mapped from packed_copy
+  std::string packed_copy;     // the file (ModelOptions::pack_cache); empty where they were packed at load
   size_t table_bytes = 0;      // left on the heap by loading, beside packed weights; 0 where it is not known
   size_t load_peak_bytes = 0;  // resident at the most until it was loaded
   size_t read_bytes_per_token = 0;  // of weights, to decode one token

@@ -29,7 +29,8 @@ struct EngineOptions {
 
 enum class PackMode : uint8_t {
   // Repack where it pays (docs/performance.md says when), models up to 8 GiB. F16 and BF16 weights as blocks
-  // of 14-bit integers where the processor is fast with them, others as stored.
+  // of 14-bit integers where the processor is fast with them (a table by instruction set, which `mneme bench
+  // --machine` verifies), others as stored.
   kAuto,
   kNever,     // use the file's bytes in place: no start-up cost, no memory beside the page cache
   kAlways,    // as kAuto without its limit on size
@@ -43,6 +44,13 @@ enum class PackMode : uint8_t {
 
 struct ModelOptions {
   PackMode pack = PackMode::kAuto;
+  // kAuto and kAlways: how a saved state's float weights were multiplied (StateInfo::products), so that it
+  // goes on with its own arithmetic where `auto` would choose another. Empty: what is fast on this processor.
+  std::string products = {};
+  // Where a packed copy is kept, so that the next load maps it in place of packing: "auto" (MODEL.packed
+  // beside the model, in the user's cache folder where nobody may write there), a folder, or a file. Empty:
+  // nowhere.
+  std::string pack_cache = {};
   std::string tokenizer = {};  // path, where the model carries none or another is wanted
   bool load_tokenizer = true;  // false: token ids only
 };
@@ -72,7 +80,7 @@ struct SessionOptions {
   Position start_position = 0;       // position of the first token of the stream
   // Phi-3 and others rotate otherwise in streams beyond their original length (longrope, dynamic NTK): made
   // for queries that see so many tokens. 0: what the context shows one, of expected_tokens where it shows
-  // all.
+  // all. No meaning for other models (ModelInfo::rope_length).
   int64_t rope_length = 0;
   int64_t expected_tokens = -1;  // length of the stream, for the choice of a context; -1: no end is known
   size_t memory_bytes =

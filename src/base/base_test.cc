@@ -19,6 +19,7 @@
 #include "base/message.h"
 #include "base/random.h"
 #include "base/testing.h"
+#include "base/text/fields.h"
 #include "base/text/units.h"
 #include "base/thread_pool.h"
 #include "base/types.h"
@@ -164,7 +165,7 @@ TEST(Units, NothingIsRoundedCutOrWrappedAround) {
   // Beyond what a double holds.
   EXPECT_EQ(ParseCount("9007199254740993", "x"), 9007199254740993);
   EXPECT_EQ(ParseCount("4611686018427387904", "x"), int64_t{1} << 62);
-  EXPECT_EQ(ParseUnsigned("18446744073709551615", "x", Unit::kNone, UINT64_MAX), UINT64_MAX);
+  EXPECT_EQ(ParseUnsigned("18446744073709551615", "x", Unit::kNone, 0, UINT64_MAX), UINT64_MAX);
   EXPECT_EQ(ParseWhole("1.5M", "x", Unit::kCount, 0, 1 << 30), 3 << 19);
   EXPECT_EQ(ParseWhole("1e6", "x", Unit::kCount, 0, 1 << 30), 1000000);
 }
@@ -180,7 +181,7 @@ TEST(Units, WhatIsNoSuchNumberIsRefused) {
   };
   for (const char* bad :
        {"18446744073709551616", "99999999999999999999999", "-1", "1K", "nan", "0x10", "1.", "."}) {
-    EXPECT_NE(message([&] { ParseUnsigned(bad, "--seed", Unit::kNone, UINT64_MAX); }).find("--seed: '"),
+    EXPECT_NE(message([&] { ParseUnsigned(bad, "--seed", Unit::kNone, 0, UINT64_MAX); }).find("--seed: '"),
               std::string::npos)
         << bad;
   }
@@ -195,6 +196,27 @@ TEST(Units, WhatIsNoSuchNumberIsRefused) {
         << bad;
   }
   EXPECT_EQ(ParseReal("0.8", "x", 0, 1), 0.8);
+}
+
+// Both messages of a range name both of its ends, whatever the type of the number.
+TEST(Units, ARangeHasOneLowerEnd) {
+  const auto message = [](const char* text, auto value, const Range& range) -> std::string {
+    try {
+      ParseField(text, "--threads", range, &value);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "(no error)";
+  };
+  for (const char* text : {"0", "5000", "-1", "x"}) {
+    for (const std::string& said : {message(text, size_t{1}, {1, 1024}), message(text, int64_t{1}, {1, 1024}),
+                                    message(text, int32_t{1}, {1, 1024}), message(text, 1.0f, {1, 1024})}) {
+      EXPECT_NE(said.find("it takes 1 to 1024"), std::string::npos) << said;
+    }
+  }
+  EXPECT_NE(message("0", size_t{1}, {1, 0x1p62, Unit::kBytes}).find("a whole number from 1 up; such as"),
+            std::string::npos);
+  EXPECT_NE(message("-1", uint64_t{1}, {0, 0x1p64}).find("0 to 18446744073709551615"), std::string::npos);
 }
 
 TEST(Units, PrintedBytesCanBeGivenBack) {

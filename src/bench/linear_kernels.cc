@@ -99,7 +99,9 @@ class Matrices {
     for (size_t i = 0; i < num_copies; ++i) {
       uint8_t* const at = memory + i * bytes;
       if (work.is_packed) {
-        weights_.push_back(device.Pack(view, at, work.products));
+        const PackJob job = {.view = view, .memory = at, .products = work.products};
+        device.Pack({&job, 1}, {}, {});
+        weights_.push_back(LinearWeights::AlreadyPacked(job));
       } else {
         std::memcpy(at, one_.data(), bytes);
         view.data = at;

@@ -5,6 +5,8 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <fstream>
+#include <string>
 
 #include "base/aligned.h"
 #include "bench/timing.h"
@@ -26,6 +28,31 @@ double BestRate(double seconds, const Work& work) {
     best = std::max(best, amount / SecondsSince(begin));
   } while (SecondsSince(start) < seconds);
   return best;
+}
+
+std::string ProcessorName() {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);) {
+    if (!line.starts_with("model name")) continue;
+    const size_t colon = line.find(": ");
+    return colon == std::string::npos ? "" : line.substr(colon + 2);
+  }
+  return "";
+}
+
+std::vector<std::string> Instructions() {
+  std::vector<std::string> names;
+#if defined(__x86_64__)
+  const auto add = [&names](const char* name, bool is_there) {
+    if (is_there) names.emplace_back(name);
+  };
+  add("sse4.2", __builtin_cpu_supports("sse4.2"));
+  add("avx2", __builtin_cpu_supports("avx2"));
+  add("avx512f", __builtin_cpu_supports("avx512f"));
+  add("avx512vnni", __builtin_cpu_supports("avx512vnni"));
+  add("avx512bf16", __builtin_cpu_supports("avx512bf16"));
+#endif
+  return names;
 }
 
 MachineRate ComputeRate(ThreadPool& pool, double seconds, double (*loop)(size_t, float*)) {
@@ -84,6 +111,8 @@ double MachineLimits::ReadBandwidth(size_t footprint_bytes, bool all_threads) co
 MachineLimits MeasureMachine(ThreadPool& pool, double seconds, size_t max_footprint_bytes) {
   MachineLimits limits;
   limits.num_threads = pool.num_threads();
+  limits.processor = ProcessorName();
+  limits.instructions = Instructions();
   limits.simd_target = SimdTargetName();
   std::vector<size_t> footprints;
   for (size_t bytes = size_t{256} << 10; bytes <= max_footprint_bytes; bytes *= 4)

@@ -25,7 +25,9 @@ struct MachineBandwidth {
 
 struct MachineLimits {
   size_t num_threads = 0;
-  std::string simd_target;  // what the kernels run on, as Highway names it
+  std::string processor;                  // as it names itself; empty where the system does not say
+  std::vector<std::string> instructions;  // sets that matter here: "avx2", "avx512vnni"
+  std::string simd_target;                // what the kernels run on, as Highway names it
   std::vector<MachineBandwidth>
       bandwidth;          // footprints ascending: 256 KiB, 1 MiB, 4 MiB .. max_footprint_bytes
   MachineRate fp32_ops;   // multiply-adds count as two

@@ -302,6 +302,7 @@ MachineFloor FloorOf(const MachineLimits& limits, const Model& model) {
     floor.flops_per_second = all ? rate.all_threads : rate.one_thread;
   };
   use("fp32", limits.fp32_ops);
+  floor.float_flops_per_second = floor.flops_per_second;
   if (costs.products == ProductKind::kInt8) use("int8", limits.int8_ops);
   if (costs.products == ProductKind::kInt16) use("int16", limits.int16_ops);
   if (costs.products == ProductKind::kBFloat16) use("bf16", limits.bf16_ops);

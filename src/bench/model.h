@@ -16,9 +16,10 @@ namespace mneme {
 
 // The limits that rows are compared with, for one number of threads.
 struct MachineFloor {
-  double bytes_per_second = 0;  // reading what one token reads
-  double flops_per_second = 0;  // of the arithmetic that prefill uses
-  std::string flops_name = {};  // "int8", "int16", "bf16", "fp32"
+  double bytes_per_second = 0;        // reading what one token reads
+  double flops_per_second = 0;        // of the arithmetic that prefill uses
+  std::string flops_name = {};        // "int8", "int16", "bf16", "fp32"
+  double float_flops_per_second = 0;  // of the arithmetic that attention uses
 };
 
 // What weights are multiplied in.

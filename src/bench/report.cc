@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/text/units.h"
+#include "model/auto_products.h"
 
 namespace mneme {
 namespace {
@@ -61,6 +62,8 @@ BenchTable MachineTable(const MachineLimits& limits) {
 Json MachineJson(const MachineLimits& limits) {
   Json json;
   json["threads"] = limits.num_threads;
+  json["processor"] = limits.processor;
+  json["instructions"] = limits.instructions;
   json["simd_target"] = limits.simd_target;
   for (const MachineBandwidth& row : limits.bandwidth) {
     json["read_bytes_per_second"].push_back(
@@ -70,6 +73,54 @@ Json MachineJson(const MachineLimits& limits) {
   json["bf16_ops_per_second"] = RateJson(limits.bf16_ops);
   json["int16_ops_per_second"] = RateJson(limits.int16_ops);
   json["int8_ops_per_second"] = RateJson(limits.int8_ops);
+  return json;
+}
+
+BenchTable ProductsTable(const MachineLimits& limits, const ProductRates& rates) {
+  BenchTable table = {
+      {"product", "1 thread", fmt::format("{} threads", limits.num_threads), "unit", "share of the peak"}};
+  for (const ProductRate& row : rates.rows) {
+    const bool is_float = row.encoding == Encoding::kF16;
+    const MachineRate* peak = !is_float                                  ? &limits.int8_ops
+                              : row.products == FloatProducts::kInt16    ? &limits.int16_ops
+                              : row.products == FloatProducts::kBFloat16 ? &limits.bf16_ops
+                                                                         : &limits.fp32_ops;
+    const std::string name =
+        is_float ? fmt::format("f16 as {}", FloatProductsName(row.products)) : "q8_0 as int8";
+    const double share = peak->all_threads > 0 ? row.ops.all_threads / peak->all_threads : 0;
+    table.push_back({name, Giga(row.ops.one_thread), Giga(row.ops.all_threads), "GOP/s",
+                     share > 0 ? fmt::format("{:.0f}%", share * 100) : "-"});
+  }
+  return table;
+}
+
+std::string VerdictText(const AutoVerdict& verdict) {
+  const std::string_view taken = FloatProductsName(verdict.taken), other = FloatProductsName(verdict.other);
+  const std::string what =
+      fmt::format("--pack auto multiplies F16 and BF16 weights as {} on {}", taken, verdict.target);
+  if (verdict.gain <= 0) return what + "\n";
+  if (verdict.agrees) {
+    return fmt::format("{}: right here, at {:.2f} times the rate of {}\n", what, verdict.gain, other);
+  }
+  return fmt::format(
+      "{}: WRONG HERE, at {:.2f} times the rate of {}. Measure again on a quiet machine; if it stays so, "
+      "--pack {} is the faster choice, and the table of src/model/auto_products.cc lacks this processor\n",
+      what, verdict.gain, other, other);
+}
+
+Json ProductsJson(const ProductRates& rates, const AutoVerdict& verdict) {
+  Json json;
+  for (const ProductRate& row : rates.rows) {
+    json["products"].push_back(
+        {{"encoding", EncodingName(row.encoding)},
+         {"as", row.encoding == Encoding::kF16 ? FloatProductsName(row.products) : "int8"},
+         {"ops_per_second", RateJson(row.ops)}});
+  }
+  json["auto"] = {{"target", verdict.target},
+                  {"takes", FloatProductsName(verdict.taken)},
+                  {"beside", FloatProductsName(verdict.other)},
+                  {"gain", verdict.gain},
+                  {"agrees", verdict.agrees}};
   return json;
 }
 

@@ -9,6 +9,7 @@
 #include "bench/kernels.h"
 #include "bench/machine.h"
 #include "bench/model.h"
+#include "bench/products.h"
 #include "bench/profile.h"
 #include "eval/report/plot.h"
 
@@ -18,6 +19,12 @@ using BenchTable = std::vector<std::vector<std::string>>;  // rows of cells, the
 
 BenchTable MachineTable(const MachineLimits& limits);
 nlohmann::ordered_json MachineJson(const MachineLimits& limits);
+
+// Products with weights, beside the peaks of their arithmetic.
+BenchTable ProductsTable(const MachineLimits& limits, const ProductRates& rates);
+// What `auto` takes here, and whether that is right.
+std::string VerdictText(const AutoVerdict& verdict);
+nlohmann::ordered_json ProductsJson(const ProductRates& rates, const AutoVerdict& verdict);
 
 BenchTable RowsTable(std::span<const BenchRow> rows);
 // Why rows have no figure, and what "filled" means where some are; empty if there is nothing to say.

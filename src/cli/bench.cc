@@ -1,11 +1,14 @@
 // mneme bench: speed of a model by context and depth, of single kernels, of the machine, of the tokenizer,
 // and where time goes.
 #include <fmt/core.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cstdlib>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -17,7 +20,9 @@
 #include "bench/kernels.h"
 #include "bench/machine.h"
 #include "bench/model.h"
+#include "bench/products.h"
 #include "bench/profile.h"
+#include "bench/profile_picture.h"
 #include "bench/report.h"
 #include "bench/tokenizer.h"
 #include "cli/console/console.h"
@@ -72,16 +77,27 @@ std::vector<int64_t> ParseList(const std::string& text, const std::string& optio
 
 // ---- the machine
 
+// Ends with kExitError where `auto` takes the slower arithmetic.
 int Machine(const BenchArguments& arguments) {
+  constexpr double kProductSeconds = 1.2;
   const Engine engine = MakeEngine(arguments.model.engine);
   PrintMessage("measuring the machine with {} threads...\n", engine.num_threads());
   const MachineLimits limits = MeasureMachine(engine);
+  const ProductRates rates = MeasureProducts(engine, kProductSeconds);
+  const AutoVerdict verdict = JudgeAuto(rates);
   if (arguments.json) {
-    WriteOut(MachineJson(limits).dump(1) + "\n");
+    Json json = MachineJson(limits);
+    json.update(ProductsJson(rates, verdict));
+    WriteOut(json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n");
   } else {
-    WriteOut(fmt::format("kernels run on {}\n\n{}", limits.simd_target, FormatTable(MachineTable(limits))));
+    const std::string sets =
+        limits.instructions.empty() ? "" : fmt::format("; there is {}", fmt::join(limits.instructions, ", "));
+    WriteOut(fmt::format("{}\nkernels run on {}{}\n\n{}\n{}\n{}",
+                         limits.processor.empty() ? "a processor without a name" : limits.processor,
+                         limits.simd_target, sets, FormatTable(MachineTable(limits)),
+                         FormatTable(ProductsTable(limits, rates)), VerdictText(verdict)));
   }
-  return 0;
+  return verdict.agrees ? 0 : kExitError;
 }
 
 // ---- single kernels
@@ -135,6 +151,12 @@ void WritePlot(const BenchArguments& arguments, Plot plot) {
   WriteReport(arguments.svg_path, StandaloneSvg(plot, 560, 360));
 }
 
+// Bytes to measure the bandwidth with: large enough for weights that come from memory, small where they come
+// from a cache.
+size_t FootprintOf(const Model& model) {
+  return std::clamp(model.info().read_bytes_per_token, size_t{1} << 20, size_t{1} << 30);
+}
+
 int Speed(const BenchArguments& arguments) {
   for (const std::string& also : arguments.also) ParseSeries(also);  // mistakes show before the measurement
   CheckOutputs({arguments.svg_path}, InputsOf(arguments.model));
@@ -156,10 +178,7 @@ int Speed(const BenchArguments& arguments) {
     const Model& model = opened->model;
     MachineFloor floor;
     if (!arguments.no_floor) {
-      // Large enough for weights that come from memory, small where they come from a cache.
-      const size_t footprint =
-          std::clamp(model.info().read_bytes_per_token, size_t{1} << 20, size_t{1} << 30);
-      floor = FloorOf(MeasureMachine(model.engine(), 1.0, footprint), model);
+      floor = FloorOf(MeasureMachine(model.engine(), 1.0, FootprintOf(model)), model);
     }
     for (const std::string& spec : specs) {
       BenchSettings settings;
@@ -185,12 +204,13 @@ int Speed(const BenchArguments& arguments) {
     json["model"] = info.name;
     json["weight_bytes"] = info.weight_bytes;
     json["packed_bytes"] = info.packed_bytes;
+    json["packed_copy"] = info.packed_copy;
     json["load_seconds"] = opened->load_seconds;
     json["rows"] = RowsJson(rows);
     WriteOut(json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n");
   } else {
-    WriteOut(fmt::format("{} ({}), {} of weights, {} repacked, loaded in {}\n\n", info.name, info.family,
-                         FormatBytes(info.weight_bytes), FormatBytes(info.packed_bytes),
+    WriteOut(fmt::format("{} ({}), {} of weights{}, loaded in {}\n\n", info.name, info.family,
+                         FormatBytes(info.weight_bytes), PackedText(info),
                          FormatSeconds(opened->load_seconds)));
     WriteOut(FormatTable(RowsTable(rows)) + RowsNotes(rows));
   }
@@ -199,18 +219,35 @@ int Speed(const BenchArguments& arguments) {
 
 // ---- where the time goes
 
+void WriteProfile(const BenchArguments& arguments, const std::string& spec, const Model& model,
+                  std::span<const ProfilePanel> panels) {
+  std::optional<MachineFloor> floor;
+  if (!arguments.no_floor) {
+    floor = FloorOf(MeasureMachine(model.engine(), 1.0, FootprintOf(model)), model);
+  }
+  const std::string title = fmt::format("{}, {} before, {}, threads: {}", model.info().name, arguments.depths,
+                                        spec, model.engine().num_threads());
+  WriteReport(arguments.svg_path, ProfilePicture(title, panels, floor ? &*floor : nullptr));
+}
+
 int Profile(const BenchArguments& arguments) {
-  const SessionOptions options =
-      OptionsFor(arguments.context, arguments.contexts.empty() ? "auto" : arguments.contexts.front());
+  CheckOutputs({arguments.svg_path}, InputsOf(arguments.model));
+  const std::string spec = arguments.contexts.empty() ? "auto" : arguments.contexts.front();
+  const SessionOptions options = OptionsFor(arguments.context, spec);
+  const std::vector<int64_t> depths = ParseList(arguments.depths, "--depth");
+  if (depths.size() > 1) FailUsage("--profile: one --depth at a time");
   const OpenedModel opened(arguments.model, arguments.context.engine, /*load_tokenizer=*/false);
-  const int64_t depth = ParseList(arguments.depths, "--depth").front();
+  std::vector<ProfilePanel> panels;
   Json json;
   for (const int64_t num_rows : {int64_t{1}, std::max<int64_t>(arguments.prefill, 2)}) {
-    const std::vector<ProfileRow> rows = ProfileModel(opened.model, options, num_rows, depth, UserStop());
+    const std::vector<ProfileRow> rows =
+        ProfileModel(opened.model, options, num_rows, depths.front(), UserStop());
     const std::string name = num_rows == 1 ? "decode" : fmt::format("prefill {}", num_rows);
     json[name] = ProfileJson(rows);
+    panels.push_back({num_rows == 1 ? "one token" : fmt::format("{} tokens", FormatCount(num_rows)), rows});
     if (!arguments.json) WriteOut(FormatTable(ProfileTable(name, rows)) + "\n");
   }
+  if (!arguments.svg_path.empty()) WriteProfile(arguments, spec, opened.model, panels);
   if (arguments.json) {
     WriteOut(json.dump(1) + "\n");
   } else {
@@ -264,7 +301,8 @@ int Bench(const BenchArguments& arguments) {
 void AddBench(Command& program) {
   auto arguments = std::make_shared<BenchArguments>();
   Command& verb = program.AddVerb("bench", "Tokens per second, with the share of what the machine can do");
-  AddModelOptions(verb, &arguments->model, "pack");  // threads are a list here, tokenizer is a flag
+  AddModelOptions(verb, &arguments->model,
+                  "pack,pack_cache");  // threads are a list here, tokenizer is a flag
   verb.Text("-t,--threads", &arguments->threads, "N,...",
             "Threads; a list measures each: 1,2 (default: all cores)");
   verb.Text("--depth", &arguments->depths, "N,...",
@@ -283,11 +321,15 @@ void AddBench(Command& program) {
               "(default 60)");
   verb.Text("--state", &arguments->state_folder, "FOLDER",
             "Also save and restore the state at each depth, as a file in this folder");
-  verb.Text("--svg", &arguments->svg_path, "FILE", "Write a plot of decode speed by depth");
+  verb.Text("--svg", &arguments->svg_path, "FILE",
+            "Write a plot of decode speed by depth; with --profile a picture of where the time goes");
   verb.List("--plot-also", &arguments->also, "NAME=depth:rate,...",
             "A line of other figures in the plot; may be repeated");
   verb.Flag("--no-floor", &arguments->no_floor, "Do not measure the machine's limits");
-  verb.Flag("--machine", &arguments->machine, "Measure only the machine: bandwidth and peak rates");
+  verb.Flag(
+      "--machine", &arguments->machine,
+      "Measure only the machine: bandwidth, peak rates, products, and whether --pack auto takes the faster "
+      "ones (exit status 1 if not)");
   verb.Text("--kernels", &arguments->kernels, "PART",
             "Measure single kernels, those whose names contain PART: all, linear, attend, memory, recur, "
             "pointwise, "

@@ -41,9 +41,9 @@ void AddFields(Command& verb, std::string_view names, Options* options, std::vec
 
 // --context, more than once: what a verb that compares contexts takes.
 void AddContextList(Command& verb, std::vector<std::string>* specs, const std::string& more_help = "");
-// MODEL, and those of --tokenizer, --pack, --threads that `names` lists.
+// MODEL, and those of --tokenizer, --pack, --pack-cache, --threads that `names` lists.
 void AddModelOptions(Command& verb, ModelArguments* arguments,
-                     std::string_view names = "tokenizer,pack,threads");
+                     std::string_view names = "tokenizer,pack,pack_cache,threads");
 // --memory, --kv, --kv-k, --kv-v, --chunk, --start-position, and with_context what belongs to one stream:
 // --context,
 // --pin, --max-rewind.

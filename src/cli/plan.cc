@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "base/message.h"
 #include "base/text/units.h"
 #include "cli/console/console.h"
 #include "cli/options.h"
@@ -93,8 +94,9 @@ int Plan(const PlanArguments& arguments) {
     WriteOut(json.dump(1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
     return 0;
   }
-  WriteOut(fmt::format("{} ({}), {} of weights, {} besides where repacked\n", info.name, info.family,
-                       FormatBytes(info.weight_bytes), FormatBytes(info.packed_bytes)));
+  for (const std::string& note : info.notes) PrintMessage("note: {}\n", note);
+  WriteOut(fmt::format("{} ({}), {} of weights{}\n", info.name, info.family, FormatBytes(info.weight_bytes),
+                       PackedText(info)));
   WriteOut(fmt::format(
       "{}, memory cap {}\nmemory: {}\n\n",
       arguments.num_tokens < 0 ? "a stream without end" : FormatCount(arguments.num_tokens) + " tokens",

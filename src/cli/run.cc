@@ -410,6 +410,7 @@ int Run::operator()() {
 }
 
 void CheckArguments(const RunArguments& arguments) {
+  CheckInputs(arguments.files);
   if (arguments.resume && arguments.state.empty()) {
     FailUsage("--resume goes on from a saved state: name it with --state FILE");
   }

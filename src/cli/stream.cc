@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <span>
 
 #include "base/error.h"
 #include "base/message.h"
@@ -27,7 +28,30 @@ void CheckFloatProducts(const ModelInfo& info, std::string_view pack) {
       info.path, info.products));
 }
 
+// What is asked for a model that it has no use for.
+void CheckRopeLength(const ModelInfo& info, std::span<const Setting> typed) {
+  for (const Setting& setting : typed) {
+    if (setting.name != "rope_length" || info.rope_length > 0) continue;
+    FailUsage(fmt::format(
+        "--rope-length: {} rotates alike in streams of any length, so it would change nothing", info.path));
+  }
+}
+
+void CheckPackCache(const ModelOptions& options) {
+  if (options.pack_cache.empty()) return;
+  if (options.pack != PackMode::kNever && options.pack != PackMode::kExact) return;
+  FailUsage(fmt::format("--pack-cache keeps what repacking makes, and --pack {} repacks nothing",
+                        options.pack == PackMode::kNever ? "never" : "exact"));
+}
+
 }  // namespace
+
+std::string PackedText(const ModelInfo& info) {
+  if (info.packed_bytes == 0) return "";
+  const std::string bytes = FormatBytes(info.packed_bytes);
+  if (!info.packed_copy.empty()) return fmt::format(", {} repacked, mapped from {}", bytes, info.packed_copy);
+  return fmt::format(", {} repacked for speed (not with --pack never)", bytes);
+}
 
 OpenedModel::OpenedModel(const ModelArguments& arguments, const EngineOptions& rest, bool load_tokenizer,
                          const std::string& state)
@@ -41,8 +65,12 @@ Model OpenedModel::Load(const ModelArguments& arguments, const EngineOptions& re
     saved = ReadStateInfo(state);
     const bool is_typed = std::any_of(arguments.typed.begin(), arguments.typed.end(),
                                       [](const Setting& setting) { return setting.name == "pack"; });
-    if (!is_typed) options.pack = saved->pack;
+    if (!is_typed) {
+      options.pack = saved->pack;
+      options.products = saved->products;
+    }
   }
+  CheckPackCache(options);
   const Engine engine = MakeEngine(arguments.engine, rest);
   const auto start = std::chrono::steady_clock::now();
   Model loaded = Model::Load(engine, ModelPath(arguments.path), options);
@@ -62,6 +90,7 @@ Stream::Stream(const Model& model, const StreamSettings& settings)
     : session(Open(model, settings)), state_(settings.state) {}
 
 Session Stream::Open(const Model& model, const StreamSettings& settings) {
+  CheckRopeLength(model.info(), settings.typed);
   if (settings.state.empty()) return Session(model, settings.options);
   model.fingerprint();  // a state has it; now the files are whole
   if (!HoldsState(settings.state)) return Session(model, settings.options);
@@ -90,16 +119,14 @@ std::string Stream::ContextReason() const {
 void Stream::PrintStart(const EngineOptions& asked) const {
   const ModelInfo& info = session.model().info();
   PrintMessage("model: {} ({}), {} of weights{}\n", info.name, info.family, FormatBytes(info.weight_bytes),
-               info.packed_bytes > 0 ? fmt::format(", {} repacked for speed (not with --pack never)",
-                                                   FormatBytes(info.packed_bytes))
-                                     : "");
+               PackedText(info));
   for (const std::string& note : info.notes) PrintMessage("note: {}\n", note);
   const std::string& context = session.options().context;
   const std::string reason = ContextReason();
   PrintMessage("context: {}\n", reason.empty()                ? context
                                 : reason.starts_with(context) ? "auto picked " + reason
                                                               : fmt::format("{} ({})", context, reason));
-  if (const int64_t length = session.options().rope_length; length > 0) {
+  if (const int64_t length = session.options().rope_length; length > 0 && info.rope_length > 0) {
     PrintMessage("positions: rotated for streams of up to {} tokens (--rope-length sets another)\n",
                  FormatCount(length));
   }
@@ -109,7 +136,9 @@ void Stream::PrintStart(const EngineOptions& asked) const {
 }
 
 std::string Stream::BeyondTraining() {
-  const int64_t trained = std::max(session.model().info().trained_length, session.options().rope_length);
+  const ModelInfo& info = session.model().info();
+  const int64_t trained =
+      std::max(info.trained_length, info.rope_length > 0 ? session.options().rope_length : 0);
   if (has_said_beyond_ || trained <= 0 || session.num_tokens() <= trained) return "";
   if (!session.options().context.starts_with("dense")) return "";
   has_said_beyond_ = true;

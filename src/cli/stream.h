@@ -27,6 +27,9 @@ struct OpenedModel {
              const std::string& state);
 };
 
+// ", 374 MiB repacked ...", as it follows the size of the weights; empty if nothing is.
+std::string PackedText(const ModelInfo& info);
+
 struct StreamSettings {
   explicit StreamSettings(const SessionArguments& arguments)
       : options(arguments.options), typed(arguments.typed) {}
@@ -46,6 +49,7 @@ class Stream {
   // in its state. Beside a restored one a value that is not the kept one is refused by the name of the
   // option: Error(kMismatch). may_come_later: a stream that has none yet may still get one.
   void Bind(const std::string& option, const std::string& value, bool may_come_later = false);
+  // "model: NAME (family), 463 MiB of weights, ...", what it says of itself, then
   // "context: sinks:sinks=4,window=1020 (auto: ...)", the cap, and all memory as one sum, to standard error.
   // asked: the engine's options as they were given.
   void PrintStart(const EngineOptions& asked) const;

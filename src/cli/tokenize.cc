@@ -136,6 +136,7 @@ int Decode(const Tokenizer& tokenizer, const TokenizeArguments& arguments) {
 }
 
 int Tokenize(TokenizeArguments arguments) {
+  CheckInputs(arguments.files);
   std::vector<std::string> inputs = arguments.files;
   inputs.push_back(arguments.tokenizer.empty() ? ModelPath(arguments.model) : arguments.tokenizer);
   CheckOutputs({arguments.ids_out}, inputs);

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/hash.h"
 #include "formats/quant.h"
 
 namespace mneme {
@@ -29,18 +30,15 @@ class GgufSource : public TensorSource {
     IndexNames();
     if (files_.size() > 1) CheckParts();
   }
-  size_t num_files() const override { return files_.size(); }
-  size_t mapped_bytes() const override {
-    size_t bytes = 0;
-    for (const GgufFile& file : files_) bytes += file.mapping().bytes().size();
-    return bytes;
-  }
-  void CheckUnchanged() const override {
-    for (const GgufFile& file : files_) file.mapping().CheckUnchanged();
-  }
   const GgufFile* gguf() const override { return files_.data(); }
 
  private:
+  std::vector<const MappedFile*> Files() const override {
+    std::vector<const MappedFile*> files;
+    for (const GgufFile& file : files_) files.push_back(&file.mapping());
+    return files;
+  }
+
   static std::string PartName(std::string_view stem, uint64_t index, uint64_t count) {
     return fmt::format("{}-{:05}-of-{:05}.gguf", stem, index + 1, count);
   }
@@ -106,18 +104,15 @@ class SafetensorsSource : public TensorSource {
     }
     IndexNames();
   }
-  size_t num_files() const override { return folder_.files().size(); }
-  size_t mapped_bytes() const override {
-    size_t bytes = 0;
-    for (const SafetensorsFile& file : folder_.files()) bytes += file.mapping().bytes().size();
-    return bytes;
-  }
-  void CheckUnchanged() const override {
-    for (const SafetensorsFile& file : folder_.files()) file.mapping().CheckUnchanged();
-  }
   const SafetensorsFolder* safetensors() const override { return &folder_; }
 
  private:
+  std::vector<const MappedFile*> Files() const override {
+    std::vector<const MappedFile*> files;
+    for (const SafetensorsFile& file : folder_.files()) files.push_back(&file.mapping());
+    return files;
+  }
+
   // blocks [.., count, 16] with scales [.., count], bytes both, as one tensor [.., 32 * count].
   void AddMxfp4(const SafetensorsTensor& blocks) {
     constexpr std::string_view kBlocks = "_blocks";
@@ -178,11 +173,11 @@ class Llama2cSource : public TensorSource {
     }
     IndexNames();
   }
-  size_t mapped_bytes() const override { return file_.mapping().bytes().size(); }
-  void CheckUnchanged() const override { file_.mapping().CheckUnchanged(); }
   const Llama2cFile* llama2c() const override { return &file_; }
 
  private:
+  std::vector<const MappedFile*> Files() const override { return {&file_.mapping()}; }
+
   Llama2cFile file_;
 };
 
@@ -210,6 +205,25 @@ void TensorSource::IndexNames() {
   for (size_t i = 0; i < by_name_.size(); ++i) by_name_[i] = static_cast<uint32_t>(i);
   std::sort(by_name_.begin(), by_name_.end(),
             [&](uint32_t a, uint32_t b) { return tensors_[a].name < tensors_[b].name; });
+}
+
+size_t TensorSource::mapped_bytes() const {
+  size_t bytes = 0;
+  for (const MappedFile* file : Files()) bytes += file->bytes().size();
+  return bytes;
+}
+
+uint64_t TensorSource::stamp() const {
+  Hasher hash;
+  for (const MappedFile* file : Files()) {
+    hash.Put<uint64_t>(file->bytes().size());
+    hash.Put(file->modified_ns());
+  }
+  return hash.value();
+}
+
+void TensorSource::CheckUnchanged() const {
+  for (const MappedFile* file : Files()) file->CheckUnchanged();
 }
 
 const TensorInfo* TensorSource::Find(std::string_view name) const {

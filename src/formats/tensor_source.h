@@ -49,9 +49,11 @@ class TensorSource {
   Container container() const { return container_; }
   const std::string& path() const { return path_; }
   // Files that the weights lie in: parts of a GGUF, shards of a folder.
-  virtual size_t num_files() const { return 1; }
+  size_t num_files() const { return Files().size(); }
   // Of all its files: what of them may be resident.
-  virtual size_t mapped_bytes() const = 0;
+  size_t mapped_bytes() const;
+  // Of the sizes of all its files and the times at which they were last written to.
+  uint64_t stamp() const;
   // File order. Tensors of U8 and BOOL are left out, but for those that together are MXFP4 and for ternary
   // weights.
   const std::vector<TensorInfo>& tensors() const { return tensors_; }
@@ -62,7 +64,7 @@ class TensorSource {
 
   // Throws Error(kFile), naming the file, if one was written to or cut short since it was opened: what was
   // read from its tensors in the meantime cannot be trusted (MappedFile::CheckUnchanged).
-  virtual void CheckUnchanged() const = 0;
+  void CheckUnchanged() const;
 
   // The container, for its metadata; null where it is another kind. Of a GGUF in parts the first, which has
   // all of it.
@@ -72,6 +74,7 @@ class TensorSource {
 
  protected:
   TensorSource(Container container, std::string path);
+  virtual std::vector<const MappedFile*> Files() const = 0;
   void Add(TensorInfo info) { tensors_.push_back(std::move(info)); }
   void IndexNames();
 

@@ -167,13 +167,13 @@ DeviceMemory CpuDevice::Allocate(size_t bytes, DeviceMemoryUse use) {
   return {memory.release(), DeviceFree{[](void* pointer) noexcept { std::free(pointer); }}};
 }
 
-LinearWeights CpuDevice::Pack(const WeightView& view, uint8_t* memory, FloatProducts products) {
-  return LinearWeights::PackedInto(view, memory, pool_, products);
+void CpuDevice::Pack(std::span<const PackJob> jobs, const std::function<void(size_t job)>& done,
+                     const std::function<void()>& beside) {
+  PackAll(jobs, pool_, done, beside);
 }
 
-std::pair<LinearWeights, LinearWeights> CpuDevice::PackTogether(const WeightView& a, const WeightView& b,
-                                                                uint8_t* memory, FloatProducts products) {
-  return LinearWeights::PackedTogether(a, b, memory, pool_, products);
+void CpuDevice::Run(size_t num_tasks, const std::function<void(size_t i)>& task) {
+  pool_.Run(num_tasks, [&task](size_t i, size_t) { task(i); });
 }
 
 void CpuDevice::Embed(const EmbedCall& call) {

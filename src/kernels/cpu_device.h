@@ -20,9 +20,9 @@ class CpuDevice : public Device {
   size_t num_threads() const override { return pool_.num_threads(); }
   DeviceMemory Allocate(size_t bytes, DeviceMemoryUse use) override;
   void Wait() override {}
-  LinearWeights Pack(const WeightView& view, uint8_t* memory, FloatProducts products) override;
-  std::pair<LinearWeights, LinearWeights> PackTogether(const WeightView& a, const WeightView& b,
-                                                       uint8_t* memory, FloatProducts products) override;
+  void Pack(std::span<const PackJob> jobs, const std::function<void(size_t job)>& done,
+            const std::function<void()>& beside) override;
+  void Run(size_t num_tasks, const std::function<void(size_t i)>& task) override;
 
   void Embed(const EmbedCall& call) override;
   void Norm(const NormCall& call) override;

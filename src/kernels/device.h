@@ -14,11 +14,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string_view>
-#include <utility>
 
 #include "base/types.h"
 #include "kernels/attend/attend.h"
@@ -159,11 +159,13 @@ class Device {
   // Returns when all operations are done.
   virtual void Wait() = 0;
 
-  // Weights as Linear reads them fastest, into memory of this device: LinearWeights::PackedInto and
-  // PackedTogether.
-  virtual LinearWeights Pack(const WeightView& view, uint8_t* memory, FloatProducts products) = 0;
-  virtual std::pair<LinearWeights, LinearWeights> PackTogether(const WeightView& a, const WeightView& b,
-                                                               uint8_t* memory, FloatProducts products) = 0;
+  // Weights as Linear reads them fastest, into memory of this device: PackAll.
+  virtual void Pack(std::span<const PackJob> jobs, const std::function<void(size_t job)>& done,
+                    const std::function<void()>& beside) = 0;
+
+  // Work of loading that is no operation: task(i) for each i below num_tasks, in any order, on the threads of
+  // this device. Must not throw.
+  virtual void Run(size_t num_tasks, const std::function<void(size_t i)>& task) = 0;
 
   virtual void Embed(const EmbedCall& call) = 0;
   virtual void Norm(const NormCall& call) = 0;

@@ -29,12 +29,12 @@ class TimingDevice : public Device {
   size_t num_threads() const override { return inner_.num_threads(); }
   DeviceMemory Allocate(size_t bytes, DeviceMemoryUse use) override { return inner_.Allocate(bytes, use); }
   void Wait() override { inner_.Wait(); }
-  LinearWeights Pack(const WeightView& view, uint8_t* memory, FloatProducts products) override {
-    return inner_.Pack(view, memory, products);
+  void Pack(std::span<const PackJob> jobs, const std::function<void(size_t job)>& done,
+            const std::function<void()>& beside) override {
+    inner_.Pack(jobs, done, beside);
   }
-  std::pair<LinearWeights, LinearWeights> PackTogether(const WeightView& a, const WeightView& b,
-                                                       uint8_t* memory, FloatProducts products) override {
-    return inner_.PackTogether(a, b, memory, products);
+  void Run(size_t num_tasks, const std::function<void(size_t i)>& task) override {
+    inner_.Run(num_tasks, task);
   }
 
   void Embed(const EmbedCall& call) override;

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <exception>
 #include <map>
 #include <mutex>
 #include <set>
@@ -13,6 +14,7 @@
 #include "base/hash.h"
 #include "formats/tensor_source.h"
 #include "mneme/chat.h"
+#include "model/auto_products.h"
 #include "model/convert/tokenizer_metadata.h"
 #include "model/families/family.h"
 #include "model/hyperparameters.h"
@@ -132,22 +134,6 @@ void HashPlan(const ModelPlan& plan, Hasher* hash) {
   hash->Put(plan.memory.write_floor);
 }
 
-// Samples of the bytes: the ends and places between, a page each at most.
-void HashView(const WeightView& view, Hasher* hash) {
-  constexpr size_t kSampleBytes = 64;
-  constexpr size_t kNumSamples = 8;
-  const size_t bytes = view.num_rows * (view.num_rows == 0 ? 0 : view.row_bytes());
-  hash->Put(static_cast<uint64_t>(view.encoding));
-  hash->Put(bytes);
-  if (bytes <= kSampleBytes * kNumSamples) {
-    if (bytes > 0) hash->Write(view.data, bytes);
-    return;
-  }
-  for (size_t i = 0; i < kNumSamples; ++i) {
-    hash->Write(view.data + (bytes - kSampleBytes) / (kNumSamples - 1) * i, kSampleBytes);
-  }
-}
-
 // The weights of norms that follow the rotation.
 std::vector<float> QueryFactors(const AttentionPlan& plan, const AttentionWeights& weights) {
   std::vector<float> factors;
@@ -219,6 +205,7 @@ std::unique_ptr<Tokenizer> FindTokenizer(const TensorSource& source, const Model
 struct LoadedModel::Impl {
   std::string path;
   PackMode pack = PackMode::kAuto;
+  std::string saved_products;  // ModelOptions::products
   std::unique_ptr<TensorSource> source;
   ModelPlan plan;
   Hyperparameters hyper;
@@ -245,6 +232,7 @@ std::shared_ptr<const LoadedModel> LoadedModel::Load(const std::string& path, co
   Impl& impl = *model->impl_;
   impl.path = path;
   impl.pack = options.pack;
+  impl.saved_products = options.products;
   impl.source = OpenTensorSource(path);
   Hyperparameters& hyper = impl.hyper;
   hyper = ReadHyperparameters(*impl.source);
@@ -254,11 +242,20 @@ std::shared_ptr<const LoadedModel> LoadedModel::Load(const std::string& path, co
   impl.plan = MakePlan(family, InputOf(hyper, *impl.source, family));
   impl.plan.is_exact = options.pack == PackMode::kExact;
   if (const GgufFile* gguf = impl.source->gguf()) ReadMemoryMetadata(*gguf, &impl.plan);
-  impl.weights =
-      LoadWeights(*impl.source, family, impl.plan, hyper.tied_head.value_or(false), options.pack, device);
+  // Neither the tokenizer nor the packing of weights waits for the other.
+  std::exception_ptr tokenizer_failure;
+  const auto load_tokenizer = [&]() noexcept {
+    try {
+      if (options.load_tokenizer) impl.tokenizer = FindTokenizer(*impl.source, options);
+    } catch (...) {
+      tokenizer_failure = std::current_exception();
+    }
+  };
+  impl.weights = LoadWeights(*impl.source, family, impl.plan, hyper.tied_head.value_or(false), options,
+                             device, load_tokenizer);
+  if (tokenizer_failure) std::rethrow_exception(tokenizer_failure);
   impl.shape = std::make_shared<const ContextShape>(MakeContextShape(impl.plan, impl.weights));
   for (const TensorInfo& tensor : impl.source->tensors()) impl.weight_bytes += tensor.bytes;
-  if (options.load_tokenizer) impl.tokenizer = FindTokenizer(*impl.source, options);
   if (impl.tokenizer != nullptr) {
     CheckTokenizerFits(*impl.tokenizer, impl.plan.vocab_size,
                        options.tokenizer.empty() ? path : options.tokenizer);
@@ -319,12 +316,12 @@ uint64_t LoadedModel::fingerprint() const {
     Hasher hash;
     HashPlan(impl_->plan, &hash);
     const ModelWeights& weights = impl_->weights;
-    HashView(weights.token_embedding, &hash);
-    HashView(weights.position_embedding, &hash);
-    HashView(weights.per_layer.embedding, &hash);
+    HashSamples(weights.token_embedding, &hash);
+    HashSamples(weights.position_embedding, &hash);
+    HashSamples(weights.per_layer.embedding, &hash);
     hash.PutVector(weights.per_layer.norm.weight);
     ForEachLinear(weights, [&](const LinearLayer& linear) {
-      HashView(linear.file, &hash);
+      HashSamples(linear.file, &hash);
       hash.PutVector(linear.bias);
     });
     for (const LayerWeights& layer : weights.layers) {
@@ -441,6 +438,19 @@ std::vector<std::string> LoadedModel::notes() const {
     notes.push_back(fmt::format("the file also has {}: passed over, the language model is run without",
                                 fmt::join(parts, ", ")));
   }
+  const std::vector<std::string>& of_packing = impl_->weights.pack_notes;
+  notes.insert(notes.end(), of_packing.begin(), of_packing.end());
+  for (const Encoding encoding : {Encoding::kF16, Encoding::kBF16}) {
+    const std::string kind = fmt::format("{}:", EncodingName(encoding));
+    const FloatProducts products = AutoProducts(encoding, impl_->saved_products);
+    const FloatProducts here = AutoProducts(encoding, "");
+    const bool is_chosen = impl_->pack == PackMode::kAuto || impl_->pack == PackMode::kAlways;
+    if (!is_chosen || products == here || ("," + this->products()).find("," + kind) == std::string::npos)
+      continue;
+    notes.push_back(fmt::format(
+        "{} weights are multiplied as {}, as in the saved state; without it {} would be taken here",
+        EncodingName(encoding), FloatProductsName(products), FloatProductsName(here)));
+  }
   if (impl_->tokenizer != nullptr) {
     const auto warnings = impl_->tokenizer->warnings();
     notes.insert(notes.end(), warnings.begin(), warnings.end());
@@ -448,10 +458,19 @@ std::vector<std::string> LoadedModel::notes() const {
   return notes;
 }
 
-void LoadedModel::CheckUnchanged() const { impl_->source->CheckUnchanged(); }
+void LoadedModel::CheckUnchanged() const {
+  impl_->source->CheckUnchanged();
+  if (impl_->weights.packed_copy) impl_->weights.packed_copy->file.CheckUnchanged();
+}
 size_t LoadedModel::weight_bytes() const { return impl_->weight_bytes; }
 size_t LoadedModel::mapped_bytes() const { return impl_->source->mapped_bytes(); }
 size_t LoadedModel::packed_bytes() const { return impl_->weights.packed_bytes + impl_->weights.owned_bytes; }
+size_t LoadedModel::packed_heap_bytes() const {
+  return impl_->weights.packed_copy ? impl_->weights.owned_bytes : packed_bytes();
+}
+std::string LoadedModel::packed_copy() const {
+  return impl_->weights.packed_copy ? impl_->weights.packed_copy->file.path() : "";
+}
 
 size_t LoadedModel::read_bytes_per_token() const {
   const ModelWeights& weights = impl_->weights;

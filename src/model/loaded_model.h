@@ -47,9 +47,11 @@ class LoadedModel {
   // Throws Error(kFile), naming the file, if the weights' files were written to or cut short since they were
   // loaded. Costs a system call for each file.
   void CheckUnchanged() const;
-  size_t weight_bytes() const;  // as stored
-  size_t mapped_bytes() const;  // of the files, weights and all
-  size_t packed_bytes() const;  // allocated by repacking
+  size_t weight_bytes() const;       // as stored
+  size_t mapped_bytes() const;       // of the files, weights and all
+  size_t packed_bytes() const;       // of repacked weights
+  size_t packed_heap_bytes() const;  // the part of it that was allocated
+  std::string packed_copy() const;   // the file that has them instead; empty: none
   // As ModelOptions::pack said.
   PackMode pack() const;
   // How the weights are multiplied, which of float weights decides the bits: encodings, each with "file" (in

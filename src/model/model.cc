@@ -31,10 +31,12 @@ ModelInfo InfoOf(const LoadedModel& model) {
           .model_dim = static_cast<int64_t>(plan.model_dim),
           .vocab_size = static_cast<int64_t>(plan.vocab_size),
           .trained_length = plan.trained_length,
+          .rope_length = plan.rope_length,
           .has_memory = plan.memory.segment > 0,
           .weight_bytes = model.weight_bytes(),
           .mapped_bytes = model.mapped_bytes(),
           .packed_bytes = model.packed_bytes(),
+          .packed_copy = model.packed_copy(),
           .read_bytes_per_token = model.read_bytes_per_token(),
           .pack = model.pack(),
           .products = model.products(),
@@ -64,7 +66,7 @@ Model::Model(std::shared_ptr<const Impl> impl) : impl_(std::move(impl)) {}
 Model Model::Load(const Engine& engine, const std::string& path, const ModelOptions& options) {
   const size_t heap_before = HeapBytes();
   auto impl = std::make_shared<Impl>(engine, LoadedModel::Load(path, options, engine.impl().device));
-  const size_t before = heap_before + impl->info.packed_bytes;
+  const size_t before = heap_before + impl->loaded->packed_heap_bytes();
   impl->info.table_bytes = std::max(HeapBytes(), before) - before;
   impl->info.load_peak_bytes = PeakResidentBytes();
   return Model(std::move(impl));

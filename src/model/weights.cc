@@ -6,11 +6,13 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
-#include <tuple>
+#include <span>
+#include <string>
 #include <unordered_map>
 #include <utility>
 
 #include "base/error.h"
+#include "model/auto_products.h"
 #include "model/tensors/tensor_map.h"
 
 namespace mneme {
@@ -48,16 +50,22 @@ void VisitNorms(const ModelPlan& model, const LayerPlan& plan, WeightVisitor& vi
 
 class Loader : public WeightVisitor {
  public:
-  Loader(const TensorSource& source, const Family& family, const ModelPlan& plan, PackMode pack,
+  Loader(const TensorSource& source, const Family& family, const ModelPlan& plan, const ModelOptions& options,
          Device& device)
-      : source_(source), plan_(plan), map_(source, family, plan), pack_(pack), device_(device) {
+      : source_(source),
+        plan_(plan),
+        map_(source, family, plan),
+        pack_(options.pack),
+        saved_products_(options.products),
+        pack_cache_(options.pack_cache),
+        device_(device) {
     size_t total = 0;
     for (const TensorInfo& tensor : source.tensors()) total += tensor.bytes;
     const bool has_limit = pack_ == PackMode::kAuto || pack_ == PackMode::kFloat32;
     if (has_limit && total > kMaxAutoPackBytes) pack_ = PackMode::kNever;
   }
 
-  ModelWeights Load(bool tied_head) {
+  ModelWeights Load(bool tied_head, const std::function<void()>& beside) {
     const size_t model_dim = plan_.model_dim;
     const auto embedding = map_.Find("token_embd", -1, plan_.vocab_size, model_dim, true);
     weights_.token_embedding = map_.Contiguous(*embedding);
@@ -86,7 +94,7 @@ class Loader : public WeightVisitor {
     SetMatrix(head && !tied_head ? map_.Contiguous(*head) : weights_.token_embedding, &weights_.output);
     weights_.output.bias = map_.FindVector("output", "bias", -1, plan_.vocab_size, false);
     map_.CheckAllUsed();
-    Pack();
+    Pack(beside);
     for (LayerWeights& w : weights_.layers) {
       if (auto* experts = std::get_if<ExpertsWeights>(&w.feed_forward)) ListMatrices(experts);
       if (auto* mixed = std::get_if<MixedWeights>(&w.feed_forward)) ListMatrices(&mixed->experts);
@@ -262,6 +270,9 @@ class Loader : public WeightVisitor {
   // as integers of 14, which usually loses less than rounding the activations to half precision would
   // (docs/performance.md).
   FloatProducts ProductsOf(Encoding encoding) const {
+    const bool is_float =
+        encoding == Encoding::kF32 || encoding == Encoding::kF16 || encoding == Encoding::kBF16;
+    if (!is_float) return FloatProducts::kFloat32;
     switch (pack_) {
       case PackMode::kBFloat16:
         return FloatProducts::kBFloat16;
@@ -270,8 +281,7 @@ class Loader : public WeightVisitor {
       case PackMode::kFloat32:
         return FloatProducts::kFloat32;
       default:
-        return encoding != Encoding::kF32 && HasFastInt16Products() ? FloatProducts::kInt16
-                                                                    : FloatProducts::kFloat32;
+        return AutoProducts(encoding, saved_products_);
     }
   }
 
@@ -283,30 +293,105 @@ class Loader : public WeightVisitor {
     return LinearWeights::PackedBytes(view.encoding, view.num_rows, view.num_cols, ProductsOf(view.encoding));
   }
 
-  void Pack() {
-    size_t total = 0;
-    ForEachLinear(weights_, [&](const LinearLayer& linear) { total += PackedBytes(linear); });
-    if (total == 0) return;
-    weights_.packed = device_.Allocate(total, DeviceMemoryUse::kWeights);
-    weights_.packed_bytes = total;
-    auto* at = static_cast<uint8_t*>(weights_.packed.get());
-    const LinearLayer* packed_before = nullptr;
+  void Pack(const std::function<void()>& beside) {
+    std::vector<PackJob> jobs = ListPacked();
+    if (jobs.empty()) {
+      if (!pack_cache_.empty())
+        weights_.pack_notes.emplace_back("nothing of it is repacked, so there is no packed copy");
+      return beside();
+    }
+    for (const PackJob& job : jobs) weights_.packed_bytes += BytesOf(job);
+    if (pack_cache_.empty()) {
+      PackAnew(std::move(jobs), beside);
+    } else {
+      PackOrMap(std::move(jobs), beside);
+    }
+  }
+
+  void PackAnew(std::vector<PackJob> jobs, const std::function<void()>& beside) {
+    weights_.packed = device_.Allocate(weights_.packed_bytes, DeviceMemoryUse::kWeights);
+    Place(static_cast<uint8_t*>(weights_.packed.get()), &jobs);
+    device_.Pack(
+        jobs, [&](size_t job) { ReleasePages(jobs[job].view); }, beside);
+    TakePacked(jobs);
+  }
+
+  void PackOrMap(std::vector<PackJob> jobs, const std::function<void()>& beside) {
+    PackCache cache(pack_cache_, source_.path());
+    const uint64_t key = PackKey(jobs);
+    bool has_run_beside = false;
+    weights_.packed_copy = cache.Find(key, weights_.packed_bytes, device_, beside, &has_run_beside);
+    if (weights_.packed_copy) {
+      // Only read from here on; the mapping allows nothing else.
+      Place(const_cast<uint8_t*>(weights_.packed_copy->data), &jobs);
+      TakePacked(jobs);
+    } else {
+      PackAnew(std::move(jobs), has_run_beside ? std::function<void()>() : beside);
+      // A file that was written to while it was read would be packed wrong for good.
+      source_.CheckUnchanged();
+      cache.Write(key, {static_cast<const uint8_t*>(weights_.packed.get()), weights_.packed_bytes}, device_);
+    }
+    weights_.pack_notes = cache.notes();
+  }
+
+  // The matrices that are packed, without their places, in about the order in which a token reads them. Two
+  // that are packed together follow each other.
+  std::vector<PackJob> ListPacked() {
+    std::vector<PackJob> jobs;
+    packed_linears_.clear();
+    const LinearLayer* listed_before = nullptr;
     ForEachLinear(weights_, [&](LinearLayer& linear) {
-      const size_t bytes = PackedBytes(linear);
-      if (bytes == 0 || &linear == packed_before) return;
-      const FloatProducts products = ProductsOf(linear.file.encoding);
-      if (LinearLayer* other = TogetherWith(linear)) {
-        std::tie(linear.weights, other->weights) =
-            device_.PackTogether(linear.file, other->file, at, products);
-        ReleasePages(other->file);
-        packed_before = other;
-        at += bytes;
-      } else {
-        linear.weights = device_.Pack(linear.file, at, products);
+      if (PackedBytes(linear) == 0 || &linear == listed_before) return;
+      listed_before = TogetherWith(linear);
+      for (LinearLayer* one : {&linear, TogetherWith(linear)}) {
+        if (one == nullptr) continue;
+        jobs.push_back({.view = one->file, .products = ProductsOf(one->file.encoding)});
+        jobs.back().num_together = listed_before != nullptr ? 2 : 1;
+        packed_linears_.push_back(one);
       }
-      at += bytes;
-      ReleasePages(linear.file);
     });
+    return jobs;
+  }
+
+  // One after the other into `memory`.
+  static void Place(uint8_t* memory, std::vector<PackJob>* jobs) {
+    for (size_t i = 0; i < jobs->size(); ++i) {
+      PackJob& job = (*jobs)[i];
+      const size_t bytes = BytesOf(job);
+      job.memory = memory;
+      if (job.num_together == 2) {
+        PackJob& second = (*jobs)[++i];
+        const auto both = PackJob::Together(job.view, second.view, memory, job.products);
+        job = both[0];
+        second = both[1];
+        memory += bytes;
+      }
+      memory += bytes;
+    }
+  }
+
+  static size_t BytesOf(const PackJob& job) {
+    return LinearWeights::PackedBytes(job.view.encoding, job.view.num_rows, job.view.num_cols, job.products);
+  }
+
+  void TakePacked(std::span<const PackJob> jobs) {
+    for (size_t i = 0; i < jobs.size(); ++i)
+      packed_linears_[i]->weights = LinearWeights::AlreadyPacked(jobs[i]);
+  }
+
+  // Of all that decides the bytes of the packed form.
+  uint64_t PackKey(std::span<const PackJob> jobs) const {
+    Hasher hash;
+    hash.Put(kPackedLayoutVersion);
+    hash.Put(source_.stamp());
+    for (const PackJob& job : jobs) {
+      HashSamples(job.view, &hash);
+      for (const size_t value :
+           {job.view.num_rows, job.view.num_cols, job.num_together, static_cast<size_t>(job.products)}) {
+        hash.Put<uint64_t>(value);
+      }
+    }
+    return hash.value();
   }
 
   // The up matrix of a gate that is read with it; null for others.
@@ -338,6 +423,9 @@ class Loader : public WeightVisitor {
   const ModelPlan& plan_;
   TensorMap map_;
   PackMode pack_;
+  std::string saved_products_;
+  std::string pack_cache_;
+  std::vector<LinearLayer*> packed_linears_;  // of ListPacked's jobs
   Device& device_;
   int layer_ = -1;  // -1: outside layers
   ModelWeights weights_;
@@ -398,9 +486,25 @@ void VisitLayer(const ModelPlan& model, const LayerPlan& plan, WeightVisitor& vi
   if (plan.has_output_scale) visitor.Vector("layer_output_scale", "weight", 1, true, &w->output_scale);
 }
 
+void HashSamples(const WeightView& view, Hasher* hash) {
+  constexpr size_t kSampleBytes = 64;
+  constexpr size_t kNumSamples = 8;
+  const size_t bytes = view.num_rows * (view.num_rows == 0 ? 0 : view.row_bytes());
+  hash->Put(static_cast<uint64_t>(view.encoding));
+  hash->Put(bytes);
+  if (bytes <= kSampleBytes * kNumSamples) {
+    if (bytes > 0) hash->Write(view.data, bytes);
+    return;
+  }
+  for (size_t i = 0; i < kNumSamples; ++i) {
+    hash->Write(view.data + (bytes - kSampleBytes) / (kNumSamples - 1) * i, kSampleBytes);
+  }
+}
+
 ModelWeights LoadWeights(const TensorSource& source, const Family& family, const ModelPlan& plan,
-                         bool tied_head, PackMode pack, Device& device) {
-  return Loader(source, family, plan, pack, device).Load(tied_head);
+                         bool tied_head, const ModelOptions& options, Device& device,
+                         const std::function<void()>& beside) {
+  return Loader(source, family, plan, options, device).Load(tied_head, beside);
 }
 
 double ProductsPerToken(const ModelPlan& plan, const ModelWeights& weights) {

@@ -3,10 +3,14 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
 #include <variant>
 #include <vector>
 
 #include "base/aligned.h"
+#include "base/hash.h"
 #include "formats/tensor_source.h"
 #include "kernels/device.h"
 #include "kernels/linear/linear.h"
@@ -27,6 +31,7 @@
 #include "model/blocks/state/short_conv.h"
 #include "model/families/family.h"
 #include "model/loaded_model.h"
+#include "model/pack_cache.h"
 
 namespace mneme {
 
@@ -87,15 +92,22 @@ struct ModelWeights {
   // The repacked matrices, about in the order in which a token reads them. They point into it: none may
   // outlive it.
   DeviceMemory packed;
+  std::optional<PackedCopy> packed_copy;  // in its place
   size_t packed_bytes = 0;
+  std::vector<std::string> pack_notes;       // PackCache::notes
   size_t owned_bytes = 0;                    // transposed and gathered matrices
   std::vector<AlignedArray<uint8_t>> owned;  // the memory behind those
 };
 
 // Checks every tensor's shape against the plan and makes the weights. Touches matrices only to pack
-// them. Throws as TensorMap does. The source must outlive the result.
+// them. beside(), which must not throw, is called once if all is well: while they are packed, on one of the
+// device's threads. Throws as TensorMap does. The source must outlive the result.
 ModelWeights LoadWeights(const TensorSource& source, const Family& family, const ModelPlan& plan,
-                         bool tied_head, PackMode pack, Device& device);
+                         bool tied_head, const ModelOptions& options, Device& device,
+                         const std::function<void()>& beside);
+
+// Samples of the bytes: the ends and places between, a page each at most.
+void HashSamples(const WeightView& view, Hasher* hash);
 
 // Calls fn(LinearLayer&, bool is_expert), const where the weights are, for every matrix of a layer, in about
 // the order in which a token reads them. is_expert: one of many of which a token reads some.

@@ -52,6 +52,9 @@ void Visit(V& v, ModelOptions& s) {
     "the processor has an instruction for it; auto and always then take it for F16 and BF16), bf16; or "
     "exact: "
     "all weights decoded to float32 and no activation rounded, for comparing (4 bytes a weight, slow)");
+  v("pack_cache", s.pack_cache, Words{"WHERE"}, InState::kNo,
+    "Keep the repacked weights in a file, which later runs map in place of packing and share: auto "
+    "(MODEL.packed, or the user's cache folder where the model's is read-only), a folder, or a file");
 }
 
 template <typename V>

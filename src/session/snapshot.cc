@@ -273,7 +273,7 @@ void CompareModels(const StateInfo& saved, const StateInfo& here, const std::str
     Fail(ErrorKind::kMismatch,
          "{}: the state is bound to the arithmetic of its products: saved with {}, and this model was loaded "
          "with {}; "
-         "--pack chooses it (the state was saved under --pack {})",
+         "--pack chooses it, and without --pack a state's own is taken (it was saved under --pack {})",
          name, saved.products, here.products, PackName(saved.pack));
   }
 }

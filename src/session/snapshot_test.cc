@@ -13,6 +13,9 @@
 
 #include "base/files/file.h"
 #include "base/hash.h"
+#include "base/progress.h"
+#include "model/auto_products.h"
+#include "model/convert/random_model.h"
 #include "session/session_test_util.h"
 
 namespace mneme {
@@ -236,6 +239,32 @@ TEST_F(SnapshotTest, EveryMismatchIsNamed) {
     other.products = products;
     EXPECT_NE(compare(other).find("--pack"), std::string::npos) << products;
   }
+}
+
+// A state of `auto` from a machine that multiplies float weights otherwise: refused by the name of the
+// option, or gone on from with its own arithmetic.
+TEST_F(SnapshotTest, AStateKeepsTheArithmeticThatAutoTookWhereItWasSaved) {
+  const std::string path = Path("f16.gguf");
+  NoProgress progress;
+  ThreadPool pool(1);
+  WriteRandomModel(ParseRandomShape("tiny"), Encoding::kF16, 7, path, pool, progress);
+  const bool is_int16_here = AutoProducts(Encoding::kF16, "") == FloatProducts::kInt16;
+  const std::string elsewhere = is_int16_here ? "f16:packed" : "f16:int16";
+  const std::vector<TokenId> tokens = {1, 300, 5, 77, 511, 0, 9, 12};
+  const Engine engine({.num_threads = 1, .memory_bytes = size_t{64} << 20});
+  Session saved(Model::Load(engine, path, {.products = elsewhere}), TestOptions("window:window=24"));
+  saved.Feed(tokens);
+  saved.Save(Path());
+  saved.Feed(tokens);
+  const StateInfo info = ReadStateInfo(Path());
+  EXPECT_EQ(info.pack, PackMode::kAuto);
+  EXPECT_EQ(info.products, elsewhere);
+  const Model other = Model::Load(engine, path);
+  EXPECT_NE(ErrorOf(ErrorKind::kMismatch, [&] { Session::Restore(other, Path()); }).find("--pack"),
+            std::string::npos);
+  Session restored = Session::Restore(Model::Load(engine, path, {.products = info.products}), Path());
+  restored.Feed(tokens);
+  EXPECT_TRUE(SameBits(LogitsOf(restored), LogitsOf(saved)));
 }
 
 TEST_F(SnapshotTest, DamagedFilesAreRefusedAndNothingChanges) {

@@ -27,6 +27,8 @@ class MappedFile {
 
   const std::string& path() const { return path_; }
   std::span<const uint8_t> bytes() const { return {data_, size_}; }
+  // When it was last written to, before it was mapped.
+  int64_t modified_ns() const { return modified_ns_; }
   // Throws Error(kFile), naming the file, if it was written to or cut short since it was mapped: what was
   // read from bytes() in the meantime cannot be trusted. Costs one system call.
   void CheckUnchanged() const;

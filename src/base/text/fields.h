@@ -125,12 +125,8 @@ void ParseField(std::string_view text, std::string_view what, const Range& rule,
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), *value);
     if (error != std::errc()) *value = static_cast<T>(parsed);
   } else if constexpr (std::is_unsigned_v<T>) {
-    const uint64_t parsed = ParseUnsigned(text, what, rule.unit, BoundOf<T>(rule.high));
-    if (parsed < BoundOf<T>(rule.low)) {
-      Fail(ErrorKind::kInput, "{}: '{}' is out of range; it takes {} to {}", what, text, rule.low,
-           BoundOf<T>(rule.high));
-    }
-    *value = static_cast<T>(parsed);
+    *value =
+        static_cast<T>(ParseUnsigned(text, what, rule.unit, BoundOf<T>(rule.low), BoundOf<T>(rule.high)));
   } else {
     *value = static_cast<T>(ParseWhole(text, what, rule.unit, BoundOf<T>(rule.low), BoundOf<T>(rule.high)));
   }

@@ -4,6 +4,7 @@
 #include <cctype>
 #include <charconv>
 #include <cmath>
+#include <type_traits>
 
 #include "base/error.h"
 
@@ -113,15 +114,20 @@ const char* Examples(Unit unit) {
   Fail(ErrorKind::kInput, "{}: '{}' {}; it takes {}{}", what, text, problem, wanted, Examples(unit));
 }
 
+template <typename T>
+std::string RangeText(T low, T high) {
+  // Above the largest count only seeds go.
+  const bool is_open = std::is_signed_v<T> ? high >= static_cast<T>(kMost) : high == static_cast<T>(kMost);
+  return is_open ? fmt::format("a whole number from {} up", low) : fmt::format("{} to {}", low, high);
+}
+
 }  // namespace
 
 int64_t ParseWhole(std::string_view text, std::string_view what, Unit unit, int64_t low, int64_t high) {
   const Decimal number = TakeApart(text);
   const char* problem = nullptr;
   const uint64_t magnitude = WholeValue(number, unit, &problem);
-  const std::string wanted = high >= static_cast<int64_t>(kMost)
-                                 ? fmt::format("a whole number from {} up", low)
-                                 : fmt::format("{} to {}", low, high);
+  const std::string wanted = RangeText(low, high);
   if (problem != nullptr) FailNumber(text, what, problem, wanted, unit);
   const int64_t value = magnitude > static_cast<uint64_t>(INT64_MAX) ? INT64_MAX
                         : number.negative                            ? -static_cast<int64_t>(magnitude)
@@ -132,12 +138,13 @@ int64_t ParseWhole(std::string_view text, std::string_view what, Unit unit, int6
   return value;
 }
 
-uint64_t ParseUnsigned(std::string_view text, std::string_view what, Unit unit, uint64_t high) {
+uint64_t ParseUnsigned(std::string_view text, std::string_view what, Unit unit, uint64_t low, uint64_t high) {
   const Decimal number = TakeApart(text);
   const char* problem = nullptr;
   const uint64_t value = WholeValue(number, unit, &problem);
-  if (problem == nullptr && (value > high || (number.negative && value > 0))) problem = "is out of range";
-  if (problem != nullptr) FailNumber(text, what, problem, fmt::format("0 to {}", high), unit);
+  const bool is_outside = value < low || value > high || (number.negative && value > 0);
+  if (problem == nullptr && is_outside) problem = "is out of range";
+  if (problem != nullptr) FailNumber(text, what, problem, RangeText(low, high), unit);
   return value;
 }
 
@@ -153,7 +160,7 @@ double ParseReal(std::string_view text, std::string_view what, double low, doubl
 }
 
 size_t ParseBytes(std::string_view text, std::string_view what) {
-  return static_cast<size_t>(ParseUnsigned(text, what, Unit::kBytes, kMost));
+  return static_cast<size_t>(ParseUnsigned(text, what, Unit::kBytes, 0, kMost));
 }
 
 int64_t ParseCount(std::string_view text, std::string_view what) {

@@ -23,7 +23,7 @@ enum class Unit : uint8_t {
 
 // A whole number from `low` to `high`.
 int64_t ParseWhole(std::string_view text, std::string_view what, Unit unit, int64_t low, int64_t high);
-uint64_t ParseUnsigned(std::string_view text, std::string_view what, Unit unit, uint64_t high);
+uint64_t ParseUnsigned(std::string_view text, std::string_view what, Unit unit, uint64_t low, uint64_t high);
 // A finite number from `low` to `high`, both included.
 double ParseReal(std::string_view text, std::string_view what, double low, double high);
 

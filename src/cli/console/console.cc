@@ -76,6 +76,12 @@ std::string WithoutPart(const std::string& path) {
 
 }  // namespace
 
+void CheckInputs(const std::vector<std::string>& files) {
+  if (std::count(files.begin(), files.end(), "-") > 1) {
+    FailUsage("-f -: standard input is named twice, and can be read once");
+  }
+}
+
 void CheckOutputs(const std::vector<std::string>& outputs, const std::vector<std::string>& inputs) {
   const auto is_same = [](const std::string& a, const std::string& b) {
     std::error_code ignored;

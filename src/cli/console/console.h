@@ -30,6 +30,10 @@ std::string FormatTable(const std::vector<std::vector<std::string>>& rows);
 // that are one, or one that is also an input. Empty names and "-" are no files.
 void CheckOutputs(const std::vector<std::string>& outputs, const std::vector<std::string>& inputs = {});
 
+// Throws UsageError where standard input is named more than once among files: it is read once, and the second
+// time there would be nothing, in silence.
+void CheckInputs(const std::vector<std::string>& files);
+
 // What a message says of an exception.
 std::string DescribeException(const std::exception& error);
 // Whether it says no more than that the user stopped the work.

@@ -336,6 +336,7 @@ void AddPerplexity(Command& eval) {
       "--html book.html");
   verb.SetAction([=] {
     if (arguments->files.empty()) arguments->files.push_back("-");
+    CheckInputs(arguments->files);
     return PerplexityVerb(*arguments)();
   });
 }
@@ -363,6 +364,7 @@ void AddEval(Command& program) {
   AddPerplexity(verb);
   AddEvalPasskey(verb);
   AddEvalNeedle(verb);
+  AddEvalRuler(verb);
   AddEvalStream(verb);
   AddEvalDatasets(verb);
   AddEvalSpeed(verb);

@@ -20,6 +20,7 @@
 #include "eval/tasks/needle.h"
 #include "eval/tasks/passkey.h"
 #include "eval/tasks/recall.h"
+#include "eval/tasks/ruler.h"
 #include "eval/tasks/stream.h"
 
 namespace mneme::cli {
@@ -168,17 +169,21 @@ class RecallVerb {
 
   int Run(const Haystack& haystack, std::vector<RecallCell> cells) {
     EvalLog& log = Log();
+    ShowReasons(RecallRun(opened_.model, haystack, options_), cells);
+    return Done(RunInto(log, haystack, std::move(cells), header_.task));
+  }
+
+  // Whether all of it was done; what was is in the log, and is shown if the rest cannot be.
+  bool RunInto(EvalLog& log, const Haystack& haystack, std::vector<RecallCell> cells,
+               const std::string& what) {
     RecallRun run(opened_.model, haystack, options_);
-    ShowReasons(run, cells);
-    ConsoleProgress progress(header_.task);
-    bool finished = false;
+    ConsoleProgress progress(what);
     try {
-      finished = run.Run(std::move(cells), log, progress);
+      return run.Run(std::move(cells), log, progress);
     } catch (const Error&) {
       Print();
       throw;
     }
-    return Done(finished);
   }
 
   int Done(bool finished) {
@@ -280,6 +285,59 @@ int Needle(const NeedleArguments& arguments) {
   return verb.Run(haystack, std::move(cells));
 }
 
+struct RulerArguments : RecallArguments {
+  std::string tasks;
+  std::string squad;
+  std::string hotpot;
+};
+
+void PrintRulerSummary(const EvalLog& log) {
+  const RulerSummary summary = SummarizeRuler(log.report().rows);
+  std::vector<std::vector<std::string>> table = {{"context", "length", "tasks", "score"}};
+  for (const EvalRow& mean : summary.means) {
+    table.push_back({mean.context, FormatCount(mean.length), mean.labels.at("task"),
+                     fmt::format("{:.3f}", mean.accuracy)});
+  }
+  WriteOut("\n" + FormatTable(table));
+  for (const auto& [context, length] : summary.effective_lengths) {
+    WriteOut(fmt::format("effective length of {}: {} (up to there no mean is below {})\n", context,
+                         length > 0 ? FormatCount(length) + " tokens" : "none of those measured",
+                         kRulerThreshold));
+  }
+}
+
+int Ruler(const RulerArguments& arguments) {
+  RulerOptions task;
+  if (!arguments.tasks.empty()) task.tasks = SplitList(arguments.tasks, "--tasks");
+  task.lengths = ParseCounts(arguments.lengths, "--lengths");
+  if (!arguments.depths.empty()) task.depths = ToDepths(arguments.depths);
+  task.num_trials = arguments.trials;
+  task.seed = arguments.seed;
+  task.squad_path = arguments.squad;
+  task.hotpot_path = arguments.hotpot;
+  const std::vector<RulerTask> chosen = ChosenRulerTasks(task);
+  RecallVerb verb(arguments, "ruler");
+  const Haystack essay = verb.OpenHaystack(Haystack::Grass(1, " "));
+  std::vector<std::vector<RecallCell>> cells;
+  for (const RulerTask& one : chosen) cells.push_back(RulerCells(one, task, verb.model().tokenizer()));
+  verb.Say("lengths", arguments.lengths, false);
+  verb.Say("depths", arguments.depths, false);
+  verb.Say("tasks", arguments.tasks, false);
+  verb.Say("squad", arguments.squad, false);
+  verb.Say("hotpot", arguments.hotpot, false);
+  EvalLog& log = verb.Log();
+  bool finished = true;
+  for (size_t i = 0; i < chosen.size() && finished; ++i) {
+    const Haystack haystack = chosen[i].haystack == RulerHaystack::kEssay
+                                  ? essay
+                                  : RulerHaystackOf(chosen[i].haystack, arguments.seed);
+    finished = verb.RunInto(log, haystack, std::move(cells[i]), std::string(chosen[i].name));
+  }
+  const int code = verb.Done(finished);
+  if (arguments.json != "-" && arguments.html != "-") PrintRulerSummary(log);
+  return code;
+}
+
 struct StreamArguments : RecallArguments {
   std::string length = "64K";
   std::string distances = "64,128,256,512,1K,2K,4K,8K";
@@ -373,6 +431,30 @@ void AddEvalNeedle(Command& eval) {
       "  mneme eval needle model.gguf --pairs 1,16,256 --values uuids --context dense --context sinks\n"
       "  mneme eval needle model.gguf --format variables --hops 4 --html variables.html");
   verb.SetAction([=] { return Needle(*arguments); });
+}
+
+void AddEvalRuler(Command& eval) {
+  auto arguments = std::make_shared<RulerArguments>();
+  arguments->lengths = "4K,8K,16K";
+  arguments->score = "generate";
+  Command& verb = eval.AddVerb("ruler", "RULER's thirteen tasks: mean by length, and the effective length");
+  AddRecallOptions(verb, arguments.get());
+  verb.Text("--lengths", &arguments->lengths, "N,...",
+            "Tokens of the text and the question; K is 1024 (default 4K,8K,16K)");
+  verb.Text("--depths", &arguments->depths, "X,...", "Where the first needle is (default: anywhere)");
+  std::string help = "All that there is a file for, or of these:";
+  for (const RulerTask& task : RulerTasks()) help += fmt::format("\n{}: {}", task.name, task.help);
+  verb.Text("--tasks", &arguments->tasks, "NAME,...", help);
+  verb.Text("--squad", &arguments->squad, "FILE", "SQuAD 2.0 as its authors publish it: dev-v2.0.json");
+  verb.Text("--hotpot", &arguments->hotpot, "FILE",
+            "HotpotQA as its authors publish it: hotpot_dev_distractor_v1.json");
+  verb.SetFooter(
+      "Essays are the text of --haystack, or the papers' filler. Needles, words and places are drawn anew, "
+      "so "
+      "scores are close to RULER's\nown and not equal.\n\nExample:\n"
+      "  mneme eval ruler model.gguf --lengths 4K,8K,16K --context dense --context sinks --haystack book.txt "
+      "--json ruler.json --html ruler.html");
+  verb.SetAction([=] { return Ruler(*arguments); });
 }
 
 void AddEvalStream(Command& eval) {

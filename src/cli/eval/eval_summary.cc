@@ -227,6 +227,7 @@ void AddEvalSummary(Command& eval) {
       "summary.html");
   verb.SetAction([=] {
     if (arguments->files.empty()) arguments->files.push_back("-");
+    CheckInputs(arguments->files);
     return SummaryVerb(*arguments)();
   });
 }

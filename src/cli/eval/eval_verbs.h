@@ -14,6 +14,7 @@ std::vector<int64_t> ParseCounts(const std::string& text, const std::string& opt
 
 void AddEvalPasskey(Command& eval);
 void AddEvalNeedle(Command& eval);
+void AddEvalRuler(Command& eval);
 void AddEvalStream(Command& eval);
 void AddEvalCompare(Command& eval);
 void AddEvalDatasets(Command& eval);  // longbench, infinitebench, babi

@@ -47,6 +47,56 @@ TEST_F(CliFilesTest, ResultsThatCannotBeWrittenAreAnError) {
   EXPECT_EQ(Shell("$M run --help >/dev/full 2>err"), 1);
 }
 
+// ---- what would change nothing
+
+TEST_F(CliFilesTest, StandardInputIsReadOnce) {
+  MNEME_REQUIRE_MODEL(model);
+  for (const std::vector<std::string>& verb :
+       {std::vector<std::string>{"run"}, {"tokenize"}, {"eval", "perplexity"}, {"eval", "summary"}}) {
+    std::vector<std::string> arguments = verb;
+    arguments.insert(arguments.end(), {model, "-f", "-", "-f", "-"});
+    const Outcome outcome = RunProgram(arguments, "Once upon a time");
+    EXPECT_EQ(outcome.code, 2) << verb.back();
+    EXPECT_NE(outcome.err.find("standard input is named twice"), std::string::npos) << outcome.err;
+  }
+}
+
+TEST_F(CliFilesTest, ALengthOfRotationIsRefusedWhereNoneDependsOnIt) {
+  MNEME_REQUIRE_MODEL(model);
+  for (const std::string verb : {"run", "chat"}) {
+    std::vector<std::string> arguments = {verb, model, "--rope-length", "5000"};
+    if (verb == "run") arguments.insert(arguments.end(), {"-p", "Once", "-n", "2"});
+    const Outcome outcome = RunProgram(arguments, "Once");
+    EXPECT_EQ(outcome.code, 2) << verb;
+    EXPECT_NE(outcome.err.find("--rope-length: "), std::string::npos) << outcome.err;
+    EXPECT_EQ(outcome.err.find("positions: "), std::string::npos) << outcome.err;
+  }
+}
+
+// ---- a packed copy
+
+TEST_F(CliFilesTest, APackedCopyIsWrittenMappedAndNamed) {
+  MNEME_REQUIRE_MODEL(model);
+  const std::vector<std::string> run = {"run", model, "-p", "Once upon", "-n", "20", "--temperature", "0"};
+  const auto with = [](std::vector<std::string> arguments, const std::vector<std::string>& more) {
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return arguments;
+  };
+  const Outcome plain = RunProgram(run);
+  const std::string copy = Path("copy.packed");
+  const Outcome first = RunProgram(with(run, {"--pack-cache", copy}));
+  EXPECT_EQ(first.out, plain.out);
+  EXPECT_NE(first.err.find("note: packed copy " + copy + ": written"), std::string::npos) << first.err;
+  const Outcome second = RunProgram(with(run, {"--pack-cache", copy}));
+  EXPECT_EQ(second.out, plain.out);
+  EXPECT_NE(second.err.find("repacked, mapped from " + copy), std::string::npos) << second.err;
+  const Outcome plan = RunProgram({"plan", model, "--no-time", "--pack-cache", copy});
+  EXPECT_NE(plan.out.find("repacked, mapped from " + copy), std::string::npos) << plan.out;
+  const Outcome never = RunProgram(with(run, {"--pack-cache", copy, "--pack", "never"}));
+  EXPECT_EQ(never.code, 2);
+  EXPECT_NE(never.err.find("--pack never repacks nothing"), std::string::npos) << never.err;
+}
+
 // ---- paths
 
 TEST_F(CliFilesTest, PathsAreTriedBeforeTheFirstToken) {

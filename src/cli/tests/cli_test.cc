@@ -665,6 +665,13 @@ TEST_F(CliTest, BenchStatePlotAndProfile) {
     EXPECT_GE(parts, profile[what].back()["seconds"].get<double>() * 0.999) << profile;
   }
 
+  outcome = RunProgram({"bench", model, "--profile", "--prefill", "32", "--svg", Path("profile.svg")});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const std::string picture = ReadAll(Path("profile.svg"));
+  for (const char* part : {"xmlns", "one token", "32 tokens", "attention", "limits"})
+    EXPECT_NE(picture.find(part), std::string::npos) << part;
+  EXPECT_EQ(RunProgram({"bench", model, "--profile", "--depth", "0,64"}).code, 2);
+
   // Every run of a long prefill starts at the depth that was asked for.
   const auto attention_flops = [&](const std::string& tokens) -> double {
     const Outcome run = RunProgram({"bench", model, "--profile", "--prefill", tokens, "--json"});

@@ -24,9 +24,9 @@ constexpr const char* kFormat = "mneme eval";
 constexpr int kVersion = 1;
 
 const std::set<std::string>& RowKeys() {
-  static const std::set<std::string> keys = {"task",    "context",    "length", "depth",
-                                             "trials",  "accuracy",   "metric", "standard_error",
-                                             "seconds", "peak_bytes", "note",   "labels"};
+  static const std::set<std::string> keys = {"task",       "context", "length",         "depth",    "trials",
+                                             "accuracy",   "metric",  "standard_error", "interval", "seconds",
+                                             "peak_bytes", "note",    "labels"};
   return keys;
 }
 
@@ -44,6 +44,7 @@ Json RowJson(const EvalRow& row) {
   json["accuracy"] = row.trials > 0 ? Json(row.accuracy) : Json(nullptr);
   json["metric"] = row.metric;
   json["standard_error"] = row.trials > 0 ? Json(row.Error()) : Json(nullptr);
+  json["interval"] = row.trials > 0 ? Json({row.Interval().first, row.Interval().second}) : Json(nullptr);
   json["seconds"] = row.seconds;
   json["peak_bytes"] = row.peak_bytes;
   for (const auto& [key, value] : row.numbers) {
@@ -95,6 +96,10 @@ EvalRow ParseRow(const Json& json, const std::string& where) {
   row.metric = TakeOr<std::string>(json, "metric", "accuracy", where);
   if (json.contains("standard_error") && !json["standard_error"].is_null())
     row.standard_error = Take<double>(json, "standard_error", where);
+  // That of a share follows from it, and says so in what the interval is.
+  EvalRow share = row;
+  share.standard_error.reset();
+  if (row.standard_error && std::abs(*row.standard_error - share.Error()) < 1e-12) row = share;
   row.seconds = TakeOr<double>(json, "seconds", 0, where);
   row.peak_bytes = TakeOr<size_t>(json, "peak_bytes", 0, where);
   row.note = TakeOr<std::string>(json, "note", "", where);
@@ -187,6 +192,18 @@ double EvalRow::Error() const {
   if (standard_error) return *standard_error;
   if (trials < 1) return 0;
   return std::sqrt(std::max(0.0, accuracy * (1 - accuracy)) / static_cast<double>(trials));
+}
+
+std::pair<double, double> EvalRow::Interval() const {
+  constexpr double z = 1.959963984540054;
+  const bool is_share = !standard_error && trials > 0 && accuracy >= 0 && accuracy <= 1;
+  if (!is_share) return {accuracy - z * Error(), accuracy + z * Error()};
+  const auto n = static_cast<double>(trials);
+  const double scale = 1 + z * z / n;
+  const double middle = (accuracy + z * z / (2 * n)) / scale;
+  const double half =
+      z / scale * std::sqrt(std::max(0.0, accuracy * (1 - accuracy)) / n + z * z / (4 * n * n));
+  return {std::max(0.0, middle - half), std::min(1.0, middle + half)};
 }
 
 EvalMachine ThisMachine(size_t num_threads) {

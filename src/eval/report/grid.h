@@ -37,6 +37,9 @@ struct EvalRow {
 
   bool SameCell(const EvalRow& other) const;
   double Error() const;
+  // Where the true value lies with a probability of 95%. Of a share Wilson's interval (1927), which holds for
+  // few trials and for none or all that are right; else two standard errors (1.96) to either side.
+  std::pair<double, double> Interval() const;
 };
 
 struct EvalMachine {

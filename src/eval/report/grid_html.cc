@@ -148,7 +148,7 @@ void AddLines(HtmlPage& page, const std::vector<const EvalRow*>& rows, const std
   const std::string axis = AxisOf(rows);
   const std::string x_name = axis.empty() ? "length" : axis;
   Plot plot;
-  plot.title = fmt::format("{} by {}. The band is one standard error.", metric, x_name);
+  plot.title = fmt::format("{} by {}. The band is the interval of 95%.", metric, x_name);
   plot.x_label = axis.empty() || axis == "distance" ? x_name + " (tokens)" : x_name;
   plot.y_label = metric;
   plot.log_x = true;
@@ -170,8 +170,8 @@ void AddLines(HtmlPage& page, const std::vector<const EvalRow*>& rows, const std
     for (const auto& [x, row] : points) {
       series.x.push_back(x);
       series.y.push_back(row->accuracy);
-      series.low.push_back(row->accuracy - row->Error());
-      series.high.push_back(row->accuracy + row->Error());
+      series.low.push_back(row->Interval().first);
+      series.high.push_back(row->Interval().second);
       if (IsShare(*row)) {
         series.low.back() = std::max(0.0, series.low.back());
         series.high.back() = std::min(1.0, series.high.back());
@@ -203,7 +203,7 @@ std::vector<std::vector<std::string>> TableOf(const std::vector<const EvalRow*>&
   head.push_back("trials");
   if (metrics.size() > 1) head.push_back("metric");
   head.push_back(metrics.size() == 1 ? *metrics.begin() : "value");
-  for (const char* key : {"± error", "seconds", "peak"}) head.emplace_back(key);
+  for (const char* key : {"95%", "seconds", "peak"}) head.emplace_back(key);
   for (const std::string& key : numbers) head.push_back(key);
   if (any_note) head.emplace_back("note");
   std::vector<std::vector<std::string>> table = {head};
@@ -215,7 +215,9 @@ std::vector<std::vector<std::string>> TableOf(const std::vector<const EvalRow*>&
     line.push_back(FormatCount(row->trials));
     if (metrics.size() > 1) line.push_back(row->metric);
     line.push_back(row->trials > 0 ? fmt::format("{:.4g}", row->accuracy) : "-");
-    line.push_back(row->trials > 0 ? fmt::format("{:.2g}", row->Error()) : "-");
+    line.push_back(row->trials > 0
+                       ? fmt::format("{:.3g} to {:.3g}", row->Interval().first, row->Interval().second)
+                       : "-");
     line.push_back(fmt::format("{:.1f}", row->seconds));
     line.push_back(row->peak_bytes > 0 ? FormatBytes(row->peak_bytes) : "-");
     for (const std::string& key : numbers)

@@ -70,6 +70,22 @@ TEST(EvalJsonTest, ComesBackAsItWas) {
   EXPECT_EQ(back.header.model_fingerprint, 0xfedcba9876543210u);
 }
 
+TEST(EvalRowTest, SharesHaveWilsonsIntervalAndMeansTheirErrors) {
+  EvalRow row;
+  row.trials = 20;
+  row.accuracy = 0.9;  // Wilson's interval of 18 of 20: 0.699 to 0.972
+  EXPECT_NEAR(row.Interval().first, 0.699, 5e-4);
+  EXPECT_NEAR(row.Interval().second, 0.972, 5e-4);
+  row.accuracy = 0;
+  EXPECT_EQ(row.Interval().first, 0);
+  EXPECT_NEAR(row.Interval().second, 0.161, 5e-4);
+  row.accuracy = 1;
+  EXPECT_NEAR(row.Interval().first, 0.839, 5e-4);
+  EXPECT_EQ(row.Interval().second, 1);
+  row.standard_error = 0.1;
+  EXPECT_NEAR(row.Interval().first, 1 - 0.196, 1e-3);
+}
+
 TEST(EvalJsonTest, OtherTextIsRefusedByName) {
   const auto refuse = [](const std::string& text) {
     return MessageOf(ErrorKind::kFile, [&] { ParseEvalJson(text, "f.json"); });

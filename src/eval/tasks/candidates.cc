@@ -41,6 +41,7 @@ bool IsDecided(const RecallQuestion& question, std::string_view text) {
     }
     case AnswerRule::kStart:
       return WithoutLead(text).size() > question.answers[0].size();
+    case AnswerRule::kContainsAny:
     case AnswerRule::kContains:
       break;
   }
@@ -134,12 +135,14 @@ double ScoreAnswer(const RecallQuestion& question, std::string_view text) {
       const std::string_view rest = WithoutLead(text);
       return rest.starts_with(answer) && (rest.size() == answer.size() || !IsWordByte(rest[answer.size()]));
     }
+    case AnswerRule::kContainsAny:
     case AnswerRule::kContains:
       break;
   }
   const std::string lower = Lower(text);
   size_t found = 0;
   for (const std::string& one : question.answers) found += lower.find(Lower(one)) != std::string::npos;
+  if (question.rule == AnswerRule::kContainsAny) return found > 0 ? 1 : 0;
   return static_cast<double>(found) / static_cast<double>(question.answers.size());
 }
 

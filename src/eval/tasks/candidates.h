@@ -12,15 +12,16 @@
 namespace mneme {
 
 enum class AnswerRule : uint8_t {
-  kDigits,    // the first run of digits is the answer, as in the passkey papers
-  kStart,     // the text begins with the answer, as a whole word
-  kContains,  // the share of the answers that occur anywhere, whatever the case, as in RULER
+  kDigits,       // the first run of digits is the answer, as in the passkey papers
+  kStart,        // the text begins with the answer, as a whole word
+  kContainsAny,  // any of the answers occurs, whatever the case, as in RULER's questions over documents
+  kContains,     // the share of the answers that occur anywhere, whatever the case, as in RULER
 };
 
 struct RecallQuestion {
   std::string tail;  // the text up to the answer, without the space before it
   std::string gap = " ";
-  std::vector<std::string> answers;     // one, but for kContains
+  std::vector<std::string> answers;     // one, but for kContains and kContainsAny
   std::vector<std::string> candidates;  // the first is right; all begin differently enough to be told apart
   AnswerRule rule = AnswerRule::kDigits;
   int64_t max_tokens = 0;  // to write; 0: the tokens of the answer and a few more

@@ -54,6 +54,15 @@ Haystack Haystack::Grass(size_t sentences_per_unit, std::string gap) {
   return haystack;
 }
 
+Haystack Haystack::Sentences(std::string name, std::vector<std::string> sentences, std::string gap) {
+  MNEME_CHECK(!sentences.empty());
+  Haystack haystack;
+  haystack.name_ = std::move(name);
+  haystack.gap_ = std::move(gap);
+  haystack.units_ = std::move(sentences);
+  return haystack;
+}
+
 Haystack Haystack::File(const std::string& path, bool repeat) {
   Haystack haystack;
   haystack.name_ = path.substr(path.rfind('/') + 1);

@@ -22,6 +22,8 @@ class Haystack {
   // GrassSentences() (base/text/recall_text.h), round and round, `sentences_per_unit` of them (1 or 5) to a
   // unit, units joined by `gap`.
   static Haystack Grass(size_t sentences_per_unit, std::string gap);
+  // Sentences of the caller's, round and round. At least one.
+  static Haystack Sentences(std::string name, std::vector<std::string> sentences, std::string gap);
   // Sentences of a text file, as they are, with the white space between them. repeat: begins again at the
   // end; else Next says when it ends. Throws Error(kFile); Error(kInput) for a file without a word.
   static Haystack File(const std::string& path, bool repeat);

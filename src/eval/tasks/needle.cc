@@ -26,6 +26,8 @@ void Check(const NeedleOptions& options) {
   const NeedleFormat& format = FormatOf(options);
   if (options.values != "numbers" && options.values != "uuids")
     Fail(ErrorKind::kInput, "needle: values are numbers or uuids, not '{}'", options.values);
+  if (options.keys != "words" && options.keys != "uuids")
+    Fail(ErrorKind::kInput, "needle: keys are words or uuids, not '{}'", options.keys);
   if (options.lengths.empty() || options.num_pairs.empty())
     Fail(ErrorKind::kInput, "needle: at least one length and one number of pairs are needed");
   for (const int64_t count : options.num_pairs) {
@@ -68,7 +70,7 @@ std::vector<Needle> RulerNeedles(const NeedleOptions& options, int64_t count, Ra
   std::vector<Needle> needles;
   for (const size_t index : ChooseIndices(static_cast<size_t>(count), num_words * num_words, random)) {
     Needle needle;
-    needle.key = WordPair(index);
+    needle.key = options.keys == "uuids" ? DrawUuid(random) : WordPair(index);
     for (int64_t i = 0; i < options.values_per_key; ++i) {
       needle.values.push_back(DrawValue(options, random));
       needle.statements.push_back(fmt::format("One of the special magic {} for {} is: {}.", options.values,

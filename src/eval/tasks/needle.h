@@ -22,6 +22,7 @@ const std::vector<NeedleFormat>& NeedleFormats();
 struct NeedleOptions {
   std::string format = "ruler";
   std::string values = "numbers";  // of "ruler": numbers or uuids
+  std::string keys = "words";      // of "ruler": made of two words, or uuids
   std::vector<int64_t> lengths;    // tokens
   std::vector<double> depths;      // of the first key that is asked; empty: anywhere
   std::vector<int64_t> num_pairs;  // 1 .. most_pairs of the format; of "variables": chains

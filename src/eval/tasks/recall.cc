@@ -36,8 +36,11 @@ Mean MeanOf(const std::vector<double>& values) {
     whole = whole && (value == 0 || value == 1);
   }
   result.mean = sum / n;
-  if (!whole && values.size() > 1)
-    result.error = std::sqrt(std::max(0.0, (squares - sum * sum / n) / (n - 1)) / n);
+  if (!whole && values.size() > 1) {
+    const double spread = squares - sum * sum / n;
+    // What is left of equal values is rounding.
+    result.error = spread > 1e-12 * squares ? std::sqrt(spread / (n - 1) / n) : 0;
+  }
   return result;
 }
 
@@ -208,7 +211,7 @@ class ContextRun {
           trunk_ = Begun(layout);
           trunk_head_ = layout.head;
         }
-        trunk_->Filler(position, "", FillerCut::kUnits);
+        if (layout.has_filler) trunk_->Filler(position, "", FillerCut::kUnits);
         trunk_position_ = position;
         return trunk_->Clone();
       } catch (const Error& error) {
@@ -220,7 +223,7 @@ class ContextRun {
       }
     }
     auto stream = Begun(layout);
-    stream->Filler(position, "", FillerCut::kUnits);
+    if (layout.has_filler) stream->Filler(position, "", FillerCut::kUnits);
     return stream;
   }
 
@@ -229,11 +232,11 @@ class ContextRun {
     const RecallLayout& layout = cell.layout;
     const auto stream = Branch(layout, plan.first());
     for (size_t i = 0; i < plan.positions.size(); ++i) {
-      if (i > 0) stream->Filler(plan.positions[i], "", FillerCut::kUnits);
+      if (i > 0 && layout.has_filler) stream->Filler(plan.positions[i], "", FillerCut::kUnits);
       stream->EndFiller(layout.after_filler);
       stream->Text(plan.trial->statements[i].text + layout.after_statement);
     }
-    stream->Filler(cell.row.length, Suffix(cell, *plan.trial), layout.last_cut);
+    if (layout.has_filler) stream->Filler(cell.row.length, Suffix(cell, *plan.trial), layout.last_cut);
     stream->EndFiller(layout.after_filler);
     double tokens = 0;
     for (const RecallQuestion& question : plan.trial->questions) {

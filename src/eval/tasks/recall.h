@@ -23,6 +23,7 @@ struct RecallLayout {
   std::string after_filler = "\n";  // ends a stretch of filler
   std::string after_statement = "\n";
   FillerCut last_cut = FillerCut::kUnits;  // of the filler before the question
+  bool has_filler = true;                  // false: the statements are all of the text, whatever its length
 };
 
 struct RecallStatement {

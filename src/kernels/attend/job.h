@@ -26,7 +26,8 @@ namespace mneme {
 inline constexpr size_t kTilePairs = 48;
 inline constexpr size_t kMicroPairs = 6;  // rows of the register tile where there are many
 inline constexpr size_t kSmallTile = 8;   // up to this many pairs are one register tile that decodes in place
-inline constexpr size_t kSplitBlocks = 16;
+// Short enough that a window of a thousand keys is shared by threads where heads are few.
+inline constexpr size_t kSplitBlocks = 4;
 // So many small tiles of a thread go through the blocks together.
 inline constexpr size_t kTilesTogether = 8;
 inline constexpr size_t kSumLanes = 16;  // of the widest vectors

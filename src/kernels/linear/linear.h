@@ -18,8 +18,10 @@
 // 1e-30 count as zero, and 14-bit integers need activations below 1e32.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <utility>
 
@@ -51,6 +53,28 @@ enum class FloatProducts : uint8_t {
   kInt16,     // both rounded to blocks of 14-bit integers, products exact, sums float32: as fast, far finer
 };
 
+// Changes with the bytes that PackAll writes: copies in files are of one version.
+inline constexpr uint32_t kPackedLayoutVersion = 1;
+
+// A matrix and the place of its packed form.
+struct PackJob {
+  WeightView view = {};
+  uint8_t* memory = nullptr;  // LinearWeights::PackedBytes, aligned to 64; must outlive the weights
+  size_t num_together = 1;    // its groups of 16 rows lie so many groups apart
+  FloatProducts products = FloatProducts::kFloat32;  // of float weights; no meaning for others
+
+  // Two matrices of one shape and encoding into `memory`, PackedBytes of both: 16 rows of one, 16 of the
+  // other, and so on. MatMulThen of few rows reads both in one run.
+  static std::array<PackJob, 2> Together(const WeightView& a, const WeightView& b, uint8_t* memory,
+                                         FloatProducts products);
+};
+
+// Packs all of them in one parallel region. done(i) follows the last rows of job i, on the thread that packed
+// them; beside() runs on one thread in the meantime: work of another kind that should not wait. Neither may
+// throw.
+void PackAll(std::span<const PackJob> jobs, ThreadPool& pool,
+             const std::function<void(size_t job)>& done = {}, const std::function<void()>& beside = {});
+
 // True where this processor has an instruction for kInt16, which then is faster than kFloat32.
 bool HasFastInt16Products();
 
@@ -74,12 +98,13 @@ class LinearWeights {
   // has no meaning for others, whose bits are those of InPlace.
   static LinearWeights Packed(const WeightView& view, ThreadPool& pool,
                               FloatProducts products = FloatProducts::kFloat32);
-  // The same into `memory`, PackedBytes (not 0) aligned to 64, which must outlive this object. Matrices that
+  // What lies in job.memory, packed before: by PackAll, or by another process.
+  static LinearWeights AlreadyPacked(const PackJob& job);
+  // Packed into `memory`, PackedBytes (not 0) aligned to 64, which must outlive this object. Matrices that
   // lie in the order in which they are read are read faster.
   static LinearWeights PackedInto(const WeightView& view, uint8_t* memory, ThreadPool& pool,
                                   FloatProducts products = FloatProducts::kFloat32);
-  // Two matrices of one shape and encoding into `memory`, PackedBytes of both: 16 rows of one, 16 of the
-  // other, and so on. MatMulThen of few rows reads both in one run.
+  // PackJob::Together, packed.
   static std::pair<LinearWeights, LinearWeights> PackedTogether(
       const WeightView& a, const WeightView& b, uint8_t* memory, ThreadPool& pool,
       FloatProducts products = FloatProducts::kFloat32);
@@ -101,10 +126,6 @@ class LinearWeights {
   FloatProducts products() const { return products_; }
 
  private:
-  // Into every num_together-th group of `memory`.
-  static LinearWeights PackedGroups(const WeightView& view, uint8_t* memory, size_t num_together,
-                                    ThreadPool& pool, FloatProducts products);
-
   WeightView view_;
   const uint8_t* packed_ = nullptr;
   size_t group_stride_ = 0;

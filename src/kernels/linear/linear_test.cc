@@ -3,6 +3,11 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <atomic>
+#include <cstring>
+#include <vector>
+
+#include "base/hash.h"
 #include "kernels/linear/linear_test_util.h"
 
 namespace mneme {
@@ -357,6 +362,64 @@ TEST_P(LinearTargets, MatricesPackedTogetherGiveTheBitsOfEachAlone) {
       }
     }
   }
+}
+
+// Many matrices in one call lie as each packed alone; each is told of once, after its last row, and what runs
+// beside them runs once.
+TEST(Linear, PacksAllAsEachAlone) {
+  ThreadPool pool(3), one(1);
+  std::vector<TestWeights> weights;
+  for (const Encoding encoding : kEncodings) weights.emplace_back(encoding, 1333, 512, weights.size());
+  std::vector<AlignedArray<uint8_t>> memory;
+  std::vector<PackJob> jobs;
+  for (const TestWeights& w : weights) {
+    const size_t bytes = LinearWeights::PackedBytes(w.view.encoding, 1333, 512);
+    if (bytes == 0) continue;
+    memory.push_back(MakeAligned<uint8_t>(bytes));
+    jobs.push_back({.view = w.view, .memory = memory.back().get()});
+  }
+  std::vector<std::atomic<int>> num_done(jobs.size());
+  std::atomic<int> num_beside = 0;
+  PackAll(
+      jobs, pool, [&](size_t job) { ++num_done[job]; }, [&] { ++num_beside; });
+  EXPECT_EQ(num_beside, 1);
+  for (size_t i = 0; i < jobs.size(); ++i) {
+    EXPECT_EQ(num_done[i], 1);
+    const LinearWeights packed = LinearWeights::AlreadyPacked(jobs[i]);
+    const LinearWeights alone = LinearWeights::Packed(jobs[i].view, one);
+    ASSERT_EQ(packed.read_bytes(), alone.read_bytes());
+    EXPECT_EQ(packed.group_stride(), alone.group_stride());
+    EXPECT_EQ(std::memcmp(packed.packed(), alone.packed(), packed.read_bytes()), 0)
+        << EncodingName(jobs[i].view.encoding);
+  }
+}
+
+// Copies in files outlive programs: who changes what PackAll writes gives it a new version, and then the new
+// number here.
+TEST(Linear, ThePackedLayoutIsThatOfItsVersion) {
+  constexpr size_t kRows = 35, kCols = 1280;
+  ThreadPool pool(1);
+  uint64_t hash = kPackedLayoutVersion;
+  for (const Encoding encoding : kEncodings) {
+    for (const FloatProducts products :
+         {FloatProducts::kFloat32, FloatProducts::kBFloat16, FloatProducts::kInt16}) {
+      const size_t bytes = LinearWeights::PackedBytes(encoding, kRows, kCols, products);
+      if (bytes == 0) continue;
+      std::vector<uint8_t> stored(EncodedBytes(encoding, kRows * kCols));
+      for (size_t i = 0; i < stored.size(); ++i) stored[i] = static_cast<uint8_t>(i * 2654435761u >> 24);
+      if (linear::IsFloat(encoding)) {
+        std::vector<float> values(kRows * kCols);  // small whole numbers: nothing depends on how one rounds
+        for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(stored[i] % 17) - 8;
+        EncodeBlocks(encoding, values.data(), values.size(), stored.data());
+      }
+      const auto memory = MakeAligned<uint8_t>(bytes);
+      LinearWeights::PackedInto(
+          {.encoding = encoding, .num_rows = kRows, .num_cols = kCols, .data = stored.data()}, memory.get(),
+          pool, products);
+      hash = HashBytes({reinterpret_cast<const char*>(memory.get()), bytes}, hash);
+    }
+  }
+  EXPECT_EQ(hash, 0x7BBC877932E4F436u) << std::hex << hash;
 }
 
 // `bytes`, aligned to 64, that end less than 64 bytes before a page that nobody may read.

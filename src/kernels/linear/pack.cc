@@ -31,9 +31,12 @@
 //       products, per group, [strips of 8 blocks][16] float scales, then [blocks][16 pairs of columns]
 //       [16 rows][2] int16
 // Rows beyond the last are zero.
+#include <array>
+#include <atomic>
 #include <bit>
 #include <cstring>
 #include <limits>
+#include <vector>
 
 #include "base/error.h"
 #include "base/half.h"
@@ -354,6 +357,41 @@ void PackGroup(const WeightView& view, size_t group, uint8_t* out) {
   }
 }
 
+// Bytes from one group of a matrix to its next.
+size_t GroupStride(const PackJob& job) {
+  return job.num_together * linear::PackedGroupBytes(job.view.encoding, job.view.num_cols, job.products);
+}
+
+// Groups [first, last) of a job: what a thread packs before it looks for more.
+struct Piece {
+  size_t job = 0;
+  size_t first = 0;
+  size_t last = 0;
+};
+
+// Appends the pieces of a job and returns how many they are.
+size_t CutIntoPieces(const PackJob& job, size_t number, std::vector<Piece>* pieces) {
+  constexpr size_t kPieceBytes = size_t{256} << 10;  // some tenths of a millisecond
+  const size_t num_groups = linear::CeilDivide(job.view.num_rows, kGroupRows);
+  const size_t group_bytes = GroupStride(job) / job.num_together;
+  MNEME_CHECK(group_bytes > 0);
+  const size_t step = std::max<size_t>(1, kPieceBytes / group_bytes);
+  size_t count = 0;
+  for (size_t first = 0; first < num_groups; first += step, ++count)
+    pieces->push_back({number, first, std::min(num_groups, first + step)});
+  return count;
+}
+
+void PackPiece(const PackJob& job, const Piece& piece) {
+  const bool is_float = IsFloat(job.view.encoding);
+  const auto pack = is_float && job.products == FloatProducts::kBFloat16 ? PackGroupPairs
+                    : is_float && job.products == FloatProducts::kInt16  ? PackGroupInt16
+                                                                         : PackGroup;
+  const size_t stride = GroupStride(job);
+  for (size_t group = piece.first; group < piece.last; ++group)
+    pack(job.view, group, job.memory + group * stride);
+}
+
 }  // namespace
 
 LinearWeights LinearWeights::InPlace(const WeightView& view) {
@@ -376,37 +414,53 @@ LinearWeights LinearWeights::Packed(const WeightView& view, ThreadPool& pool, Fl
   return weights;
 }
 
-LinearWeights LinearWeights::PackedGroups(const WeightView& view, uint8_t* memory, size_t num_together,
-                                          ThreadPool& pool, FloatProducts products) {
-  LinearWeights weights = InPlace(view);
-  if (IsFloat(view.encoding)) weights.products_ = products;
-  const size_t group_bytes = linear::PackedGroupBytes(view.encoding, view.num_cols, weights.products_);
-  MNEME_CHECK(group_bytes > 0);
-  const size_t stride = num_together * group_bytes;
-  const auto pack = weights.products_ == FloatProducts::kBFloat16 ? PackGroupPairs
-                    : weights.products_ == FloatProducts::kInt16  ? PackGroupInt16
-                                                                  : PackGroup;
-  pool.Run(linear::CeilDivide(view.num_rows, kGroupRows),
-           [&](size_t group, size_t) { pack(view, group, memory + group * stride); });
-  weights.packed_ = memory;
-  weights.group_stride_ = stride;
+LinearWeights LinearWeights::AlreadyPacked(const PackJob& job) {
+  LinearWeights weights = InPlace(job.view);
+  if (IsFloat(job.view.encoding)) weights.products_ = job.products;
+  weights.packed_ = job.memory;
+  weights.group_stride_ = GroupStride(job);
   weights.view_.data = nullptr;
   return weights;
 }
 
 LinearWeights LinearWeights::PackedInto(const WeightView& view, uint8_t* memory, ThreadPool& pool,
                                         FloatProducts products) {
-  return PackedGroups(view, memory, 1, pool, products);
+  const PackJob job = {.view = view, .memory = memory, .products = products};
+  PackAll({&job, 1}, pool);
+  return AlreadyPacked(job);
 }
 
 std::pair<LinearWeights, LinearWeights> LinearWeights::PackedTogether(const WeightView& a,
                                                                       const WeightView& b, uint8_t* memory,
                                                                       ThreadPool& pool,
                                                                       FloatProducts products) {
+  const std::array<PackJob, 2> jobs = PackJob::Together(a, b, memory, products);
+  PackAll(jobs, pool);
+  return {AlreadyPacked(jobs[0]), AlreadyPacked(jobs[1])};
+}
+
+std::array<PackJob, 2> PackJob::Together(const WeightView& a, const WeightView& b, uint8_t* memory,
+                                         FloatProducts products) {
   MNEME_CHECK(a.encoding == b.encoding && a.num_rows == b.num_rows && a.num_cols == b.num_cols);
-  LinearWeights first = PackedGroups(a, memory, 2, pool, products);
-  LinearWeights second = PackedGroups(b, memory + first.group_stride_ / 2, 2, pool, products);
-  return {std::move(first), std::move(second)};
+  PackJob first = {.view = a, .memory = memory, .num_together = 2, .products = products};
+  PackJob second = first;
+  second.view = b;
+  second.memory = memory + GroupStride(first) / 2;
+  return {first, second};
+}
+
+void PackAll(std::span<const PackJob> jobs, ThreadPool& pool, const std::function<void(size_t)>& done,
+             const std::function<void()>& beside) {
+  std::vector<Piece> pieces;
+  std::vector<std::atomic<size_t>> num_left(jobs.size());
+  for (size_t job = 0; job < jobs.size(); ++job) num_left[job] = CutIntoPieces(jobs[job], job, &pieces);
+  const size_t num_beside = beside ? 1 : 0;
+  pool.Run(num_beside + pieces.size(), [&](size_t task, size_t) {
+    if (task < num_beside) return beside();
+    const Piece& piece = pieces[task - num_beside];
+    PackPiece(jobs[piece.job], piece);
+    if (--num_left[piece.job] == 0 && done) done(piece.job);
+  });
 }
 
 size_t LinearWeights::read_bytes() const {
