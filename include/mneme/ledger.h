@@ -23,8 +23,9 @@ enum class TokenFate : uint8_t {
   // neither kept nor dropped.
   kState,
   kDropped,
+  kDamaged,  // was stored, and cannot be read any more
 };
-// "sink", "window", "middle", "compressed", "stored", "recalled", "state", "dropped".
+// "sink", "window", "middle", "compressed", "stored", "recalled", "state", "dropped", "damaged".
 MNEME_API std::string_view TokenFateName(TokenFate fate);
 
 // What became of the tokens at positions [begin, end).

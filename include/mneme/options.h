@@ -70,6 +70,12 @@ struct SamplerOptions {
   bool operator==(const SamplerOptions&) const = default;
 };
 
+// What becomes of a stream whose store has reached its limit.
+enum class DiskFull : uint8_t {
+  kStop,    // it goes no further, and can go on once there is room
+  kForget,  // the oldest of what is stored goes
+};
+
 struct SessionOptions {
   // NAME[:key=value,...] of ContextTable(), or "auto". Session::options() has it resolved: with every key.
   std::string context = "auto";
@@ -85,6 +91,11 @@ struct SessionOptions {
   int64_t expected_tokens = -1;  // length of the stream, for the choice of a context; -1: no end is known
   size_t memory_bytes =
       0;  // the most that this session, with its clones, may take of the engine's cap; 0: what is left
+  // A folder that takes what leaves the window of a context that recalls; empty: it stays in memory. One
+  // session at a time has it. A saved state names what it has there, and goes on with it.
+  std::string store = "";
+  size_t disk_bytes = 0;  // the most that the folder may take; 0: what the disk has
+  DiskFull disk_full = DiskFull::kStop;
   bool add_bos = true;        // an empty stream of text begins with BOS, where the tokenizer says so
   bool show_special = false;  // generated control tokens appear in the text
   SamplerOptions sampler = {};

@@ -57,7 +57,10 @@ inline int64_t VisibleTokens(const Session& session) {
 // Whether a token has left the window, dropped or compressed: from then on a bounded context costs the same.
 inline bool HasForgotten(const Session& session) {
   for (const LedgerRange& range : session.Ledger()) {
-    if (range.fate == TokenFate::kDropped || range.fate == TokenFate::kCompressed) return true;
+    if (range.fate == TokenFate::kDropped || range.fate == TokenFate::kDamaged ||
+        range.fate == TokenFate::kCompressed) {
+      return true;
+    }
   }
   return false;
 }

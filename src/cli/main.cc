@@ -45,6 +45,7 @@ int Main(int argc, char** argv) {
   AddPlan(program);
   AddConvert(program);
   AddCalibrate(program);
+  AddStore(program);
   AddBench(program);
   AddTokenize(program);
   AddTemplate(program);

@@ -96,6 +96,7 @@ class Run {
     if (const std::string note = stream_->BeyondTraining(); !note.empty()) Say(note);
   }
   void Report();
+  void SayDamaged() const;
   std::string ProgressNote() const;
   void UpdateProgress(Progress& progress, int64_t done, int64_t total) const;
 
@@ -182,7 +183,17 @@ void Run::Open() {
     Say(fmt::format("state: {} restored, {} tokens were read before", arguments_.state,
                     FormatCount(stream_->session.num_tokens())));
   }
+  if (stream_->is_restored) SayDamaged();
   if (!arguments_.no_generate) Say("sampling: " + SamplingText(*stream_));
+}
+
+void Run::SayDamaged() const {
+  for (const LedgerTotal& total : LedgerTotals(stream_->session.Ledger())) {
+    if (total.fate != TokenFate::kDamaged) continue;
+    PrintMessage(
+        "mneme: {} tokens in the store {} are damaged and left out (`mneme store check` names them)\n",
+        FormatCount(total.num_tokens), stream_->session.options().store);
+  }
 }
 
 std::string Run::ProgressNote() const {

@@ -13,6 +13,7 @@ void AddInspect(Command& program);
 void AddPlan(Command& program);
 void AddConvert(Command& program);
 void AddCalibrate(Command& program);
+void AddStore(Command& program);
 void AddBench(Command& program);
 void AddTokenize(Command& program);
 void AddTemplate(Command& program);

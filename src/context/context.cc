@@ -10,8 +10,8 @@ bool LayerAttention::StoresValuesInKeys(Encoding keys, Encoding values) const {
 }
 
 std::string_view TokenFateName(TokenFate fate) {
-  static constexpr std::array<std::string_view, 8> kNames = {"sink",   "window",   "middle", "compressed",
-                                                             "stored", "recalled", "state",  "dropped"};
+  static constexpr std::array<std::string_view, 9> kNames = {
+      "sink", "window", "middle", "compressed", "stored", "recalled", "state", "dropped", "damaged"};
   return kNames[static_cast<size_t>(fate)];
 }
 

@@ -27,6 +27,7 @@
 #include "kernels/device.h"
 #include "kernels/memory/memory.h"
 #include "mneme/ledger.h"
+#include "recall/store_folder.h"
 
 namespace mneme {
 
@@ -129,6 +130,7 @@ struct ContextSettings {
   int64_t max_chunk = 512;      // most tokens in one Begin
   int64_t max_rewind = 64;      // Rewind of this many tokens must be exact, also across evictions
   Position start_position = 0;  // position of the first token of the stream
+  StoreOptions store = {};      // of what recall keeps
 };
 
 // The last position that a stream may come to.

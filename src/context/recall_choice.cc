@@ -31,9 +31,10 @@ RecallContext::Votes RecallContext::Vote(int64_t begin_row, int64_t end_row, Dev
   std::vector<int32_t> first_tokens(num_slices);
   for (size_t i = 0; i < num_slices; ++i) {
     const int64_t number = votes.first + static_cast<int64_t>(i);
-    slices[i] = Find(number).keys;
-    // Sinks are always seen, and would win every vote.
-    first_tokens[i] = static_cast<int32_t>(std::clamp<int64_t>(options_.sinks - number * kSlice, 0, kSlice));
+    slices[i] = number < store_.end() ? store_.Keys(number) : Pending(number).keys;
+    // Sinks are always seen, and would win every vote; of what is damaged no token counts.
+    const int64_t first = IsDamaged(number) ? kSlice : options_.sinks - number * kSlice;
+    first_tokens[i] = static_cast<int32_t>(std::clamp<int64_t>(first, 0, kSlice));
   }
   for (const Chooser& chooser : layout_.choosers) {
     VoteOf(chooser, begin_row, end_row, slices, first_tokens, &votes, device);
@@ -80,7 +81,8 @@ void RecallContext::VoteOf(const Chooser& chooser, int64_t begin_row, int64_t en
 std::vector<RecallContext::ChosenSlice> RecallContext::PickBest(const Votes& votes) const {
   std::vector<size_t> order;
   for (size_t i = 0; i < votes.votes.size(); ++i) {
-    if (votes.votes[i] > 0) order.push_back(i);
+    const bool is_there = !IsDamaged(votes.first + static_cast<int64_t>(i));
+    if (votes.votes[i] > 0 && is_there) order.push_back(i);
   }
   const auto num_kept = std::min(order.size(), static_cast<size_t>(layout_.num_held));
   std::partial_sort(order.begin(), order.begin() + static_cast<ptrdiff_t>(num_kept), order.end(),
@@ -108,7 +110,10 @@ std::vector<RecallContext::ChosenSlice> RecallContext::PickBest(const Votes& vot
     const float bias = gate > 0 ? std::log(votes.shares[i] / best_share) : 0.0f;
     if (gate > 0 && !(bias >= -gate)) continue;
     add(i, votes.votes[i], bias);
-    if (options_.takes_next && i + 1 < votes.votes.size()) add(i + 1, votes.votes[i + 1], bias);
+    if (options_.takes_next && i + 1 < votes.votes.size() &&
+        !IsDamaged(votes.first + static_cast<int64_t>(i) + 1)) {
+      add(i + 1, votes.votes[i + 1], bias);
+    }
   }
   std::sort(chosen.begin(), chosen.end(),
             [](const ChosenSlice& a, const ChosenSlice& b) { return a.number < b.number; });
@@ -128,11 +133,12 @@ int64_t RecallContext::Replay(int64_t most_rows, Device& device) {
   const int64_t count = std::min({end - turn_begin_, options_.replay, most_rows, MaxRewind()});
   turn_begin_ = end;
   if (count <= 0 || layout_.num_held == 0) return 0;
-  std::vector<ChosenSlice> chosen = PickBest(Vote(end - count, end, device));
-  if (chosen == InForce()) return 0;
-  // While the slices that are not in the store are at hand.
-  Choice choice{.from_row = end - count, .slices = std::move(chosen)};
-  Hold(choice.slices);
+  const Votes votes = Vote(end - count, end, device);
+  Choice choice{.from_row = end - count, .slices = PickBest(votes)};
+  if (choice.slices == InForce()) return 0;
+  // While the slices that are not in the store are at hand. One that cannot be read is known as damaged then,
+  // and others take its place.
+  while (!Hold(choice.slices)) choice.slices = PickBest(votes);
   local_->Rewind(count);
   Follow();
   while (!choices_.empty() && choices_.back().from_row >= num_tokens_) choices_.pop_back();

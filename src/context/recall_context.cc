@@ -87,6 +87,7 @@ RecallContext::Layout::Layout(const ContextShape& shape, const ContextSettings& 
     Fail(ErrorKind::kInput, "context recall: none of the heads that choose is in a layer from {} on",
          options.from_layer);
   }
+  store = settings.store;
   first_slice = options.sinks / kSlice;
   num_stored = options.keep / kSlice;
   // What no row of the longest rewind may miss, and the chunk that is under way.
@@ -98,7 +99,7 @@ RecallContext::Layout::Layout(const ContextShape& shape, const ContextSettings& 
 size_t RecallContext::Layout::StoreBytes() const {
   const size_t held = SaturatingMultiply(static_cast<size_t>(num_held), slice.record_bytes);
   const size_t pending = SaturatingMultiply(static_cast<size_t>(num_pending), slice.slice_bytes());
-  return SaturatingAdd(SliceStore::PeakBytes(slice, num_stored), SaturatingAdd(held, pending));
+  return SaturatingAdd(SliceStore::PeakBytes(slice, num_stored, store), SaturatingAdd(held, pending));
 }
 
 size_t RecallContext::Layout::ScratchBytes(const ContextSettings& settings) const {
@@ -137,9 +138,11 @@ RecallContext::RecallContext(const ContextShape& shape, const ContextSettings& s
       scratch_lease_(budget.Reserve(MemoryTag::kScratch, layout_.ScratchBytes(settings),
                                     "the queries of a turn, and what a choice is made with")),
       held_lease_(budget.Reserve(
-          MemoryTag::kStore, layout_.StoreBytes() - SliceStore::PeakBytes(layout_.slice, layout_.num_stored),
+          MemoryTag::kStore,
+          layout_.StoreBytes() - SliceStore::PeakBytes(layout_.slice, layout_.num_stored, settings_.store),
           "the slices that come back")),
-      store_(layout_.slice, layout_.first_slice, layout_.num_stored, budget),
+      store_(layout_.slice, layout_.first_slice, layout_.num_stored, budget, settings_.store,
+             policy_->Describe()),
       local_(new SpanContext(shape, settings, policy_, budget, this)) {
   MakeBuffers();
   Follow();
@@ -306,6 +309,7 @@ void RecallContext::Evict(const EvictedSlice& slice) {
             slice.layers[static_cast<size_t>(at - layout_.evicting.begin())].get());
       },
       to);
+  store_.Commit();
 }
 
 template <typename BlockOf>
@@ -364,14 +368,17 @@ void RecallContext::FillPending(int64_t end) {
   }
 }
 
-SliceStore::Slice RecallContext::Find(int64_t number) {
-  if (number < store_.end()) return store_.At(number);
+SliceStore::Slice RecallContext::Pending(int64_t number) {
   MNEME_CHECK(number >= pending_begin_ && number < pending_end_);
   uint8_t* const record =
       pending_.get() + static_cast<size_t>(number - pending_begin_) * layout_.slice.slice_bytes();
   uint8_t* const keys = record + layout_.slice.record_bytes;
   return {
       .tokens = reinterpret_cast<TokenId*>(keys + layout_.slice.key_bytes), .record = record, .keys = keys};
+}
+
+bool RecallContext::IsDamaged(int64_t number) const {
+  return number >= store_.begin() && number < store_.end() && store_.IsDamaged(number);
 }
 
 // ---- what is held
@@ -383,14 +390,25 @@ int64_t RecallContext::QueryAt(size_t slice) const {
   return held_.slices[slice].number * kSlice + behind * kSlice + options_.window;
 }
 
-void RecallContext::Hold(const std::vector<ChosenSlice>& slices) {
-  held_.slices = slices;
-  for (size_t i = 0; i < slices.size(); ++i) {
-    const SliceStore::Slice from = Find(slices[i].number);
-    std::memcpy(held_memory_.get() + i * layout_.slice.record_bytes, from.record, layout_.slice.record_bytes);
-    std::copy_n(from.tokens, kBlockTokens, held_ids_.data() + i * kBlockTokens);
+// Those that cannot be read, or are forgotten, are left out. Whether all are held.
+bool RecallContext::Hold(const std::vector<ChosenSlice>& slices) {
+  held_.slices.clear();
+  for (const ChosenSlice& slice : slices) {
+    const size_t i = held_.slices.size();
+    uint8_t* const record = held_memory_.get() + i * layout_.slice.record_bytes;
+    TokenId* const ids = held_ids_.data() + i * kBlockTokens;
+    if (slice.number < store_.begin()) continue;
+    if (slice.number >= store_.end()) {
+      const SliceStore::Slice from = Pending(slice.number);
+      std::memcpy(record, from.record, layout_.slice.record_bytes);
+      std::copy_n(from.tokens, kBlockTokens, ids);
+    } else if (!store_.Read(slice.number, record, ids)) {
+      continue;
+    }
+    held_.slices.push_back(slice);
   }
   MakeHeldTables();
+  return held_.slices.size() == slices.size();
 }
 
 void RecallContext::MakeHeldTables() {

@@ -106,6 +106,7 @@ class RecallContext : public Context, private EvictionSink {
     int64_t num_held = 0;
     int64_t num_stored = 0;
     int64_t first_slice = 0;
+    StoreOptions store;
     size_t key_floats = 0;  // of one token in the layer with the most
 
     size_t StoreBytes() const;
@@ -126,8 +127,9 @@ class RecallContext : public Context, private EvictionSink {
   template <typename BlockOf>
   void Fill(int64_t number, const BlockOf& block_of, const SliceStore::Slice& to);
   void UnrotateKeys(const KeySet& set, int64_t number, const uint8_t* block, uint8_t* out);
-  // A slice that left the window, in the store or not.
-  SliceStore::Slice Find(int64_t number);
+  // A slice that left the window and is not in the store yet.
+  SliceStore::Slice Pending(int64_t number);
+  bool IsDamaged(int64_t number) const;
   void FillPending(int64_t end);
   // Slices before this one have left the window of row `index`.
   int64_t NumLeft(int64_t index) const;
@@ -143,7 +145,7 @@ class RecallContext : public Context, private EvictionSink {
               std::span<const uint8_t* const> slices, std::span<const int32_t> first_tokens, Votes* votes,
               Device& device);
   std::vector<ChosenSlice> PickBest(const Votes& votes) const;
-  void Hold(const std::vector<ChosenSlice>& slices);
+  bool Hold(const std::vector<ChosenSlice>& slices);
   void MakeHeldTables();
   int64_t QueryAt(size_t slice) const;
   void FillEnds();

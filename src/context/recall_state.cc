@@ -105,8 +105,7 @@ void RecallContext::RestoreChoices(StateReader& reader) {
     for (uint64_t j = 0; is_sound && j < num_slices; ++j) {
       const ChosenSlice slice{
           .number = reader.Get<int64_t>(), .score = reader.Get<float>(), .bias = reader.Get<float>()};
-      const bool is_there = i + 1 < num_choices || slice.number >= store_.begin();
-      is_sound = slice.number > last && slice.number >= layout_.first_slice && is_there &&
+      is_sound = slice.number > last && slice.number >= layout_.first_slice &&
                  slice.number < choice.from_row / kSlice && std::isfinite(slice.score) && slice.bias <= 0;
       last = slice.number;
       choice.slices.push_back(slice);
@@ -162,6 +161,16 @@ std::vector<LedgerRange> RecallContext::Ledger() const {
   const auto add = [&](int64_t begin, int64_t end, TokenFate fate) {
     if (begin < end) ranges.push_back({start_position_ + begin, start_position_ + end, fate});
   };
+  const auto add_stored = [&](int64_t begin, int64_t end) {
+    while (begin < end) {
+      const bool is_damaged = IsDamaged(begin / kSlice);
+      int64_t next = begin;
+      while (next < end && IsDamaged(next / kSlice) == is_damaged) next = (next / kSlice + 1) * kSlice;
+      next = std::min(next, end);
+      add(begin, next, is_damaged ? TokenFate::kDamaged : TokenFate::kStored);
+      begin = next;
+    }
+  };
   const int64_t forgotten = store_.begin() > layout_.first_slice ? store_.begin() * kSlice : 0;
   for (const LedgerRange& range : local_->Ledger()) {
     if (range.fate != TokenFate::kDropped) {
@@ -175,11 +184,11 @@ std::vector<LedgerRange> RecallContext::Ledger() const {
     for (const ChosenSlice& slice : held_.slices) {
       const int64_t begin = std::clamp(slice.number * kSlice, at, end);
       const int64_t slice_end = std::clamp((slice.number + 1) * kSlice, at, end);
-      add(at, begin, TokenFate::kStored);
+      add_stored(at, begin);
       add(begin, slice_end, TokenFate::kRecalled);
       at = std::max(at, slice_end);
     }
-    add(at, end, TokenFate::kStored);
+    add_stored(at, end);
   }
   return ranges;
 }

@@ -108,7 +108,12 @@ std::shared_ptr<const Policy> MakePolicy(const ContextShape& shape, const Contex
          "context {} keeps no first tokens and so cannot pin {}: use sinks, lambda or dense", row.name,
          settings.num_pinned);
   }
-  return row.make(PolicyInput(row, spec.values, shape, settings.num_pinned, auto_window));
+  std::shared_ptr<const Policy> policy =
+      row.make(PolicyInput(row, spec.values, shape, settings.num_pinned, auto_window));
+  if (!settings.store.path.empty() && policy->recall() == nullptr) {
+    Fail(ErrorKind::kInput, "context {} stores nothing: --store goes with --context recall", row.name);
+  }
+  return policy;
 }
 
 // Whether a key that depends on the cap (PolicyKey::fits_cap, fits_half) was left open.

@@ -20,14 +20,16 @@ void Add(SliceStore* store, int marks = 0) {
   std::memset(slice.record, static_cast<int>(number % 251) + marks, kLayout.record_bytes);
   std::memset(slice.keys, static_cast<int>(number % 241) + marks, kLayout.key_bytes);
   for (size_t i = 0; i < kBlockTokens; ++i) slice.tokens[i] = static_cast<TokenId>(number * 64) + marks;
+  store->Commit();
 }
 
 bool IsAsFilled(const SliceStore& store, int64_t number, int marks = 0) {
-  const SliceStore::Slice slice = store.At(number);
-  return slice.record[0] == static_cast<uint8_t>(number % 251 + marks) &&
-         slice.record[kLayout.record_bytes - 1] == slice.record[0] &&
-         slice.keys[kLayout.key_bytes - 1] == static_cast<uint8_t>(number % 241 + marks) &&
-         slice.tokens[kBlockTokens - 1] == static_cast<TokenId>(number * 64) + marks;
+  uint8_t record[kLayout.record_bytes];
+  TokenId tokens[kBlockTokens];
+  return store.Read(number, record, tokens) && record[0] == static_cast<uint8_t>(number % 251 + marks) &&
+         record[kLayout.record_bytes - 1] == record[0] &&
+         store.Keys(number)[kLayout.key_bytes - 1] == static_cast<uint8_t>(number % 241 + marks) &&
+         tokens[kBlockTokens - 1] == static_cast<TokenId>(number * 64) + marks;
 }
 
 TEST(SliceStore, TheOldestGoInWholeSegmentsAndTheBytesAreThoseReserved) {
@@ -51,7 +53,7 @@ TEST(SliceStore, CopiesShareUntilTheyAdd) {
   SliceStore store(kLayout, 0, 64, budget);
   for (int i = 0; i < 21; ++i) Add(&store);
   SliceStore copy = store.Share();
-  EXPECT_EQ(copy.At(20).record, store.At(20).record);
+  EXPECT_EQ(copy.Keys(20), store.Keys(20));
   for (int i = 0; i < 60; ++i) {
     Add(&store);
     Add(&copy, 1);

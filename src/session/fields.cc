@@ -15,6 +15,10 @@ constexpr std::array kPackModes = {
     Choice<PackMode>{"int16", PackMode::kInt16},   Choice<PackMode>{"bf16", PackMode::kBFloat16},
     Choice<PackMode>{"exact", PackMode::kExact},
 };
+constexpr std::array kDiskFull = {
+    Choice<DiskFull>{"stop", DiskFull::kStop},
+    Choice<DiskFull>{"forget", DiskFull::kForget},
+};
 constexpr std::array kKvEncodings = {
     Choice<Encoding>{"f32", Encoding::kF32},   Choice<Encoding>{"f16", Encoding::kF16},
     Choice<Encoding>{"bf16", Encoding::kBF16}, Choice<Encoding>{"q8_0", Encoding::kQ8_0},
@@ -98,6 +102,13 @@ void Visit(V& v, SessionOptions& s) {
     "Length of the stream, for the choice of a context; -1: no end is known");
   v("session_memory", s.memory_bytes, Range{0, kMostCount, Unit::kBytes}, InState::kNo,
     "The most that one session may take of the cap (0: what is left)");
+  v("store", s.store, Words{"DIR"}, InState::kFree,
+    "With --context recall: a folder for what leaves the window, in place of memory; a state goes on with "
+    "it");
+  v("disk", s.disk_bytes, Range{0, kMostCount, Unit::kBytes}, InState::kFree,
+    "The most that --store may take: 20G (default 0: what the disk has)");
+  v("disk_full", s.disk_full, Choices<DiskFull>{kDiskFull, "WHAT"}, InState::kFree,
+    "At the limit of --disk: stop, or forget the oldest");
   v("special", s.show_special, Switch{}, InState::kFree, "Show control tokens in the text");
   v("add_bos", s.add_bos, Switch{}, InState::kFree,
     "An empty stream of text begins with the BOS token, where the tokenizer says so");

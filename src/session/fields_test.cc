@@ -147,7 +147,8 @@ class StateFieldsTest : public ::testing::Test {
 
 // A value that the row takes and that is not `current`.
 std::string AnotherValue(const SettingInfo& row, const std::string& current) {
-  for (const char* value : {"true", "false", "lambda:starts=5,window=24,distance=24", "f32", "3", "0.5"}) {
+  for (const char* value :
+       {"true", "false", "lambda:starts=5,window=24,distance=24", "f32", "3", "0.5", "forget"}) {
     SessionOptions options;
     try {
       if (value != current && ApplyOne({std::string(row.name()), value}, "x", &options)) return value;
@@ -161,6 +162,7 @@ TEST_F(StateFieldsTest, EveryOptionIsAppliedOrRefusedByName) {
   const std::vector<Setting> saved = ValuesOf(Restored({})->options());
   int num_applied = 0, num_refused = 0;
   for (const SettingInfo& row : SettingsOf(SessionOptions())) {
+    if (row.name() == "store") continue;  // refused for a context that stores nothing (recall_store_test)
     const std::string name(row.name()), value = AnotherValue(row, ValueOf(saved, name));
     ASSERT_NE(value, "") << name << ": this test knows no value for it";
     try {

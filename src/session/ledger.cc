@@ -22,7 +22,7 @@ std::vector<LedgerRange> MergeLedger(std::span<const LedgerRange> ranges) {
 }
 
 std::vector<LedgerTotal> LedgerTotals(std::span<const LedgerRange> ranges) {
-  constexpr size_t kNumFates = static_cast<size_t>(TokenFate::kDropped) + 1;
+  constexpr size_t kNumFates = static_cast<size_t>(TokenFate::kDamaged) + 1;
   int64_t counts[kNumFates] = {};
   for (const LedgerRange& range : ranges) counts[static_cast<size_t>(range.fate)] += range.end - range.begin;
   std::vector<LedgerTotal> totals;

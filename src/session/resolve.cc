@@ -193,6 +193,9 @@ ContextSettings InnerContext(const SessionOptions& options, int64_t max_rows) {
   settings.max_chunk = max_rows;
   settings.max_rewind = options.max_rewind + 1;
   settings.start_position = options.start_position;
+  settings.store = {.path = options.store,
+                    .most_bytes = options.disk_bytes,
+                    .forgets = options.disk_full == DiskFull::kForget};
   return settings;
 }
 
