@@ -39,8 +39,8 @@ std::string FolderOf(const std::string& path) {
       {"tokenizer.h", "tokenizer"}, {"chat.h", "chat"},         {"engine.h", "model"},
       {"model.h", "model"},         {"inspect.h", "model"},     {"convert.h", "model"},
       {"ledger.h", "context"},      {"stats.h", "session"},     {"session.h", "session"},
-      {"scheduler.h", "session"},   {"calibrate.h", "session"}, {"plan.h", "session"},
-      {"report.h", "session"}};
+      {"scheduler.h", "session"},   {"calibrate.h", "session"}, {"store.h", "recall"},
+      {"plan.h", "session"},        {"report.h", "session"}};
   const size_t slash = path.find('/');
   if (path.substr(0, slash) != "mneme") return path.substr(0, slash);
   const auto found = owners.find(path.substr(slash + 1));

@@ -290,12 +290,14 @@ void Run::FeedIdFiles() {
     }
   }
   if (!arguments_.files.empty() && !StopRequested()) progress.Finish(ProgressNote());
-  if (!arguments_.prompt.empty()) session.Feed(ParseIds(arguments_.prompt, "-p", vocab_size), UserStop());
+  if (arguments_.prompt.empty()) return;
+  session.BeginTurn();
+  session.Feed(ParseIds(arguments_.prompt, "-p", vocab_size), UserStop());
 }
 
 void Run::FeedPrompt() {
   Session& session = stream_->session;
-  if (!prompt_.empty() && !arguments_.files.empty()) stream_->session.BeginTurn();
+  if (!prompt_.empty()) stream_->session.BeginTurn();
   if (!prompt_.empty()) FeedPiece(prompt_);
   if (chat_ && !chat_->has_message() && !arguments_.has_prompt) FailEmpty();
   if (chat_) {

@@ -1,4 +1,6 @@
 // `mneme store ls|check|rm DIR`: what is in the folder of --store.
+#include "mneme/store.h"
+
 #include <fmt/format.h>
 
 #include <filesystem>
@@ -10,7 +12,6 @@
 #include "cli/console/command.h"
 #include "cli/console/console.h"
 #include "cli/verbs.h"
-#include "recall/store_check.h"
 
 namespace mneme::cli {
 namespace {

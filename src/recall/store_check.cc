@@ -1,5 +1,3 @@
-#include "recall/store_check.h"
-
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/file.h>
@@ -15,6 +13,7 @@
 #include "base/error.h"
 #include "base/hash.h"
 #include "kernels/attend/attend.h"
+#include "mneme/store.h"
 #include "recall/store_folder.h"
 
 namespace mneme {

@@ -98,8 +98,9 @@ void AddRecallOptions(Command& verb, RecallArguments* arguments, bool with_trial
   if (with_trials) {
     verb.Text(
         "--template", &arguments->format.name, "NAME|FILE",
-        "What makes each text with its question a turn of a chat: a file (FILE.jinja), what `mneme chat "
-        "--template` takes, or none (default: the model's own template, where it has one)");
+        "What makes each text with its question a turn of a chat: auto, which is the model's own template, "
+        "none, a file (FILE.jinja), or what `mneme chat --template` takes (default: auto where the model has "
+        "one)");
     AddTemplateArguments(verb, &arguments->format);
   }
   verb.Text("--haystack", &arguments->haystack, "FILE", "A text to hide in (default: the papers' filler)");
@@ -219,9 +220,15 @@ class RecallVerb {
 
  private:
   void ChooseFormat() {
-    const FormatArguments& format = arguments_.format;
+    FormatArguments format = arguments_.format;
     const Tokenizer& tokenizer = opened_.model.tokenizer();
     const bool has_own = !tokenizer.chat_template().empty();
+    if (!format.name.empty()) command_ += " --template " + format.name;
+    if (format.name == "auto") {
+      if (!has_own)
+        FailUsage("--template auto: the model carries no chat template; name a format, or a file");
+      format.name.clear();
+    }
     std::string identity = "none";
     if (format.name != "none" && (has_own || !format.name.empty())) {
       constexpr const char* kMarker = "mneme-text";
@@ -232,7 +239,6 @@ class RecallVerb {
     } else if (!format.variables.empty()) {
       FailUsage("--template-arg: there is no template");
     }
-    if (!format.name.empty()) command_ += " --template " + format.name;
     for (const std::string& variable : format.variables) command_ += " --template-arg " + variable;
     header_.settings.emplace_back("chat template", identity);
   }

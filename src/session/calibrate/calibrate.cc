@@ -153,7 +153,9 @@ class Recorder : public Context {
   size_t KeyOffset(size_t place, size_t kv_head) const {
     return offsets_[place] + kv_head * RoundUp(ChoiceKeyBytes(shape_.layers[layers_[place]].key_dim));
   }
-  // [num_heads, key_dim] of a row of the last chunk.
+  // What is read from here on is a question, of kMostRows tokens at most.
+  void BeginQuestion() { question_begin_ = num_tokens_; }
+  // [num_heads, key_dim] of a row of the question.
   const float* Queries(size_t place, int64_t row) const {
     return queries_.data() + static_cast<size_t>(row) * query_floats_ + query_offsets_[place];
   }
@@ -165,11 +167,11 @@ class Recorder : public Context {
     const LayerAttention& spec = shape_.layers[layers_[place]];
     const size_t k_row = spec.num_kv_heads * spec.key_dim, q_row = spec.num_heads * spec.key_dim;
     for (int64_t row = 0; row < chunk_; ++row) {
-      if (row < kMostRows) {
-        std::copy_n(q + static_cast<size_t>(row) * q_row, q_row,
-                    queries_.data() + static_cast<size_t>(row) * query_floats_ + query_offsets_[place]);
-      }
       const int64_t index = num_tokens_ + row;
+      if (const int64_t at = index - question_begin_; at < kMostRows) {
+        std::copy_n(q + static_cast<size_t>(row) * q_row, q_row,
+                    queries_.data() + static_cast<size_t>(at) * query_floats_ + query_offsets_[place]);
+      }
       if (index >= num_slices_ * kSlice || spec.kv_source >= 0) continue;
       std::vector<float>& rows = rows_[place];
       std::copy_n(k + static_cast<size_t>(row) * k_row, k_row,
@@ -184,6 +186,7 @@ class Recorder : public Context {
   }
 
   const ContextShape& shape_;
+  int64_t question_begin_ = 0;
   std::unique_ptr<Context> inner_;
   std::vector<size_t> layers_;
   std::vector<size_t> offsets_, query_offsets_;
@@ -326,6 +329,11 @@ struct Bench {
     const ForwardChunk chunk{.context = &recorder, .tokens = tokens, .no_logits = true};
     runner.Forward({&chunk, 1}, [](size_t, size_t, std::span<const float>) {});
   }
+  void FeedAll(std::span<const TokenId> tokens) const {
+    const auto most = static_cast<size_t>(runner.max_rows());
+    for (size_t at = 0; at < tokens.size(); at += most)
+      Feed(tokens.subspan(at, std::min(most, tokens.size() - at)));
+  }
 };
 
 std::vector<Trial> TryHeads(const Bench& bench, const Text& text, std::span<const size_t> layers,
@@ -352,9 +360,9 @@ std::vector<Trial> TryHeads(const Bench& bench, const Text& text, std::span<cons
   for (const Text::Place& place : text.places) {
     check();
     std::vector<TokenId> question = bench.model.tokenizer().Encode(Question(place.fact));
-    question.resize(
-        std::min<size_t>(question.size(), static_cast<size_t>(std::min(kMostRows, bench.runner.max_rows()))));
-    bench.Feed(question);
+    question.resize(std::min(question.size(), static_cast<size_t>(kMostRows)));
+    bench.recorder.BeginQuestion();
+    bench.FeedAll(question);
     size_t at = 0;
     for (size_t i = 0; i < layers.size(); ++i) {
       const LayerAttention& spec = shape.layers[layers[i]];

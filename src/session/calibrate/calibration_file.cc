@@ -1,6 +1,7 @@
 // Calibrations as files.
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <sstream>
@@ -66,7 +67,7 @@ Calibration ReadCalibration(const Model& model, const std::string& path) {
     FailFile(path, "it does not begin with its name and version");
   const ContextShape& shape = model.impl()->loaded->context_shape();
   Calibration calibration;
-  bool is_bound = false;
+  bool is_bound = false, has_end = false;
   while (std::getline(lines, line)) {
     std::istringstream words(line);
     std::string name;
@@ -86,7 +87,10 @@ Calibration ReadCalibration(const Model& model, const std::string& path) {
           words && head.layer >= 0 && head.head >= 0 &&
           static_cast<size_t>(head.layer) < shape.layers.size() &&
           static_cast<size_t>(head.head) < shape.layers[static_cast<size_t>(head.layer)].num_heads;
-      if (!is_there || calibration.heads.size() == kMostHeads)
+      const bool is_known = std::any_of(
+          calibration.heads.begin(), calibration.heads.end(),
+          [&](const CalibratedHead& known) { return known.layer == head.layer && known.head == head.head; });
+      if (!is_there || is_known || calibration.heads.size() == kMostHeads)
         FailFile(path, "a head is not one of the model's");
       calibration.heads.push_back(head);
     } else if (name == "slices") {
@@ -97,18 +101,21 @@ Calibration ReadCalibration(const Model& model, const std::string& path) {
       words >> calibration.found_first;
     } else if (name == "found_four") {
       words >> calibration.found_four;
+      has_end = true;  // the last line that is written
     } else {
       FailFile(path, "it has a line that is not known");
     }
     if (!words) FailFile(path, "a number is missing");
   }
+  if (!has_end) FailFile(path, "it ends too early");
   if (!is_bound || calibration.heads.empty()) FailFile(path, "it names no model or no head");
   return calibration;
 }
 
 std::optional<Calibration> FindCalibration(const Model& model) {
   for (const std::string& path : {CalibrationPath(model), CachePath(model)}) {
-    if (path.empty() || !FileExists(path)) continue;
+    std::error_code ignored;
+    if (path.empty() || !std::filesystem::is_regular_file(path, ignored)) continue;
     try {
       return ReadCalibration(model, path);
     } catch (const Error&) {

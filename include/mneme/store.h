@@ -1,4 +1,5 @@
-// A store on disk as a thing that is looked at, checked and removed (recall/store_folder.h).
+// The folder that a session with SessionOptions::store writes, as a thing that is looked at, checked and
+// removed. Thread rule: any thread, one at a time for a folder.
 #pragma once
 
 #include <cstddef>
@@ -6,9 +7,11 @@
 #include <string>
 #include <vector>
 
+#include "mneme/export.h"
+
 namespace mneme {
 
-struct StoreSummary {
+struct MNEME_API StoreSummary {
   uint64_t id = 0;
   std::string context;
   int64_t num_slices = 0;  // that have room in its files
@@ -24,9 +27,9 @@ struct StoreSummary {
 
 // Throws Error(kFile): it is no store, or its manifest is damaged. Locks nothing: of a store that grows
 // meanwhile the last slice may look damaged.
-StoreSummary SummarizeStore(const std::string& folder, bool reads_all);
+MNEME_API StoreSummary SummarizeStore(const std::string& folder, bool reads_all);
 // Removes the store's files, and the folder if nothing else is in it. Throws Error(kFile): it is no store, or
 // in use.
-void RemoveStore(const std::string& folder);
+MNEME_API void RemoveStore(const std::string& folder);
 
 }  // namespace mneme
