@@ -97,7 +97,8 @@ void AddModelOptions(Command& verb, ModelArguments* arguments, std::string_view 
 void AddContextOptions(Command& verb, SessionArguments* arguments, bool with_context) {
   verb.SetGroup("Context and memory");
   AddFields(verb, "memory", &arguments->engine, &arguments->typed_engine);
-  const std::string one_stream = with_context ? "context,pin,max_rewind,rope_length,store,disk,disk_full," : "";
+  const std::string one_stream =
+      with_context ? "context,pin,max_rewind,rope_length,store,disk,disk_full," : "";
   AddFields(verb, one_stream + "kv,kv_k,kv_v", &arguments->options, &arguments->typed);
   AddFields(verb, "chunk", &arguments->engine, &arguments->typed_engine);
   AddFields(verb, "start_position", &arguments->options, &arguments->typed);

@@ -386,8 +386,8 @@ void Session::Impl::Restore(const Snapshot& snapshot, const std::string& name) {
   BufferReader reader(snapshot.body);
   Restored restored;
   std::unique_ptr<Context> fresh;
-  // An empty session has nothing to lose, so it never takes the memory of two contexts; and two cannot have one
-  // folder.
+  // An empty session has nothing to lose, so it never takes the memory of two contexts; and two cannot have
+  // one folder.
   const bool was_empty = context->num_tokens() == 0;
   bool is_tight = was_empty || !options.store.empty();
   try {
