@@ -7,21 +7,12 @@
 
 #include "base/error.h"
 #include "kernels/attend/attend.h"
+#include "recall/store_test_util.h"
 
 namespace mneme {
 namespace {
 
-constexpr SliceLayout kLayout{.record_bytes = 192, .key_bytes = 64};
-
-// Fills slice end() with bytes that its number decides.
-void Add(SliceStore* store, int marks = 0) {
-  const int64_t number = store->end();
-  const SliceStore::Slice slice = store->Append();
-  std::memset(slice.record, static_cast<int>(number % 251) + marks, kLayout.record_bytes);
-  std::memset(slice.keys, static_cast<int>(number % 241) + marks, kLayout.key_bytes);
-  for (size_t i = 0; i < kBlockTokens; ++i) slice.tokens[i] = static_cast<TokenId>(number * 64) + marks;
-  store->Commit();
-}
+constexpr SliceLayout kLayout = testing::kTestSlices;
 
 bool IsAsFilled(const SliceStore& store, int64_t number, int marks = 0) {
   uint8_t record[kLayout.record_bytes];
@@ -38,7 +29,7 @@ TEST(SliceStore, TheOldestGoInWholeSegmentsAndTheBytesAreThoseReserved) {
   EXPECT_EQ(budget.used_bytes(), SliceStore::PeakBytes(kLayout, 40));
   EXPECT_EQ(SliceStore::PeakBytes(kLayout, 40), 48 * kLayout.slice_bytes());
   for (int i = 0; i < 500; ++i) {
-    Add(&store);
+    testing::AddSlice(&store);
     EXPECT_EQ(store.end(), 4 + i);
     EXPECT_GE(store.end() - store.begin(), std::min<int64_t>(i + 1, 33));
     EXPECT_LE(store.end() - store.begin(), 48);
@@ -51,12 +42,12 @@ TEST(SliceStore, TheOldestGoInWholeSegmentsAndTheBytesAreThoseReserved) {
 TEST(SliceStore, CopiesShareUntilTheyAdd) {
   Budget budget;
   SliceStore store(kLayout, 0, 64, budget);
-  for (int i = 0; i < 21; ++i) Add(&store);
+  for (int i = 0; i < 21; ++i) testing::AddSlice(&store);
   SliceStore copy = store.Share();
   EXPECT_EQ(copy.Keys(20), store.Keys(20));
   for (int i = 0; i < 60; ++i) {
-    Add(&store);
-    Add(&copy, 1);
+    testing::AddSlice(&store);
+    testing::AddSlice(&copy, 1);
   }
   EXPECT_EQ(copy.begin(), store.begin());
   for (int64_t number = store.begin(); number < store.end(); ++number) {
@@ -68,7 +59,7 @@ TEST(SliceStore, CopiesShareUntilTheyAdd) {
 TEST(SliceStore, AStateBringsItBackAndAHostileOneIsRefused) {
   Budget budget;
   SliceStore store(kLayout, 2, 32, budget);
-  for (int i = 0; i < 77; ++i) Add(&store);
+  for (int i = 0; i < 77; ++i) testing::AddSlice(&store);
   BufferWriter writer;
   store.Save(writer);
   SliceStore restored(kLayout, 2, 32, budget);
@@ -77,7 +68,7 @@ TEST(SliceStore, AStateBringsItBackAndAHostileOneIsRefused) {
   EXPECT_EQ(reader.remaining_bytes(), 0u);
   EXPECT_EQ(restored.begin(), store.begin());
   EXPECT_EQ(restored.end(), store.end());
-  for (int i = 0; i < 20; ++i) Add(&restored);
+  for (int i = 0; i < 20; ++i) testing::AddSlice(&restored);
   for (int64_t number = restored.begin(); number < restored.end(); ++number) {
     EXPECT_TRUE(IsAsFilled(restored, number));
   }

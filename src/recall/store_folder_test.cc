@@ -18,13 +18,14 @@
 #include "base/random.h"
 #include "kernels/attend/attend.h"
 #include "recall/slice_store.h"
+#include "recall/store_test_util.h"
 
 namespace mneme {
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr SliceLayout kLayout{.record_bytes = 192, .key_bytes = 64};
+constexpr SliceLayout kLayout = testing::kTestSlices;
 constexpr int64_t kCapacity = 4096;
 
 class StoreFolderTest : public ::testing::Test {
@@ -48,15 +49,6 @@ class StoreFolderTest : public ::testing::Test {
   Budget budget_;
   std::string folder_;
 };
-
-void Add(SliceStore* store, int marks = 0) {
-  const int64_t number = store->end();
-  const SliceStore::Slice slice = store->Append();
-  std::memset(slice.record, static_cast<int>(number % 251) + marks, kLayout.record_bytes);
-  std::memset(slice.keys, static_cast<int>(number % 241) + marks, kLayout.key_bytes);
-  for (size_t i = 0; i < kBlockTokens; ++i) slice.tokens[i] = static_cast<TokenId>(number * 64) + marks;
-  store->Commit();
-}
 
 // Whether a slice is what Add made; a damaged one is not. What is neither fails the test.
 bool IsWhole(const SliceStore& store, int64_t number, int marks = 0) {
@@ -109,10 +101,10 @@ TEST_F(StoreFolderTest, AStateGoesOnWithWhatTheFolderHas) {
   {
     SliceStore store = Open();
     EXPECT_EQ(budget_.used_bytes(), SliceStore::PeakBytes(kLayout, kCapacity, {.path = folder_}));
-    for (int i = 0; i < 1700; ++i) Add(&store);
+    for (int i = 0; i < 1700; ++i) testing::AddSlice(&store);
     state = StateOf(store);
     EXPECT_EQ(NumWhole(store), 1700);
-    for (int i = 0; i < 500; ++i) Add(&store, 1);  // nobody knows of these
+    for (int i = 0; i < 500; ++i) testing::AddSlice(&store, 1);  // nobody knows of these
   }
   EXPECT_LT(state.size(), 1700u * 8 + 64);
   SliceStore store = Open();
@@ -120,7 +112,7 @@ TEST_F(StoreFolderTest, AStateGoesOnWithWhatTheFolderHas) {
   EXPECT_EQ(store.end(), 1702);
   EXPECT_EQ(NumWhole(store), 1700);
   EXPECT_EQ(StateOf(store), state);
-  for (int i = 0; i < 900; ++i) Add(&store);
+  for (int i = 0; i < 900; ++i) testing::AddSlice(&store);
   EXPECT_EQ(NumWhole(store), 2600);
 }
 
@@ -128,20 +120,20 @@ TEST_F(StoreFolderTest, AnotherStreamsStoreIsRefused) {
   std::string early, late;
   {
     SliceStore store = Open();
-    for (int i = 0; i < 100; ++i) Add(&store);
+    for (int i = 0; i < 100; ++i) testing::AddSlice(&store);
     early = StateOf(store);
-    for (int i = 0; i < 100; ++i) Add(&store);
+    for (int i = 0; i < 100; ++i) testing::AddSlice(&store);
     late = StateOf(store);
   }
   {
     SliceStore store = Open();
-    EXPECT_NE(MessageOf([&] { Add(&store); }).find("another stream"), std::string::npos);
+    EXPECT_NE(MessageOf([&] { testing::AddSlice(&store); }).find("another stream"), std::string::npos);
     EXPECT_EQ(store.end(), store.begin());
   }
   {
     SliceStore store = Open();  // from an earlier state another way
     RestoreState(early, &store);
-    Add(&store, 1);
+    testing::AddSlice(&store, 1);
   }
   {
     // What the later state had was cut off.
@@ -173,16 +165,16 @@ TEST_F(StoreFolderTest, TwoCannotHaveOneStore) {
 
 TEST_F(StoreFolderTest, CopiesShareWhatIsThereAndKeepToThemselvesWhatTheyAdd) {
   SliceStore store = Open();
-  for (int i = 0; i < 37; ++i) Add(&store);
+  for (int i = 0; i < 37; ++i) testing::AddSlice(&store);
   SliceStore copy = store.Share();
   SliceStore copy_of_copy = copy.Share();
   for (int i = 0; i < 60; ++i) {
-    Add(&store);
-    Add(&copy, 1);
+    testing::AddSlice(&store);
+    testing::AddSlice(&copy, 1);
   }
-  Add(&copy_of_copy, 2);
+  testing::AddSlice(&copy_of_copy, 2);
   SliceStore late = copy.Share();
-  Add(&late, 3);
+  testing::AddSlice(&late, 3);
   for (int64_t number = store.begin(); number < store.end(); ++number) {
     EXPECT_TRUE(IsWhole(store, number)) << number;
     EXPECT_TRUE(IsWhole(copy, number, number < 39 ? 0 : 1)) << number;
@@ -198,7 +190,7 @@ TEST_F(StoreFolderTest, FlippedAndCutFilesLeaveOutWhatIsDamagedAndNothingElse) {
   std::string state;
   {
     SliceStore store = Open();
-    for (int i = 0; i < 700; ++i) Add(&store);
+    for (int i = 0; i < 700; ++i) testing::AddSlice(&store);
     state = StateOf(store);
   }
   const std::string whole = ReadWholeFile(File());
@@ -226,7 +218,7 @@ TEST_F(StoreFolderTest, FlippedAndCutFilesLeaveOutWhatIsDamagedAndNothingElse) {
       ASSERT_EQ(IsWhole(store, number), !is_hit) << number << " of byte " << at;
     }
     // It goes on, and what was damaged stays so.
-    Add(&store);
+    testing::AddSlice(&store);
     EXPECT_TRUE(IsWhole(store, store.end() - 1));
     std::error_code code;
     fs::resize_file(File(1), 188 * static_cast<uintmax_t>(slice_bytes), code);
@@ -252,8 +244,8 @@ TEST_F(StoreFolderTest, AtItsLimitItStopsOrForgetsTheOldest) {
   const size_t most = 256 * kLayout.disk_bytes();
   {
     SliceStore store = Open(kCapacity, most);
-    for (int i = 0; i < 256; ++i) Add(&store);
-    const std::string message = MessageOf([&] { Add(&store); });
+    for (int i = 0; i < 256; ++i) testing::AddSlice(&store);
+    const std::string message = MessageOf([&] { testing::AddSlice(&store); });
     EXPECT_NE(message.find("Nothing is lost"), std::string::npos) << message;
     EXPECT_EQ(NumWhole(store), 256);
     EXPECT_FALSE(StateOf(store).empty());
@@ -261,7 +253,7 @@ TEST_F(StoreFolderTest, AtItsLimitItStopsOrForgetsTheOldest) {
   fs::remove_all(folder_);
   SliceStore store = Open(kCapacity, most, true);
   for (int i = 0; i < 2000; ++i) {
-    Add(&store);
+    testing::AddSlice(&store);
     EXPECT_LE(store.end() - store.begin(), 256);
   }
   EXPECT_GE(NumWhole(store), 256 - 32);
@@ -273,7 +265,7 @@ TEST_F(StoreFolderTest, AtItsLimitItStopsOrForgetsTheOldest) {
 
 TEST_F(StoreFolderTest, AFullDiskIsSaidAndTheSliceCanBeAddedLater) {
   SliceStore store = Open();
-  for (int i = 0; i < 20; ++i) Add(&store);
+  for (int i = 0; i < 20; ++i) testing::AddSlice(&store);
   // A limit on the size of files stands for the end of the disk.
   struct rlimit old {};
   ::getrlimit(RLIMIT_FSIZE, &old);
@@ -281,14 +273,14 @@ TEST_F(StoreFolderTest, AFullDiskIsSaidAndTheSliceCanBeAddedLater) {
   struct rlimit low = old;
   low.rlim_cur = 20 * kLayout.disk_bytes() + 100;
   ::setrlimit(RLIMIT_FSIZE, &low);
-  const std::string first = MessageOf([&] { Add(&store); });
-  const std::string second = MessageOf([&] { Add(&store); });
+  const std::string first = MessageOf([&] { testing::AddSlice(&store); });
+  const std::string second = MessageOf([&] { testing::AddSlice(&store); });
   ::setrlimit(RLIMIT_FSIZE, &old);
   ::signal(SIGXFSZ, handler);
   EXPECT_NE(first.find("slices-000000"), std::string::npos) << first;
   EXPECT_FALSE(second.empty());
   EXPECT_EQ(fs::file_size(File()), 20 * kLayout.disk_bytes());
-  for (int i = 0; i < 20; ++i) Add(&store);
+  for (int i = 0; i < 20; ++i) testing::AddSlice(&store);
   EXPECT_EQ(NumWhole(store), 40);
 }
 
@@ -310,7 +302,7 @@ TEST_F(StoreFolderTest, KilledAtAnyMomentTheLastStateGoesOn) {
           writer.Write(StateOf(store));
           writer.Commit();
         }
-        Add(&store);
+        testing::AddSlice(&store);
       }
     }
     // A machine of any speed comes as far as a state now and then.

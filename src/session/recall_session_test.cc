@@ -156,12 +156,15 @@ TEST(RecallSession, ASchedulersAnswerIsThatOfASessionAlone) {
   EXPECT_EQ(texts[0], texts[1]);
 }
 
-TEST(RecallSession, CalibrationFindsTheSameHeadsOnAnyThreadsAndIsBoundToItsModel) {
+TEST(RecallSession, CalibrationFindsTheSameHeadsOnAnyThreadsAndChunksAndIsBoundToItsModel) {
   MNEME_REQUIRE_DATA(data);
   std::vector<std::string> files;
-  for (const size_t threads : {size_t{1}, size_t{2}}) {
-    const Model model = Model::Load(Engine({.num_threads = threads, .memory_bytes = size_t{64} << 20}),
-                                    data + kTestModelFile);
+  // Chunks shorter than a question, too.
+  for (const int64_t rows : {int64_t{512}, int64_t{64}, int64_t{5}}) {
+    EngineOptions options{.num_threads = rows == 64 ? size_t{1} : size_t{2},
+                          .memory_bytes = size_t{64} << 20};
+    options.max_rows = rows;
+    const Model model = Model::Load(Engine(options), data + kTestModelFile);
     NoProgress nobody;
     const Calibration made = Calibrate(model, nobody);
     ASSERT_FALSE(made.heads.empty());
@@ -181,6 +184,29 @@ TEST(RecallSession, CalibrationFindsTheSameHeadsOnAnyThreadsAndIsBoundToItsModel
               std::string::npos);
   }
   EXPECT_EQ(files[0], files[1]);
+  EXPECT_EQ(files[0], files[2]);
+}
+
+TEST(RecallSession, ACalibrationThatIsCutOrNamesAHeadTwiceIsNone) {
+  MNEME_REQUIRE_DATA(data);
+  const Model model = Model::Load(Engine({.num_threads = 1}), data + kTestModelFile);
+  const std::string path = ::testing::TempDir() + "/cut.recall";
+  WriteCalibration(model, {.heads = {{1, 2, 0.5}, {1, 3, 0.4}}}, path);
+  const std::string good = ReadWholeFile(path);
+  EXPECT_EQ(ReadCalibration(model, path).heads.size(), 2u);
+  const auto refused = [&](const std::string& text) {
+    AtomicFileWriter writer(path);
+    writer.Write(text);
+    writer.Commit();
+    return ErrorOf(ErrorKind::kFile, [&] { ReadCalibration(model, path); });
+  };
+  // After every line but the last.
+  for (size_t at = good.find('\n'); at + 1 < good.size(); at = good.find('\n', at + 1)) {
+    EXPECT_NE(refused(good.substr(0, at + 1)).find(path), std::string::npos) << good.substr(0, at + 1);
+  }
+  const size_t head = good.find("head ");
+  const std::string line = good.substr(head, good.find('\n', head) + 1 - head);
+  EXPECT_NE(refused(std::string(good).insert(head, line)).find("head"), std::string::npos);
 }
 
 }  // namespace
